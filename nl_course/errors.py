@@ -1,0 +1,32 @@
+"""One kind of error for everything a user can get wrong: it names what was wrong and says what is allowed."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CourseError(ValueError):
+    """Bad input. The command line prints its message on one line and exits with code 2."""
+
+
+def choose(what: str, value: object, allowed: Iterable[str]) -> str:
+    """Returns `value` if it is one of `allowed`, else raises a CourseError that lists them and guesses a typo."""
+    allowed = list(allowed)
+    if value in allowed:
+        return str(value)
+    close = get_close_matches(str(value), allowed, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    raise CourseError(f"{what} {value!r} is not known; choose one of: {', '.join(allowed)}.{guess}")
+
+
+def at_least(what: str, value: int | float, least: int | float) -> int | float:
+    """Returns `value` if it is a number of at least `least`, else raises a CourseError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+        raise CourseError(f"{what} must be a number of at least {least}, not {value!r}.")
+    return value
+
+
+def whole(what: str, value: int, least: int = 0) -> int:
+    """Returns `value` if it is a whole number of at least `least`, else raises a CourseError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise CourseError(f"{what} must be a whole number of at least {least}, not {value!r}.")
+    return value

@@ -1,0 +1,215 @@
+"""The one interface that carries the whole course: a memory reads and writes as tokens pass.
+
+    y, state = memory(x, state)        x (B, T, D) -> y (B, T, D), any T >= 0, in any split
+
+Feeding one token at a time, in odd pieces, or all at once gives the same y and the same final state. What a memory
+carries from one token to the next is its `State`: a value, a small tree of tensors whose first axis is the batch.
+A state is never changed under the one who holds it: branch it, save it, carry it on as often as you like.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nl_course.errors import CourseError
+from nl_course.files import write_atomically
+from nl_course.memories.trace import Trace
+
+_FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
+
+
+@dataclass(frozen=True)
+class State:
+    """What a memory carries. Subclasses are frozen dataclasses of tensors, numbers, strings, None, states,
+    and tuples or dicts of these; every tensor has the batch as axis 0."""
+
+    _kinds: ClassVar[dict[str, type["State"]]] = {}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if State._kinds.setdefault(cls.__name__, cls).__qualname__ != cls.__qualname__:
+            raise TypeError(f"two kinds of state are named {cls.__name__!r}; saved states are found by that name")
+        State._kinds[cls.__name__] = cls
+
+    # -- a state as a tree -------------------------------------------------------------------------------------
+    def parts(self) -> dict[str, Any]:
+        """The values that define this state, by name (what is saved, moved and compared)."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_parts(cls, parts: dict[str, Any]) -> "State":
+        return cls(**parts)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "State":
+        """A new state with `function` applied to every tensor."""
+        return type(self).from_parts({name: _map(value, function) for name, value in self.parts().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its dotted path, e.g. `{"key.columns": ...}`."""
+        return dict(_walk(self, ""))
+
+    # -- what everybody asks of it -----------------------------------------------------------------------------
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are filled: what this memory must keep to go on exactly."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes that are allocated: `nbytes`, and the spare room of a cache that grows in place."""
+        return sum(_capacity(value) for value in self.parts().values())
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of the batch, or None for a state without tensors."""
+        return next((t.shape[0] for t in self.tensors().values()), None)
+
+    def detach(self) -> "State":
+        """The same values, cut off from the graph that made them."""
+        return self.map(Tensor.detach)
+
+    def to(self, target: torch.device | torch.dtype | str) -> "State":
+        """A copy on another device, or with its floating-point tensors in another dtype."""
+        if isinstance(target, torch.dtype):
+            return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
+        return self.map(lambda t: t.to(target))
+
+    def rows(self, index: Tensor | list[int] | slice) -> "State":
+        """Some rows of the batch, in that order, repeats allowed: `state.rows([0, 0, 0])` makes three branches."""
+        return self.map(lambda t: t[index])
+
+    # -- keeping it --------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the state as safetensors, atomically; `State.load(path)` gives it back bit for bit."""
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors().items()}
+        description = json.dumps(_describe(self, ""))
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={_FORMAT: description}))
+
+    @staticmethod
+    def load(path: str | os.PathLike, device: str = "cpu") -> "State":
+        """Reads what `save` wrote. Raises CourseError if the file is missing, damaged or of another kind."""
+        try:
+            with safe_open(os.fspath(path), framework="pt", device=device) as file:
+                description = (file.metadata() or {}).get(_FORMAT)
+                if description is None:
+                    raise CourseError(f"{path} holds tensors but no saved state; State.save writes one.")
+                return _rebuild(json.loads(description), file.get_tensor)
+        except (OSError, SafetensorError) as error:
+            raise CourseError(f"cannot read a saved state from {path}: {error}") from error
+
+
+def _walk(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield path, value
+    else:
+        for name, child in _children(value):
+            yield from _walk(child, f"{path}.{name}" if path else name)
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, State):
+        return list(value.parts().items())
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, tuple):
+        return [(str(i), child) for i, child in enumerate(value)]
+    return []
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, State):
+        return value.map(function)
+    if isinstance(value, dict):
+        return {name: _map(child, function) for name, child in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_map(child, function) for child in value)
+    return value
+
+
+def _capacity(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, State):
+        return value.capacity_bytes
+    return sum(_capacity(child) for _, child in _children(value))
+
+
+def _describe(value: Any, path: str) -> Any:
+    """The tree as JSON, tensors by their path."""
+    if isinstance(value, Tensor):
+        return {"tensor": path}
+    if isinstance(value, (State, dict, tuple)):
+        inner = {name: _describe(child, f"{path}.{name}" if path else name) for name, child in _children(value)}
+        kind = type(value).__name__ if isinstance(value, State) else "tuple" if isinstance(value, tuple) else "dict"
+        return {"kind": kind, "parts": inner}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"a state cannot hold a {type(value).__name__} (at {path!r})")
+
+
+def _rebuild(description: dict, tensor: Callable[[str], Tensor]) -> Any:
+    if "tensor" in description:
+        return tensor(description["tensor"])
+    if "value" in description:
+        return description["value"]
+    parts = {name: _rebuild(child, tensor) for name, child in description["parts"].items()}
+    if description["kind"] == "dict":
+        return parts
+    if description["kind"] == "tuple":
+        return tuple(parts.values())
+    if description["kind"] not in State._kinds:
+        raise CourseError(f"the saved state is a {description['kind']!r}, which this version of the course lacks.")
+    return State._kinds[description["kind"]].from_parts(parts)
+
+
+class Memory(nn.Module):
+    """A sequence layer that reads and writes as tokens pass. Subclasses define `init_state`, `advance` and
+    `state_bytes`; `forward` checks its input, so that every memory refuses the same mistakes in the same words."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def init_state(self, batch_size: int) -> State:
+        """The empty desk, or the learned start where the paper learns one."""
+        raise NotImplementedError
+
+    def advance(self, x: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        """Reads and writes for every token of x (B, T, D), T >= 0; returns y (B, T, D) and the state after the last."""
+        raise NotImplementedError
+
+    def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
+        """The formula for `state.nbytes` after `tokens` tokens, in the parameters' dtype."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, state: State | None = None, trace: Trace | None = None) -> tuple[Tensor, State]:
+        """x (B, T, D) -> y (B, T, D) and the new state. Without a state it starts from `init_state`.
+
+        Rows of the batch are independent and equally long: there is no padding mask, since a padded token would be
+        written into the memory like any other. Raises CourseError for a wrong shape or a state of another batch.
+        """
+        name = type(self).__name__
+        if x.dim() != 3 or x.shape[-1] != self.width:
+            raise CourseError(f"{name} takes x of shape (batch, time, {self.width}), not {tuple(x.shape)}.")
+        if state is None:
+            state = self.init_state(x.shape[0])
+        elif state.batch_size not in (None, x.shape[0]):
+            raise CourseError(f"{name} was given {x.shape[0]} rows of x and a state of {state.batch_size} rows.")
+        return self.advance(x, state, trace)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

