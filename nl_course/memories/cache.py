@@ -1,0 +1,92 @@
+"""A cache of tokens that only ever grows at its end: the desk of attention.
+
+Appending one token with `torch.cat` copies the whole past each time, so that reading T tokens costs T^2 copies. Here
+the storage doubles when it is full, so the copies add up to at most 2 T. Growing in place is allowed only where nobody
+can notice: without autograd, and by the state that stands at the storage's end. Anyone else gets a copy of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nl_course.memories.base import State
+
+
+class _End:
+    """How far a storage is filled, shared by every state that looks into it. The state whose `stop` equals `filled`
+    stands at the end and may write there; a state left behind (a branch) may not."""
+
+    __slots__ = ("filled",)
+
+    def __init__(self, filled: int):
+        self.filled = filled
+
+
+@dataclass(frozen=True)
+class TokenCache(State):
+    """Columns of tokens, (B, ..., tokens, features), of which `[start, stop)` in `storage` are this state's own."""
+
+    storage: Tensor
+    start: int
+    stop: int
+    end: _End
+
+    @classmethod
+    def of(cls, columns: Tensor) -> "TokenCache":
+        """A cache that holds just these columns (B, ..., tokens, features), with no room to spare."""
+        tokens = columns.shape[-2]
+        return cls(columns, 0, tokens, _End(tokens))
+
+    @property
+    def columns(self) -> Tensor:
+        """What is filled, (B, ..., tokens, features), as a view."""
+        return self.storage[..., self.start : self.stop, :]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def append(self, new: Tensor) -> "TokenCache":
+        """The cache with the columns of `new` (B, ..., T, features) after its own."""
+        if new.shape[-2] == 0:
+            return self
+        if torch.is_grad_enabled() and (new.requires_grad or self.storage.requires_grad):
+            return TokenCache.of(torch.cat([self.columns, new], dim=-2) if len(self) else new)
+        stop = self.stop + new.shape[-2]
+        if self._may_grow_in_place() and stop <= self.storage.shape[-2]:
+            self.storage[..., self.stop : stop, :] = new
+            self.end.filled = stop
+            return TokenCache(self.storage, self.start, stop, self.end)
+        filled = len(self) + new.shape[-2]
+        storage = new.new_empty(*new.shape[:-2], _room(filled), new.shape[-1])
+        storage[..., : len(self), :] = self.columns
+        storage[..., len(self) : filled, :] = new
+        return TokenCache(storage, 0, filled, _End(filled))
+
+    def last(self, count: int) -> "TokenCache":
+        """The cache with only its last `count` columns. Forgotten columns stay allocated until storage is next made,
+        which keeps `capacity_bytes` under three times `nbytes`."""
+        return TokenCache(self.storage, max(self.start, self.stop - count), self.stop, self.end)
+
+    def _may_grow_in_place(self) -> bool:
+        foreign = self.storage.is_inference() and not torch.is_inference_mode_enabled()
+        return self.end.filled == self.stop and not foreign and not torch.is_grad_enabled()
+
+    # A cache is defined by its columns: only they are saved, moved, counted and mapped.
+    def parts(self) -> dict[str, Any]:
+        return {"columns": self.columns}
+
+    @classmethod
+    def from_parts(cls, parts: dict[str, Any]) -> "TokenCache":
+        return cls.of(parts["columns"])
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self.storage.numel() * self.storage.element_size()
+
+
+def _room(filled: int) -> int:
+    """Room to make when `filled` columns must be held: twice as much, at least 16, so that a cache doubles as it grows
+    and a window of fixed length is copied once in a window's length."""
+    return max(16, 2 * filled)

@@ -1,0 +1,178 @@
+"""One decoder language model around any memory.
+
+    h = embed(tokens);   per layer:  h = h + memory(norm(h)),  h = h + mlp(norm(h));   logits = norm(h) embed^T
+
+Pre-norm RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), SwiGLU (Shazeer 2020, arXiv 2002.05202), tied
+embeddings. Its state is one state a layer; reading a text in any split gives the same logits.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.memories import MEMORIES, State, Trace, build_memory
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a language model: `vocab` tokens, `layers` blocks of `width`, a SwiGLU MLP of width `hidden`, and in
+    every block the `memory` of that name with `heads` heads and further `options` (see its config class)."""
+
+    vocab: int = 256
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 352
+    memory: str = "attention"
+    options: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vocab", "width", "layers", "heads", "hidden"):
+            whole(name, getattr(self, name), 1)
+        choose("memory", self.memory, MEMORIES)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "ModelConfig":
+        """The config saved by `to_dict`; raises CourseError for a field it does not know."""
+        for name in values:
+            choose("model setting", name, [f.name for f in fields(cls)])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ModelState(State):
+    """One state a layer, first layer first."""
+
+    layers: tuple[State, ...]
+
+
+class SwiGLU(nn.Module):
+    """x (B, T, width) -> (silu(x W_gate) * x W_up) W_down, no biases."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back."""
+
+    def __init__(self, config: ModelConfig, path: str):
+        super().__init__()
+        self.memory_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.memory = build_memory(config.memory, config.width, config.heads, path, **config.options)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp = SwiGLU(config.width, config.hidden)
+
+    def forward(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        mixed, state = self.memory(self.memory_norm(h), state, trace)
+        h = h + mixed
+        return h + self.mlp(self.mlp_norm(h)), state
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, next-token logits out, with a memory in every block.
+
+    `path` picks each memory's implementation ("auto", "reference", ...). Weights start as N(0, 0.02), those that
+    write into the residual stream smaller by sqrt(2 layers) (Radford et al. 2019, section 2.3).
+    """
+
+    def __init__(self, config: ModelConfig, path: str = "auto"):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab, config.width)
+        self.layers = nn.ModuleList(Block(config, path) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.apply(_start)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("output.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def init_state(self, batch_size: int) -> ModelState:
+        return ModelState(tuple(layer.memory.init_state(batch_size) for layer in self.layers))
+
+    def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
+        """The formula for `state.nbytes` after `tokens` tokens: the layers' own, added up."""
+        return sum(layer.memory.state_bytes(tokens, batch_size) for layer in self.layers)
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(
+        self, tokens: Tensor, state: ModelState | None = None, trace: Trace | None = None
+    ) -> tuple[Tensor, ModelState]:
+        """tokens (B, T) of integers below `vocab` -> logits (B, T, vocab), and the state after the last token.
+
+        Traces of layer i are named `layers.i.*`. Raises CourseError for tokens of a wrong shape, type or range.
+        """
+        self._check(tokens)
+        state = self.init_state(tokens.shape[0]) if state is None else state
+        h, after = self.embedding(tokens), []
+        for i, (layer, before) in enumerate(zip(self.layers, state.layers, strict=True)):
+            h, new = layer(h, before, None if trace is None else trace.scope(f"layers.{i}"))
+            after.append(new)
+        return self.norm(h) @ self.embedding.weight.T, ModelState(tuple(after))
+
+    def generate(
+        self,
+        prompt: Tensor,
+        tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int | None = None,
+        state: ModelState | None = None,
+    ) -> Iterator[Tensor]:
+        """Streams `tokens` new tokens, (B,) each, after prompt (B, T), T >= 1.
+
+        `temperature` 0 takes the likeliest token; `top_k` keeps only the k likeliest; `seed` makes it repeatable.
+        `state` is what was read before the prompt. Each new token is read once: nothing is recomputed.
+        """
+        whole("tokens", tokens, 0), at_least("temperature", temperature, 0)
+        if prompt.dim() != 2 or prompt.shape[1] == 0:
+            raise CourseError(f"the prompt must be (batch, time) with at least one token, not {tuple(prompt.shape)}.")
+        return self._stream(prompt, tokens, temperature, top_k, seed, state)
+
+    def _stream(self, read, tokens, temperature, top_k, seed, state) -> Iterator[Tensor]:
+        generator = None if seed is None else torch.Generator(read.device).manual_seed(seed)
+        for _ in range(tokens):
+            with torch.no_grad():
+                logits, state = self(read, state)
+                token = sample(logits[:, -1], temperature, top_k, generator)
+            yield token
+            read = token[:, None]
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            raise CourseError(f"tokens must be whole numbers (batch, time), not {tokens.dtype} {tuple(tokens.shape)}.")
+        if tokens.numel() and not torch.compiler.is_compiling() and tokens.device.type == "cpu":
+            low, high = tokens.aminmax()
+            if low < 0 or high >= self.config.vocab:
+                raise CourseError(f"tokens must lie in 0 .. {self.config.vocab - 1}; got {int(low)} .. {int(high)}.")
+
+
+def sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """One token a row from logits (B, vocab) -> (B,)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / temperature
+    if top_k is not None:
+        least = logits.topk(min(whole("top_k", top_k, 1), logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+
+
+def _start(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)

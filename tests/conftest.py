@@ -1,0 +1,13 @@
+"""Shared by all tests: one thread, so that sums come out in the same order, and GPU tests only where there is one."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

@@ -1,0 +1,99 @@
+"""What every memory must pass. Adding a memory: one `Case` in CASES; `test_memories.py` runs the rest.
+
+All in float64 unless a test says otherwise, so that "equal" means equal to 1e-10.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nl_course.memories import Attention, AttentionConfig, LatentAttention, LatentAttentionConfig, Memory, State
+
+TOKENS = 11  # long enough to overflow the small windows below, and no multiple of any chunk
+WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One memory to be tested: `make()` builds it small, of width 8. `grows` says that its state may grow with T;
+    `bf16_band` is the largest error of a bf16 run that the memory promises, relative to the largest output."""
+
+    name: str
+    make: Callable[[], Memory]
+    grows: bool = False
+    bf16_band: float = 0.05
+
+
+def _attention(path: str = "auto", **options) -> Callable[[], Memory]:
+    return lambda: Attention(AttentionConfig(width=WIDTH, heads=4, **options), path=path)
+
+
+def _latent(path: str = "auto", **options) -> Callable[[], Memory]:
+    sizes = dict(width=WIDTH, heads=2, kv_rank=6, rope_dim=2, head_dim=4)
+    return lambda: LatentAttention(LatentAttentionConfig(**sizes, **options), path=path)
+
+
+CASES = [
+    Case("attention", _attention(), grows=True),
+    Case("attention-reference", _attention("reference"), grows=True),
+    Case("attention-grouped", _attention(kv_heads=2), grows=True),
+    Case("attention-multi-query", _attention(kv_heads=1, head_dim=6), grows=True),
+    Case("attention-no-positions", _attention(rope_theta=None), grows=True),
+    Case("attention-window", _attention(window=4)),
+    Case("attention-window-1", _attention(window=1)),
+    Case("attention-window-reference", _attention("reference", window=4, kv_heads=2)),
+    Case("latent", _latent(), grows=True),
+    Case("latent-reference", _latent("reference", value_dim=3), grows=True),
+    Case("latent-query-rank", _latent(q_rank=5), grows=True),
+]
+
+
+def build(case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu", scale: float = 1.5) -> Memory:
+    """The case's memory with every parameter moved away from its start, the same each time: a start at which
+    something is zero would hide half of what is tested."""
+    torch.manual_seed(0)
+    memory = case.make().to(torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(0.2 * scale * noise)
+    return memory.to(device, dtype)
+
+
+def inputs(tokens: int = TOKENS, rows: int = 2, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(rows, tokens, WIDTH, generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+def read_in_pieces(memory: Memory, x: Tensor, pieces: list[int], state: State | None = None) -> tuple[Tensor, State]:
+    """y of all pieces joined, and the last state."""
+    outputs = []
+    for piece in x.split(pieces, dim=1):
+        y, state = memory(piece, state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def assert_same_state(left: State, right: State, tolerance: float = 1e-10) -> None:
+    a, b = left.tensors(), right.tensors()
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def describe(state: State) -> object:
+    """A state's numbers and names without its tensors (positions, counters), for exact comparison."""
+
+    def walk(value):
+        if isinstance(value, Tensor):
+            return tuple(value.shape)
+        if isinstance(value, State):
+            return {name: walk(part) for name, part in value.parts().items()}
+        if isinstance(value, tuple):
+            return tuple(walk(part) for part in value)
+        return {k: walk(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return walk(state)
