@@ -1,0 +1,85 @@
+"""The parts of every view: a prediction, a line of text that is read aloud, a fold, Back / Step / Play."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import anywidget
+import ipywidgets as W
+import traitlets
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A question asked before the answer shows: two to four `options`, or a number where there are none.
+
+    `outcome(arrays)` is what came out (an option or a number), or None while the settings do not answer it
+    yet; `until` says what to do then. A number that differs by at most the share `near` counts as close.
+    """
+
+    question: str
+    outcome: Callable
+    options: tuple[str, ...] = ()
+    until: str = "Move the controls to find out."
+    near: float = 0.1
+
+    def verdict(self, predicted: str | float, came: str | float | None) -> str:
+        """The prediction beside what came out, in words."""
+        said = f"You predicted {predicted:g}" if not self.options else f'You predicted "{predicted}"'
+        if came is None:
+            return f"{said}. {self.until}"
+        if self.options:
+            return (
+                f'{said}; it came out "{came}"{", as you said." if came == predicted else ". What differs?"}'
+            )
+        close = abs(came - predicted) <= self.near * abs(came)
+        return (
+            f"{said}; it came out {came:.3g}{', close to it.' if close else '. What makes the difference?'}"
+        )
+
+
+class Line(anywidget.AnyWidget):
+    """A line of text that screen readers announce when it changes (`role` status, or alert for errors)."""
+
+    _esm = """
+    export default { render({ model, el }) {
+      el.setAttribute("role", model.get("role"));
+      el.setAttribute("aria-live", model.get("role") === "alert" ? "assertive" : "polite");
+      el.style.cssText = "white-space: pre-wrap; max-width: 75em; line-height: 1.4; margin: 2px 4px";
+      if (model.get("role") === "alert") el.style.color = "#B00020";
+      const show = () => { el.textContent = model.get("text"); };
+      model.on("change:text", show); show();
+    } };
+    """
+    text = traitlets.Unicode("").tag(sync=True)
+    role = traitlets.Unicode("status").tag(sync=True)
+
+    def __repr__(self) -> str:
+        return f"Line({self.text!r})"
+
+
+def fold(controls: Iterable[W.Widget]) -> list[W.Widget]:
+    """A button "More controls" and the box that it unfolds; nothing where there are no controls."""
+    box = W.HBox([*controls], layout=W.Layout(flex_flow="row wrap", display="none"))
+    button = W.ToggleButton(value=False, description="More controls", icon="chevron-down")
+
+    def unfold(change):
+        box.layout.display = "flex" if change.new else "none"
+        button.description = "Fewer controls" if change.new else "More controls"
+
+    button.observe(unfold, "value")
+    return [button, box] if box.children else []
+
+
+def stepper(slider: W.IntSlider) -> list[W.Widget]:
+    """Buttons Back and Step, and Play, that move a whole-number slider and stay within its range."""
+
+    def by(amount):
+        slider.value = min(slider.max, max(slider.min, slider.value + amount))
+
+    back, step = W.Button(description="Back"), W.Button(description="Step")
+    back.on_click(lambda _: by(-slider.step))
+    step.on_click(lambda _: by(slider.step))
+    play = W.Play(max=slider.max, value=slider.value, interval=600, description="Play")
+    for trait in ("min", "max", "step", "value"):
+        traitlets.link((slider, trait), (play, trait))
+    return [back, step, play]
