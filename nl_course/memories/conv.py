@@ -1,0 +1,59 @@
+"""A short causal convolution, a few taps a feature, that can be cut anywhere in time.
+
+    y_t = sum_{i = 0 .. k-1} w_i * x_{t - (k-1) + i}  (+ bias),    elementwise: k weights a feature
+
+Modern recurrent memories put one of width 4 behind their projections: it lets a key be made of neighbouring tokens,
+so that one layer can store "A, then B" and answer "after A?" (the shift of H3, arXiv 2212.14052; the convolution of
+Mamba, arXiv 2312.00752). To go on exactly after a cut it must remember the last k - 1 inputs: its `tail`.
+Axes: b batch, t time, d features. The last weight, w_{k-1}, is that of the token itself.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from nl_course.errors import choose, whole
+
+ACTIVATIONS = ("none", "silu")
+
+
+class CausalConv(nn.Module):
+    """Depthwise causal convolution: (x (B, T, width), tail) -> (y (B, T, width), the next tail), any T >= 0.
+
+    `weight` is (width, kernel): a `Conv1d` weight (width, 1, kernel) of other code, squeezed. `activation` is "none"
+    or "silu". It starts as `Conv1d` does, uniform within 1 / sqrt(kernel).
+    """
+
+    def __init__(self, width: int, kernel: int = 4, bias: bool = True, activation: str = "none"):
+        super().__init__()
+        self.width, self.kernel = whole("width", width, 1), whole("kernel", kernel, 1)
+        self.activation = choose("activation", activation, ACTIVATIONS)
+        bound = kernel**-0.5
+        self.weight = nn.Parameter(torch.empty(width, kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound)) if bias else None
+
+    @property
+    def tail_size(self) -> int:
+        """Numbers that the tail holds for one row of the batch."""
+        return (self.kernel - 1) * self.width
+
+    def init_tail(self, batch_size: int) -> Tensor:
+        """What stands before the first token: zeros (B, kernel - 1, width)."""
+        return self.weight.new_zeros(batch_size, self.kernel - 1, self.width)
+
+    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, width) after tail (B, kernel - 1, width), oldest first."""
+        tokens = x.shape[1]
+        seen = torch.cat([tail.to(x.dtype), x], dim=1)
+        # A sum of k shifted copies: `conv1d` with one group a feature is many times slower backwards on a CPU.
+        # Sums are in float32 at least.
+        weight = self.weight.to(torch.promote_types(x.dtype, torch.float32))
+        y = seen[:, :tokens] * weight[:, 0]
+        for i in range(1, self.kernel):
+            y = y + seen[:, i : i + tokens] * weight[:, i]
+        if self.bias is not None:
+            y = y + self.bias
+        if self.activation == "silu":
+            y = silu(y)
+        # A copy, so that a state of a few numbers does not keep a whole text alive.
+        return y.to(x.dtype), seen[:, tokens:].clone()
