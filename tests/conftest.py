@@ -1,8 +1,11 @@
 """Shared by all tests: one thread, so that sums come out in the same order, and GPU tests only where there is one."""
 
+import os
+
 import pytest
 import torch
 
+os.environ.setdefault("NL_COURSE_STRICT", "1")  # a bug inside a view is raised, not only shown
 torch.set_num_threads(1)
 
 

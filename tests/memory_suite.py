@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nl_course.memories import Attention, AttentionConfig, LatentAttention, LatentAttentionConfig, Memory, State
+from nl_course.memories import (
+    Attention,
+    AttentionConfig,
+    LatentAttention,
+    LatentAttentionConfig,
+    Memory,
+    State,
+)
 
 TOKENS = 11  # long enough to overflow the small windows below, and no multiple of any chunk
 WIDTH = 8

@@ -153,7 +153,11 @@ def test_saved_in_mid_stream_it_goes_on_exactly(case, tmp_path):
         _, state = memory(x[:, :5])
         expected, expected_state = memory(x[:, 5:], state)
         state.save(tmp_path / "state.safetensors")
-        for copy in (State.load(tmp_path / "state.safetensors"), pickle.loads(pickle.dumps(state)), state.detach()):
+        for copy in (
+            State.load(tmp_path / "state.safetensors"),
+            pickle.loads(pickle.dumps(state)),
+            state.detach(),
+        ):
             assert describe(copy) == describe(state)
             assert_same_state(copy, state, 0)
             y, after = memory(x[:, 5:], copy)

@@ -51,8 +51,10 @@ class TokenCache(State):
         """The cache with the columns of `new` (B, ..., T, features) after its own."""
         if new.shape[-2] == 0:
             return self
+        if len(self) == 0:
+            return TokenCache.of(new)
         if torch.is_grad_enabled() and (new.requires_grad or self.storage.requires_grad):
-            return TokenCache.of(torch.cat([self.columns, new], dim=-2) if len(self) else new)
+            return TokenCache.of(torch.cat([self.columns, new], dim=-2))
         stop = self.stop + new.shape[-2]
         if self._may_grow_in_place() and stop <= self.storage.shape[-2]:
             self.storage[..., self.stop : stop, :] = new

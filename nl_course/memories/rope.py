@@ -20,30 +20,23 @@ class Rotary(nn.Module):
         if dim % 2:
             raise CourseError(f"rotary embedding turns pairs of features, so its width must be even, not {dim}.")
         self.dim, self.theta = dim, theta
-        self._table: Tensor | None = None
+        self._turns: Tensor | None = None
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x (..., T, dim), its first token at position `start` -> the same shape and dtype, turned."""
-        turns = self._turns(start + x.shape[-2], x)[start : start + x.shape[-2]]
-        pairs = x.to(_wide(x.dtype)).unflatten(-1, (-1, 2))
-        cos, sin = turns.unbind(-1)
-        even, odd = pairs.unbind(-1)
-        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-        return turned.flatten(-2).to(x.dtype)
+        stop = start + x.shape[-2]
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        turns = torch.view_as_complex(self._table(stop, wide, x.device)[start:stop])
+        pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
-    def _turns(self, positions: int, like: Tensor) -> Tensor:
-        """(cos, sin) for positions 0, 1, ...: (at least `positions`, dim / 2, 2)."""
-        table = self._table
-        if table is None or table.shape[0] < positions or table.dtype != _wide(like.dtype) or table.device != like.device:
+    def _table(self, positions: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(cos, sin) of the angles for positions 0, 1, ...: (at least `positions`, dim / 2, 2)."""
+        turns = self._turns
+        if turns is None or turns.shape[0] < positions or turns.dtype != dtype or turns.device != device:
             count = max(1024, 1 << (positions - 1).bit_length())
             # On the CPU, since not every accelerator has float64.
             rates = self.theta ** (-torch.arange(0, self.dim, 2, dtype=torch.float64) / self.dim)
             angles = torch.outer(torch.arange(count, dtype=torch.float64), rates)
-            table = torch.stack([angles.cos(), angles.sin()], dim=-1).to(like.device, _wide(like.dtype))
-            self._table = table
-        return table
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to turn in: at least float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+            self._turns = turns = torch.stack([angles.cos(), angles.sin()], dim=-1).to(dtype).to(device)
+        return turns

@@ -1,0 +1,151 @@
+"""The language model around a memory: any split, streaming generation, presets, and mistakes in words."""
+
+import math
+
+import pytest
+import torch
+
+from nl_course.errors import CourseError
+from nl_course.memories import MEMORIES, State, Trace, build_memory
+from nl_course.model import LanguageModel, ModelConfig, SwiGLU, sample
+from nl_course.presets import PRESETS, preset
+
+LATENT = dict(kv_rank=6, rope_dim=2, head_dim=4)
+SMALL = ModelConfig(vocab=19, width=16, layers=2, heads=4, hidden=24)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return LanguageModel(SMALL).double().requires_grad_(False)
+
+
+def tokens(rows: int = 2, length: int = 9) -> torch.Tensor:
+    return torch.randint(0, SMALL.vocab, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_any_split_gives_the_same_logits(model):
+    whole, state = model(tokens())
+    pieces, carried = [], None
+    for piece in tokens().split([1, 3, 0, 5], dim=1):
+        logits, carried = model(piece, carried)
+        pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-10, atol=1e-10)
+    assert carried.nbytes == state.nbytes == model.state_bytes(9, batch_size=2)
+
+
+def test_it_is_the_block_that_its_docstring_says(model):
+    h = model.embedding(tokens())
+    for layer in model.layers:
+        h = h + layer.memory(torch.nn.functional.rms_norm(h, (16,), layer.memory_norm.weight, 1e-6))[0]
+        h = h + layer.mlp(torch.nn.functional.rms_norm(h, (16,), layer.mlp_norm.weight, 1e-6))
+    expected = torch.nn.functional.rms_norm(h, (16,), model.norm.weight, 1e-6) @ model.embedding.weight.T
+    torch.testing.assert_close(model(tokens())[0], expected)
+
+
+def test_swiglu_by_hand():
+    mlp = SwiGLU(1, 1).double()
+    with torch.no_grad():
+        for linear, weight in ((mlp.gate, 2.0), (mlp.up, 3.0), (mlp.down, 5.0)):
+            linear.weight.fill_(weight)
+    x = torch.tensor([[[0.7]]], dtype=torch.float64)
+    expected = 5 * (1.4 / (1 + math.exp(-1.4))) * 2.1
+    assert abs(mlp(x).item() - expected) < 1e-12
+
+
+def test_generating_with_the_state_is_recomputing_without_it(model):
+    prompt, text = tokens(), tokens()
+    streamed = torch.stack(list(model.generate(prompt, tokens=6, temperature=0)), dim=1)
+    for _ in range(6):
+        text = torch.cat([text, model(text)[0][:, -1:].argmax(dim=-1)], dim=1)
+    assert torch.equal(streamed, text[:, prompt.shape[1] :])
+
+
+def test_generation_is_repeatable_and_goes_on_from_a_state(model):
+    def run(**options):
+        return torch.stack(list(model.generate(tokens(1), tokens=20, **options)), dim=1)
+
+    assert torch.equal(run(seed=3), run(seed=3))
+    assert not torch.equal(run(seed=3), run(seed=4))
+    _, state = model(tokens(1)[:, :5])
+    continued = torch.stack(list(model.generate(tokens(1)[:, 5:], 20, seed=3, state=state)), dim=1)
+    assert torch.equal(continued, run(seed=3))
+
+
+def test_top_k_only_ever_takes_the_k_likeliest():
+    logits = torch.tensor([[0.0, 3.0, 2.0, 1.0]]).expand(200, -1)
+    drawn = sample(logits, 2.0, top_k=2, generator=torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {1, 2}
+
+
+def test_traces_are_named_by_layer(model):
+    trace = Trace(only=["weights"])
+    model(tokens(), None, trace)
+    assert trace.names() == ["layers.0.weights", "layers.1.weights"]
+    assert trace["layers.1.weights"].shape == (2, 9, 4, 9)
+
+
+def test_a_saved_state_goes_on_exactly(model, tmp_path):
+    expected, _ = model(tokens())
+    _, state = model(tokens()[:, :4])
+    state.save(tmp_path / "state.safetensors")
+    logits, _ = model(tokens()[:, 4:], State.load(tmp_path / "state.safetensors"))
+    torch.testing.assert_close(logits, expected[:, 4:], rtol=1e-10, atol=1e-10)
+
+
+def test_configs_survive_a_round_trip():
+    config = ModelConfig(memory="latent-attention", options=LATENT)
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_their_parameter_counts(name):
+    with torch.device("meta"):
+        assert LanguageModel(preset(name)).parameter_count() == PRESETS[name].parameters
+
+
+def test_the_laptop_presets_stay_small():
+    assert PRESETS["tiny"].parameters < 1_000_000
+    assert PRESETS["micro"].parameters * 2 < 1_000_000  # bytes of a bf16 checkpoint
+    assert preset("tiny").vocab == preset("micro").vocab == 256
+
+
+@pytest.mark.parametrize(
+    ("mistake", "named"),
+    [
+        (lambda m: m(torch.zeros(2, 3)), "whole numbers"),
+        (lambda m: m(torch.zeros(3, dtype=torch.long)), "batch, time"),
+        (lambda m: m(torch.tensor([[0, 19]])), r"0 \.\. 18"),
+        (lambda m: m(torch.tensor([[-1, 3]])), r"0 \.\. 18"),
+        (lambda m: m.generate(torch.zeros(1, 0, dtype=torch.long), 3), "at least one token"),
+        (lambda m: m.generate(tokens(), -1), "tokens must be a whole number"),
+        (lambda m: m.generate(tokens(), 3, temperature=-1.0), "temperature"),
+        (lambda m: ModelConfig(memory="atention"), "Did you mean 'attention'"),
+        (lambda m: ModelConfig(width=0), "width"),
+        (lambda m: ModelConfig.from_dict({"widht": 3}), "Did you mean 'width'"),
+        (lambda m: preset("tny"), "Did you mean 'tiny'"),
+        (lambda m: build_memory("attention", 8, 2, windw=3), "its options are"),
+        (lambda m: build_memory("attention", 8, 2, path="fast"), "reference"),
+    ],
+)
+def test_mistakes_are_named(model, mistake, named):
+    with pytest.raises(CourseError, match=named):
+        mistake(model)
+
+
+def test_a_damaged_state_is_named_and_left_alone(model, tmp_path):
+    path = tmp_path / "state.safetensors"
+    model(tokens())[1].save(path)
+    damaged = path.read_bytes()[:100]
+    path.write_bytes(damaged)
+    with pytest.raises(CourseError, match="cannot read a saved state"):
+        State.load(path)
+    with pytest.raises(CourseError, match="cannot read"):
+        State.load(tmp_path / "missing.safetensors")
+    assert path.read_bytes() == damaged
+
+
+def test_every_memory_builds_by_name():
+    for name in MEMORIES:
+        options = LATENT if name == "latent-attention" else {}
+        assert build_memory(name, 16, 4, **options).width == 16
