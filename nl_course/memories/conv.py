@@ -2,9 +2,10 @@
 
     y_t = sum_{i = 0 .. k-1} w_i * x_{t - (k-1) + i}  (+ bias),    elementwise: k weights a feature
 
-Modern recurrent memories put one of width 4 behind their projections: it lets a key be made of neighbouring tokens,
-so that one layer can store "A, then B" and answer "after A?" (the shift of H3, arXiv 2212.14052; the convolution of
-Mamba, arXiv 2312.00752). To go on exactly after a cut it must remember the last k - 1 inputs: its `tail`.
+Modern recurrent memories put one of width 4 behind their projections: it lets a key be made of neighbouring
+tokens, so that one layer can store "A, then B" and answer "after A?" (the shift of H3, arXiv 2212.14052; the
+convolution of Mamba, arXiv 2312.00752). To go on exactly after a cut it must remember the last k - 1 inputs,
+its `tail`.
 Axes: b batch, t time, d features. The last weight, w_{k-1}, is that of the token itself.
 """
 
@@ -20,8 +21,8 @@ ACTIVATIONS = ("none", "silu")
 class CausalConv(nn.Module):
     """Depthwise causal convolution: (x (B, T, width), tail) -> (y (B, T, width), the next tail), any T >= 0.
 
-    `weight` is (width, kernel): a `Conv1d` weight (width, 1, kernel) of other code, squeezed. `activation` is "none"
-    or "silu". It starts as `Conv1d` does, uniform within 1 / sqrt(kernel).
+    `weight` is (width, kernel): a `Conv1d` weight (width, 1, kernel) of other code, squeezed. `activation` is
+    "none" or "silu". It starts as `Conv1d` does, uniform within 1 / sqrt(kernel).
     """
 
     def __init__(self, width: int, kernel: int = 4, bias: bool = True, activation: str = "none"):
@@ -45,8 +46,8 @@ class CausalConv(nn.Module):
         """x (B, T, width) after tail (B, kernel - 1, width), oldest first."""
         tokens = x.shape[1]
         seen = torch.cat([tail.to(x.dtype), x], dim=1)
-        # A sum of k shifted copies: `conv1d` with one group a feature is many times slower backwards on a CPU.
-        # Sums are in float32 at least.
+        # A sum of k shifted copies, in float32 at least: `conv1d` with a group for each feature is many times
+        # slower backwards on a CPU.
         weight = self.weight.to(torch.promote_types(x.dtype, torch.float32))
         y = seen[:, :tokens] * weight[:, 0]
         for i in range(1, self.kernel):
