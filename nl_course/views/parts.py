@@ -71,15 +71,16 @@ def fold(controls: Iterable[W.Widget]) -> list[W.Widget]:
 
 
 def stepper(slider: W.IntSlider) -> list[W.Widget]:
-    """Buttons Back and Step, and Play, that move a whole-number slider and stay within its range."""
+    """A row of Back, Step and Play that move a whole-number slider and stay within its range."""
 
     def by(amount):
         slider.value = min(slider.max, max(slider.min, slider.value + amount))
 
     back, step = W.Button(description="Back"), W.Button(description="Step")
+    back.layout.width = step.layout.width = "72px"
     back.on_click(lambda _: by(-slider.step))
     step.on_click(lambda _: by(slider.step))
     play = W.Play(max=slider.max, value=slider.value, interval=600, description="Play")
     for trait in ("min", "max", "step", "value"):
         traitlets.link((slider, trait), (play, trait))
-    return [back, step, play]
+    return [W.HBox([back, step, play])]

@@ -47,7 +47,7 @@ class View:
     prediction: Prediction | None = None
     step_by: str | None = None  # name of a whole-number slider that Back, Step and Play move
     continuous = True  # False: recompute when a slider is let go
-    height = 380  # of the figure, in pixels
+    width, height = 820, 380  # of the figure, in pixels
     remembered = 32  # results kept, by settings
 
     def controls(self) -> dict[str, W.Widget]:
@@ -75,8 +75,9 @@ class View:
         self.controls_by_name = {**shown, **folded}
         for name, control in self.controls_by_name.items():
             self._prepare(name, control)
-        self.figure = go.FigureWidget(layout=dict(template=theme.template(), height=self.height))
-        self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
+        self._size = dict(width=self.width, height=self.height)
+        self.figure = go.FigureWidget(layout=dict(template=theme.template(), **self._size))
+        self.figure._config = {**self.figure._config, "displaylogo": False}
         self._picture = None
         self._readout, self._error, self._verdict = Line(), Line(role="alert"), Line()
         self.stepper = stepper(self.controls_by_name[self.step_by]) if self.step_by else []
@@ -172,7 +173,7 @@ class View:
 
     def _redraw(self) -> None:
         self._arrays = self._computed(self.settings)
-        picture = go.Figure(layout=dict(height=self.height))
+        picture = go.Figure(layout=self._size)
         self.draw(self._arrays, picture)
         send_changes(self.figure, self._picture, picture)
         self._picture = picture

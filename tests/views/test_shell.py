@@ -183,7 +183,7 @@ def test_adjust_may_change_other_controls_with_one_recompute():
 
 
 def test_back_step_and_play_move_the_slider(view):
-    back, step, play = view.stepper
+    back, step, play = view.stepper[0].children
     step.click()
     assert view.settings["frequency"] == 3 and view.readout == "The wave has 3 crests."
     back.click()

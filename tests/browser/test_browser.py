@@ -1,0 +1,63 @@
+"""What only a browser shows: a notebook runs, views answer the keyboard, nothing leaves the machine."""
+
+import pytest
+
+from tests.browser.conftest import ROOT
+
+pytestmark = pytest.mark.browser
+NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_view_of_a_notebook_answers_the_keyboard(lab, name):
+    with lab.notebook(f"notebooks/{name}") as page:
+        page.run_all()
+        assert page.errors() == [] and page.broken_pictures() == []
+        for view in page.views():
+            said = page.readout(view)
+            page.press(view)
+            assert said and page.errors() == []
+    assert lab.strangers() == []
+
+
+def test_the_shell_in_the_browser(lab):
+    with lab.notebook("toy.ipynb") as page:
+        page.run_all()
+        assert page.errors() == [] and page.views() == ["wave"]
+        assert page.readout("wave") == "The wave has 2 crests."
+        page.press("wave")
+        page.page.wait_for_selector("text=The wave has 3 crests.")
+        page.press("wave")
+        page.page.wait_for_selector(".infolayer >> text=fast")
+        view = page.view("wave")
+        view.get_by_placeholder("a number").fill("4")
+        page.page.keyboard.press("Enter")
+        page.page.wait_for_selector("text=You predicted 4; it came out 4, close to it.")
+        view.get_by_role("button", name="More controls").press("Enter")
+        for kind in ("bars", "map", "line"):
+            before = page.picture("wave")
+            view.locator("select").select_option(kind)
+            page.changed("wave", before)
+            page.press("wave")
+        before = page.picture("wave")
+        view.get_by_role("button", name="Back").press("Enter")
+        page.changed("wave", before)
+        assert page.errors() == []
+    assert lab.strangers() == []
+
+
+def test_the_checks_can_fail(lab):
+    with lab.notebook("failing.ipynb") as page:
+        page.run_all()
+        assert page.errors() == ["ZeroDivisionError: division by zero"]
+    with lab.notebook("toy.ipynb") as page:
+        page.run_all()
+        page.page.keyboard.press("Escape")
+        with pytest.raises(Exception, match="Timeout"):
+            page.press("wave", key="F9", seconds=1)
+    before = len(lab.asked)
+    with lab.notebook("remote.ipynb") as page:
+        page.page.wait_for_timeout(500)
+        assert page.broken_pictures() == ["http://example.invalid/far.png"]
+    assert lab.strangers() == ["http://example.invalid/far.png"]
+    del lab.asked[before:]

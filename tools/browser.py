@@ -1,0 +1,243 @@
+"""JupyterLab in a real, headless browser: what the browser tests, the latency script and `make shots` share.
+
+    with Lab(folder) as lab, lab.notebook("notebooks/00_start_here.ipynb") as page:
+        page.run_all(); page.errors(); page.views(); page.press("wave"); page.picture("wave")
+
+`Lab` serves `folder` on a free port of this machine with settings of its own, so a learner's Jupyter settings
+neither matter nor change. Every address that a page asks for is kept in `lab.asked`.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SETTINGS = {  # JupyterLab's own, by plugin
+    "apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+    "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is drawn, not only those in sight
+    "docmanager-extension/plugin": {"autosave": False},
+}
+KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+PLOT = """
+view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .infolayer text')]
+  .map(mark => mark.getAttribute('d') || mark.getAttribute('href') || mark.getAttribute('xlink:href')
+    || mark.textContent).join('|')
+"""
+
+
+class NoBrowser(Exception):
+    """No Chromium or Chrome was found; the message says what to do."""
+
+
+@contextmanager
+def chromium():
+    """A headless Chromium or Chrome: the system's, else Playwright's own. Raises NoBrowser without one."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError as missing:
+        raise NoBrowser(
+            f"playwright is not installed ({missing}); run `make test`, which installs it."
+        ) from None
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    found = next(filter(None, map(shutil.which, names)), str(mac) if mac.exists() else None)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    flags += ["--force-color-profile=srgb"]
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=found, headless=True, args=flags)
+        except Error as wrong:
+            first = str(wrong).strip().splitlines()[0]
+            raise NoBrowser(
+                f"no browser to test with ({found or 'none on the PATH'}: {first}). Install Chromium or "
+                "Chrome (Debian: apt-get install chromium), or run: python -m playwright install chromium"
+            ) from None
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Lab:
+    """A JupyterLab that serves `folder`, run by this interpreter, and the browser to look at it."""
+
+    def __init__(self, folder, browser):
+        self.folder, self.browser = Path(folder), browser
+        self.token, self.asked = secrets.token_hex(16), []
+
+    def __enter__(self) -> "Lab":
+        self._private = tempfile.TemporaryDirectory(prefix="nl-lab-")
+        private = Path(self._private.name)
+        for plugin, values in SETTINGS.items():
+            file = private / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(values))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        own = {
+            "JUPYTER_CONFIG_DIR": private / "config",
+            "JUPYTER_DATA_DIR": private / "data",
+            "JUPYTER_RUNTIME_DIR": private / "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": private / "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": private / "workspaces",
+            "IPYTHONDIR": private / "ipython",
+            "NL_COURSE_STRICT": "1",
+        }
+        flags = ["--no-browser", "--ip=127.0.0.1", f"--port={self.port}", "--ServerApp.port_retries=0"]
+        flags += [f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.folder}"]
+        flags += ["--LabApp.expose_app_in_browser=True", "--MappingKernelManager.default_kernel_name=python3"]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--allow-root")
+        self._log = open(private / "log", "w+")
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *flags],
+            env={**os.environ, **{name: str(value) for name, value in own.items()}},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+        )
+        self._wait()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._server.terminate()
+        try:
+            self._server.wait(20)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+        self._log.close()
+        self._private.cleanup()
+
+    def _wait(self, seconds: float = 90) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(f"{self.address}/api/status?token={self.token}", timeout=5).close()
+                return
+            except (urllib.error.URLError, OSError):
+                if self._server.poll() is not None:
+                    break
+                time.sleep(0.2)
+        self._log.seek(0)
+        log = self._log.read()
+        self.__exit__()
+        raise RuntimeError(f"JupyterLab did not come up at {self.address}:\n{log}")
+
+    @contextmanager
+    def notebook(self, path: str, width: int = 1280, height: int = 900):
+        """Opens a notebook (its path inside the folder) and yields a Page once the kernel is idle."""
+        context = self.browser.new_context(viewport={"width": width, "height": height})
+        context.on("request", lambda request: self.asked.append(request.url))
+        page = context.new_page()
+        page.on("websocket", lambda socket: self.asked.append(socket.url))
+        page.goto(f"{self.address}/lab/tree/{path}?token={self.token}&reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        page.wait_for_function(
+            f"() => {KERNEL}?.status === 'idle'",
+            timeout=90_000,
+        )
+        try:
+            yield Page(page)
+        finally:
+            page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+            context.close()
+
+    def strangers(self) -> list[str]:
+        """The addresses that pages asked for and that are not this Lab: nothing may leave the machine."""
+        own = (f"127.0.0.1:{self.port}", "")
+        return [url for url in self.asked if urlsplit(url).netloc not in own]
+
+
+class Page:
+    """One notebook in the browser; `page` is Playwright's page."""
+
+    def __init__(self, page):
+        self.page = page
+
+    def run_all(self, minutes: float = 6) -> None:
+        """Runs every cell, and waits until the last has ended and every view has drawn its plot."""
+        self.page.set_default_timeout(minutes * 60_000)
+        self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        self.page.wait_for_function(
+            f"""() => {KERNEL}?.status === 'idle'
+               && [...document.querySelectorAll('.nl-view')].every(view => view.querySelector('.main-svg'))"""
+        )
+        self.page.set_default_timeout(30_000)
+
+    def errors(self) -> list[str]:
+        """Error outputs of cells, widgets that could not be shown, and errors said inside views."""
+        return self.page.evaluate(
+            """() => {
+              const cells = window.jupyterapp.shell.currentWidget.content.model.toJSON().cells;
+              const failed = cells.flatMap(cell => cell.outputs || []).filter(o => o.output_type === 'error')
+                .map(o => o.ename + ': ' + o.evalue);
+              const alerts = '.nl-view [role=alert], .jupyter-widgets-error-widget';
+              const shown = [...document.querySelectorAll(alerts)]
+                .map(e => e.textContent.trim()).filter(text => text);
+              return [...failed, ...shown];
+            }"""
+        )
+
+    def broken_pictures(self) -> list[str]:
+        """Addresses of pictures in the text that did not load."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('.jp-Notebook img')]
+                 .filter(image => image.complete && !image.naturalWidth).map(image => image.src)"""
+        )
+
+    def views(self) -> list[str]:
+        """The names of the views on the page, in order."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('.nl-view')].map(view =>
+                 [...view.classList].find(c => c.startsWith('nl-') && c !== 'nl-view').slice(3))"""
+        )
+
+    def view(self, name: str):
+        """Playwright's locator of a view."""
+        return self.page.locator(f".nl-{name}").first
+
+    def picture(self, name: str) -> str:
+        """What the view's plots show, as one string of path data, heat-map images and texts."""
+        return self.view(name).evaluate(PLOT)
+
+    def focus(self, name: str) -> str:
+        """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it."""
+        view = self.view(name)
+        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "ArrowDown")):
+            if view.locator(selector).count():
+                view.locator(selector).first.focus()
+                return key
+        raise AssertionError(f"the view {name!r} has no slider and no list to move by keyboard.")
+
+    def press(self, name: str, key: str | None = None, seconds: float = 15) -> None:
+        """Moves the view's first control by one key and waits until the picture differs."""
+        moved = self.focus(name)
+        before = self.picture(name)
+        self.page.keyboard.press(key or moved)
+        self.changed(name, before, seconds)
+
+    def changed(self, name: str, before: str, seconds: float = 15) -> None:
+        """Waits until the view's picture differs from `before`."""
+        script = f"([name, before]) => ({PLOT.strip()})(document.querySelector('.nl-' + name)) !== before"
+        self.page.wait_for_function(script, arg=[name, before], timeout=seconds * 1000, polling=5)
+
+    def readout(self, name: str) -> str:
+        """The sentence under the view's picture."""
+        return self.view(name).locator("[role=status]").last.inner_text()
