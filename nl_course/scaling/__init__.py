@@ -1,0 +1,45 @@
+"""Stage 2's arithmetic: what a cache weighs, what fits, what bounds a token's time, and what published laws
+say.
+
+Nothing here needs a model or torch; `fit` alone needs scipy, and loads it when it is called.
+"""
+
+from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens, mha_bytes_per_token
+from nl_course.scaling.cache import bytes_per_token, cache_bytes, reshaped, tokens_in, window_bytes
+from nl_course.scaling.fit import Fit, fit_law, fit_parameters
+from nl_course.scaling.formats import BYTES, bytes_per_value, readable_bytes, readable_tokens
+from nl_course.scaling.hardware import (
+    Accelerator,
+    accelerator,
+    accelerators,
+    attention_intensity,
+    decode_bytes,
+    decode_flops,
+    decode_step,
+    desk,
+    intensity,
+    max_batch,
+    prefill_flops,
+    weight_bytes,
+)
+from nl_course.scaling.power_laws import (
+    ParametricLaw,
+    data_constrained_loss,
+    effective_epochs,
+    kaplan_loss,
+    law,
+    laws,
+)
+from nl_course.scaling.shapes import LayerGroup, ModelShape, model, models, read_table, uniform
+from nl_course.scaling.training import TrainingDesk, activation_bytes, training_desk
+
+__all__ = [
+    "BYTES", "FIXED_MEMORIES", "Accelerator", "Fit", "FixedMemory", "LayerGroup", "ModelShape",
+    "ParametricLaw", "TrainingDesk", "accelerator", "accelerators", "activation_bytes",
+    "attention_intensity", "break_even_tokens", "bytes_per_token", "bytes_per_value", "cache_bytes",
+    "data_constrained_loss", "decode_bytes", "decode_flops", "decode_step", "desk",
+    "effective_epochs", "fit_law", "fit_parameters", "intensity", "kaplan_loss", "law", "laws",
+    "max_batch", "mha_bytes_per_token", "model", "models", "prefill_flops", "read_table",
+    "readable_bytes", "readable_tokens", "reshaped", "tokens_in", "training_desk", "uniform",
+    "weight_bytes", "window_bytes",
+]  # fmt: skip

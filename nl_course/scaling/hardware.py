@@ -1,0 +1,266 @@
+"""What fits beside the weights in an accelerator's memory, and how fast one token can follow another.
+
+A decode step reads every weight it needs once and every cached key and value once; the time it takes is
+bounded by the slower of reading and computing (the roofline: Williams, Waterman and Patterson 2009). Bytes
+and operations are counted here, times are bounds from data sheets: real servers reach a share of them, which
+is what the efficiencies are for.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.scaling.cache import cache_bytes
+from nl_course.scaling.formats import GB, TB, bytes_per_value
+from nl_course.scaling.shapes import LayerGroup, ModelShape, model, read_table
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One entry of `assets/accelerators.json`: decimal GB, TB/s, and dense 16-bit TFLOP/s."""
+
+    name: str
+    title: str
+    year: int
+    memory: str
+    memory_gb: float
+    bandwidth_tb_s: float
+    dense_16bit_tflops: float
+    announced_only: bool = False
+    source: str = ""
+    confidence: str = "recalled"
+    note: str = ""
+
+    @property
+    def ridge(self) -> float:
+        """Operations per byte at which reading and computing take equally long (16-bit)."""
+        return self.dense_16bit_tflops / self.bandwidth_tb_s
+
+    @property
+    def read_all_seconds(self) -> float:
+        """Time to read the whole memory once: no decode step that touches all of it is faster."""
+        return self.memory_gb * GB / (self.bandwidth_tb_s * TB)
+
+
+@cache
+def accelerators() -> dict[str, Accelerator]:
+    """Every accelerator of the table by name, in the table's order."""
+    return {row["name"]: Accelerator(**row) for row in read_table("accelerators.json")["accelerators"]}
+
+
+def accelerator(name: str | Accelerator) -> Accelerator:
+    """An accelerator by name, e.g. `accelerator("h100")`. Raises CourseError with a guess for a misspelt
+    name."""
+    return (
+        name if isinstance(name, Accelerator) else accelerators()[choose("accelerator", name, accelerators())]
+    )
+
+
+# -- operations ----------------------------------------------------------------------------------------------
+def _pair_flops(group: LayerGroup, heads: int, absorbed: bool) -> int:
+    """Operations of one layer for one query token and one token it reads: scores, and the weighted sum of
+    values."""
+    if group.kind != "latent":
+        return 4 * heads * group.head_dim
+    if absorbed:  # the up-projection is folded into the query: all heads read the latent itself
+        return 2 * heads * (group.kv_rank + group.rope_dim + group.kv_rank)
+    return 2 * heads * (group.head_dim + group.rope_dim + group.head_dim)
+
+
+def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = False) -> float:
+    """Operations to read a prompt of `context` tokens, one sequence: 2 P_active T + 2 L d_attn T^2.
+
+    The second term counts the causal half of all pairs; `square=True` is a kernel that computes the full
+    square and masks afterwards. In a sliding layer each token reads at most its window.
+    """
+    shape, T = model(shape), at_least("context", context, 0)
+
+    def pairs(group):
+        w = group.tokens_kept(T)
+        return T * T if square else T * w - w * w / 2
+
+    attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=False) * pairs(g) for g in shape.layers)
+    return 2 * shape.active * T + attention
+
+
+def decode_flops(shape: str | ModelShape, context: float) -> float:
+    """Operations for one token after `context` others: 2 P_active + 4 L d_attn T (latents in absorbed
+    form)."""
+    shape = model(shape)
+    at_least("context", context, 0)
+    attention = sum(
+        g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers
+    )
+    return 2 * shape.active + attention
+
+
+# -- bytes ---------------------------------------------------------------------------------------------------
+def weight_bytes(shape: str | ModelShape, dtype: str | float = "bf16") -> float:
+    """Bytes of all weights, every expert included: any of them may be asked for."""
+    return model(shape).parameters * bytes_per_value(dtype)
+
+
+def weights_touched(shape: str | ModelShape, batch: int) -> float:
+    """Parameters that one decode step of `batch` tokens reads.
+
+    All of them in a dense model. With experts, those that at least one token chose: an expert is missed by
+    all with probability (1 - used/experts)^batch if choices are even and independent (our assumption; real
+    routers are neither).
+    """
+    shape = model(shape)
+    whole("batch", batch, 1)
+    if not shape.experts or shape.experts_used == shape.experts:
+        return shape.parameters
+    one_expert = (shape.parameters - shape.active) / (shape.experts - shape.experts_used)
+    shared = shape.parameters - shape.experts * one_expert
+    touched = shape.experts * (1 - (1 - shape.experts_used / shape.experts) ** batch)
+    return shared + touched * one_expert
+
+
+def decode_bytes(
+    shape: str | ModelShape,
+    context: float,
+    batch: int = 1,
+    weights: str | float = "bf16",
+    kv: str | float = "bf16",
+) -> float:
+    """Bytes read from memory for one decode step of `batch` sequences, `context` tokens each."""
+    return weights_touched(shape, batch) * bytes_per_value(weights) + cache_bytes(shape, context, batch, kv)
+
+
+def intensity(
+    shape: str | ModelShape,
+    context: float,
+    batch: int = 1,
+    weights: str | float = "bf16",
+    kv: str | float = "bf16",
+) -> float:
+    """Operations per byte of a decode step: to be held against an accelerator's `ridge`."""
+    return batch * decode_flops(shape, context) / decode_bytes(shape, context, batch, weights, kv)
+
+
+def attention_intensity(shape: str | ModelShape, kv: str | float = "bf16") -> float:
+    """Operations per byte of reading the cache alone, the limit that batch and context cannot move.
+
+    heads / kv_heads at 16 bits; for latents 2 heads (2 kv_rank + rope_dim) / (b (kv_rank + rope_dim)).
+    """
+    shape, size = model(shape), bytes_per_value(kv)
+    growing = [g for g in shape.layers if g.kind != "local"] or list(shape.layers)
+    flops = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) for g in growing)
+    return flops / (size * sum(g.count * g.values_per_token for g in growing))
+
+
+# -- fits and times ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Desk:
+    """How one serving desk is filled. All sizes in bytes."""
+
+    memory: float
+    usable: float
+    weights: float
+    cache: float
+    per_user: float
+    max_batch: float
+
+    @property
+    def left(self) -> float:
+        """Usable bytes that nothing fills; negative where the desk overflows."""
+        return self.usable - self.weights - self.cache
+
+    @property
+    def fits(self) -> bool:
+        return self.left >= 0
+
+
+def desk(
+    shape: str | ModelShape,
+    device: str | Accelerator,
+    context: float,
+    batch: int = 1,
+    count: int = 1,
+    weights: str | float = "bf16",
+    kv: str | float = "bf16",
+    *,
+    share: float = 0.9,
+    other: float = 0.0,
+) -> Desk:
+    """Weights, cache and what is left in `count` accelerators that hold one copy of the model between them.
+
+    `share` of the memory is taken as usable (servers keep about a tenth for buffers and fragments); `other`
+    bytes are set aside for activations. `max_batch` = floor((share memory - weights - other) / cache of one
+    sequence), `math.inf` when a sequence keeps nothing. Splitting is taken as even and free, which real
+    tensor parallelism is not quite.
+    """
+    shape, device = model(shape), accelerator(device)
+    whole("count", count, 1)
+    if not 0 < at_least("share", share, 0) <= 1:
+        raise CourseError(f"share must be more than 0 and at most 1, not {share!r}.")
+    memory = count * device.memory_gb * GB
+    usable = share * memory - at_least("other", other, 0)
+    heavy, one = weight_bytes(shape, weights), cache_bytes(shape, context, 1, kv)
+    room = usable - heavy
+    most = math.inf if one == 0 and room >= 0 else max(0, math.floor(room / one)) if one else 0
+    return Desk(memory, usable, heavy, batch * one if whole("batch", batch) else 0.0, one, most)
+
+
+def max_batch(
+    shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings
+) -> float:
+    """Sequences of `context` tokens that fit at once; settings as for `desk`."""
+    return desk(shape, device, context, 1, count, **settings).max_batch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decode step: operations, bytes, and the seconds that each alone would take."""
+
+    flops: float
+    bytes: float
+    compute_seconds: float
+    read_seconds: float
+    batch: int
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute_seconds, self.read_seconds)
+
+    @property
+    def bound(self) -> str:
+        """Which of the two holds the step up: "reading" or "computing"."""
+        return "reading" if self.read_seconds >= self.compute_seconds else "computing"
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second that each sequence sees; all sequences together get `batch` times as many."""
+        return 1 / self.seconds
+
+
+def decode_step(
+    shape: str | ModelShape,
+    device: str | Accelerator,
+    context: float,
+    batch: int = 1,
+    count: int = 1,
+    weights: str | float = "bf16",
+    kv: str | float = "bf16",
+    *,
+    compute: float = 1.0,
+    reading: float = 1.0,
+) -> Step:
+    """The roofline of one decode step: max(operations / peak, bytes / bandwidth).
+
+    `compute` and `reading` are the shares of peak and bandwidth that are reached (1.0 = the data sheet).
+    Arithmetic is taken at the 16-bit rate whatever the storage format. Links between accelerators are not
+    counted.
+    """
+    device = accelerator(device)
+    whole("batch", batch, 1)
+    for what, share in (("compute", compute), ("reading", reading)):
+        if not 0 < at_least(f"efficiency {what}", share, 0) <= 1:
+            raise CourseError(f"efficiency {what} must be more than 0 and at most 1, not {share!r}.")
+    flops = batch * decode_flops(shape, context)
+    moved = decode_bytes(shape, context, batch, weights, kv)
+    n = whole("count", count, 1)
+    peak, width = n * compute * device.dense_16bit_tflops * 1e12, n * reading * device.bandwidth_tb_s * TB
+    return Step(flops, moved, flops / peak, moved / width, batch)

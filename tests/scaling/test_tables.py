@@ -1,0 +1,135 @@
+"""The tables: every entry complete, sourced, and of a published shape."""
+
+import pytest
+
+from nl_course.errors import CourseError
+from nl_course.scaling import LayerGroup, ModelShape, accelerators, model, models, read_table, uniform
+from nl_course.scaling.formats import bytes_per_value, readable_bytes, readable_tokens
+
+CONFIDENCE = {"read", "quoted", "recalled"}
+
+
+def test_every_model_has_a_source_and_a_known_confidence():
+    table = read_table("models.json")
+    assert set(table["confidence"]) == CONFIDENCE
+    for shape in models().values():
+        assert shape.source and shape.confidence in CONFIDENCE
+        assert shape.parameters_basis in table["parameters_basis"]
+        assert shape.width and shape.max_context >= 1024 and shape.active <= shape.parameters
+        assert (shape.experts is None) == (shape.active == shape.parameters)
+
+
+def test_every_accelerator_window_and_law_has_a_source_and_a_known_confidence():
+    rows = [*read_table("accelerators.json")["accelerators"], *read_table("context_windows.json")["windows"]]
+    laws = read_table("scaling_laws.json")
+    rows += [laws["kaplan"], laws["chinchilla_approaches"], laws["data_constrained"], *laws["parametric"]]
+    for row in rows:
+        assert row["source"] and row["confidence"] in CONFIDENCE, row
+
+
+def test_the_timeline_runs_forward_and_grows_a_thousandfold_from_gpt3_to_gemini():
+    windows = read_table("context_windows.json")["windows"]
+    dates = [row["date"] for row in windows]
+    assert [d[:7] for d in dates] == sorted(d[:7] for d in dates)
+    tokens = {row["model"]: row["tokens"] for row in windows}
+    assert round(tokens["Gemini 1.5 Pro"] / tokens["GPT-3"]) == 977
+
+
+def test_what_works_is_shorter_than_what_is_claimed():
+    for row in read_table("context_windows.json")["effective"]["models"]:
+        assert row["effective"] < row["claimed"]
+
+
+# Counted from the configurations, against the counts that the models' authors print (in billions).
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        *[("llama-2-7b", 6.74), ("llama-3.1-8b", 8.03), ("llama-3.1-70b", 70.6), ("llama-3.1-405b", 406)],
+        *[("mixtral-8x7b", 46.7), ("mixtral-8x22b", 140.6), ("qwen3-235b-a22b", 235), ("qwen2.5-72b", 72.7)],
+        *[("mistral-7b-v0.1", 7.24), ("gemma-2-27b", 27.2), ("llama-3.2-1b", 1.236)],
+    ],
+)
+def test_counted_parameters_agree_with_what_their_authors_print(name, billions):
+    assert model(name).parameters_basis == "counted"
+    assert model(name).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+def test_active_parameters_of_mixtures_agree_with_what_their_authors_print():
+    for name, billions in {"mixtral-8x7b": 12.9, "mixtral-8x22b": 39, "qwen3-30b-a3b": 3.3}.items():
+        assert model(name).active / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_attention_is_named_by_what_is_kept():
+    named = {
+        name: model(name).attention for name in ("gpt3-175b", "llama-3.1-8b", "gemma-3-1b", "deepseek-v3")
+    }
+    assert named == {
+        "gpt3-175b": "MHA",
+        "llama-3.1-8b": "GQA",
+        "gemma-3-1b": "MQA + window",
+        "deepseek-v3": "MLA",
+    }
+
+
+def test_ridges_and_reading_times():
+    ridges = dict(
+        zip(accelerators(), [139, 201, 153, 295, 206, 281, 312, 281, 312, 247, 218, 312, 166, 560, 313])
+    )
+    for name, ridge in {**ridges, "mi455x": 215, "rubin": 182}.items():
+        assert accelerators()[name].ridge == pytest.approx(ridge, abs=1)
+    times = [36, 26, 39, 24, 29, 22.5, 23, 36, 36, 36, 43, 36, 34, 20, 26, 19, 13]
+    for device, milliseconds in zip(accelerators().values(), times, strict=True):
+        assert 1e3 * device.read_all_seconds == pytest.approx(milliseconds, abs=0.6)
+
+
+def test_the_memory_wall_from_v100_to_b300():
+    old, new = accelerators()["v100-32"], accelerators()["b300"]
+    growth = [
+        new.dense_16bit_tflops / old.dense_16bit_tflops,
+        new.bandwidth_tb_s / old.bandwidth_tb_s,
+        new.memory_gb / old.memory_gb,
+    ]
+    assert growth == pytest.approx([18, 8.9, 9], rel=0.01)
+    every_two_years = [g ** (2 / (new.year - old.year)) for g in growth]
+    assert every_two_years == pytest.approx([2.1, 1.7, 1.7], abs=0.06)
+
+
+def test_a_rack_of_72():
+    gb200, gb300 = accelerators()["gb200"], accelerators()["gb300"]
+    assert 72 * gb200.memory_gb == pytest.approx(13_400, rel=1e-3) and 72 * gb200.bandwidth_tb_s == 576
+    assert 72 * gb200.dense_16bit_tflops == 180e3 and 72 * gb300.memory_gb == pytest.approx(20e3, rel=0.04)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(CourseError, match=r"Did you mean 'llama-3\.1-8b'"):
+        model("llama-3.1-8B")
+    with pytest.raises(CourseError, match="needs window"):
+        LayerGroup(2, "local", 64, kv_heads=2)
+    with pytest.raises(CourseError, match="kind of layer"):
+        LayerGroup(2, "globl", 64, kv_heads=2)
+    with pytest.raises(CourseError, match="cannot share"):
+        uniform(2, 6, 64, kv_heads=4)
+    with pytest.raises(CourseError, match="no layers"):
+        ModelShape("own", "own", 1, 1, (), 1)
+    with pytest.raises(CourseError, match="number format"):
+        bytes_per_value("bf61")
+    for size in (0, -1.0):
+        with pytest.raises(CourseError, match="bytes per value"):
+            bytes_per_value(size)
+
+
+def test_a_damaged_table_is_named(tmp_path, monkeypatch):
+    broken = tmp_path / "models.json"
+    broken.write_text("{")
+    monkeypatch.setattr("nl_course.scaling.shapes.asset", lambda name: broken)
+    with pytest.raises(CourseError, match="cannot be read"):
+        read_table("models.json")
+
+
+def test_sizes_are_written_as_people_write_them():
+    assert [readable_tokens(n) for n in (512, 2048, 4097, 100_000, 128_000, 131_072, 2_000_000)] == [
+        *("512", "2k", "4.1k", "100k", "128k", "128k", "2M"),
+    ]
+    assert [readable_bytes(n) for n in (12, 1.5e3, 16.06e9, 327.7e9, 1.44e12)] == [
+        *("12 B", "1.5 kB", "16.1 GB", "328 GB", "1.4 TB"),
+    ]
