@@ -1,5 +1,6 @@
 """A learner's function under test: called with care; what goes wrong in it is put into words."""
 
+import math
 import re
 import traceback
 from collections.abc import Callable
@@ -124,4 +125,5 @@ def short(value: Any) -> str:
 def _rounded(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_rounded(part) for part in value) + "]"
-    return f"{value + 0.0:.4g}" if value else "0"
+    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e7
+    return str(int(value)) if whole else f"{value:.4g}"
