@@ -49,9 +49,7 @@ def chromium():
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as missing:
-        raise NoBrowser(
-            f"playwright is not installed ({missing}); run `make test`, which installs it."
-        ) from None
+        raise NoBrowser(f"playwright is not installed ({missing}); run `make test`, which installs it.") from None
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
     found = next(filter(None, map(shutil.which, names)), str(mac) if mac.exists() else None)

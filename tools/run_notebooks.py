@@ -1,0 +1,112 @@
+"""`make notebooks`: runs every notebook in place and normalises it; a diff then shows what an author changed.
+
+    python -m tools.run_notebooks [--no-run] [NOTEBOOK ...]        (all of notebooks/ when none is named)
+
+Kept are the text of cells tagged `nbval-check-output`, which the tests compare, and the sentence of each view,
+which is what a reader without a front end sees. All other output, widget state and execution counts go.
+A notebook with a failing cell is left as it was, and the failure is printed.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+
+from nl_course.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+VIEW = "application/vnd.jupyter.widget-view+json"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+CELL_KEYS = {"tags", "nl_course", "jupyter", "editable", "slideshow"}
+
+
+def all_notebooks() -> list[Path]:
+    """The course's notebooks in reading order."""
+    return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Changes the notebook into its committed form, and returns it. Doing so twice changes nothing more."""
+    course = notebook.metadata.get("nl_course", {})
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": KERNEL, "language_info": {"name": "python"}, "nl_course": course}
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    taken = set()
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata = nbformat.from_dict({k: cell.metadata[k] for k in sorted(cell.metadata) if k in CELL_KEYS})
+        cell.source = cell.source.strip("\n")
+        if not cell.get("id") or cell["id"] in taken:
+            cell["id"] = f"cell-{number}"
+        taken.add(cell["id"])
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            checked = "nbval-check-output" in cell.metadata.get("tags", [])
+            cell.outputs = _joined([kept for o in cell.outputs if (kept := _kept(o, checked))])
+    return notebook
+
+
+def _kept(output, checked: bool):
+    """The part of an output that is committed, or None."""
+    if output.output_type == "stream":
+        return output if checked and output.name == "stdout" else None
+    data = output.get("data", {})
+    view = {"nl_course": "view"} if VIEW in data or output.get("metadata", {}).get("nl_course") else {}
+    if "text/plain" not in data or not (checked or view):
+        return None
+    text = {"text/plain": data["text/plain"]}
+    extra = {"execution_count": None} if output.output_type == "execute_result" else {}
+    return nbformat.from_dict({"output_type": output.output_type, "data": text, "metadata": view, **extra})
+
+
+def _joined(outputs: list) -> list:
+    """Pieces of printed text, which arrive as the kernel's timing has it, as one."""
+    joined = []
+    for output in outputs:
+        if joined and output.output_type == "stream" == joined[-1].output_type:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
+
+
+def write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Writes a notebook whole or not at all."""
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def run(path: Path, seconds: int = 600) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs; raises CellExecutionError or CellTimeoutError where a cell fails."""
+    notebook = nbformat.read(path, as_version=4)
+    where = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where)
+    client.store_widget_state = False
+    return client.execute()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="notebooks to run (default: all)")
+    parser.add_argument("--no-run", action="store_true", help="only normalise what is stored")
+    options = parser.parse_args()
+    os.environ.setdefault("NL_COURSE_STRICT", "1")
+    failed = 0
+    for path in options.notebooks or all_notebooks():
+        try:
+            notebook = nbformat.read(path, as_version=4) if options.no_run else run(path)
+        except (CellExecutionError, CellTimeoutError) as wrong:
+            print(f"{path.name}: left as it was, because a cell failed.\n{wrong}", file=sys.stderr)
+            failed += 1
+            continue
+        write(normalise(notebook), path)
+        print(f"{path.name}: {'normalised' if options.no_run else 'run and normalised'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
