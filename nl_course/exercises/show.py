@@ -45,7 +45,8 @@ class Page:
 
     def __init__(self, markdown: str, plain: str | None = None):
         self.markdown = markdown
-        self.plain = re.sub(r"\*\*|`", "", markdown) if plain is None else plain
+        bare = re.sub(r"\*\*(\S[^*\n]*)\*\*", r"\1", markdown)
+        self.plain = re.sub(r"`|  $", "", bare, flags=re.MULTILINE) if plain is None else plain
 
     def _repr_markdown_(self) -> str:
         return self.markdown
