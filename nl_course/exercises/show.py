@@ -46,7 +46,7 @@ class Page:
     def __init__(self, markdown: str, plain: str | None = None):
         self.markdown = markdown
         bare = re.sub(r"\*\*(\S[^*\n]*)\*\*", r"\1", markdown)
-        self.plain = re.sub(r"`|  $", "", bare, flags=re.MULTILINE) if plain is None else plain
+        self.plain = re.sub(r"  $", "", bare, flags=re.MULTILINE) if plain is None else plain
 
     def _repr_markdown_(self) -> str:
         return self.markdown
