@@ -208,10 +208,11 @@ def batch(
             f"the text is too short for windows of {length} tokens: it has {stream.numel():,} bytes and "
             f"needs {length + 1:,}. Take a longer text or a shorter window."
         )
-    starts = [_hash(f"{seed} {step} {row}") % places for row in range(first_row, first_row + batch_size)]
+    starts = [hashed(f"{seed} {step} {row}") % places for row in range(first_row, first_row + batch_size)]
     windows = torch.stack([stream[start : start + length + 1] for start in starts]).long()
     return windows[:, :-1], windows[:, 1:]
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def hashed(text: str) -> int:
+    """A fixed pseudo-random number below 2^63 for a text: seeds that depend on what they are for, and nothing else."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
