@@ -3,7 +3,7 @@
     python -m tools.run_notebooks [--no-run] [NOTEBOOK ...]        (all of notebooks/ when none is named)
 
 Kept are the text of cells tagged `nbval-check-output`, which the tests compare, and the sentence of each view,
-which is what a reader without a front end sees. All other output, widget state and execution counts go.
+which is what a reader without a front end sees. All other output and widget state go.
 A notebook with a failing cell is left as it was, and the failure is printed.
 """
 
@@ -36,7 +36,7 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         {"kernelspec": KERNEL, "language_info": {"name": "python"}, "nl_course": course}
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    taken = set()
+    taken, counted = set(), 0
     for number, cell in enumerate(notebook.cells):
         cell.metadata = nbformat.from_dict({k: cell.metadata[k] for k in sorted(cell.metadata) if k in CELL_KEYS})
         cell.source = cell.source.strip("\n")
@@ -44,13 +44,14 @@ def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell["id"] = f"cell-{number}"
         taken.add(cell["id"])
         if cell.cell_type == "code":
-            cell.execution_count = None
+            counted += 1
+            cell.execution_count = counted  # nbval takes a cell without a count for one that never ran
             checked = "nbval-check-output" in cell.metadata.get("tags", [])
-            cell.outputs = _joined([kept for o in cell.outputs if (kept := _kept(o, checked))])
+            cell.outputs = _joined([kept for o in cell.outputs if (kept := _kept(o, checked, counted))])
     return notebook
 
 
-def _kept(output, checked: bool):
+def _kept(output, checked: bool, count: int):
     """The part of an output that is committed, or None."""
     if output.output_type == "stream":
         return output if checked and output.name == "stdout" else None
@@ -59,7 +60,7 @@ def _kept(output, checked: bool):
     if "text/plain" not in data or not (checked or view):
         return None
     text = {"text/plain": data["text/plain"]}
-    extra = {"execution_count": None} if output.output_type == "execute_result" else {}
+    extra = {"execution_count": count} if output.output_type == "execute_result" else {}
     return nbformat.from_dict({"output_type": output.output_type, "data": text, "metadata": view, **extra})
 
 

@@ -114,7 +114,7 @@ SPOILED = [
     ("metadata_and_outputs_are_clean", lambda b: b.notebook.metadata.update(widgets={}), "widget state"),
     ("metadata_and_outputs_are_clean", alter(2, outputs=[ERROR]), "stores an error: ValueError"),
     ("metadata_and_outputs_are_clean", alter(2, outputs=[FIGURE]), "plotly figure"),
-    ("metadata_and_outputs_are_clean", alter(2, execution_count=3), "not in its committed form"),
+    ("metadata_and_outputs_are_clean", alter(2, execution_count=7), "not in its committed form"),
     ("metadata_and_outputs_are_clean", add(text("word " * 70_000)), "at most 300,000"),
     ("metadata_and_outputs_are_clean", alter(1, attachments={"a.png": {"image/png": ""}}), "attached"),
     ("local_pictures_exist", add(text("![a map of it](../assets/previews/none.png)")), "none.png"),

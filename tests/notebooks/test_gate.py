@@ -1,0 +1,40 @@
+"""The gate itself: a notebook run and normalised passes nbval, and one whose claim went wrong does not."""
+
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tools.run_notebooks import normalise, run, write
+
+pytestmark = pytest.mark.slow
+TOY = """from nl_course.views.parts import Line
+Line(text="a sentence")"""
+NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=180", "-p", "no:cacheprovider"]
+
+
+def nbval(path):
+    here = {**os.environ, "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "pytest", *NBVAL, path.name]
+    return subprocess.run(command, cwd=path.parent, env=here, capture_output=True, text=True)
+
+
+def test_a_run_and_normalised_notebook_passes_nbval_until_its_claim_is_wrong(tmp_path):
+    path = tmp_path / "claims.ipynb"
+    claim = new_code_cell("print('one')\nprint('two')\n2 > 1", metadata={"tags": ["nbval-check-output"]})
+    write(new_notebook(cells=[claim, new_code_cell("print('noise')"), new_code_cell(TOY)]), path)
+    write(normalise(run(path)), path)
+    once = path.read_bytes()
+    write(normalise(run(path)), path)
+    assert path.read_bytes() == once and b"noise\\n" not in once and b"a sentence" in once
+    good = nbval(path)
+    assert good.returncode == 0, good.stdout
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].outputs[1].data["text/plain"] = "False"
+    write(notebook, path)
+    bad = nbval(path)
+    assert bad.returncode == 1 and "Cell outputs differ" in bad.stdout
