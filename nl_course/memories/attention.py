@@ -26,6 +26,7 @@ from nl_course.memories.rope import Rotary
 from nl_course.memories.trace import Trace
 
 PATHS = ("auto", "reference", "sdpa")
+_QUERY_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,26 @@ def attention_sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: f
         return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=shared)
     if queries == keys and reads_all:
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=shared)
-    mask = visible(queries, keys, window, q.device)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=shared)
+    # A mask costs (t, s) bytes: a block of queries at a time, and only the keys within its reach.
+    block, outputs = max(window or 0, _QUERY_BLOCK), []
+    for start in range(0, queries, block):
+        stop = min(start + block, queries)
+        newest = keys - queries + stop
+        oldest = 0 if window is None else max(0, keys - queries + start + 1 - window)
+        seen = slice(oldest, newest)
+        mask = visible(stop - start, newest - oldest, window, q.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                q[..., start:stop, :], k[..., seen, :], v[..., seen, :], attn_mask=mask, scale=scale, enable_gqa=shared
+            )
+        )
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
 
 
 class Attention(Memory):
     """Causal attention with a KV cache. `path` picks the explicit softmax ("reference") or SDPA ("sdpa", "auto");
-    a level that is differentiated twice needs "reference". Traces `scores` and `weights`, (B, T, h, positions)."""
+    a level that is differentiated twice needs "reference". Traces `scores` and `weights`, (B, T, h, positions), and the
+    turned `query` (B, T, h, d) and `key` (B, T, g, d) that they come from."""
 
     def __init__(self, config: AttentionConfig, path: str = "auto"):
         super().__init__(config.width)
@@ -149,11 +163,14 @@ class Attention(Memory):
         return shared.repeat_interleave(self.config.heads // self.config.kv_heads, dim=1)
 
     def _explain(self, trace: Trace, q: Tensor, k: Tensor, position: int, scale: float) -> None:
-        """Scores and softmax weights with keys at their absolute positions; forgotten keys have -inf and 0."""
+        """Scores and softmax weights with keys at their absolute positions (forgotten keys have -inf and 0), and the
+        turned queries and keys of the new tokens."""
+        tokens, held = q.shape[-2], k.shape[-2]
+        trace.add("query", rearrange(q, "b h t d -> b t h d"))
+        trace.add("key", rearrange(k[..., held - tokens :, :], "b g t d -> b t g d"))
         if not (trace.wants("scores") or trace.wants("weights")):
             return
         with torch.no_grad():
-            tokens, held = q.shape[-2], k.shape[-2]
             scores = attention_scores(q, self._spread(k), visible(tokens, held, self.config.window, q.device), scale)
             forgotten = position + tokens - held
             scores = torch.nn.functional.pad(scores, (forgotten, 0), value=-math.inf)

@@ -53,6 +53,16 @@ def test_a_single_latent_query_is_read_absorbed_and_agrees():
     torch.testing.assert_close(last, reference(x)[0][:, 8:], **CLOSE)
 
 
+@pytest.mark.parametrize("window", [None, 7, 700])
+def test_long_pieces_are_read_a_block_of_queries_at_a_time(window):
+    reference, fast = twins(Attention, AttentionConfig(8, 2, window=window))
+    x = torch.randn(1, 1500, 8, dtype=torch.float64)
+    with torch.no_grad():
+        _, state = fast(x[:, :200])
+        later, _ = fast(x[:, 200:], state)
+        torch.testing.assert_close(later, reference(x)[0][:, 200:], **CLOSE)
+
+
 def test_one_head_by_hand():
     """Two tokens, one head, no positions: the second token's weights worked out on paper."""
     layer = Attention(AttentionConfig(2, 1, rope_theta=None)).double()
