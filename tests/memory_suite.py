@@ -12,9 +12,17 @@ from torch import Tensor
 from nl_course.memories import (
     Attention,
     AttentionConfig,
+    DeltaConfig,
+    DeltaNet,
+    GatedDeltaConfig,
+    GatedDeltaNet,
     LatentAttention,
     LatentAttentionConfig,
+    LinearAttention,
+    LinearAttentionConfig,
     Memory,
+    Retention,
+    RetentionConfig,
     State,
 )
 
@@ -42,6 +50,10 @@ def _latent(path: str = "auto", **options) -> Callable[[], Memory]:
     return lambda: LatentAttention(LatentAttentionConfig(**sizes, **options), path=path)
 
 
+def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
+    return lambda: memory(config(width=WIDTH, heads=2, chunk=4, **options), path=path)
+
+
 CASES = [
     Case("attention", _attention(), grows=True),
     Case("attention-reference", _attention("reference"), grows=True),
@@ -54,6 +66,18 @@ CASES = [
     Case("latent", _latent(), grows=True),
     Case("latent-reference", _latent("reference", value_dim=3), grows=True),
     Case("latent-query-rank", _latent(q_rank=5), grows=True),
+    Case("linear", _matrix(LinearAttention, LinearAttentionConfig)),
+    Case("linear-reference", _matrix(LinearAttention, LinearAttentionConfig, "reference", feature="elu")),
+    Case("linear-elu-conv", _matrix(LinearAttention, LinearAttentionConfig, feature="elu", conv=3, gate=True)),
+    Case("retnet", _matrix(Retention, RetentionConfig)),
+    Case("retnet-reference", _matrix(Retention, RetentionConfig, "reference", rope_theta=None)),
+    Case("delta", _matrix(DeltaNet, DeltaConfig, head_dim=3, value_dim=5)),
+    Case("delta-reference", _matrix(DeltaNet, DeltaConfig, "reference")),
+    Case("delta-negative", _matrix(DeltaNet, DeltaConfig, "chunked", negative=True, conv=0)),
+    Case("gated-delta", _matrix(GatedDeltaNet, GatedDeltaConfig, value_dim=6)),
+    Case("gated-delta-reference", _matrix(GatedDeltaNet, GatedDeltaConfig, "reference", conv=2)),
+    # One read of 4 features nearly cancels here, and its norm divides bf16's errors by little.
+    Case("gated-delta-plain", _matrix(GatedDeltaNet, GatedDeltaConfig, negative=True, gate=False), bf16_band=0.1),
 ]
 
 

@@ -3,12 +3,18 @@
 from nl_course.errors import CourseError, choose
 from nl_course.memories.attention import Attention, AttentionConfig
 from nl_course.memories.base import Memory, State
+from nl_course.memories.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
 from nl_course.memories.latent import LatentAttention, LatentAttentionConfig
+from nl_course.memories.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
 from nl_course.memories.trace import Trace
 
 MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "attention": (Attention, AttentionConfig),
     "latent-attention": (LatentAttention, LatentAttentionConfig),
+    "linear": (LinearAttention, LinearAttentionConfig),
+    "retnet": (Retention, RetentionConfig),
+    "delta": (DeltaNet, DeltaConfig),
+    "gated-delta": (GatedDeltaNet, GatedDeltaConfig),
 }
 
 
@@ -26,9 +32,17 @@ __all__ = [
     "MEMORIES",
     "Attention",
     "AttentionConfig",
+    "DeltaConfig",
+    "DeltaNet",
+    "GatedDeltaConfig",
+    "GatedDeltaNet",
     "LatentAttention",
     "LatentAttentionConfig",
+    "LinearAttention",
+    "LinearAttentionConfig",
     "Memory",
+    "Retention",
+    "RetentionConfig",
     "State",
     "Trace",
     "build_memory",
