@@ -55,4 +55,7 @@ def _layout(figure: go.Figure | None) -> dict:
 
 def _edit(target, before: dict, after: dict) -> None:
     for key, value in changes(before, after).items():
+        root = key.split(".")[0]
+        if root not in target:  # a second axis does not exist before it is named
+            target[root] = {}
         target[key] = value

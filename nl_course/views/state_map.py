@@ -1,0 +1,179 @@
+"""View 1, the map of the course: what each memory keeps as tokens are read, and what one more token changes in it.
+
+Everything is measured on real layers of one size: `state.nbytes` after each length, and the state's own tensors held
+against themselves before and after one more token. A memory joins the map with one line in ON_THE_MAP.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import ipywidgets as W
+import plotly.graph_objects as go
+import torch
+
+from nl_course.memories import Memory, State, build_memory
+from nl_course.views import theme
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View
+
+WIDTH, HEADS = 32, 1
+LENGTHS = (1, 10, 100, 1_000, 10_000, 100_000)
+ONE_MORE = 200  # tokens read before "one more token" is looked at
+
+
+@dataclass(frozen=True)
+class Place:
+    """A memory on the map: its label, its style's name in the theme, and how to build it."""
+
+    label: str
+    style: str
+    build: Callable[[], Memory]
+
+
+def _named(name: str, **options) -> Callable[[], Memory]:
+    return lambda: build_memory(name, WIDTH, HEADS, **options)
+
+
+ON_THE_MAP = (
+    Place("attention", "attention", _named("attention")),
+    Place("attention, latent cache", "mla", _named("latent-attention", kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)),
+    Place("attention, window of 256", "window", _named("attention", window=256)),
+)
+
+
+def _place(label: str) -> Place:
+    return next(place for place in ON_THE_MAP if place.label == label)
+
+
+@lru_cache(maxsize=None)
+def measured_bytes(label: str, tokens: int) -> int:
+    """`state.nbytes` of one layer, one reader, float32, after it has really read `tokens` random tokens."""
+    torch.manual_seed(0)
+    memory = _place(label).build()
+    with torch.no_grad():
+        _, state = memory(torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(tokens)))
+    return state.nbytes
+
+
+def measure(lengths: tuple[int, ...] = (1, 1_000, 100_000)) -> dict[str, list[int]]:
+    """Bytes of state of every memory on the map after each of `lengths`, by label. The longest takes seconds."""
+    return {place.label: [measured_bytes(place.label, tokens) for tokens in lengths] for place in ON_THE_MAP}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor of a state, in numbers, before and after one more token: how many stayed, changed, came, left."""
+
+    name: str
+    kept: int
+    rewritten: int
+    added: int
+    dropped: int
+
+
+def one_more_token(label: str) -> list[Change]:
+    """What reading a single further token does to every tensor of the state, and to the weights (nothing)."""
+    torch.manual_seed(0)
+    memory = _place(label).build()
+    weights = [p.detach().clone() for p in memory.parameters()]
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        _, before = memory(torch.randn(1, ONE_MORE, WIDTH, generator=generator))
+        held = {name: t.clone() for name, t in before.tensors().items()}
+        _, after = memory(torch.randn(1, 1, WIDTH, generator=generator), before)
+    changes = [_change(name, held[name], t) for name, t in after.tensors().items() if t.numel()]
+    moved = sum(int((p != old).sum()) for p, old in zip(memory.parameters(), weights, strict=True))
+    total = sum(old.numel() for old in weights)
+    return [*changes, Change("trained weights", total - moved, moved, 0, 0)]
+
+
+def _change(name: str, old: torch.Tensor, new: torch.Tensor) -> Change:
+    if old.shape == new.shape and not torch.equal(old[..., 1:, :], new[..., :-1, :]):
+        rewritten = int((old != new).sum())
+        return Change(name, old.numel() - rewritten, rewritten, 0, 0)
+    if old.shape == new.shape:  # every column moved up by one: a full window
+        column = old[..., :1, :].numel()
+        return Change(name, old.numel() - column, 0, column, column)
+    return Change(name, old.numel(), 0, new.numel() - old.numel(), 0)
+
+
+class StateMap(View):
+    """Bars: bytes each memory keeps. Below: what one more token did to the chosen memory's state."""
+
+    name = "state-map"
+    title = "What does each memory keep?"
+    height = 560
+    prediction = Prediction(
+        "From 1,000 to 100,000 tokens read: by what factor does attention's memory grow?",
+        lambda arrays: arrays["bytes"]["attention"] / measured_bytes("attention", 1_000)
+        if arrays["tokens"] == 100_000
+        else None,
+        until="Move to 100,000 tokens.",
+    )
+
+    def controls(self):
+        return {
+            "tokens": W.SelectionSlider(options=[(f"{n:,}", n) for n in LENGTHS], value=1_000, description="Tokens read"),
+            "memory": W.Dropdown(options=[p.label for p in ON_THE_MAP], description="One more token for"),
+        }
+
+    def compute(self, settings):
+        tokens = settings["tokens"]
+        return {
+            "tokens": tokens,
+            "memory": settings["memory"],
+            "bytes": {place.label: measured_bytes(place.label, tokens) for place in ON_THE_MAP},
+            "changes": one_more_token(settings["memory"]),
+        }
+
+    def draw(self, arrays, figure):
+        for place in ON_THE_MAP:
+            look = theme.style(place.style)
+            size = arrays["bytes"][place.label]
+            figure.add_bar(
+                x=[size], y=[place.label], orientation="h", text=[_size(size)], textposition="outside",
+                cliponaxis=False, marker=dict(color=look.colour, pattern=dict(shape=look.pattern)), showlegend=False,
+            )  # fmt: skip
+        names = [change.name for change in arrays["changes"]]
+        kinds = [("kept", theme.GRID, ""), ("rewritten", "#C12D86", "x"), ("added", "#1437DC", "/")]
+        for kind, colour, pattern in kinds:
+            shares = [getattr(c, kind) / (c.kept + c.rewritten + c.added) for c in arrays["changes"]]
+            figure.add_bar(
+                x=shares, y=names, orientation="h", name=kind, xaxis="x2", yaxis="y2",
+                marker=dict(color=colour, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
+            )  # fmt: skip
+        top = 2 * max(measured_bytes(place.label, LENGTHS[-1]) for place in ON_THE_MAP)
+        figure.update_layout(
+            barmode="stack",
+            xaxis=dict(type="log", range=[1.5, torch.tensor(float(top)).log10().item() + 0.4],
+                       title="bytes of state, one layer, one reader (log scale)", exponentformat="SI", dtick=1),
+            yaxis=dict(domain=[0.56, 1.0], autorange="reversed"),
+            xaxis2=dict(anchor="y2", range=[0, 1], tickformat=".0%", title="share of the numbers"),
+            yaxis2=dict(anchor="x2", domain=[0.0, 0.3], autorange="reversed"),
+            legend=dict(y=0.33, x=1.0),
+            annotations=[dict(text=f"What token {ONE_MORE + 1} does inside: {arrays['memory']}", x=0, y=0.42,
+                              xref="paper", yref="paper", showarrow=False, font=dict(size=14), xanchor="left")],
+        )  # fmt: skip
+
+    def read_out(self, arrays):
+        sizes = sorted(arrays["bytes"].items(), key=lambda item: item[1])
+        inside = [c for c in arrays["changes"] if c.name != "trained weights"]
+        added, rewritten = sum(c.added for c in inside), sum(c.rewritten for c in inside)
+        dropped = sum(c.dropped for c in inside)
+        did = [f"adds {added} numbers"] if added else []
+        did += [f"drops {dropped}"] if dropped else []
+        did += [f"rewrites {rewritten}"] if rewritten else []
+        return (
+            f"After {arrays['tokens']:,} tokens: {', '.join(f'{label} {_size(size)}' for label, size in sizes)}. "
+            f"One more token in {arrays['memory']} {' and '.join(did) or 'changes nothing'}, "
+            f"and leaves all {arrays['changes'][-1].kept:,} trained weights as they are."
+        )
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
