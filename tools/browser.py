@@ -231,6 +231,29 @@ class Page:
         self.page.keyboard.press(key or moved)
         self.changed(name, before, seconds)
 
+    def latency(self, name: str, steps: int = 20) -> list[float]:
+        """Milliseconds from a key press on the view's first control to the changed picture, step by step.
+
+        It walks to the end of the control's range and back, so most settings are new and computed. The key
+        and the watch both run in the page, so Playwright's own travel time is not counted.
+        """
+        script = f"""([name, key]) => new Promise(done => {{
+          const view = document.querySelector('.nl-' + name), read = {PLOT.strip()}, before = read(view);
+          const from = performance.now(), options = {{ key, code: key, bubbles: true, cancelable: true }};
+          const look = () => read(view) !== before ? done(performance.now() - from)
+            : performance.now() - from > 3000 ? done(-1) : setTimeout(look, 2);
+          document.activeElement.dispatchEvent(new KeyboardEvent('keydown', options)); look();
+        }})"""
+        key, taken, stuck = self.focus(name), [], 0
+        while len(taken) < steps and stuck < 3:
+            milliseconds = self.page.evaluate(script, [name, key])
+            self.page.wait_for_timeout(150)  # the rest of the last step's messages
+            if milliseconds < 0:  # at the end of its range: turn round
+                key, stuck = {"ArrowRight": "ArrowLeft", "ArrowLeft": "ArrowRight"}.get(key, key), stuck + 1
+            else:
+                taken.append(milliseconds)
+        return taken
+
     def changed(self, name: str, before: str, seconds: float = 15) -> None:
         """Waits until the view's picture differs from `before`."""
         script = f"([name, before]) => ({PLOT.strip()})(document.querySelector('.nl-' + name)) !== before"
@@ -239,3 +262,30 @@ class Page:
     def readout(self, name: str) -> str:
         """The sentence under the view's picture."""
         return self.view(name).locator("[role=status]").last.inner_text()
+
+    def alone(self) -> None:
+        """Leaves only the notebook on the screen: no side bars, menus or tool bars."""
+        self.page.evaluate(
+            """async () => {
+              const { commands, shell } = window.jupyterapp;
+              for (const area of ['left', 'right']) if (!shell[area + 'Collapsed'])
+                await commands.execute('application:toggle-' + area + '-area');
+              if (shell.mode !== 'single-document') await commands.execute('application:toggle-mode');
+            }"""
+        )
+        self.page.add_style_tag(content="#jp-top-panel, .jp-Toolbar, #jp-bottom-panel {visibility: hidden}")
+        self.page.wait_for_timeout(500)
+
+    def scroll(self):
+        """Scrolls through the notebook a screen at a time, with a little overlap, yielding at each stop."""
+        area = self.page.locator(".jp-WindowedPanel-outer").first
+        ends = """area => { const last = [...area.querySelectorAll('.jp-Cell')].at(-1).getBoundingClientRect();
+          return [last.bottom - area.getBoundingClientRect().top + area.scrollTop, area.clientHeight]; }"""
+        top, height, shown = 0, *area.evaluate(ends)
+        while True:
+            area.evaluate("(area, top) => { area.scrollTop = top }", top)
+            self.page.wait_for_timeout(150)
+            yield top
+            if top + shown >= height:
+                return
+            top = top + shown - 60

@@ -1,8 +1,6 @@
 """A copy of the notebooks in a real JupyterLab. Without a browser: one loud line, or failure if required."""
 
 import os
-import re
-import shutil
 import textwrap
 import warnings
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tools.browser import Lab, NoBrowser, chromium
+from tools.shots import copy_course
 
 ROOT = Path(__file__).parents[2]
 TOY = """
@@ -44,22 +43,14 @@ class Wave(View):
 
 
 def save(path: Path, *cells) -> None:
-    notebook = new_notebook(
-        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    )
+    notebook = new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
     nbformat.write(notebook, path)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     """The notebooks and their previews, copied, with recorded runs for live trainings; and three toys."""
-    folder = tmp_path_factory.mktemp("course")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    if (ROOT / "assets/previews").is_dir():
-        shutil.copytree(ROOT / "assets/previews", folder / "assets/previews")
-    for notebook in (folder / "notebooks").glob("*.ipynb"):
-        text = re.sub(r"USE_RECORDED = False", "USE_RECORDED = True", notebook.read_text("utf-8"))
-        notebook.write_text(text, "utf-8")
+    folder = copy_course(tmp_path_factory.mktemp("browser") / "course")
     (folder / "toy_view.py").write_text(textwrap.dedent(TOY))
     show = "from toy_view import Wave\n\nWave()"
     save(folder / "toy.ipynb", new_markdown_cell("# Toy"), new_code_cell(show), new_code_cell("1 + 1"))
