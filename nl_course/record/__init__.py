@@ -1,0 +1,21 @@
+"""Makes the recordings that the course ships: `nl-course record NAME`.
+
+A recipe is a module here with `run(assets, device, quick)`: it trains or measures from `nl_course/configs/NAME.json`
+and writes under the folder `assets`. `quick` shrinks it to seconds, to test the recipe itself.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+from nl_course.errors import choose
+from nl_course.files import course_root
+
+RECIPES = {
+    "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
+}
+
+
+def record(name: str, assets: str | Path | None = None, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Runs a recipe and returns the files that it wrote. Raises CourseError for a name that is none."""
+    recipe = import_module(f"nl_course.record.{choose('recording', name, RECIPES).replace('-', '_')}")
+    return recipe.run(Path(assets) if assets else course_root() / "assets", device, quick)

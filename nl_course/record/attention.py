@@ -1,0 +1,72 @@
+"""The checkpoint that notebook 01 looks into: the `micro` transformer, trained longer than a learner would wait.
+
+Two rows of each batch are random strings that repeat, the others real text, half prose and half code. The repeating
+rows are there so that a model this small comes to copy from its context within minutes; the notebook says so.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nl_course.checkpoint import save_model
+from nl_course.model import LanguageModel
+from nl_course.presets import preset
+from nl_course.record.provenance import Recording, read_config
+from nl_course.tasks.repeats import repeated_strings
+from nl_course.tasks.text import batch, library
+from nl_course.training import TrainingConfig, evaluate, token_losses, train
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Trains, and writes `checkpoints/attention-micro.safetensors` and `runs/attention-micro.json`."""
+    config = read_config("attention")
+    settings = {**config["training"], **(dict(steps=3, warmup=1, evaluate_every=0) if quick else {})}
+    training = TrainingConfig.from_dict(settings)
+    recording = Recording("attention", config, device)
+    streams = [library(corpus).stream("train") for corpus in config["corpora"]]
+    held_out = {corpus: library(corpus).stream("held_out") for corpus in config["corpora"]}
+
+    torch.manual_seed(training.seed)
+    model = LanguageModel(preset(config["preset"])).to(device)
+    mixed = mixture(streams, config["repeated_rows"], tuple(config["repeated_period"]), training)
+
+    def look(model: LanguageModel) -> dict[str, float]:
+        losses = {f"held_out_{c}": evaluate(model, stream, training.length).loss for c, stream in held_out.items()}
+        return {**losses, **copying(model)}
+
+    result = train(model, mixed, training, held_out=look)
+    summary = look(model)
+    checkpoint = assets / "checkpoints" / "attention-micro.safetensors"
+    save_model(model, checkpoint, info={**recording.about(), **summary})
+    curve = [{k: round(v, 4) for k, v in m.items() if k in ("step", "loss", *summary)} for m in result.metrics]
+    curve = [m for m in curve if m["step"] % 20 == 0 or summary.keys() <= m.keys()]
+    return [checkpoint, recording.write(assets / "runs" / "attention-micro.json", {**summary, "curve": curve})]
+
+
+def mixture(streams: list[Tensor], repeated_rows: int, period: tuple[int, int], training: TrainingConfig):
+    """step -> (inputs, targets): rows of each stream in turn, and `repeated_rows` random strings that repeat."""
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        text_rows = training.batch_size - repeated_rows
+        shares = [len(range(i, text_rows, len(streams))) for i in range(len(streams))]
+        rows = [
+            torch.cat([inputs, targets[:, -1:]], dim=1)
+            for i, (stream, share) in enumerate(zip(streams, shares, strict=True))
+            for inputs, targets in [batch(stream, step, share, training.length, training.seed + i)]
+        ]
+        rows.append(repeated_strings(repeated_rows, training.length + 1, period, seed=training.seed + step))
+        tokens = torch.cat(rows)
+        return tokens[:, :-1], tokens[:, 1:]
+
+    return at
+
+
+@torch.no_grad()
+def copying(model: LanguageModel, period: int = 24, rows: int = 32) -> dict[str, float]:
+    """Loss on random letters shown for the first time and when they come again (nats per byte)."""
+    text = repeated_strings(rows, 2 * period, period, seed=1)
+    losses = token_losses(model, text[:, :-1], text[:, 1:])
+    # The first repeated letter cannot be known to be one; from the next on the past says what comes.
+    first, again = losses[:, : period - 1].mean(), losses[:, period + 1 :].mean()
+    return {"letters_first": first.item(), "letters_again": again.item()}
