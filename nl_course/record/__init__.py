@@ -12,6 +12,7 @@ from nl_course.files import course_root
 
 RECIPES = {
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
+    "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
 }
 
 
