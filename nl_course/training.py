@@ -174,11 +174,8 @@ def evaluate(
     """The loss on windows spread evenly over `stream`: at most `batches` times `batch_size`, fewer where they would
     overlap. The same windows every time. The model's training mode is left as it was."""
     whole("length", length, 1), whole("batches", batches, 1), whole("batch_size", batch_size, 1)
-    places = stream.numel() - length
-    if places < 1:
-        raise CourseError(f"the held-out text has {stream.numel():,} tokens; windows of {length} need {length + 1:,}.")
-    count = max(1, min(batches * batch_size, stream.numel() // (length + 1)))
-    starts = [i * (places - 1) // max(count - 1, 1) for i in range(count)]
+    starts = evaluate_windows(stream, length, batches * batch_size)
+    count = len(starts)
     device, training = next(model.parameters()).device, model.training
     sums = torch.zeros(length, dtype=torch.float64)
     model.eval()
@@ -191,6 +188,15 @@ def evaluate(
     finally:
         model.train(training)
     return Evaluation(float(sums.sum()) / (count * length), (sums / count).float(), count * length)
+
+
+def evaluate_windows(stream: Tensor, length: int, most: int) -> list[int]:
+    """Where the windows of `evaluate` start: even, not overlapping, at most `most`; a short text is refused."""
+    places = stream.numel() - length
+    if places < 1:
+        raise CourseError(f"the held-out text has {stream.numel():,} tokens; windows of {length} need {length + 1:,}.")
+    count = max(1, min(most, stream.numel() // (length + 1)))
+    return [i * (places - 1) // max(count - 1, 1) for i in range(count)]
 
 
 # -- the loop -----------------------------------------------------------------------------------------------
@@ -206,6 +212,7 @@ def train(
     on_step: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[dict[str, Any]], bool] | None = None,
     progress: bool = True,
+    about: dict[str, Any] | None = None,
 ) -> Run:
     """Trains `model` in place, on the device where it is, and returns the run.
 
@@ -213,26 +220,29 @@ def train(
     where nothing is asked. `held_out` is a stream, or a function that measures the model. `on_step` sees the metrics of
     every whole step; `stop` sees them too and ends the run by returning True. ctrl-C ends it after the last whole step,
     keeps that step's checkpoint, and says so in the result. `resume`: True goes on from the folder's checkpoint, "auto"
-    does if there is one, False refuses a folder that holds one. Raises CourseError for what cannot be done, and
+    does if there is one, False refuses a folder that holds one. `about` (anything JSON holds) is kept with the run, and
+    a resumed run must be about the same. Raises CourseError for what cannot be done, and
     Diverged, with the last good checkpoint left in place, when loss or gradients are no longer numbers.
     """
-    return _Loop(model, data, config, held_out, folder, optimizer).run(resume, on_step, stop, progress)
+    return _Loop(model, data, config, held_out, folder, optimizer, about or {}).run(resume, on_step, stop, progress)
 
 
 class _Loop:
     """One run while it runs."""
 
-    def __init__(self, model, data, config, held_out, folder, optimizer):
+    def __init__(self, model, data, config, held_out, folder, optimizer, about):
         self.model, self.data, self.held_out, self.config = model, data, held_out, config
         self.optimizer = optimizer(model, config)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.result = Run(config, folder=None if folder is None else Path(folder))
         self.folder = None if folder is None else RunFolder(folder)
-        self.tokens, self.seconds, self.asked = 0, 0.0, config.to_dict()
+        self.tokens, self.seconds, self.asked = 0, 0.0, {**about, **config.to_dict()}
+        if isinstance(held_out, Tensor):
+            evaluate_windows(held_out, config.length, 1)
         if isinstance(data, Tensor):
             text.batch(data, 0, 1, config.length)  # says at once if the stream is too short
-            self.asked["text"] = hashlib.sha256(data.cpu().contiguous().numpy()).hexdigest()[:12]
+            self.asked["text_hash"] = hashlib.sha256(data.cpu().contiguous().numpy()).hexdigest()[:12]
 
     def run(self, resume, on_step, stop, progress) -> Run:
         result, interrupts = self.result, Interrupts()

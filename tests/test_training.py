@@ -277,7 +277,7 @@ def test_a_folder_with_a_run_is_not_overwritten_by_mistake(tmp_path):
     ):
         with pytest.raises(CourseError, match=words):
             run(model(), tmp_path, **options)
-    with pytest.raises(CourseError, match="started with text = "):
+    with pytest.raises(CourseError, match="started with text_hash = "):
         train(model(), STREAM[:-1], CONFIG, folder=tmp_path, resume=True, progress=False)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     run(model(), tmp_path, replace(CONFIG, save_every=2, log_every=4), resume=True)  # reporting may change
@@ -303,6 +303,8 @@ def test_missing_folders_and_short_texts_are_refused_before_the_first_step(tmp_p
         run(model(), tmp_path / "file" / "inside")
     with pytest.raises(CourseError, match="has 12 bytes and needs 13"):
         train(model(), STREAM[:12], CONFIG, progress=False)
+    with pytest.raises(CourseError, match="held-out text has 12 tokens"):
+        run(model(), held_out=STREAM[:12])
     with pytest.raises(CourseError, match="no run in"):
         read_metrics(tmp_path)
 
