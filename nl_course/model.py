@@ -2,6 +2,8 @@
 
     h = embed(tokens);   per layer:  h = h + memory(norm(h)),  h = h + mlp(norm(h));   logits = norm(h) embed^T
 
+With `conv` each layer begins with h = h + conv(norm(h)), a short causal convolution (the TTT paper's models do).
+
 Pre-norm RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), SwiGLU (Shazeer 2020, arXiv 2002.05202), tied
 embeddings. Its state is one state a layer; reading a text in any split gives the same logits.
 """
@@ -15,12 +17,14 @@ from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.memories import MEMORIES, State, Trace, build_memory
+from nl_course.memories.conv import CausalConv
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes of a language model: `vocab` tokens, `layers` blocks of `width`, a SwiGLU MLP of width `hidden`, and in
-    every block the `memory` of that name with `heads` heads and further `options` (see its config class)."""
+    every block the `memory` of that name with `heads` heads and further `options` (see its config class). `conv` is
+    the width of a causal convolution before each memory, 0 for none; `tied` False gives the output its own weights."""
 
     vocab: int = 256
     width: int = 128
@@ -29,10 +33,13 @@ class ModelConfig:
     hidden: int = 352
     memory: str = "attention"
     options: Mapping = field(default_factory=dict)
+    conv: int = 0
+    tied: bool = True
 
     def __post_init__(self):
         for name in ("vocab", "width", "layers", "heads", "hidden"):
             whole(name, getattr(self, name), 1)
+        whole("conv", self.conv, 0)
         choose("memory", self.memory, MEMORIES)
 
     def to_dict(self) -> dict:
@@ -47,10 +54,23 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class BlockState(State):
+    """The state of a block with a convolution: its memory's own, and the convolution's tail (B, conv - 1, width)."""
+
+    memory: State
+    tail: Tensor
+
+
+@dataclass(frozen=True)
 class ModelState(State):
-    """One state a layer, first layer first."""
+    """One state a layer, first layer first: its memory's own, or a `BlockState` around it."""
 
     layers: tuple[State, ...]
+
+    def memory(self, layer: int) -> State:
+        """The state of that layer's memory."""
+        state = self.layers[layer]
+        return state.memory if isinstance(state, BlockState) else state
 
 
 class SwiGLU(nn.Module):
@@ -67,16 +87,35 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back."""
+    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back; before both, if
+    the config has one, a short causal convolution in the same way."""
 
     def __init__(self, config: ModelConfig, path: str):
         super().__init__()
+        self.conv = CausalConv(config.width, config.conv) if config.conv else None
+        self.conv_norm = nn.RMSNorm(config.width, eps=1e-6) if config.conv else None
         self.memory_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.memory = build_memory(config.memory, config.width, config.heads, path, **config.options)
         self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.mlp = SwiGLU(config.width, config.hidden)
 
+    def init_state(self, batch_size: int) -> State:
+        state = self.memory.init_state(batch_size)
+        return BlockState(state, self.conv.init_tail(batch_size)) if self.conv else state
+
+    def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
+        """The memory's own bytes, and conv - 1 columns of the width for the convolution."""
+        tail = batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize if self.conv else 0
+        return self.memory.state_bytes(tokens, batch_size) + tail
+
     def forward(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        if self.conv is None:
+            return self._mix(h, state, trace)
+        convolved, tail = self.conv(self.conv_norm(h), state.tail)
+        h, memory = self._mix(h + convolved, state.memory, trace)
+        return h, BlockState(memory, tail)
+
+    def _mix(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
         mixed, state = self.memory(self.memory_norm(h), state, trace)
         h = h + mixed
         return h + self.mlp(self.mlp_norm(h)), state
@@ -95,17 +134,28 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(config.vocab, config.width)
         self.layers = nn.ModuleList(Block(config, path) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.apply(_start)
         for name, parameter in self.named_parameters():
             if name.endswith(("output.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5)
 
+    @classmethod
+    def from_official(cls, state_dict: Mapping, *, num_heads: int, **options) -> "LanguageModel":
+        """The model with weights of the TTT authors' PyTorch code, by its names; options as `TTT.from_official`'s."""
+        from nl_course.official import read_model
+
+        config, weights = read_model(state_dict, num_heads, **options)
+        model = cls(config).to(weights["embedding.weight"].dtype)
+        model.load_state_dict(weights)
+        return model
+
     def init_state(self, batch_size: int) -> ModelState:
-        return ModelState(tuple(layer.memory.init_state(batch_size) for layer in self.layers))
+        return ModelState(tuple(layer.init_state(batch_size) for layer in self.layers))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """The formula for `state.nbytes` after `tokens` tokens: the layers' own, added up."""
-        return sum(layer.memory.state_bytes(tokens, batch_size) for layer in self.layers)
+        return sum(layer.state_bytes(tokens, batch_size) for layer in self.layers)
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
@@ -123,7 +173,8 @@ class LanguageModel(nn.Module):
         for i, (layer, before) in enumerate(zip(self.layers, state.layers, strict=True)):
             h, new = layer(h, before, None if trace is None else trace.scope(f"layers.{i}"))
             after.append(new)
-        return self.norm(h) @ self.embedding.weight.T, ModelState(tuple(after))
+        output = self.embedding.weight if self.head is None else self.head.weight
+        return self.norm(h) @ output.T, ModelState(tuple(after))
 
     def generate(
         self,

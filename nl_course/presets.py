@@ -1,9 +1,12 @@
 """Named sizes of language models, each with the parameter count that a test holds it to.
 
 `micro` and `tiny` read bytes and train on a laptop. The others read a vocabulary of 32,000; widths and depths are those
-of the published comparisons (TTT, arXiv 2407.04620, table 3), MLP widths those of its code.
+of the published comparisons (TTT, arXiv 2407.04620, table 3), MLP widths those of its code. `ttt-linear-*` and
+`ttt-mlp-*` are that paper's models: the Mamba backbone and a convolution of width 4 in every block. The micro ones have
+about as many parameters as `micro`: what their memories need is taken from the MLPs.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from nl_course.errors import choose
@@ -21,13 +24,36 @@ def _subwords(width: int, layers: int, heads: int, hidden: int) -> ModelConfig:
     return ModelConfig(vocab=32_000, width=width, layers=layers, heads=heads, hidden=hidden)
 
 
+def _ttt(kind: str, like: ModelConfig, hidden: int | None = None) -> ModelConfig:
+    return replace(like, memory=f"ttt-{kind}", conv=4, hidden=hidden or like.hidden)
+
+
+_MICRO = ModelConfig(width=96, layers=4, heads=4, hidden=256)
+_SIZES = {
+    "125m": _subwords(768, 12, 12, 2048),
+    "350m": _subwords(1024, 24, 16, 2736),
+    "760m": _subwords(1536, 24, 16, 4096),
+    "1.3b": _subwords(2048, 24, 32, 5504),
+}
+
+
 PRESETS: dict[str, Preset] = {
-    "micro": Preset(ModelConfig(width=96, layers=4, heads=4, hidden=256), 467_808),
+    "micro": Preset(_MICRO, 467_808),
     "tiny": Preset(ModelConfig(width=128, layers=4, heads=4, hidden=352), 836_736),
-    "125m": Preset(_subwords(768, 12, 12, 2048), 109_529_856),
-    "350m": Preset(_subwords(1024, 24, 16, 2736), 335_201_280),
-    "760m": Preset(_subwords(1536, 24, 16, 4096), 728_704_512),
-    "1.3b": Preset(_subwords(2048, 24, 32, 5504), 1_279_887_360),
+    "125m": Preset(_SIZES["125m"], 109_529_856),
+    "350m": Preset(_SIZES["350m"], 335_201_280),
+    "760m": Preset(_SIZES["760m"], 728_704_512),
+    "1.3b": Preset(_SIZES["1.3b"], 1_279_887_360),
+    "ttt-linear-micro": Preset(_ttt("linear", _MICRO, 240), 468_272),
+    "ttt-mlp-micro": Preset(_ttt("mlp", _MICRO, 184), 469_808),
+    "ttt-linear-125m": Preset(_ttt("linear", _SIZES["125m"]), 110_424_144),
+    "ttt-linear-350m": Preset(_ttt("linear", _SIZES["350m"]), 337_684_224),
+    "ttt-linear-760m": Preset(_ttt("linear", _SIZES["760m"]), 733_608_192),
+    "ttt-linear-1.3b": Preset(_ttt("linear", _SIZES["1.3b"]), 1_285_639_296),
+    "ttt-mlp-125m": Preset(_ttt("mlp", _SIZES["125m"]), 114_589_776),
+    "ttt-mlp-350m": Preset(_ttt("mlp", _SIZES["350m"]), 348_792_576),
+    "ttt-mlp-760m": Preset(_ttt("mlp", _SIZES["760m"]), 758_528_256),
+    "ttt-mlp-1.3b": Preset(_ttt("mlp", _SIZES["1.3b"]), 1_307_856_000),
 }
 
 

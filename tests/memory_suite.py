@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import (
+    TTT,
     Attention,
     AttentionConfig,
     DeltaConfig,
@@ -24,6 +25,7 @@ from nl_course.memories import (
     Retention,
     RetentionConfig,
     State,
+    TTTConfig,
 )
 
 TOKENS = 11  # long enough to overflow the small windows below, and no multiple of any chunk
@@ -48,6 +50,10 @@ def _attention(path: str = "auto", **options) -> Callable[[], Memory]:
 def _latent(path: str = "auto", **options) -> Callable[[], Memory]:
     sizes = dict(width=WIDTH, heads=2, kv_rank=6, rope_dim=2, head_dim=4)
     return lambda: LatentAttention(LatentAttentionConfig(**sizes, **options), path=path)
+
+
+def _ttt(path: str = "auto", **options) -> Callable[[], Memory]:
+    return lambda: TTT(TTTConfig(width=WIDTH, heads=2, mini_batch=4, **options), path=path)
 
 
 def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
@@ -78,6 +84,15 @@ CASES = [
     Case("gated-delta-reference", _matrix(GatedDeltaNet, GatedDeltaConfig, "reference", conv=2)),
     # One read of 4 features nearly cancels here, and its norm divides bf16's errors by little.
     Case("gated-delta-plain", _matrix(GatedDeltaNet, GatedDeltaConfig, negative=True, gate=False), bf16_band=0.1),
+    Case("ttt-linear", _ttt()),
+    Case("ttt-linear-reference", _ttt("reference")),
+    # Its inner LayerNorm is over 4 features only: where they are nearly equal, bf16's errors are divided by little.
+    Case("ttt-linear-transformer", _ttt(backbone="transformer", position_factor="sum"), bf16_band=0.2),
+    Case("ttt-linear-checkpoint", _ttt(checkpoint=1)),
+    Case("ttt-mlp", _ttt(kind="mlp")),
+    Case("ttt-mlp-reference", _ttt("reference", kind="mlp", position_factor="sum")),
+    Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer")),
+    Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2)),
 ]
 
 

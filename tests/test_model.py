@@ -1,6 +1,7 @@
 """The language model around a memory: any split, streaming generation, presets, and mistakes in words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,7 +94,34 @@ def test_a_saved_state_goes_on_exactly(model, tmp_path):
     torch.testing.assert_close(logits, expected[:, 4:], rtol=1e-10, atol=1e-10)
 
 
+def test_with_a_convolution_in_every_block_it_still_goes_on_exactly(tmp_path):
+    torch.manual_seed(0)
+    model = LanguageModel(replace(SMALL, conv=4)).double().requires_grad_(False)
+    text = tokens()
+    expected, whole = model(text)
+    _, state = model(text[:, :4])
+    assert state.nbytes == model.state_bytes(4, 2) == 2 * 8 * (2 * 4 * 2 * 16 + 2 * 3 * 16)
+    state.save(tmp_path / "state.safetensors")
+    logits, after = model(text[:, 4:], State.load(tmp_path / "state.safetensors"))
+    torch.testing.assert_close(logits, expected[:, 4:], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(after.memory(1).key.columns, whole.memory(1).key.columns, rtol=1e-10, atol=1e-10)
+    h = model.embedding(text)
+    first = model.layers[0]
+    normed = torch.nn.functional.rms_norm(h, (16,), first.conv_norm.weight, 1e-6)
+    h = h + first.conv(normed, first.conv.init_tail(2))[0]
+    h = h + first.memory(first.memory_norm(h))[0]
+    found, _ = first(model.embedding(text), first.init_state(2), None)
+    torch.testing.assert_close(found, h + first.mlp(first.mlp_norm(h)))
+
+
+def test_the_output_may_have_weights_of_its_own():
+    model = LanguageModel(replace(SMALL, tied=False))
+    assert model.parameter_count() == LanguageModel(SMALL).parameter_count() + SMALL.vocab * SMALL.width
+
+
 def test_configs_survive_a_round_trip():
+    old = {name: value for name, value in SMALL.to_dict().items() if name not in ("conv", "tied")}
+    assert ModelConfig.from_dict(old) == SMALL  # saved before there was a convolution
     config = ModelConfig(memory="latent-attention", options=LATENT)
     assert ModelConfig.from_dict(config.to_dict()) == config
 
@@ -104,7 +132,27 @@ def test_presets_have_their_parameter_counts(name):
         assert LanguageModel(preset(name)).parameter_count() == PRESETS[name].parameters
 
 
+@pytest.mark.parametrize(
+    ("size", "d", "h", "layers", "hidden"),
+    [
+        ("125m", 768, 12, 12, 2048),
+        ("350m", 1024, 16, 24, 2736),
+        ("760m", 1536, 16, 24, 4096),
+        ("1.3b", 2048, 32, 24, 5504),
+    ],
+)
+def test_the_ttt_presets_add_up(size, d, h, layers, hidden):
+    """Counted from the published table: every matrix, norm and convolution of the paper's models."""
+    f = d // h
+    for kind, start in (("linear", h * f * f + h * f), ("mlp", 8 * h * f * f + 5 * h * f)):
+        memory = 4 * d * d + 2 * 5 * d + (h * d + h) + 16 + start + 2 * h * f + 2 * d
+        block = memory + 2 * d + (d + 5 * d) + 3 * d * hidden
+        assert PRESETS[f"ttt-{kind}-{size}"].parameters == 32_000 * d + layers * block + d
+
+
 def test_the_laptop_presets_stay_small():
+    for kind in ("linear", "mlp"):
+        assert abs(PRESETS[f"ttt-{kind}-micro"].parameters / PRESETS["micro"].parameters - 1) < 0.01
     assert PRESETS["tiny"].parameters < 1_000_000
     assert PRESETS["micro"].parameters * 2 < 1_000_000  # bytes of a bf16 checkpoint
     assert preset("tiny").vocab == preset("micro").vocab == 256
@@ -122,6 +170,7 @@ def test_the_laptop_presets_stay_small():
         (lambda m: m.generate(tokens(), 3, temperature=-1.0), "temperature"),
         (lambda m: ModelConfig(memory="atention"), "Did you mean 'attention'"),
         (lambda m: ModelConfig(width=0), "width"),
+        (lambda m: ModelConfig(conv=-1), "conv"),
         (lambda m: ModelConfig.from_dict({"widht": 3}), "Did you mean 'width'"),
         (lambda m: preset("tny"), "Did you mean 'tiny'"),
         (lambda m: build_memory("attention", 8, 2, windw=3), "its options are"),

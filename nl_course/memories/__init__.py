@@ -7,6 +7,7 @@ from nl_course.memories.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, Ga
 from nl_course.memories.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
 from nl_course.memories.trace import Trace
+from nl_course.memories.ttt import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
 
 MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "attention": (Attention, AttentionConfig),
@@ -15,6 +16,8 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "retnet": (Retention, RetentionConfig),
     "delta": (DeltaNet, DeltaConfig),
     "gated-delta": (GatedDeltaNet, GatedDeltaConfig),
+    "ttt-linear": (TTT, TTTLinearConfig),
+    "ttt-mlp": (TTT, TTTMLPConfig),
 }
 
 
@@ -30,6 +33,7 @@ def build_memory(name: str, width: int, heads: int, path: str = "auto", **option
 
 __all__ = [
     "MEMORIES",
+    "TTT",
     "Attention",
     "AttentionConfig",
     "DeltaConfig",
@@ -44,6 +48,9 @@ __all__ = [
     "Retention",
     "RetentionConfig",
     "State",
+    "TTTConfig",
+    "TTTLinearConfig",
+    "TTTMLPConfig",
     "Trace",
     "build_memory",
 ]

@@ -22,11 +22,16 @@ class Rotary(nn.Module):
         self.dim, self.theta = dim, theta
         self._turns: Tensor | None = None
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        """x (..., T, dim), its first token at position `start` -> the same shape and dtype, turned."""
+    def forward(self, x: Tensor, start: int, period: int | None = None) -> Tensor:
+        """x (..., T, dim), its first token at position `start` -> the same shape and dtype, turned. With a `period`
+        positions begin again at 0 after so many tokens."""
         stop = start + x.shape[-2]
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        turns = torch.view_as_complex(self._table(stop, wide, x.device)[start:stop])
+        if period is None:
+            turns = self._table(stop, wide, x.device)[start:stop]
+        else:
+            turns = self._table(period, wide, x.device)[torch.arange(start, stop, device=x.device) % period]
+        turns = torch.view_as_complex(turns)
         pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)).contiguous())
         return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 

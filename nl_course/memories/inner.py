@@ -1,0 +1,159 @@
+"""Inner models: the small networks that a memory trains while it reads.
+
+A memory of this kind answers a row x with
+
+    f(x; W) = x + LN(f_res(x; W)),    f_res(x) = act(.. act(x W1 + b1) ..) Wn + bn
+
+and is trained on one pair at a time, the loss being l = |f(k; W) - v|^2 / 2, that is, with the residual moved to the
+target, l = |LN(f_res(k; W)) - (v - k)|^2 / 2 (TTT, Sun et al. 2024, arXiv 2407.04620, section 2). The gradient of such
+a loss with respect to the weights of a layer is one outer product a^T e: a is what the layer was given, e the error
+that comes back to it. `key_side` gives every layer's a and e with matmuls only; `inner_loss` is what autograd would
+differentiate to find the same.
+
+Axes: b batch, h heads, t tokens, f head width, m hidden width. Rows are vectors, y = x @ W. Weights are a dict
+W1 (b, h, in, out), b1 (b, h, 1, out), W2, ...; each row of the batch owns its weights.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu as _gelu
+from torch.nn.functional import silu
+
+from nl_course.errors import choose, whole
+
+EPSILON = 1e-6  # of the inner LayerNorm; with zero weights its error is 1 / sqrt(EPSILON) = 1000 times larger
+_C, _CUBIC = math.sqrt(2 / math.pi), 0.044715  # of the tanh form of GELU
+
+Weights = dict[str, Tensor]
+
+
+class Norm(NamedTuple):
+    """Gain and shift of the inner LayerNorm, (h, 1, f) each: parameters of the outer loop, one pair a head."""
+
+    gain: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class InnerModel:
+    """The shape of an inner model: `layers` of weights, hidden width `expansion` times the head's, the `activation`
+    between layers, and whether there are biases, the LayerNorm and the residual path around it all."""
+
+    layers: int = 1
+    expansion: int = 4
+    activation: str = "gelu"
+    bias: bool = True
+    norm: bool = True
+    residual: bool = True
+
+    def __post_init__(self):
+        whole("layers", self.layers, 1), whole("expansion", self.expansion, 1)
+        choose("activation", self.activation, ACTIVATIONS)
+
+    def shapes(self, width: int) -> dict[str, tuple[int, int]]:
+        """The weights of one head of width f by name, (in, out) each."""
+        widths = [width] + [self.expansion * width] * (self.layers - 1) + [width]
+        shapes = {}
+        for i, pair in enumerate(pairwise(widths), 1):
+            shapes[f"W{i}"] = pair
+            if self.bias:
+                shapes[f"b{i}"] = (1, pair[1])
+        return shapes
+
+    def layer(self, weights: Weights, i: int, x: Tensor) -> Tensor:
+        """Layer i = 1, 2, ... of the network: x (b, h, t, in) -> (b, h, t, out), before the activation."""
+        z = x @ weights[f"W{i}"]
+        return z + weights[f"b{i}"] if self.bias else z
+
+    def activate(self, z: Tensor) -> Tensor:
+        return ACTIVATIONS[self.activation][0](z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """The activation's derivative at z."""
+        return ACTIVATIONS[self.activation][1](z)
+
+    def residue(self, weights: Weights, x: Tensor) -> Tensor:
+        """f_res(x; W), (b, h, t, f)."""
+        z = self.layer(weights, 1, x)
+        for i in range(2, self.layers + 1):
+            z = self.layer(weights, i, self.activate(z))
+        return z
+
+    def answer(self, x: Tensor, z: Tensor, norm: Norm) -> Tensor:
+        """f(x; W), given z = f_res(x; W)."""
+        if self.norm:
+            z = layer_norm(z, norm)
+        return x + z if self.residual else z
+
+    def target(self, k: Tensor, v: Tensor) -> Tensor:
+        """What LN(f_res(k)) should be: the value, less what the residual path brings already."""
+        return v - k if self.residual else v
+
+    def read(self, weights: Weights, q: Tensor, norm: Norm) -> Tensor:
+        """f(q; W), (b, h, t, f): no weight changes."""
+        return self.answer(q, self.residue(weights, q), norm)
+
+    def inner_loss(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm) -> Tensor:
+        """l = |f(k; W) - v|^2 / 2 for each token, (b, h, t)."""
+        return (self.read(weights, k, norm) - v).square().sum(-1) / 2
+
+    def key_side(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm) -> list[tuple[Tensor, Tensor]]:
+        """For each layer, first to last, its input a (b, h, t, in) and its error e (b, h, t, out) on the pairs k, v:
+        the gradient of token j's loss is a_j^T e_j for the layer's matrix, and e_j for its bias."""
+        inputs, outputs = [k], [self.layer(weights, 1, k)]
+        for i in range(2, self.layers + 1):
+            inputs.append(self.activate(outputs[-1]))
+            outputs.append(self.layer(weights, i, inputs[-1]))
+        target = self.target(k, v)
+        error = ln_l2_gradient(outputs[-1], target, norm) if self.norm else outputs[-1] - target
+        errors = [error]
+        for i in range(self.layers, 1, -1):
+            errors.append(errors[-1] @ weights[f"W{i}"].mT * self.slope(outputs[i - 2]))
+        return list(zip(inputs, reversed(errors)))
+
+
+def layer_norm(z: Tensor, norm: Norm) -> Tensor:
+    """gain * (z - mean) / sqrt(variance + 1e-6) + shift over the last axis (biased variance).
+
+    Written out, since PyTorch's own is silently wrong from its third derivative on (seen with 2.13): autograd inside
+    the inner loop is the first, training the second, and a learning level above the third."""
+    unit, _ = _standardised(z)
+    return norm.gain * unit + norm.shift
+
+
+def ln_l2_gradient(z: Tensor, target: Tensor, norm: Norm) -> Tensor:
+    """d/dz of |LN(z) - target|^2 / 2, in closed form, (..., f)."""
+    unit, sigma = _standardised(z)
+    g = (norm.gain * unit + norm.shift - target) * norm.gain
+    return (g - g.mean(-1, keepdim=True) - unit * (g * unit).mean(-1, keepdim=True)) / sigma
+
+
+def _standardised(z: Tensor) -> tuple[Tensor, Tensor]:
+    centred = z - z.mean(-1, keepdim=True)
+    sigma = (centred.square().mean(-1, keepdim=True) + EPSILON).sqrt()
+    return centred / sigma, sigma
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+    return _gelu(x, approximate="tanh")
+
+
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of `gelu`."""
+    tau = torch.tanh(_C * (x + _CUBIC * x**3))
+    return (1 + tau) / 2 + x * (1 - tau**2) * _C * (1 + 3 * _CUBIC * x**2) / 2
+
+
+def silu_slope(x: Tensor) -> Tensor:
+    """The derivative of x * sigmoid(x)."""
+    gate = torch.sigmoid(x)
+    return gate * (1 + x * (1 - gate))
+
+
+ACTIVATIONS = {"gelu": (gelu, gelu_slope), "silu": (silu, silu_slope)}
