@@ -1,0 +1,47 @@
+# `make lab` opens the course, `make test` tests it. `make help` lists the rest.
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+JOBS ?= 2
+
+# Tests run with one thread a process, so that sums come out in the same order, and two processes at once.
+TEST := OMP_NUM_THREADS=1 NL_COURSE_STRICT=1 $(BIN)/python -m pytest
+UNIT := --ignore=tests/peers --ignore=tests/browser -n $(JOBS)
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -n $(JOBS) --dist loadfile
+
+.PHONY: help lab test fast lint notebooks shots bench peers
+
+help: ## list what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+lab: $(READY) ## make the environment if need be, and open the course
+	$(BIN)/nl-course lab
+
+test: $(READY) lint ## every test: units, structure, notebooks, browser
+	$(TEST) $(UNIT)
+	$(if $(NOTEBOOKS),$(TEST) $(NBVAL) $(NOTEBOOKS))
+	$(TEST) tests/browser
+
+fast: $(READY) lint ## ruff and the unit tests, under a minute
+	$(TEST) $(UNIT) -m "not slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: $(READY) ## run all notebooks in place, in their committed form
+	$(BIN)/python -m tools.run_notebooks
+
+shots: $(READY) ## photograph every notebook into shots/, every view into assets/previews/
+	$(BIN)/python -m tools.shots
+
+bench: $(READY) ## speed and memory beside a bare layer, and slider to redraw in the browser
+	$(BIN)/python -m nl_course.bench
+	$(BIN)/python -m tests.browser.latency
+
+peers: ## compare with other people's implementations, in an environment of their own (Linux)
+	sh tools/peers.sh
+
+$(READY): pyproject.toml constraints.txt tools/environment.sh
+	@PYTHON="$(PYTHON)" TORCH_FLAGS="$(TORCH_FLAGS)" sh tools/environment.sh

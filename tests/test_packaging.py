@@ -1,0 +1,119 @@
+"""pyproject.toml, constraints.txt, environment.yml, the Makefile and README agree; each fact has one home."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import nl_course
+from tools import constraints
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LINES = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[:1] != "#"]
+PINS = dict(line.split("==") for line in LINES)
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+TARGETS = set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
+CI = (ROOT / ".ci/run").read_text("utf-8")
+
+
+def test_constraints_are_plain_pins_that_any_platform_can_take():
+    assert LINES[0].startswith("torch==")
+    for line in LINES:
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
+        assert not line.startswith(constraints.OWN_PINS), line
+    assert (
+        list(PINS)[1:] == sorted(PINS)[: sorted(PINS).index("torch")] + sorted(PINS)[sorted(PINS).index("torch") + 1 :]
+    )
+
+
+@pytest.mark.parametrize("requirement", constraints.wanted(), ids=str)
+def test_what_pyproject_asks_for_is_pinned_within_its_bounds(requirement):
+    assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+def test_this_environment_is_the_one_that_constraints_describe():
+    installed = constraints.installed(constraints.wanted())
+    differ = {name: (version, PINS.get(name)) for name, version in installed.items() if PINS.get(name) != version}
+    assert differ == {}, "installed, pinned; run `python -m tools.constraints` if you meant to change versions"
+
+
+def test_pins_that_nothing_needs_do_not_linger():
+    needed = set(constraints.installed(constraints.wanted())) | set(constraints.ELSEWHERE)
+    assert set(PINS) - needed <= {"pexpect", "ptyprocess"}  # not on Windows
+
+
+def test_conda_reads_the_same_files_and_states_no_version_of_its_own():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    assert dependencies == [
+        f"python{PROJECT['requires-python']}",
+        "pip",
+        {"pip": ["-c constraints.txt", "-e .[test]"]},
+    ]
+
+
+def test_the_least_python_is_said_once():
+    least = PROJECT["requires-python"].removeprefix(">=")
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["target-version"]
+    assert ruff == "py" + least.replace(".", "")
+    assert "requires-python" in (ROOT / "tools/environment.sh").read_text("utf-8")
+    tested = re.findall(r'python-version: "([\d.]+)"', (ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    assert tested and all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in tested)
+    assert PROJECT["dynamic"] == ["version"] and re.fullmatch(r"\d+\.\d+\.\d+", nl_course.__version__)
+
+
+def test_the_makefile_has_what_is_promised():
+    assert {"lab", "test", "fast", "notebooks", "shots", "bench", "peers", "help"} <= TARGETS
+    phony = re.search(r"(?m)^\.PHONY: (.*)$", MAKEFILE).group(1).split()
+    assert set(phony) == TARGETS
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert set(re.findall(r"(?m)^make (\w+)", listed)) == TARGETS - {"lint"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/ci.yml"])
+def test_every_make_command_in_the_pages_exists(page):
+    if not (ROOT / page).exists() and page == "CONTRIBUTING.md":
+        pytest.skip("no such page yet")
+    text = (ROOT / page).read_text("utf-8")
+    blocks = re.findall(r"(?s)```.*?```|`[^`\n]+`", text) if page.endswith(".md") else [text]
+    asked = {name for block in blocks for name in re.findall(r"(?m)(?:^|[`\s])make ([a-z]+)\b", block)}
+    assert asked <= TARGETS, asked - TARGETS
+
+
+def test_ci_runs_the_readmes_commands_with_the_browser_required():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert CI.index("NL_COURSE_REQUIRE_BROWSER=1") < CI.index("\nmake test") < CI.index("\nmake peers")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"]["os"] == ["ubuntu-latest", "macos-latest"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tools/environment.sh", "tools/peers.sh"])
+def test_scripts_are_plain_sh(script):
+    checked = subprocess.run(["sh", "-n", script], cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_an_old_python_gets_one_clear_line(tmp_path):
+    old = tmp_path / "python2"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 2.7.18"\nexit 1\n')
+    old.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(old)}
+    ran = subprocess.run(["sh", "tools/environment.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "needs Python 3.11 or newer; found: Python 2.7.18." in ran.stderr
+
+
+def test_requirements_stand_in_pyproject_only():
+    names = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert len(names) == len(PROJECT["dependencies"])
+    elsewhere = [p for p in ROOT.glob("*requirements*.txt")] + list(ROOT.glob("setup.*"))
+    assert elsewhere == []

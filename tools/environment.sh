@@ -1,0 +1,45 @@
+#!/bin/sh
+# Makes .venv and installs the course into it, at the versions of constraints.txt. `make` calls it when they changed.
+#
+#   PYTHON=python3.12     the interpreter to use, else the first on the PATH that is new enough
+#   TORCH_FLAGS=...       further flags for pip when it installs torch, e.g. an index of smaller CPU builds
+set -eu
+cd "$(dirname "$0")/.."
+say() { printf '%s\n' "$*" >&2; }
+floor=$(sed -n 's/^requires-python = ">=\([0-9.]*\)"/\1/p' pyproject.toml)
+fits() { "$1" -c "import sys; sys.exit(sys.version_info < tuple(map(int, '$floor'.split('.'))))" 2>/dev/null; }
+
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    for one in python3 python3.14 python3.13 python3.12 python3.11; do
+        if fits "$one"; then python=$one; break; fi
+    done
+fi
+if [ -z "$python" ] || ! fits "$python"; then
+    say "The course needs Python $floor or newer; found: $( (${python:-python3} --version) 2>&1 || true)."
+    say "Install a newer Python, then run make again, or name one: make lab PYTHON=python3.12"
+    exit 1
+fi
+if [ "$(uname -s)-$(uname -m)" = Darwin-x86_64 ]; then
+    say "PyTorch is no longer made for Macs with an Intel processor. Use another machine, or Binder (see README)."
+    exit 1
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    say "$python cannot make environments: its venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"
+    exit 1
+fi
+
+if [ ! -x .venv/bin/python ]; then
+    say "Making .venv with $("$python" --version). To be downloaded, unless pip has it already:"
+    case "$(uname -s)" in
+        Linux) say "  PyTorch for Linux: 2 to 3 GB with NVIDIA's libraries (about 0.2 GB where pip finds a CPU build);" ;;
+        *) say "  PyTorch: about 0.1 GB;" ;;
+    esac
+    say "  everything else, JupyterLab included: about 0.3 GB. A few minutes; later calls start at once."
+    "$python" -m venv .venv
+fi
+pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install"
+# shellcheck disable=SC2086  # the flags are several words
+$pip ${TORCH_FLAGS:-} torch -c constraints.txt
+$pip -e '.[test]' -c constraints.txt
+touch .venv/.ready
