@@ -1,0 +1,16 @@
+"""How long `import nl_course` and its parts take in a fresh process, beyond `import torch`."""
+
+import subprocess
+import sys
+from statistics import median
+
+PARTS = ("nl_course", "nl_course.memories", "nl_course.model", "nl_course.training", "nl_course.scaling")
+
+
+def rows(rounds: int = 5) -> list[dict]:
+    return [{"name": f"import {part}", "beyond torch, s": median(_once(part) for _ in range(rounds))} for part in PARTS]
+
+
+def _once(part: str) -> float:
+    code = f"import time, torch; start = time.perf_counter(); import {part}; print(time.perf_counter() - start)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
