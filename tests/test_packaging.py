@@ -1,5 +1,6 @@
 """pyproject.toml, constraints.txt, environment.yml, the Makefile and README agree; each fact has one home."""
 
+import importlib.metadata as metadata
 import os
 import re
 import subprocess
@@ -29,9 +30,14 @@ def test_constraints_are_plain_pins_that_any_platform_can_take():
     for line in LINES:
         assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line), line
         assert not line.startswith(constraints.OWN_PINS), line
-    assert (
-        list(PINS)[1:] == sorted(PINS)[: sorted(PINS).index("torch")] + sorted(PINS)[sorted(PINS).index("torch") + 1 :]
-    )
+    assert LINES[1:] == sorted(LINES[1:])
+
+
+def test_pins_fit_the_least_python():
+    least = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    for name in constraints.installed(constraints.wanted()):
+        wanted = metadata.metadata(name)["Requires-Python"]
+        assert wanted is None or SpecifierSet(wanted).contains(least), f"{name} wants Python {wanted}"
 
 
 @pytest.mark.parametrize("requirement", constraints.wanted(), ids=str)
@@ -115,5 +121,5 @@ def test_an_old_python_gets_one_clear_line(tmp_path):
 def test_requirements_stand_in_pyproject_only():
     names = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     assert len(names) == len(PROJECT["dependencies"])
-    elsewhere = [p for p in ROOT.glob("*requirements*.txt")] + list(ROOT.glob("setup.*"))
+    elsewhere = [*ROOT.glob("*requirements*.txt"), *ROOT.glob("setup.*")]
     assert elsewhere == []
