@@ -30,16 +30,16 @@ from nl_course.scaling.power_laws import (
     law,
     laws,
 )
+from nl_course.scaling.recorded import OwnRuns, own_runs
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model, models, read_table, uniform
 from nl_course.scaling.training import TrainingDesk, activation_bytes, training_desk
 
 __all__ = [
-    "BYTES", "FIXED_MEMORIES", "Accelerator", "Fit", "FixedMemory", "LayerGroup", "ModelShape",
-    "ParametricLaw", "TrainingDesk", "accelerator", "accelerators", "activation_bytes",
-    "attention_intensity", "break_even_tokens", "bytes_per_token", "bytes_per_value", "cache_bytes",
-    "data_constrained_loss", "decode_bytes", "decode_flops", "decode_step", "desk",
-    "effective_epochs", "fit_law", "fit_parameters", "intensity", "kaplan_loss", "law", "laws",
-    "max_batch", "mha_bytes_per_token", "model", "models", "prefill_flops", "read_table",
-    "readable_bytes", "readable_tokens", "reshaped", "tokens_in", "training_desk", "uniform",
-    "weight_bytes", "window_bytes",
+    "BYTES", "FIXED_MEMORIES", "Accelerator", "Fit", "FixedMemory", "LayerGroup", "ModelShape", "OwnRuns",
+    "ParametricLaw", "TrainingDesk", "accelerator", "accelerators", "activation_bytes", "attention_intensity",
+    "break_even_tokens", "bytes_per_token", "bytes_per_value", "cache_bytes", "data_constrained_loss",
+    "decode_bytes", "decode_flops", "decode_step", "desk", "effective_epochs", "fit_law", "fit_parameters",
+    "intensity", "kaplan_loss", "law", "laws", "max_batch", "mha_bytes_per_token", "model", "models",
+    "own_runs", "prefill_flops", "read_table", "readable_bytes", "readable_tokens", "reshaped", "tokens_in",
+    "training_desk", "uniform", "weight_bytes", "window_bytes",
 ]  # fmt: skip

@@ -124,7 +124,7 @@ def _fit(sizes: dict[str, np.ndarray], loss, names, resamples: int, seed: int) -
         for start in product(pairs, repeat=len(logs))
     ]
     if len(logs) > 1:
-        grid = grid[::3]
+        grid = grid[::9]
     best = min((_minimise(start, logs, target, even) for start in grid), key=lambda r: r.fun)
     rng, n = np.random.default_rng(seed), len(target)
     rows = [best.x]
