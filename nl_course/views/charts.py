@@ -1,0 +1,72 @@
+"""Pictures without controls for the notebooks: `chart("what it says", x=..., y=...)`, then lines, points and bars.
+
+    picture = chart("The cache grows in proportion to the tokens.", x="tokens", y="GB", log="xy")
+    picture.line(tokens, gigabytes, "Llama 3.1 8B", memory="gqa")
+    picture
+
+Every chart carries one sentence that says what it shows: it stands under the picture, and in its place where no front
+end answers. Colours, dashes and markers are the theme's, by memory.
+"""
+
+import plotly.graph_objects as go
+from ipywidgets import HTML, Layout, VBox
+
+from nl_course.views import theme
+
+
+class Chart:
+    """A figure and its sentence; made by `chart`, shown as a cell's last line."""
+
+    def __init__(self, says: str, layout: dict):
+        self.says = says
+        self.figure = go.FigureWidget(layout=dict(template=theme.template(), **layout))
+        self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
+
+    def line(self, x, y, name: str, memory: str = "attention", dash: str | None = None, **more) -> "Chart":
+        """A line in the colour and dash of `memory` (or another dash)."""
+        style = theme.style(memory)
+        line = dict(color=style.colour, dash=dash or style.dash, width=2)
+        self.figure.add_scatter(x=list(x), y=list(y), name=name, mode="lines", line=line, **more)
+        return self
+
+    def points(self, x, y, name: str, memory: str = "attention", text=None, symbol=None, **more) -> "Chart":
+        """Markers in the colour and shape of `memory` (or another symbol), with a label each where `text` is given."""
+        style = theme.style(memory)
+        marker = dict(color=style.colour, symbol=symbol or style.marker, size=10)
+        mode = "markers+text" if text is not None else "markers"
+        self.figure.add_scatter(
+            x=list(x), y=list(y), name=name, mode=mode, marker=marker, text=text, **{"textposition": "top left", **more}
+        )
+        return self
+
+    def bars(self, names, sizes, name: str, memory: str = "attention", pattern: str | None = None, **more) -> "Chart":
+        """Horizontal bars, one a name; several calls stack. `pattern` fills them so that colour is not all."""
+        style = theme.style(memory)
+        marker = dict(color=style.colour, pattern=dict(shape=style.pattern if pattern is None else pattern))
+        self.figure.add_bar(x=list(sizes), y=list(names), name=name, orientation="h", marker=marker, **more)
+        return self
+
+    def level(self, y: float, name: str) -> "Chart":
+        """A dotted horizontal line with its name."""
+        self.figure.add_hline(y=y, line=dict(color=theme.INK, dash="dot"), annotation_text=name)
+        return self
+
+    def __repr__(self) -> str:
+        return f"Chart: {self.says}"
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        sentence = HTML(f"<p style='max-width:75em;line-height:1.4;margin:2px 4px'>{self.says}</p>")
+        box = VBox([self.figure, sentence], layout=Layout(overflow="visible"))
+        box.add_class("nl-chart")
+        return {**box._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+
+
+def chart(says: str, x: str = "", y: str = "", log: str = "", height: int = 340, **layout) -> Chart:
+    """An empty chart. `says` is its sentence, `x` and `y` name the axes with units, `log` is "", "x", "y" or "xy"."""
+    axes = {
+        f"{axis}axis": dict(
+            title=title, **(dict(type="log", exponentformat="none", separatethousands=True) if axis in log else {})
+        )
+        for axis, title in (("x", x), ("y", y))
+    }
+    return Chart(says, dict(height=height, barmode="stack", **axes, **layout))

@@ -1,0 +1,22 @@
+"""Charts: the theme's styles, a sentence in the picture's place, axes with names."""
+
+from nl_course.views import theme
+from nl_course.views.charts import chart
+
+
+def test_a_chart_says_what_it_shows_and_uses_the_theme():
+    picture = chart("It rises.", x="tokens", y="GB", log="x").line([1, 2], [3, 4], "a", memory="gqa")
+    picture.points([1], [2], "b", memory="mla", text=["here"]).bars(["c"], [5], "d", memory="outer", pattern="/")
+    line, points, bar = picture.figure.data
+    assert line.line.color == theme.style("gqa").colour and line.line.dash == "solid"
+    assert points.marker.symbol == theme.style("mla").marker and points.text == ("here",)
+    assert bar.marker.pattern.shape == "/" and bar.orientation == "h"
+    assert picture.figure.layout.xaxis.type == "log" and picture.figure.layout.yaxis.type is None
+    assert picture.figure.layout.yaxis.title.text == "GB"
+
+
+def test_what_stands_in_the_notebook_is_the_sentence():
+    picture = chart("It rises.").level(3, "limit")
+    bundle = picture._repr_mimebundle_()
+    assert bundle["text/plain"] == "Chart: It rises." and "application/vnd.jupyter.widget-view+json" in bundle
+    assert picture.figure.layout.annotations[0].text == "limit"
