@@ -61,7 +61,8 @@ class TrainingConfig:
         for name in ("warmup", "save_every", "evaluate_every", "seed"):
             whole(name, getattr(self, name))
         for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
-            at_least(name, getattr(self, name), 0)
+            if not isfinite(at_least(name, getattr(self, name), 0)):
+                raise CourseError(f"{name} must be a finite number.")
         choose("precision", self.precision, ("auto", "fp32", "bf16"))
         object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= at_least("beta", b, 0) < 1 for b in self.betas):

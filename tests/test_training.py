@@ -316,6 +316,7 @@ def test_missing_folders_and_short_texts_are_refused_before_the_first_step(tmp_p
         ("length", -5, "length must be a whole number of at least 1, not -5"),
         ("batch_size", 2.5, "batch_size must be a whole number"),
         ("learning_rate", float("nan"), "learning_rate must be a number of at least 0"),
+        ("clip", float("inf"), "clip must be a finite number"),
         ("learning_rate", "fast", "learning_rate must be a number"),
         ("precision", "bf-16", "Did you mean 'bf16'"),
         ("betas", (0.9, 1.0), "betas must be two numbers"),

@@ -1,0 +1,315 @@
+"""`nl-course`: open the course, look at the machine, train a model, make the recordings anew.
+
+Whatever is wrong with what was asked is said in one line on stderr, with exit code 2, before any file is touched.
+"""
+
+import argparse
+import sys
+import warnings
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nl_course import __version__
+from nl_course.errors import CourseError, choose
+
+INTERRUPTED = 130  # what a shell calls a program that ctrl-C ended
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaints are the course's: one line, and a guess at what was meant."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise CourseError(f"{message.removeprefix('argument ')} (see `{self.prog} --help`)")
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            name = unknown[0].split("=")[0]
+            close = get_close_matches(name, known, n=1) if name.startswith("-") else []
+            guess = f"; did you mean {close[0]}?" if close else ""
+            self.error(f"{unknown[0]!r} is not understood here{guess}")
+        return found, unknown
+
+
+# -- the commands -----------------------------------------------------------------------------------------------
+def add_lab(commands) -> None:
+    parser = commands.add_parser("lab", help=COMMANDS["lab"][1])
+    parser.add_argument(
+        "--copy", metavar="DIR", help="work on a copy in DIR; what you changed there is never overwritten"
+    )
+    parser.add_argument(
+        "--reset", metavar="NOTEBOOK", help="put one notebook of the copy back, keeping yours beside it"
+    )
+    parser.add_argument("--student", action="store_true", help="leave the solution cells out of the copy")
+    parser.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
+    parser.add_argument("--no-start", action="store_true", help="make or update the copy and stop there")
+    parser.add_argument("--port", type=number(int), help="the port to use (default: the next free one from 8888)")
+    parser.set_defaults(run=run_lab)
+
+
+def run_lab(options: argparse.Namespace) -> int:
+    from nl_course import lab
+
+    if options.port is not None and not 0 < options.port < 65536:
+        raise CourseError(f"--port must be a number from 1 to 65535, not {options.port}.")
+    for name in ("reset", "student", "no_start"):
+        if getattr(options, name) and options.copy is None:
+            raise CourseError(f"--{name.replace('_', '-')} is about a copy; add --copy DIR.")
+    folder = None
+    if options.copy is not None:
+        copied = lab.copy_course(options.copy, options.reset, options.student)
+        folder = copied.folder
+        print(copied, flush=True)
+    return 0 if options.no_start else lab.launch(folder, not options.no_browser, options.port)
+
+
+def add_doctor(commands) -> None:
+    parser = commands.add_parser("doctor", help=COMMANDS["doctor"][1])
+    parser.set_defaults(run=run_doctor)
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from nl_course.doctor import doctor
+
+    print("Looking at this machine; the first time takes about ten seconds.", flush=True)
+    report = doctor()
+    print(report)
+    return 0 if report.ok else 1
+
+
+def add_record(commands) -> None:
+    parser = commands.add_parser("record", help=COMMANDS["record"][1])
+    parser.add_argument("name", metavar="NAME", help="`list` names them, with the time each takes")
+    parser.add_argument("--assets", metavar="DIR", help="write there instead of the course's assets/")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps or auto")
+    parser.add_argument("--quick", action="store_true", help="a few seconds' worth, to try the recipe; needs --assets")
+    parser.set_defaults(run=run_record)
+
+
+def run_record(options: argparse.Namespace) -> int:
+    from nl_course.record import RECIPES, record
+
+    if options.name == "list":
+        print("\n".join(f"{name:12} {about}" for name, about in RECIPES.items()))
+        return 0
+    choose("recording", options.name, RECIPES)
+    if options.quick and options.assets is None:
+        raise CourseError("--quick makes a trial, which must not replace a recording; add --assets DIR.")
+    for path in record(options.name, options.assets, device_named(options.device), options.quick):
+        print(f"wrote {path}")
+    return 0
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+TRAIN_HELP = """\
+example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
+         nl-course train --resume --out runs/first        goes on after ctrl-C, with what it was started with
+
+Every setting of the run is an option too; nl_course/training.py says what each does."""
+
+
+def add_train(commands) -> None:
+    from nl_course.training import TrainingConfig
+
+    parser = commands.add_parser("train", help=COMMANDS["train"][1], epilog=TRAIN_HELP)
+    parser.add_argument("--preset", help="the model's size: micro, tiny, ... (default: tiny)")
+    parser.add_argument("--memory", help="what its blocks remember with (default: the preset's)")
+    parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's folder")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    for setting in fields(TrainingConfig):
+        names = [f"--{setting.name.replace('_', '-')}"] + (["--context"] if setting.name == "length" else [])
+        count = {"nargs": 2} if setting.name == "betas" else {}
+        kind = {"betas": float, "precision": str}.get(setting.name, type(setting.default))
+        parser.add_argument(*names, type=number(kind), dest=setting.name, help=f"(default: {setting.default})", **count)
+    parser.set_defaults(run=run_train)
+
+
+def run_train(options: argparse.Namespace) -> int:
+    import torch
+
+    from nl_course.model import LanguageModel
+    from nl_course.tasks.text import VOCAB
+    from nl_course.training import TrainingConfig, train
+
+    folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
+    before = started_with(folder) if options.resume else {}
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    asked = {"preset": "tiny", "memory": None, "text": "prose"} | before | given
+    device = device_named(options.device)
+    about = {name: asked[name] for name in ("preset", "memory", "text")}
+    config = TrainingConfig.from_dict({f.name: asked[f.name] for f in fields(TrainingConfig) if f.name in asked})
+    sizes = model_config(about["preset"], about["memory"], VOCAB)
+    books = library_named(about["text"])
+    stream, held_out = books.stream("train"), books.stream("held_out")
+    if held_out.numel() <= config.length:
+        print(f"The held-out part, {held_out.numel():,} bytes, is too short to look at; it is left out.")
+        held_out = None
+    torch.manual_seed(config.seed)
+    model = LanguageModel(sizes).to(device)
+    print(f"{about['preset']} with {sizes.memory}, {model.parameter_count():,} parameters, on {device.type}. {books}")
+    show = not options.quiet and sys.stderr.isatty()
+    on_step = None if show or options.quiet else print_held_out
+    run = train(
+        model,
+        stream,
+        config,
+        held_out=held_out,
+        folder=folder,
+        resume=options.resume,
+        progress=show,
+        on_step=on_step,
+        about=about,
+    )
+    print(run)
+    if run.interrupted:
+        print(f"Go on with: nl-course train --resume --out {folder}")
+        return INTERRUPTED
+    print(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
+    return 0
+
+
+def print_held_out(metrics: dict[str, Any]) -> None:
+    """Where no bar can be drawn: a line each time the held-out text was looked at."""
+    if "held_out_loss" in metrics:
+        print(
+            f"step {metrics['step']:,}: loss {metrics['loss']:.3f}, held out {metrics['held_out_loss']:.3f}", flush=True
+        )
+
+
+def started_with(folder: Path) -> dict[str, Any]:
+    """What the run in `folder` was asked for, to go on with."""
+    from nl_course.checkpoint import read_info
+
+    info = read_info(folder / "checkpoint.safetensors")
+    if info["kind"] != "training":
+        raise CourseError(f"{folder / 'checkpoint.safetensors'} is a finished model, not a run that can be resumed.")
+    return {name: value for name, value in info["progress"]["asked"].items() if name != "text_hash"}
+
+
+def model_config(preset_name: str, memory: str | None, vocab: int):
+    """The preset's sizes, reading bytes, with another memory if one is named."""
+    from nl_course.model import ModelConfig
+    from nl_course.presets import preset
+
+    values = preset(preset_name).to_dict() | {"vocab": vocab}
+    if memory is not None and memory != values["memory"]:
+        values |= {"memory": memory, "options": {}}
+    return ModelConfig.from_dict(values)
+
+
+def library_named(name: str):
+    """`prose` or `code` of the course's library, else the text in a file or a folder."""
+    from nl_course.tasks import text
+
+    if name in text.CORPORA:
+        return text.library(name)
+    if not Path(name).expanduser().exists():
+        close = get_close_matches(name, text.CORPORA, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise CourseError(f"--text must be prose, code, or a file or folder that exists, not {name!r}.{guess}")
+    return text.from_path(name)
+
+
+def device_named(name: str):
+    """The device to compute on; `auto` takes a CUDA GPU where there is one, else the processor."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    choose("device", name, ("auto", *there))
+    name = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
+    if not there[name]:
+        found = ", ".join(device for device, here in there.items() if here)
+        raise CourseError(f"the device {name!r} is not there on this machine; found: {found}.")
+    return torch.device(name)
+
+
+def number(kind: type):
+    """A reader of options that says what it wanted: `--steps ten` is no whole number."""
+
+    def read(text: str):
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be a {'whole number' if kind is int else 'number'}, not {text!r}"
+            ) from None
+
+    return read
+
+
+# -- the program ------------------------------------------------------------------------------------------------
+def add_student(commands) -> None:
+    from nl_course.exercises import student
+
+    student.add_command(commands)
+
+
+COMMANDS = {
+    "lab": (add_lab, "open the course in JupyterLab"),
+    "doctor": (add_doctor, "is this machine ready, and what will be slow on it?"),
+    "train": (add_train, "train a language model on text"),
+    "record": (add_record, "make one of the course's recordings anew, into assets/"),
+    "student": (add_student, "copy the course for a class, without its solutions"),
+}
+
+
+def build_parser(command: str | None) -> Parser:
+    """The parser with one command's options in full; the others only by name, so that `lab` need not load torch."""
+    parser = Parser(prog="nl-course", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"nl-course {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for name, (add, about) in COMMANDS.items():
+        if name == command:
+            add(commands)
+        else:
+            commands.add_parser(name, help=about)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, 1 (doctor found something to fix), 2 (bad input), 130 (ctrl-C)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *rest, **more: print(f"nl-course: note: {message}", file=sys.stderr)
+        try:
+            return _run(arguments)
+        except CourseError as error:
+            return complain(str(error))
+        except OSError as error:
+            return complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            return complain("this needs more memory than there is; take a smaller batch size, length or preset.")
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    command = next(iter(arguments), None)
+    if command is not None and not command.startswith("-"):
+        choose("command", command, COMMANDS)
+    parser = build_parser(command)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    return options.run(options) or 0
+
+
+def complain(message: str) -> int:
+    print(f"nl-course: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""A learner's copy follows the course and never loses an edit; JupyterLab starts quiet."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from nl_course import lab
+from nl_course.errors import CourseError
+
+
+def notebook(*sources, outputs=(), tags=()):
+    cells = [
+        {"cell_type": "code", "source": source, "outputs": list(outputs), "execution_count": None, "metadata": {}}
+        for source in sources
+    ]
+    cells[-1]["metadata"] = {"tags": list(tags)}
+    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """A course of three notebooks and a picture."""
+    root = tmp_path / "course"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "assets" / "previews").mkdir(parents=True)
+    (root / "assets" / "previews" / "view.png").write_bytes(b"picture")
+    for name in ("00_start_here", "01_attention", "02_scaling"):
+        (root / "notebooks" / f"{name}.ipynb").write_text(notebook(f"print('{name}')", "answer = 1", tags=["solution"]))
+    monkeypatch.setattr(lab, "course_root", lambda: root)
+    return root
+
+
+@pytest.fixture
+def copy(course, tmp_path):
+    folder = tmp_path / "mine"
+    assert lab.copy_course(folder).added == ["00_start_here.ipynb", "01_attention.ipynb", "02_scaling.ipynb"]
+    return folder
+
+
+def edit(folder, name, text):
+    (folder / "notebooks" / name).write_text(notebook(text))
+
+
+def test_a_copy_has_the_notebooks_and_the_pictures_they_show(course, copy):
+    assert (copy / "notebooks" / "../assets/previews/view.png").read_bytes() == b"picture"
+    for source in (course / "notebooks").iterdir():
+        assert (copy / "notebooks" / source.name).read_text() == source.read_text()
+    assert str(lab.copy_course(copy)) == "The copy is up to date."
+
+
+def test_an_update_replaces_what_was_only_run_and_keeps_what_was_edited(course, copy):
+    ran = notebook("print('00_start_here')", "answer = 1", outputs=[{"output_type": "stream", "text": "x"}])
+    (copy / "notebooks" / "00_start_here.ipynb").write_text(ran)
+    edit(copy, "01_attention.ipynb", "my own words")
+    assert lab.copy_course(copy).kept == ["01_attention.ipynb"]
+    for name in ("00_start_here.ipynb", "01_attention.ipynb"):
+        edit(course, name, "a new version")
+    (course / "notebooks" / "03_new.ipynb").write_text(notebook("three"))
+    copied = lab.copy_course(copy)
+    assert copied.updated == ["00_start_here.ipynb"] and copied.added == ["03_new.ipynb"]
+    assert copied.kept == copied.behind == ["01_attention.ipynb"]
+    assert "my own words" in (copy / "notebooks" / "01_attention.ipynb").read_text()
+    assert "a new version" in (copy / "notebooks" / "00_start_here.ipynb").read_text()
+    said = str(copied)
+    assert "Kept with your changes: 01_attention.ipynb." in said and "`--reset NOTEBOOK`" in said
+
+
+def test_reset_takes_the_courses_and_keeps_the_learners_under_a_dated_name(course, copy):
+    edit(copy, "01_attention.ipynb", "mine")
+    edit(copy, "02_scaling.ipynb", "also mine")
+    first = lab.copy_course(copy, reset="1")
+    assert re.fullmatch(r"01_attention_\d{4}-\d\d-\d\d\.ipynb", first.saved_as) and first.kept == ["02_scaling.ipynb"]
+    assert '"mine"' in (copy / "notebooks" / first.saved_as).read_text()
+    edit(copy, "01_attention.ipynb", "mine again")
+    second = lab.copy_course(copy, reset="01_attention.ipynb")
+    assert second.saved_as == first.saved_as.replace(".ipynb", "_2.ipynb")
+    assert '"mine"' in (copy / "notebooks" / first.saved_as).read_text()
+    fresh = lab.copy_course(copy, reset="notebooks/01_attention")
+    assert fresh.saved_as == ""  # nothing of the learner's to keep
+    own = (course / "notebooks" / "01_attention.ipynb").read_text()
+    assert (copy / "notebooks" / "01_attention.ipynb").read_text() == own
+
+
+def test_without_its_memory_a_copy_keeps_everything_that_differs(course, copy):
+    (copy / lab._MEMORY).write_text("{damaged")
+    edit(course, "00_start_here.ipynb", "new")
+    (copy / "notebooks" / "01_attention.ipynb").write_text("not even a notebook")
+    assert lab.copy_course(copy).kept == ["00_start_here.ipynb", "01_attention.ipynb"]
+
+
+def test_a_students_copy_has_no_solution_cells(course, tmp_path):
+    folder = tmp_path / "class"
+    lab.copy_course(folder, student=True)
+    text = (folder / "notebooks" / "00_start_here.ipynb").read_text()
+    assert "answer" not in text and "print" in text
+    assert str(lab.copy_course(folder, student=True)) == "The copy is up to date."
+
+
+def test_a_copy_that_cannot_be_made_is_refused_in_words(course, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match="course's own folder"):
+        lab.copy_course(course)
+    with pytest.raises(CourseError, match="course's own folder"):
+        lab.copy_course(course / "notebooks" / "x")
+    with pytest.raises(CourseError, match="cannot write the copy"):
+        lab.copy_course(tmp_path / "file" / "inside")
+    with pytest.raises(CourseError, match=r"Did you mean '01_attention\.ipynb'"):
+        lab.copy_course(tmp_path / "new", reset="01_atention")
+    assert not (tmp_path / "new").exists()
+    for path in (course / "notebooks").iterdir():
+        path.unlink()
+    with pytest.raises(CourseError, match="notebooks are missing"):
+        lab.copy_course(tmp_path / "new")
+    with pytest.raises(CourseError, match="first notebook is missing"):
+        lab.command_line()
+
+
+@pytest.mark.slow
+def test_jupyterlab_comes_up_on_the_first_notebook_without_news(copy, tmp_path, monkeypatch):
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        monkeypatch.setenv(f"JUPYTER_{name}_DIR", str(tmp_path / "jupyter" / name.lower()))
+    monkeypatch.setenv("JUPYTERLAB_SETTINGS_DIR", str(tmp_path / "jupyter" / "settings"))
+    monkeypatch.setenv("NL_COURSE_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, environment = lab.command_line(copy, browser=False, port=port)
+    log = open(tmp_path / "log", "w+")  # noqa: SIM115 (read when the server is done)
+    server = subprocess.Popen([*command, "--IdentityProvider.token=t"], env=environment, stderr=log)
+    try:
+        address, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        while True:
+            try:
+                page = ask(f"{address}/lab/tree/notebooks/00_start_here.ipynb?token=t")
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+        config = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page, re.S)[1])
+        assert config["news"] == {"disabled": True}
+        name = "@jupyterlab/apputils-extension:notification"
+        settings = json.loads(ask(f"{address}/lab/api/settings/{name}?token=t"))
+        properties = settings["schema"]["properties"]
+        assert properties["fetchNews"]["default"] == "false" and properties["checkForUpdates"]["default"] is False
+        assert json.loads(ask(f"{address}/api/contents/notebooks?token=t"))["type"] == "directory"
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+    said = (tmp_path / "log").read_text()  # the address to open, by a browser or by hand
+    assert f"127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in said
+
+
+def ask(address):
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def test_the_command_adds_to_the_learners_settings_and_replaces_none(copy, monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "theirs")
+    command, environment = lab.command_line(copy, browser=True)
+    assert environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)[1:] == ["theirs"]
+    assert "--no-browser" not in command and not any(part.startswith("--port") for part in command)
