@@ -31,9 +31,7 @@ def test_it_is_conv1d_with_zeros_before_the_start(kernel, bias):
 
 def test_silu_comes_after_the_bias():
     plain, curved, x = conv(), conv(activation="silu"), text(5)
-    torch.testing.assert_close(
-        curved(x, curved.init_tail(2))[0], silu(plain(x, plain.init_tail(2))[0]), **CLOSE
-    )
+    torch.testing.assert_close(curved(x, curved.init_tail(2))[0], silu(plain(x, plain.init_tail(2))[0]), **CLOSE)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
