@@ -101,7 +101,7 @@ def run_record(options: argparse.Namespace) -> int:
     choose("recording", options.name, RECIPES)
     if options.quick and options.assets is None:
         raise CourseError("--quick makes a trial, which must not replace a recording; add --assets DIR.")
-    for path in record(options.name, options.assets, device_named(options.device), options.quick):
+    for path in record(options.name, options.assets, device_named(options.device).type, options.quick):
         print(f"wrote {path}")
     return 0
 

@@ -11,6 +11,7 @@ from nl_course.errors import choose
 from nl_course.files import course_root
 
 RECIPES = {
+    "library": "the hashes of the default library's books, when a pinned version changes (half a minute)",
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
 }

@@ -5,7 +5,7 @@
     apart by a zero byte inputs, targets = batch(stream, step=0, batch_size=16, length=256, seed=0)
 
 A token is a byte: 256 of them, no tokenizer. Every machine with the pinned versions reads the same bytes;
-their hashes stand in `assets/library.json` (made by `record_library`), and a difference is said in words.
+their hashes stand in `assets/library.json` (made by `nl-course record library`), and a difference is said in words.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose, whole
-from nl_course.files import asset, course_root, write_atomically
+from nl_course.files import asset, write_atomically
 from nl_course.tasks import books as shelves
 from nl_course.tasks.books import CORPORA, SHELVES, Book
 
@@ -170,20 +170,19 @@ def _difference(package: str, corpus: str, found: list[Book]) -> str | None:
     )
 
 
-def record_library() -> dict:
-    """Reads every package's books anew and writes `assets/library.json`. Run when a pinned version
-    changes."""
-    packages = {}
-    for package in SHELVES:
-        packages[package] = {"version": shelves.version(package)}
+def record_library(path: str | os.PathLike, packages: Sequence[str] = SHELVES) -> dict:
+    """Reads every package's books anew and writes their hashes to `path`, as `assets/library.json` holds them."""
+    found = {}
+    for package in packages:
+        found[package] = {"version": shelves.version(package)}
         for corpus in CORPORA:
-            found = shelves.books(package, corpus, fresh=True)
-            hashes = {book.name: book.hash for book in found}
-            size = sum(len(book.text) for book in found)
-            packages[package][corpus] = {"hash": shelves.digest(hashes), "bytes": size, "books": hashes}
-    record = {"made_by": "nl-course record library", "revision": shelves.REVISION, "packages": packages}
+            books = shelves.books(package, corpus, fresh=True)
+            hashes = {book.name: book.hash for book in books}
+            size = sum(len(book.text) for book in books)
+            found[package][corpus] = {"hash": shelves.digest(hashes), "bytes": size, "books": hashes}
+    record = {"made_by": "nl-course record library", "revision": shelves.REVISION, "packages": found}
     text = json.dumps(record, indent=1) + "\n"
-    write_atomically(course_root() / "assets" / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     recorded.cache_clear()
     return record
 
