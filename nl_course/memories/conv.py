@@ -48,10 +48,10 @@ class CausalConv(nn.Module):
         seen = torch.cat([tail.to(x.dtype), x], dim=1)
         # A sum of k shifted copies, in float32 at least: `conv1d` with a group for each feature is many times
         # slower backwards on a CPU.
-        weight = self.weight.to(torch.promote_types(x.dtype, torch.float32))
-        y = seen[:, :tokens] * weight[:, 0]
+        taps = self.weight.to(torch.promote_types(x.dtype, torch.float32)).T.contiguous()
+        y = seen[:, :tokens] * taps[0]
         for i in range(1, self.kernel):
-            y = y + seen[:, i : i + tokens] * weight[:, i]
+            y = y + seen[:, i : i + tokens] * taps[i]
         if self.bias is not None:
             y = y + self.bias
         if self.activation == "silu":
