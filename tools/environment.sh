@@ -32,10 +32,11 @@ fi
 if [ ! -x .venv/bin/python ]; then
     say "Making .venv with $("$python" --version). To be downloaded, unless pip has it already:"
     case "$(uname -s)" in
-        Linux) say "  PyTorch for Linux: 2 to 3 GB with NVIDIA's libraries (about 0.2 GB where pip finds a CPU build);" ;;
-        *) say "  PyTorch: about 0.1 GB;" ;;
+        Linux) say "  PyTorch for Linux: 2 to 3 GB with NVIDIA's libraries (0.2 GB where pip finds a CPU build);" ;;
+        *) say "  PyTorch: 0.1 GB;" ;;
     esac
-    say "  everything else, JupyterLab included: about 0.3 GB. A few minutes; later calls start at once."
+    say "  everything else, JupyterLab included: 0.2 GB. On disk 2 GB; with NVIDIA's libraries several more."
+    say "This happens once and takes some minutes. Later calls start at once."
     "$python" -m venv .venv
 fi
 pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install"
