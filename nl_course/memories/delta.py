@@ -62,7 +62,7 @@ def delta_writes(k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor | None, S: Te
 
 def _read_and_write(q, k, v, beta, log_a, S, chunk) -> tuple[Tensor, Tensor, Tensor]:
     """o, the last S, and the writes w, by the WY / UT transform (arXiv 2406.06484, section 3; gated: 2412.06464,
-    section 3.3). Each write depends on the earlier ones of its chunk:
+    section 3). Each write depends on the earlier ones of its chunk:
 
         w_t = beta_t (v_t - d_t k_t S - sum_{j<t} D_tj (k_t . k_j) w_j)
 
@@ -119,7 +119,7 @@ class DeltaConfig(MatrixConfig):
 
 
 class DeltaNet(MatrixMemory):
-    """The delta rule as a layer (arXiv 2406.06484, section 3.4): q, k, v by projection, convolution and SiLU,
+    """The delta rule as a layer (arXiv 2406.06484): q, k, v by projection, convolution and SiLU,
     q and k of length 1, beta = sigmoid(x W_beta) per head; RMSNorm of each head's read before the output
     projection."""
 
@@ -161,8 +161,7 @@ class GatedDeltaConfig(DeltaConfig):
 class GatedDeltaNet(DeltaNet):
     """The delta rule with a forgetting gate, alpha_t = exp(-Delta_t exp(A_h)), Delta_t = softplus(x_t W_Delta
     + b_h), the gate of Mamba-2 (Dao and Gu 2024, arXiv 2405.21060), and started as there: Delta between 0.001
-    and 0.1, exp(A) between 1 and 16. Normalised and gated reads (arXiv 2412.06464, section 3.4 and figure
-    1)."""
+    and 0.1, exp(A) between 1 and 16. Normalised and gated reads (arXiv 2412.06464, figure 1)."""
 
     def __init__(self, config: GatedDeltaConfig, path: str = "auto"):
         super().__init__(config, path)

@@ -1,6 +1,6 @@
 """Linear attention and retention: one matrix for the whole past, written by outer products.
 
-    S_t = S_{t-1} + k_t^T v_t              linear attention (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 18-19)
+    S_t = S_{t-1} + k_t^T v_t              linear attention (Katharopoulos et al. 2020, arXiv 2006.16236, eq. 18)
     S_t = gamma S_{t-1} + k_t^T v_t        retention (Sun et al. 2023, RetNet, arXiv 2307.08621, eq. 6)
     o_t = q_t S_t
 
