@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: counting a cache, finding break-even, the ceiling of a batch, reading a claim, a slope."""
+"""Exercises of notebook 02: counting a cache, where it outweighs the weights, reading a claim, a batch's ceiling, a slope."""
 
 import math
 
@@ -155,7 +155,63 @@ bytes per number; every layer is global. Return the exact quotient, not rounded.
 )
 
 
-# -- 2.3 the ceiling of a batch ------------------------------------------------------------------------------
+# -- 2.3 reading a claim -------------------------------------------------------------------------------------
+def _saving_solution(new_numbers, new_bits, old_numbers, old_bits):
+    return 1 - (new_numbers * new_bits) / (old_numbers * old_bits)
+
+
+def _two_caches(dice: Dice) -> tuple:
+    return dice.whole(100, 10**5), dice.pick([2, 4, 6, 8, 16]), dice.whole(100, 10**6), dice.pick([8, 16])
+
+
+@holds("at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache", hint=2, trials=1)
+def _equal(answer, dice):
+    got = float(answer(60 * (512 + 64), 16, 95 * 2 * 8 * 128, 16))
+    if round(100 * got, 1) != 82.2:
+        raise Miss("0.822", got)
+
+
+@holds("with 6 bits against 16 it saves the 93.3 % of the headline", hint=3, trials=1)
+def _claimed(answer, dice):
+    got = float(answer(60 * (512 + 64), 6, 95 * 2 * 8 * 128, 16))
+    if round(100 * got, 1) != 93.3:
+        raise Miss("0.933", got)
+
+
+CLAIM = Exercise(
+    id="2.3",
+    title="What stands behind 93.3 %",
+    task="""
+DeepSeek-V2 was announced with a cache "reduced by 93.3 %". Write `my_saving(new_numbers, new_bits, old_numbers,
+old_bits)`: the share of bytes per token that is saved when a cache of `new_numbers` numbers of `new_bits` bits takes
+the place of one of `old_numbers` numbers of `old_bits` bits. 0.25 means that a quarter is saved.
+""",
+    stub="def my_saving(new_numbers, new_bits, old_numbers, old_bits):\n    ...\n",
+    properties=(_equal, _claimed, equals("any two caches", _two_caches, _saving_solution, hint=1)),
+    hints=(
+        "A saving is one minus the share that is left.",
+        "The share that is left is a quotient of bits: numbers times bits, new over old.",
+        "1 - new_numbers * new_bits / (old_numbers * old_bits). Then ask of any headline: against what, in "
+        "which format?",
+    ),
+    aim="A percentage hides its baseline: this one is against a model that had grouped queries, at another precision.",
+    solution=_saving_solution,
+    wrong=(
+        Wrong(
+            lambda n, nb, o, ob: 1 - n / o,
+            "the formats were left out: 82.2 % is then the answer to both questions",
+            "with 6 bits against 16 it saves the 93.3 % of the headline",
+        ),
+        Wrong(
+            lambda n, nb, o, ob: n * nb / (o * ob),
+            "what is left was given for what is saved",
+            "at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache",
+        ),
+    ),
+)
+
+
+# -- 2.4 the ceiling of a batch ------------------------------------------------------------------------------
 def _intensity_solution(parameters, layers, heads, kv_heads, head_dim, context, batch):
     flops = batch * (2 * parameters + 4 * layers * heads * head_dim * context)
     moved = 2 * parameters + 2 * batch * context * 2 * layers * kv_heads * head_dim
@@ -184,7 +240,7 @@ def _ceiling(answer, dice):
 
 
 INTENSITY = Exercise(
-    id="2.3",
+    id="2.4",
     title="The ceiling that batching cannot move",
     task="""
 Write `my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch)`: operations per byte of one decode
@@ -215,62 +271,6 @@ The step reads all weights once for the whole batch, and every reader's own keys
             lambda P, L, h, kv, d, T, B: B * (2 * P + 4 * L * h * d * T) / (2 * P + 4 * B * T * L * h * d),
             "the cache was counted with the query heads: GQA's whole gain is lost",
             "any shape, context and batch",
-        ),
-    ),
-)
-
-
-# -- 2.4 reading a claim -------------------------------------------------------------------------------------
-def _saving_solution(new_numbers, new_bits, old_numbers, old_bits):
-    return 1 - (new_numbers * new_bits) / (old_numbers * old_bits)
-
-
-def _two_caches(dice: Dice) -> tuple:
-    return dice.whole(100, 10**5), dice.pick([2, 4, 6, 8, 16]), dice.whole(100, 10**6), dice.pick([8, 16])
-
-
-@holds("at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache", hint=2, trials=1)
-def _equal(answer, dice):
-    got = float(answer(60 * (512 + 64), 16, 95 * 2 * 8 * 128, 16))
-    if round(100 * got, 1) != 82.2:
-        raise Miss("0.822", got)
-
-
-@holds("with 6 bits against 16 it saves the 93.3 % of the headline", hint=3, trials=1)
-def _claimed(answer, dice):
-    got = float(answer(60 * (512 + 64), 6, 95 * 2 * 8 * 128, 16))
-    if round(100 * got, 1) != 93.3:
-        raise Miss("0.933", got)
-
-
-CLAIM = Exercise(
-    id="2.4",
-    title="What stands behind 93.3 %",
-    task="""
-DeepSeek-V2 was announced with a cache "reduced by 93.3 %". Write `my_saving(new_numbers, new_bits, old_numbers,
-old_bits)`: the share of bytes per token that is saved when a cache of `new_numbers` numbers of `new_bits` bits takes
-the place of one of `old_numbers` numbers of `old_bits` bits. 0.25 means that a quarter is saved.
-""",
-    stub="def my_saving(new_numbers, new_bits, old_numbers, old_bits):\n    ...\n",
-    properties=(_equal, _claimed, equals("any two caches", _two_caches, _saving_solution, hint=1)),
-    hints=(
-        "A saving is one minus the share that is left.",
-        "The share that is left is a quotient of bits: numbers times bits, new over old.",
-        "1 - new_numbers * new_bits / (old_numbers * old_bits). Then ask of any headline: against what, in "
-        "which format?",
-    ),
-    aim="A percentage hides its baseline: this one is against a model that had grouped queries, at another precision.",
-    solution=_saving_solution,
-    wrong=(
-        Wrong(
-            lambda n, nb, o, ob: 1 - n / o,
-            "the formats were left out: 82.2 % is then the answer to both questions",
-            "with 6 bits against 16 it saves the 93.3 % of the headline",
-        ),
-        Wrong(
-            lambda n, nb, o, ob: n * nb / (o * ob),
-            "what is left was given for what is saved",
-            "at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache",
         ),
     ),
 )
@@ -335,7 +335,7 @@ out?
     ),
 )
 
-EXERCISES = (CACHE, CROSSING, INTENSITY, CLAIM, EXPONENT)
+EXERCISES = (CACHE, CROSSING, CLAIM, INTENSITY, EXPONENT)
 
 DISCUSSION = (
     (

@@ -14,6 +14,11 @@ from ipywidgets import HTML, Layout, VBox
 from nl_course.views import theme
 
 
+def _style(memory: str) -> theme.Style:
+    """A memory's style by name; grey where the thing drawn is no memory ("")."""
+    return theme.style(memory) if memory else theme.Style(theme.MUTED, "solid", "")
+
+
 class Chart:
     """A figure and its sentence; made by `chart`, shown as a cell's last line."""
 
@@ -24,14 +29,14 @@ class Chart:
 
     def line(self, x, y, name: str, memory: str = "attention", dash: str | None = None, **more) -> "Chart":
         """A line in the colour and dash of `memory` (or another dash)."""
-        style = theme.style(memory)
+        style = _style(memory)
         line = dict(color=style.colour, dash=dash or style.dash, width=2)
         self.figure.add_scatter(x=list(x), y=list(y), name=name, mode="lines", line=line, **more)
         return self
 
     def points(self, x, y, name: str, memory: str = "attention", text=None, symbol=None, **more) -> "Chart":
         """Markers in the colour and shape of `memory` (or another symbol), with a label each where `text` is given."""
-        style = theme.style(memory)
+        style = _style(memory)
         marker = dict(color=style.colour, symbol=symbol or style.marker, size=10)
         mode = "markers+text" if text is not None else "markers"
         self.figure.add_scatter(
@@ -41,7 +46,7 @@ class Chart:
 
     def bars(self, names, sizes, name: str, memory: str = "attention", pattern: str | None = None, **more) -> "Chart":
         """Horizontal bars, one a name; several calls stack. `pattern` fills them so that colour is not all."""
-        style = theme.style(memory)
+        style = _style(memory)
         marker = dict(color=style.colour, pattern=dict(shape=style.pattern if pattern is None else pattern))
         self.figure.add_bar(x=list(sizes), y=list(names), name=name, orientation="h", marker=marker, **more)
         return self
