@@ -24,9 +24,10 @@ from nl_course.files import cache_folder, course_root
 OLDEST_PYTHON = (3, 11)
 SMALL_MEMORY = 4e9  # bytes; the core of the course runs in this much
 SMALL_DISK = 1e9
-# Tokens a second of the `tiny` preset, forward and backward, 8 x 256 bytes, on the two cores the course is planned for.
-# Measured with `python -m nl_course.doctor --speed` on 2 cores of an x86-64 server, torch 2.13.0.
-PLANNED_SPEED = 20_000
+# Bytes a second of the `tiny` preset, forward and backward, 8 rows of 256, that live trainings are planned for: one
+# thread of an x86-64 server, torch 2.13.0, by its CPU time (13,161 on 2026-11-24). Two idle cores are faster.
+# `python -m nl_course.doctor --speed` prints what this machine does.
+PLANNED_SPEED = 13_000
 SLOW = 0.5  # share of the planned speed below which live trainings are called slow
 # What draws widgets in JupyterLab: package, its extension's folder, and the major version that goes with ipywidgets 8.
 WIDGETS = (
@@ -85,7 +86,8 @@ def doctor() -> Report:
     return Report(found)
 
 
-REINSTALL = f"{Path(sys.executable).name} -m pip install --force-reinstall -c constraints.txt nl-course (or `make lab`)"
+PIP = f"{sys.executable} -m pip install -c constraints.txt"
+REINSTALL = f"run `make lab` again, or in the course's folder: {PIP} --force-reinstall -e ."
 
 
 # -- versions -------------------------------------------------------------------------------------------------
@@ -119,12 +121,11 @@ def packages() -> Iterator[Check]:
             other.append(f"{wanted.name} {have} (tested with {pin})")
         if wanted.name in ("torch", "jupyterlab", "ipywidgets", "plotly", "anywidget") and have is not None:
             shown.append(f"{wanted.name} {have}")
-    pip = f"{Path(sys.executable).name} -m pip install -c constraints.txt"
     if missing:
-        yield Check("packages", "fix", f"not installed: {', '.join(missing)}", f"{pip} {' '.join(missing)}")
+        yield Check("packages", "fix", f"not installed: {', '.join(missing)}", f"{PIP} {' '.join(missing)}")
     if old:
         names = " ".join(entry.split()[0] for entry in old)
-        yield Check("packages", "fix", f"of a version that does not fit: {', '.join(old)}", f"{pip} --upgrade {names}")
+        yield Check("packages", "fix", f"of a version that does not fit: {', '.join(old)}", f"{PIP} --upgrade {names}")
     if other:
         yield Check(
             "packages",
@@ -281,8 +282,8 @@ def widgets() -> Iterator[Check]:
             continue
         remedies.append(package)
     if wrong:
-        pip = f"{Path(sys.executable).name} -m pip install --force-reinstall --no-deps -c constraints.txt"
-        yield Check("widgets", "fix", "; ".join(wrong), f"{pip} {' '.join(remedies)}, then restart JupyterLab")
+        remedy = f"{PIP} --force-reinstall --no-deps {' '.join(remedies)}, then restart JupyterLab"
+        yield Check("widgets", "fix", "; ".join(wrong), remedy)
     elif not any(extension in disabled for _, extension, _ in WIDGETS):
         yield Check("widgets", "ok", f"will show in JupyterLab {_version('jupyterlab')} (ipywidgets {ours})")
 
@@ -311,7 +312,7 @@ def kernel() -> Iterator[Check]:
     """The kernel `python3`, which every notebook asks for, runs this very Python."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-    again = f"{Path(sys.executable).name} -m ipykernel install --sys-prefix"
+    again = f"{sys.executable} -m ipykernel install --sys-prefix"
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:
@@ -355,7 +356,7 @@ def course() -> Iterator[Check]:
     if not notebooks or not (root / "assets").is_dir():
         yield Check("course", "fix", f"the notebooks or assets are missing from {root}", "get the course anew, whole")
     else:
-        yield Check("course", "ok", f"{notebooks} notebooks in {root / 'notebooks'}")
+        yield Check("course", "ok", f"{notebooks} notebook{'s' * (notebooks != 1)} in {root / 'notebooks'}")
 
 
 def main(arguments: list[str] | None = None, check: Callable[[], Report] = doctor) -> int:

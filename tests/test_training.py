@@ -334,3 +334,12 @@ def test_a_config_survives_json_and_an_unknown_setting_is_refused():
     assert config == CONFIG
     with pytest.raises(CourseError, match="Did you mean 'learning_rate'"):
         TrainingConfig.from_dict({"learnin_rate": 1})
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_in_bf16_stays_near_the_processors_and_resumes(tmp_path):
+    expected = run(model(dropout=0.0)).losses
+    found = run(model(dropout=0.0).cuda(), tmp_path, stop=lambda metrics: metrics["step"] == 5)
+    resumed = run(model(1, dropout=0.0).cuda(), tmp_path, resume=True)
+    assert found.stopped and resumed.losses == pytest.approx(expected, rel=0.03)
+    assert load_model(tmp_path / "model.safetensors", "cuda", build=lambda _: model()).out.weight.is_cuda
