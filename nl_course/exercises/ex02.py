@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: counting a cache, where it outweighs the weights, reading a claim, a batch's ceiling, a slope."""
+"""Exercises of notebook 02: counting a cache, its crossing with the weights, a claim, a ceiling, an exponent."""
 
 import math
 
@@ -23,6 +23,15 @@ def _cache_bytes_solution(groups, context, batch, size):
     return batch * size * total
 
 
+def _counted_cache(groups, context, batch, size):
+    """What the checks compare with: rows held, counted layer by layer, keys and values apart."""
+    numbers = 0
+    for layers, kept, heads, width in groups:
+        rows = len(range(context)[-kept:] if kept else range(context))
+        numbers += sum(rows * heads * width for _layer in range(layers) for _part in ("key", "value"))
+    return numbers * size * batch
+
+
 def _no_window(groups, context, batch, size):
     return batch * size * sum(n * 2 * kv * d * context for n, _, kv, d in groups)
 
@@ -45,14 +54,14 @@ def _one_global_layer(answer, dice):
 def _full(answer, dice):
     window = dice.whole(2, 50)
     group = [(dice.whole(1, 5), window, 2, 16)]
-    compare(_cache_bytes_solution(group, window, 1, 2), answer(group, 10 * window, 1, 2))
+    compare(_counted_cache(group, window, 1, 2), answer(group, 10 * window, 1, 2))
 
 
 @holds("a window that is not yet full holds what was read, and no more", hint=2)
 def _not_full(answer, dice):
     group = [(1, 1000, 2, 16)]
     tokens = dice.whole(1, 900)
-    compare(_cache_bytes_solution(group, tokens, 1, 2), answer(group, tokens, 1, 2))
+    compare(_counted_cache(group, tokens, 1, 2), answer(group, tokens, 1, 2))
 
 
 CACHE = Exercise(
@@ -69,7 +78,7 @@ tokens that a sliding layer keeps. `size` is the bytes of one number.
         _one_global_layer,
         _full,
         _not_full,
-        equals("any mixture of layers, readers and formats adds up", _layers, _cache_bytes_solution, hint=3),
+        equals("any mixture of layers, readers and formats adds up", _layers, _counted_cache, hint=3),
     ),
     hints=(
         "For one token, one layer keeps a key and a value per key-value head. How many numbers are that?",
@@ -123,6 +132,16 @@ def _formats(answer, dice):
     compare((2 * base, base / 2), (float(answer(P, 2, L, kv, d, 1)), float(answer(P, 1, L, kv, d, 2))))
 
 
+@holds("any model and any two formats", hint=3)
+def _as_large(answer, dice):
+    """The weights, and the cache after that many tokens, have the same bytes."""
+    parameters, weight_size, layers, kv_heads, head_dim, cache_size = _a_model(dice)
+    tokens = float(answer(parameters, weight_size, layers, kv_heads, head_dim, cache_size))
+    key = value = kv_heads * head_dim * cache_size
+    cache = tokens * layers * (key + value)
+    compare(float(weight_size * parameters), cache, what="bytes of the cache there")
+
+
 CROSSING = Exercise(
     id="2.2",
     title="Where the cache outweighs the weights",
@@ -132,7 +151,7 @@ readers together (batch times context), at which the key-value cache is as large
 bytes per number; every layer is global. Return the exact quotient, not rounded.
 """,
     stub="def my_crossing(parameters, weight_size, layers, kv_heads, head_dim, cache_size):\n    ...\n",
-    properties=(_formats, _llama, equals("any model and any two formats", _a_model, _crossing_solution, hint=3)),
+    properties=(_formats, _llama, _as_large),
     hints=(
         "Two numbers of bytes are to be equal: one does not depend on tokens, the other is proportional to them.",
         "Weights are parameters * weight_size. What does one token add to the cache of all layers?",
@@ -178,6 +197,15 @@ def _claimed(answer, dice):
         raise Miss("0.933", got)
 
 
+@holds("any two caches", hint=1)
+def _what_is_left(answer, dice):
+    """Take the saving from the old cache, and the new one is left."""
+    new_numbers, new_bits, old_numbers, old_bits = _two_caches(dice)
+    old = float(old_numbers * old_bits)
+    left = old - old * float(answer(new_numbers, new_bits, old_numbers, old_bits))
+    compare(float(new_bits * new_numbers), left, 1e-6, what="bits left")
+
+
 CLAIM = Exercise(
     id="2.3",
     title="What stands behind 93.3 %",
@@ -187,7 +215,7 @@ old_bits)`: the share of bytes per token that is saved when a cache of `new_numb
 the place of one of `old_numbers` numbers of `old_bits` bits. 0.25 means that a quarter is saved.
 """,
     stub="def my_saving(new_numbers, new_bits, old_numbers, old_bits):\n    ...\n",
-    properties=(_equal, _claimed, equals("any two caches", _two_caches, _saving_solution, hint=1)),
+    properties=(_equal, _claimed, _what_is_left),
     hints=(
         "A saving is one minus the share that is left.",
         "The share that is left is a quotient of bits: numbers times bits, new over old.",
@@ -216,6 +244,15 @@ def _intensity_solution(parameters, layers, heads, kv_heads, head_dim, context, 
     flops = batch * (2 * parameters + 4 * layers * heads * head_dim * context)
     moved = 2 * parameters + 2 * batch * context * 2 * layers * kv_heads * head_dim
     return flops / moved
+
+
+def _counted_step(parameters, layers, heads, kv_heads, head_dim, context, batch):
+    """What the checks compare with: operations and bytes added up reader by reader and layer by layer."""
+    operations, moved = 0, 2 * parameters
+    for _reader in range(batch):
+        operations += 2 * parameters + sum(4 * heads * head_dim * context for _layer in range(layers))
+        moved += sum(2 * size for _layer in range(layers) for size in 2 * [kv_heads * head_dim * context])
+    return operations / moved
 
 
 def _shape(dice: Dice) -> tuple:
@@ -248,7 +285,7 @@ step in 16 bits. A token costs 2 operations per parameter, and 4 * heads * head_
 The step reads all weights once for the whole batch, and every reader's own keys and values.
 """,
     stub="def my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch):\n    ...\n",
-    properties=(_empty, equals("any shape, context and batch", _shape, _intensity_solution, hint=2), _ceiling),
+    properties=(_empty, equals("any shape, context and batch", _shape, _counted_step, hint=2), _ceiling),
     hints=(
         "Write operations and bytes as two lines. Which of the four terms is *not* multiplied by the batch?",
         "Bytes: 2 * parameters (once), and batch * context * 2 * layers * kv_heads * head_dim numbers of 2 bytes.",
@@ -285,14 +322,13 @@ def _two_runs(dice: Dice) -> tuple:
     floor, alpha = dice.number(0.5, 1.9), dice.number(0.2, 0.6)
     small = dice.whole(10**3, 10**6)
     large, scale = small * dice.whole(2, 100), dice.number(10, 100)
-    return small, large, floor + scale / small**alpha, floor + scale / large**alpha, floor
+    return alpha, (small, large, floor + scale / small**alpha, floor + scale / large**alpha, floor)
 
 
 @holds("the exponent that was planted comes back", hint=2)
 def _planted(answer, dice):
-    small, large, high, low, floor = _two_runs(dice)
-    alpha = _exponent_solution(small, large, high, low, floor)
-    compare(alpha, float(answer(small, large, high, low, floor)), 1e-9)
+    alpha, runs = _two_runs(dice)
+    compare(alpha, float(answer(*runs)), 1e-9)
 
 
 @holds("without a floor it is the slope of the plain losses' logarithms", hint=1)

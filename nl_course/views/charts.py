@@ -8,6 +8,8 @@ Every chart carries one sentence that says what it shows: it stands under the pi
 end answers. Colours, dashes and markers are the theme's, by memory.
 """
 
+import math
+
 import plotly.graph_objects as go
 from ipywidgets import HTML, Layout, VBox
 
@@ -39,9 +41,8 @@ class Chart:
         style = _style(memory)
         marker = dict(color=style.colour, symbol=symbol or style.marker, size=10)
         mode = "markers+text" if text is not None else "markers"
-        self.figure.add_scatter(
-            x=list(x), y=list(y), name=name, mode=mode, marker=marker, text=text, **{"textposition": "top left", **more}
-        )
+        more = {"textposition": "top center", "cliponaxis": False, "text": text, **more}
+        self.figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, marker=marker, **more)
         return self
 
     def bars(self, names, sizes, name: str, memory: str = "attention", pattern: str | None = None, **more) -> "Chart":
@@ -53,13 +54,28 @@ class Chart:
 
     def level(self, y: float, name: str) -> "Chart":
         """A dotted horizontal line with its name."""
-        self.figure.add_hline(y=y, line=dict(color=theme.INK, dash="dot"), annotation_text=name)
+        at = math.log10(y) if self.figure.layout.yaxis.type == "log" else y
+        self.figure.add_shape(
+            type="line", xref="paper", x0=0, x1=1, y0=y, y1=y, line=dict(color=theme.INK, dash="dot", width=2)
+        )
+        self.figure.add_annotation(
+            xref="paper", x=0, y=at, text=name, showarrow=False, xanchor="left", yanchor="bottom"
+        )
         return self
+
+    def _spread(self) -> None:
+        """Whole powers of ten as ticks on logarithmic axes that span two of them or more."""
+        for axis in "xy":
+            if self.figure.layout[f"{axis}axis"].type == "log":
+                values = [v for trace in self.figure.data for v in trace[axis] if v and v > 0]
+                if values and max(values) >= 100 * min(values):
+                    self.figure.layout[f"{axis}axis"].dtick = 1
 
     def __repr__(self) -> str:
         return f"Chart: {self.says}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
+        self._spread()
         sentence = HTML(f"<p style='max-width:75em;line-height:1.4;margin:2px 4px'>{self.says}</p>")
         box = VBox([self.figure, sentence], layout=Layout(overflow="visible"))
         box.add_class("nl-chart")
@@ -74,4 +90,4 @@ def chart(says: str, x: str = "", y: str = "", log: str = "", height: int = 340,
         )
         for axis, title in (("x", x), ("y", y))
     }
-    return Chart(says, dict(height=height, barmode="stack", **axes, **layout))
+    return Chart(says, dict(height=height, barmode="stack", legend_traceorder="normal", **axes, **layout))

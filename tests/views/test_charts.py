@@ -20,3 +20,12 @@ def test_what_stands_in_the_notebook_is_the_sentence():
     bundle = picture._repr_mimebundle_()
     assert bundle["text/plain"] == "Chart: It rises." and "application/vnd.jupyter.widget-view+json" in bundle
     assert picture.figure.layout.annotations[0].text == "limit"
+
+
+def test_ticks_and_levels_of_logarithmic_axes():
+    wide, narrow = chart("Wide.", y="GB", log="y"), chart("Narrow.", y="GB", log="y")
+    wide.line([1, 2], [1, 5000], "a").level(100, "limit")._repr_mimebundle_()
+    narrow.line([1, 2], [2, 3], "a", memory="")._repr_mimebundle_()
+    assert wide.figure.layout.yaxis.dtick == 1 and narrow.figure.layout.yaxis.dtick is None
+    assert wide.figure.layout.shapes[0].y0 == 100 and wide.figure.layout.annotations[0].y == 2
+    assert narrow.figure.data[0].line.color == theme.MUTED
