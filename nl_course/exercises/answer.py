@@ -97,7 +97,7 @@ def describe(value: Any) -> str:
     """The size of an argument: a tensor's shape, a number itself, a tuple's parts."""
     if isinstance(value, torch.Tensor):
         return str(tuple(value.shape)) if value.ndim else "= " + short(value)
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)) and any(isinstance(part, torch.Tensor) for part in value):
         return "[" + ", ".join(describe(part) for part in value) + "]"
     if callable(value):
         return "(a function)"
@@ -116,8 +116,9 @@ def short(value: Any) -> str:
         return str(value.tolist()) if not value.is_floating_point() else _rounded(value.tolist())
     if isinstance(value, float):
         return _rounded(value)
-    if isinstance(value, (tuple, list)) and not isinstance(value, str) and len(value) <= 6:
-        return "(" + ", ".join(short(part) for part in value) + ")"
+    if isinstance(value, (tuple, list)) and len(value) <= 6:
+        left, right = "()" if isinstance(value, tuple) else "[]"
+        return left + ", ".join(short(part) for part in value) + right
     text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -126,4 +127,11 @@ def _rounded(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_rounded(part) for part in value) + "]"
     whole = math.isfinite(value) and value == int(value) and abs(value) < 1e7
-    return str(int(value)) if whole else f"{value:.4g}"
+    return str(int(value)) if whole else f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def unlike(expected: Any, got: Any) -> tuple[str, str]:
+    """Two different values as texts that differ: with four digits, or with twelve where four look alike."""
+    if short(expected) == short(got) and all(isinstance(x, float) for x in (expected, got)):
+        return f"{expected:.12g}", f"{got:.12g}"
+    return short(expected), short(got)

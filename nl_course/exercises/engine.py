@@ -140,6 +140,7 @@ class Exercise:
 
 # ---------------------------------------------------------------------------------- where exercises are
 
+
 def chapters() -> list[int]:
     """The numbers of the notebooks that have an `exNN.py`."""
     package = import_module("nl_course.exercises")

@@ -285,24 +285,21 @@ EXERCISES = (ATTEND, DECODE_STEP, DECODE_COSTS, ROTATE, COPYING_SCORE)
 
 DISCUSSION = (
     (
-        "Somebody writes: with a KV cache each decoding step is O(1). What is right about it, and what is "
-        "not?",
+        "Somebody writes: with a KV cache each decoding step is O(1). What is right about it, and what is not?",
         "The projections are: one token a step, however long the text. The read is not: step t compares "
         "its query with t keys and mixes t values, so its time and its memory traffic grow with t, and "
         "the bytes held too. At a few tokens the first part dominates and a stopwatch seems to agree; at "
         "a hundred thousand it does not.",
     ),
     (
-        "The model's weights did not change while the random string went by, and yet its loss fell. Has "
-        "it learnt?",
+        "The model's weights did not change while the random string went by, and yet its loss fell. Has it learnt?",
         "It has learnt within the context: what it read is in its cache, and trained circuits use it. "
         "Nothing of it outlives the cache. Training made the weights that can do this; reading made the "
         "contents. It is what the course calls two levels with two clocks, and the fast one is wiped "
         "after each text.",
     ),
     (
-        "Shuffle the rows of a full cache, keys and values alike, before the next step. Does the output "
-        "change?",
+        "Shuffle the rows of a full cache, keys and values alike, before the next step. Does the output change?",
         "No. Softmax and the weighted sum do not care about the order of rows. Order lives in the keys "
         "themselves, which were turned by their positions when they were written; without that, or a mask "
         "while the past was computed, attention could not tell one order of the same words from another.",

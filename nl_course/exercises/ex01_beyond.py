@@ -82,8 +82,7 @@ def wrong_costs_reads_too(tokens, layers, kv_heads, head_dim, number_bytes, cach
 DECODE_COSTS = Exercise(
     id="1.3",
     title="what a cache saves, and what it does not",
-    aim="To meet the claim that a cache makes decoding O(1) with a count: projections fall to one a step, "
-    "reads stay.",
+    aim="To meet the claim that a cache makes decoding O(1) with a count: projections fall to one a step, reads stay.",
     task="""
 A model writes `tokens` tokens, one a step, from an empty start. Write `decode_costs(...)`, which returns
 three numbers:
@@ -204,8 +203,7 @@ def wrong_rotate_one_speed(x, positions, theta=10000.0):
 ROTATE = Exercise(
     id="1.4",
     title="places as angles",
-    aim="To find out why turning by position makes a score depend on distance alone, and what the speeds "
-    "are for.",
+    aim="To find out why turning by position makes a score depend on distance alone, and what the speeds are for.",
     task="""
 Write `rotate(x, positions, theta=10000.0)`, the rotary embedding.
 

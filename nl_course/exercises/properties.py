@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.exercises.answer import Miss, short
+from nl_course.exercises.answer import Miss, short, unlike
 from nl_course.exercises.engine import Property
 
 Draw = Callable[["Dice"], tuple]
@@ -175,7 +175,7 @@ def compare(expected: Any, got: Any, tolerance: float = 1e-9, what: str = "") ->
         exact = isinstance(expected, (int, str)) or not isinstance(got, (int, float))
         limit = tolerance * max(1.0, abs(expected)) if not exact else 0
         if got != expected if exact else not abs(got - expected) <= limit:
-            raise Miss(f"{what}{short(expected)}", f"{what}{short(got)}")
+            raise Miss(*(what + text for text in unlike(expected, got)))
         return
     if not isinstance(got, Tensor):
         kind = type(got).__name__
@@ -189,7 +189,7 @@ def compare(expected: Any, got: Any, tolerance: float = 1e-9, what: str = "") ->
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
         place = f"entry [{', '.join(map(str, at))}] = " if at else ""
-        raise Miss(f"{what}{place}{short(expected[at].item())}", f"{what}{place}{short(got[at].item())}")
+        raise Miss(*(what + place + text for text in unlike(expected[at].item(), got[at].item())))
 
 
 def _floating(value: Any) -> bool:

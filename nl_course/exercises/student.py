@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from argparse import _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 import nl_course
@@ -62,7 +62,13 @@ def add_command(commands: _SubParsersAction) -> None:
     """Adds `student FOLDER` to the command line; the chosen command is called as `arguments.run(arguments)`."""
     parser = commands.add_parser("student", help="copy the course for a class, without its solutions")
     parser.add_argument("folder", help="where the copy goes: a folder that does not exist yet")
-    parser.set_defaults(run=lambda arguments: print(f"Student build written to {build(arguments.folder)}"))
+    parser.set_defaults(run=run_student)
+
+
+def run_student(arguments: Namespace) -> int:
+    """The command itself; returns the exit code."""
+    print(f"Student build written to {build(arguments.folder)}")
+    return 0
 
 
 def _copy(package: Path, root: Path, made: Path) -> None:

@@ -1,0 +1,254 @@
+"""A student build judges as the course does, and holds nothing that would spoil an exercise."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nl_course.errors import CourseError
+from nl_course.exercises.engine import chapters, discussion, exercises_of
+from nl_course.exercises.student import add_command, build, strip_notebook, strip_source
+
+ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("class") / "course")
+
+
+def bodies(code):
+    """The bodies of all functions in a piece of code, without docstrings, in a form that layout does not change."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a notebook cell with a line for the shell
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+            if body:
+                found.add("\n".join(ast.unparse(n) for n in body))
+    return found
+
+
+def everything_in(made):
+    """(file, code) of every module and notebook cell."""
+    for path in sorted(made.rglob("*.py")):
+        yield path, path.read_text("utf-8")
+    for path in sorted(made.rglob("*.ipynb")):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            yield path, "".join(cell["source"])
+
+
+def test_no_solution_is_anywhere_in_it(made):
+    secret = {body: e.id for e in ALL for body in bodies(e.solution_source())}
+    for path, code in everything_in(made):
+        for body in bodies(code):
+            assert body not in secret, f"{path.name} holds the solution of {secret[body]}"
+
+
+def test_no_line_of_a_solution_or_wrong_answer_is_in_the_exercise_files(made):
+    import inspect
+
+    text = "\n".join(p.read_text("utf-8") for p in sorted((made / "nl_course" / "exercises").glob("ex*.py")))
+    lines = {line.strip() for line in ast.unparse(ast.parse(text)).splitlines()}
+    for asked in ALL:
+        assert not any(w.reveals in text for w in asked.wrong) and asked.aim not in text
+        for function in (asked.solution, *(w.answer for w in asked.wrong)):
+            assert f"{function.__name__}(" not in text
+        for line in ast.unparse(ast.parse(inspect.getsource(asked.solution))).splitlines()[1:]:
+            assert len(line.strip()) < 25 or line.strip() not in lines, f"{asked.id}: {line.strip()}"
+
+
+def test_no_answer_to_a_discussion_question_is_in_it(made):
+    text = "\n".join(code for _, code in everything_in(made))
+    for chapter in chapters():
+        for question, answer in discussion(chapter):
+            assert answer[:60] not in text
+            assert question[:60] in ast.unparse(
+                ast.parse((made / f"nl_course/exercises/ex{chapter:02d}.py").read_text())
+            )
+
+
+JUDGE = """
+import json, sys, types
+import nl_course
+from nl_course.exercises.engine import exercise, discussion, chapters
+from nl_course import exercises
+sys.dont_write_bytecode = True
+report = {"where": nl_course.__file__, "verdicts": [], "kind": repr(exercises.solution("1.2"))}
+for id, source, name in json.load(sys.stdin):
+    module = types.ModuleType("answers")
+    exec("import math, torch", module.__dict__)
+    exec(source, module.__dict__)
+    verdict = exercise(id).check(module.__dict__[name])
+    report["verdicts"].append([verdict.status, verdict.fails])
+report["empty"] = [[e.aim, e.wrong, e.solution] for c in chapters()
+                   for e in __import__("nl_course.exercises.engine").exercises.engine.exercises_of(c)]
+report["answers"] = [answer for c in chapters() for _, answer in discussion(c)]
+print(json.dumps(report))
+"""
+
+
+def test_it_judges_as_the_course_does(made, tmp_path):
+    """In a process of its own: right answers pass, wrong ones fail the same property, stubs are not attempted."""
+    asked, expected = [], []
+    for e in ALL:
+        asked.append([e.id, e.solution_source(), e.definition.name])
+        expected.append(["passed", ""])
+        asked.append([e.id, e.stub, e.definition.name])
+        expected.append(["empty", ""])
+    # One wrong answer that stands alone (needs no helper of its file) goes along for each exercise.
+    import inspect
+
+    for e in ALL:
+        for wrong in e.wrong:
+            if wrong.answer.__name__ == "<lambda>":
+                continue
+            source = inspect.getsource(wrong.answer)
+            if not any(
+                n.id in vars(inspect.getmodule(wrong.answer))
+                for n in ast.walk(ast.parse(source))
+                if isinstance(n, ast.Name) and n.id not in ("torch", "math")
+            ):
+                asked.append([e.id, source, wrong.answer.__name__])
+                expected.append(["failed", wrong.fails])
+                break
+    assert len(asked) >= 2.5 * len(ALL)
+    ran = subprocess.run(
+        [sys.executable, "-c", JUDGE],
+        input=json.dumps(asked),
+        cwd=made,
+        capture_output=True,
+        text=True,
+        env={
+            "PYTHONPATH": str(made),
+            "PATH": "",
+            "OMP_NUM_THREADS": "1",
+            "HOME": str(tmp_path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+    )
+    assert ran.returncode == 0, ran.stderr
+    report = json.loads(ran.stdout.splitlines()[-1])
+    assert report["where"].startswith(str(made))
+    assert report["verdicts"] == expected
+    assert "carries no solutions" in report["kind"]
+    assert all(part == ["", [], None] for part in report["empty"])
+    assert report["answers"] and not any(report["answers"])
+
+
+def test_what_it_holds(made):
+    assert (made / "nl_course" / "memories" / "attention.py").is_file()
+    assert (made / "assets").is_dir() and (made / "pyproject.toml").is_file()
+    assert not (made / "tests").exists() and not list(made.rglob("__pycache__"))
+    assert [p.name for p in made.parent.iterdir()] == ["course"], "nothing is left beside it"
+
+
+# ------------------------------------------------------------------------------------------ taking things out
+
+SOURCE = '''
+"""Exercises."""
+import math
+import torch
+from nl_course.exercises.engine import Exercise, Wrong
+
+# a comment that says the answer is 42
+def reference(x): return torch.exp(x)
+def helper(x): return math.exp(x)
+def solution_1(x): return helper(x)
+def wrong_1(x): return later(x) + 1
+def later(x): return 7
+FIRST = Exercise(id="1.1", title="t", task="t", stub="s", properties=(reference,), hints=("a", "b", "c"),
+                 aim="teacher's aim", solution=solution_1, wrong=(Wrong(wrong_1, "reveals", "fails"),))
+SHARED = 3
+def solution_forgotten(x): return 1
+DISCUSSION = (("Why?", "Because of the answer."),)
+EXERCISES = (FIRST,)
+'''
+
+
+def test_what_only_a_solution_used_goes_and_what_checks_use_stays():
+    left = strip_source(SOURCE, "ex01.py")
+    for gone in ("42", "solution", "wrong", "helper", "later", "math", "Wrong", "aim", "Because", "reveals"):
+        assert gone not in left.split("\n", 1)[1], gone
+    for kept in ("reference", "import torch", "SHARED = 3", "Why?", "EXERCISES", "'c'"):
+        assert kept in left, kept
+
+
+def test_taking_out_twice_changes_nothing_more():
+    once = strip_source(SOURCE, "ex01.py")
+    assert strip_source(once, "ex01.py") == once
+
+
+def test_names_that_other_files_import_stay():
+    assert "def helper" in strip_source(SOURCE, "ex01.py", keep={"helper"})
+
+
+def test_a_check_that_needs_its_solution_is_refused():
+    leaning = SOURCE.replace("(reference,)", "(solution_1,)")
+    with pytest.raises(CourseError, match=r"ex01\.py: solution_1 is a solution, and other code still uses it"):
+        strip_source(leaning, "ex01.py")
+
+
+@pytest.mark.parametrize("written", ["DISCUSSION = load()", 'DISCUSSION = ("Why?", "So.")'])
+def test_a_discussion_that_cannot_be_read_is_refused(written):
+    with pytest.raises(CourseError, match="question, answer"):
+        strip_source(written, "ex01.py")
+
+
+def test_positional_solutions_are_refused():
+    with pytest.raises(CourseError, match="as keywords"):
+        strip_source("E = Exercise(1, 2, 3, 4, 5, 6, 7, 8)", "ex01.py")
+
+
+def test_notebooks_lose_solution_cells_and_printed_solutions():
+    def code(source, tags=()):
+        return {
+            "cell_type": "code",
+            "source": [source],
+            "metadata": {"tags": list(tags)},
+            "outputs": [1],
+            "execution_count": 3,
+        }
+
+    notebook = {"cells": [code("x = 1"), code('solution("1.1")'), code("answer = 42", ["core", "solution"])]}
+    left = json.loads(strip_notebook(json.dumps(notebook)))["cells"]
+    assert [cell["outputs"] for cell in left] == [[1], []]
+    assert [cell["source"] for cell in left] == [["x = 1"], ['solution("1.1")']]
+
+
+@pytest.mark.parametrize("inside", ["exercises/out", "out"])
+def test_it_never_writes_into_the_package(inside):
+    from pathlib import Path
+
+    import nl_course
+
+    with pytest.raises(CourseError, match="inside the course's own nl_course"):
+        build(Path(nl_course.__file__).parent / inside)
+
+
+def test_it_never_writes_over_something(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CourseError, match="exists already"):
+        build(tmp_path)
+    with pytest.raises(CourseError, match="exists already"):
+        build(tmp_path / "mine.txt")
+    with pytest.raises(CourseError, match="could not be written"):
+        build(tmp_path / "mine.txt" / "course")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_command(tmp_path, capsys):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add_command(parser.add_subparsers())
+    (tmp_path / "empty").mkdir()
+    arguments = parser.parse_args(["student", str(tmp_path / "empty")])
+    assert arguments.run(arguments) == 0
+    assert "Student build written to" in capsys.readouterr().out
+    assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01.py").is_file()
