@@ -32,6 +32,7 @@ SETTINGS = {  # JupyterLab's own, by plugin
     "docmanager-extension/plugin": {"autosave": False},
 }
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+CLUTTER = "#jp-menu-panel, #jp-top-panel, #jp-bottom-panel, .jp-Toolbar, .jp-SideBar"
 PLOT = """
 view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .infolayer text')]
   .map(mark => mark.getAttribute('d') || mark.getAttribute('href') || mark.getAttribute('xlink:href')
@@ -273,7 +274,7 @@ class Page:
               if (shell.mode !== 'single-document') await commands.execute('application:toggle-mode');
             }"""
         )
-        self.page.add_style_tag(content="#jp-top-panel, .jp-Toolbar, #jp-bottom-panel {visibility: hidden}")
+        self.page.add_style_tag(content=CLUTTER + " { visibility: hidden !important }")
         self.page.wait_for_timeout(500)
 
     def scroll(self):

@@ -19,6 +19,10 @@ from tools.run_notebooks import ROOT, all_notebooks
 SHOTS, PREVIEWS = ROOT / "shots", ROOT / "assets/previews"
 WIDTH, HEIGHT = 1100, 1400
 MOST_BYTES = 120_000  # of a preview
+FIT = """view => {
+  const plots = [...view.querySelectorAll('.main-svg')].map(plot => plot.getBoundingClientRect().width);
+  Object.assign(view.style, { width: Math.max(600, ...plots) + 24 + 'px', background: 'white', padding: '6px' });
+}"""  # a view as wide as its plot
 
 
 def copy_course(folder: Path, recorded: bool = True) -> Path:
@@ -49,7 +53,7 @@ def photograph_views(page: Page) -> list[str]:
         view = page.view(name)
         view.scroll_into_view_if_needed()
         page.page.mouse.move(0, 0)
-        view.evaluate("view => { view.style.width = 'max-content'; view.style.background = 'white' }")
+        view.evaluate(FIT)
         file = PREVIEWS / f"{name}.png"
         view.screenshot(path=file, animations="disabled")
         shrink(file)

@@ -28,13 +28,9 @@ class Prediction:
         if came is None:
             return f"{said}. {self.until}"
         if self.options:
-            return (
-                f'{said}; it came out "{came}"{", as you said." if came == predicted else ". What differs?"}'
-            )
+            return f'{said}; it came out "{came}"{", as you said." if came == predicted else ". What differs?"}'
         close = abs(came - predicted) <= self.near * abs(came)
-        return (
-            f"{said}; it came out {came:.3g}{', close to it.' if close else '. What makes the difference?'}"
-        )
+        return f"{said}; it came out {came:.3g}{', close to it.' if close else '. What makes the difference?'}"
 
 
 class Line(anywidget.AnyWidget):
@@ -44,7 +40,7 @@ class Line(anywidget.AnyWidget):
     export default { render({ model, el }) {
       el.setAttribute("role", model.get("role"));
       el.setAttribute("aria-live", model.get("role") === "alert" ? "assertive" : "polite");
-      el.style.cssText = "white-space: pre-wrap; max-width: 75em; line-height: 1.4; margin: 2px 4px";
+      el.style.cssText = "white-space: pre-wrap; max-width: 60em; line-height: 1.4; margin: 2px 4px";
       if (model.get("role") === "alert") el.style.color = "#B00020";
       const show = () => { el.textContent = model.get("text"); };
       model.on("change:text", show); show();

@@ -63,7 +63,15 @@ def style(memory: str) -> Style:
 
 def template() -> go.layout.Template:
     """Margins, fonts and grid shared by every chart (plotly's own margins waste half of a small figure)."""
-    axis = dict(gridcolor=GRID, linecolor=MUTED, zeroline=False, ticks="outside", tickcolor=GRID, automargin=True)
+    axis = dict(
+        gridcolor=GRID,
+        linecolor=MUTED,
+        zeroline=False,
+        ticks="outside",
+        tickcolor=GRID,
+        automargin=True,
+        title=dict(font=dict(size=13), standoff=8),
+    )
     return go.layout.Template(
         layout=dict(
             font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
