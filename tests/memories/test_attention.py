@@ -86,6 +86,20 @@ def test_who_may_read_whom(queries, before, window):
             assert allowed[i, key] == (0 <= age and (window is None or age < window))
 
 
+def test_queries_and_keys_in_the_trace_give_the_scores():
+    config = AttentionConfig(8, 4, kv_heads=2)
+    layer, x = Attention(config).double(), torch.randn(1, 10, 8, dtype=torch.float64)
+    trace, state = Trace(), None
+    with torch.no_grad():
+        for piece in x.split([1, 6, 3], dim=1):
+            _, state = layer(piece, state, trace)
+    assert torch.equal(trace["key"].transpose(1, 2), state.key.columns)
+    keys = trace["key"].repeat_interleave(2, dim=2)
+    scores = torch.einsum("bthd,bshd->bths", trace["query"], keys) * config.head_dim**-0.5
+    allowed = visible(10, 10, None)[:, None]
+    torch.testing.assert_close(scores.where(allowed, 0), trace["scores"].where(allowed, 0), **CLOSE)
+
+
 def test_weights_in_the_trace_are_those_that_mix_the_values():
     layer = Attention(AttentionConfig(8, 2, window=4)).double()
     x, trace, state = torch.randn(1, 10, 8, dtype=torch.float64), Trace(only=["weights"]), None

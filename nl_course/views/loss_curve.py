@@ -1,0 +1,105 @@
+"""A loss curve that grows while training runs: give it to `train` as `on_step`.
+
+    curve = LossCurve(steps=300, title="A first transformer")
+    curve                                                 # the cell's last line shows it
+    train(model, stream, config, held_out=..., on_step=curve)
+
+    LossCurve.of(metrics, label="recorded on ...")        # the same picture of a run that is over
+
+Where no front end answers it still collects, and `repr(curve)` says in a sentence what it shows.
+"""
+
+import math
+import time
+from collections.abc import Iterable
+
+import ipywidgets as W
+import plotly.graph_objects as go
+
+from nl_course.views import theme
+from nl_course.views.parts import Line
+
+EVERY = 0.25  # seconds between two redraws
+MEMORY = 0.9  # share of the running mean that is kept at each step
+
+
+class LossCurve:
+    """Training loss of every step (thin), its running mean (thick), held-out loss (diamonds); nats per token."""
+
+    def __init__(self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live"):
+        self.title, self.label, self.vocab = title, label, vocab
+        self.steps, self.losses, self.smooth, self.held_out = [], [], [], []
+        self._mean, self._weight, self._drawn = 0.0, 0.0, -math.inf
+        outer = theme.style("outer")
+        self.figure = go.FigureWidget(layout=dict(template=theme.template(), width=820, height=340))
+        self.figure._config = {**self.figure._config, "displaylogo": False}
+        thin = dict(color=outer.colour, width=1)
+        self.figure.add_scatter(x=[], y=[], mode="lines", name="each step", line=thin, opacity=0.35)
+        self.figure.add_scatter(x=[], y=[], mode="lines", name="running mean", line=dict(color=outer.colour, width=3))
+        diamonds = dict(color=theme.INK, symbol="diamond", size=10)
+        self.figure.add_scatter(x=[], y=[], mode="markers", name="held-out books", marker=diamonds)
+        self.figure.update_layout(
+            title=f"{title} ({label})", xaxis_title="step", yaxis_title="loss (nats per token)",
+            xaxis_range=None if steps is None else [0, steps],
+        )  # fmt: skip
+        if vocab:
+            blind = dict(color=theme.MUTED, dash="dot", width=1)
+            self.figure.add_hline(y=math.log(vocab), line=blind, annotation_text=f"blind guess: ln {vocab}")
+        self._readout = Line()
+        self.widget = W.VBox([self.figure, self._readout], layout=W.Layout(overflow="visible"))
+        self.widget.add_class("nl-view")
+        self.widget.add_class("nl-loss-curve")
+        self.draw()
+
+    @classmethod
+    def of(cls, metrics: Iterable[dict], **options) -> "LossCurve":
+        """The curve of a finished run from its lines of metrics (`step`, `loss`, here and there `held_out_loss`)."""
+        curve = cls(**options)
+        for line in metrics:
+            curve.add(line)
+        curve.draw()
+        return curve
+
+    def __call__(self, metrics: dict) -> None:
+        """One step's metrics; redraws a few times a second, and whenever held-out data was looked at."""
+        self.add(metrics)
+        if "held_out_loss" in metrics or time.monotonic() - self._drawn > EVERY:
+            self.draw()
+
+    def add(self, metrics: dict) -> None:
+        """Takes in one step's metrics without drawing."""
+        self.steps.append(metrics["step"])
+        self.losses.append(metrics["loss"])
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * metrics["loss"]
+        self._weight = MEMORY * self._weight + (1 - MEMORY)  # so that the mean starts at the first loss, not at 0
+        self.smooth.append(self._mean / self._weight)
+        if "held_out_loss" in metrics:
+            self.held_out.append((metrics["step"], metrics["held_out_loss"]))
+
+    def draw(self) -> None:
+        """Brings the picture and its sentence up to date."""
+        self._drawn = time.monotonic()
+        with self.figure.batch_update():
+            for trace, ys in zip(self.figure.data, (self.losses, self.smooth)):
+                trace.x, trace.y = list(self.steps), list(ys)
+            self.figure.data[2].x = [step for step, _ in self.held_out]
+            self.figure.data[2].y = [loss for _, loss in self.held_out]
+        self._readout.text = self.readout
+
+    @property
+    def readout(self) -> str:
+        """What the curve says, in a sentence."""
+        if not self.steps:
+            return "No step has been taken yet."
+        text = f"Step {self.steps[-1]:,}: loss {self.smooth[-1]:.2f} nats per token, {self.losses[0]:.2f} at the start"
+        if self.held_out:
+            text += f"; {self.held_out[-1][1]:.2f} on books held out"
+        if self.vocab:
+            text += f"; as unsure as among {math.exp(self.smooth[-1]):.1f} equally likely tokens of {self.vocab}"
+        return text + "."
+
+    def __repr__(self) -> str:
+        return f"{self.title} ({self.label}): {self.readout}"
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
