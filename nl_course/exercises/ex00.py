@@ -144,23 +144,25 @@ def entry_check():
 
 DISCUSSION = (
     (
-        "A memory of fixed size has read a thousand tokens, another one just like it a hundred thousand. "
-        "Both have the same bytes. Where did the difference go?",
-        "It was given up: two different texts must share a state once there are more texts than states. "
-        "What a fixed memory does is choose what to give up, by age (retention), by what can be foreseen "
-        "(surprise), or by what resembles what is already there. A growing memory defers the choice and "
-        "pays in bytes and in reads.",
+        "A window of 256 tokens also stops growing. In what is it different from a memory that rewrites?",
+        "What it holds, it holds exactly, one entry a token, and what falls out is gone without a trace: "
+        "its forgetting has a sharp edge at 256. A memory that rewrites keeps something of everything, "
+        "mixed into the same numbers, so that old and new disturb each other and nothing is exact. The "
+        "window chooses by age alone; a rewriting memory can choose by what surprises it.",
     ),
     (
-        "Are the weights of a trained model a memory in the sense of this course?",
-        "Yes, the slowest one. They have a size in bytes, training writes to them, each forward pass "
-        "reads them; they simply are not written while a text is read. Later notebooks move parts of them "
-        "to faster clocks.",
+        '"The state is constant, so the memory is unlimited." What is wrong with that sentence?',
+        "A constant state can go on reading for ever, which is not the same as holding what it read. So "
+        "many bytes can tell so many pasts apart and no more; once there are more texts than states, two "
+        "of them must share one. Unlimited is the input; the memory is as limited as a memory can be, by "
+        "a number known beforehand.",
     ),
     (
-        "An open-book exam, a desk, a notebook: which of these pictures of attention breaks first, and where?",
-        "The open book: a reader turns to a page, attention reads every page at every token and mixes "
-        "them. The desk is right about space, and says nothing of the time that it takes to look over all "
-        "of it. A good picture names what grows: bytes held, bytes read a token, or both.",
+        "Where would you put a library card, a notebook and your own brain on the map: what is kept, what "
+        "is rewritten, and how often?",
+        "A library card keeps almost nothing itself and points at a store that others keep: reading goes "
+        "by lookup, the third student. A notebook adds pages and never rewrites them; it grows, and is "
+        "read only where it is opened. A brain rewrites, at many speeds at once: what was just said, "
+        "today, a language learnt over years. That last answer is where notebook 06 takes up.",
     ),
 )

@@ -26,7 +26,8 @@ from nl_course.exercises.properties import (
 def draw_sequence(dice: Dice, tokens: int | None = None):
     tokens = tokens or dice.whole(2, 7)
     width = dice.whole(2, 6)
-    return dice.normal(tokens, width), dice.normal(tokens, width), dice.normal(tokens, dice.whole(1, 4))
+    width += width == tokens  # no square, which would hide a missing transpose
+    return dice.normal(tokens, width), dice.normal(tokens, width), dice.normal(tokens, dice.whole(2, 4))
 
 
 def full_attention(queries, keys, values):
@@ -93,8 +94,8 @@ ATTEND = Exercise(
 Write `attend(queries, keys, values)` for one head.
 
 * `queries` and `keys` are (T, d), `values` is (T, m): one row a token, in reading order.
-* The result is (T, m): row t mixes the values of tokens 0 to t, with the weights softmax(q_t . k_s /
-  sqrt(d)).
+* The result is (T, m): row t mixes the values of tokens 0 to t, with the weights
+  `softmax(q_t . k_s / sqrt(d))`.
 
 No loop is needed. Everything must stay differentiable.""",
     stub='''

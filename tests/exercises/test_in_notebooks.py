@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nl_course.exercises.engine import chapters, exercises_of
+from nl_course.exercises.engine import chapters, discussion, exercises_of
 from nl_course.files import course_root
 
 NOTEBOOKS = {int(path.name[:2]): path for path in sorted((course_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
@@ -20,6 +20,30 @@ def drift(chapter, cells):
             yield f"{asked.id} is never checked"
         elif not any(asked.stub.strip() in source for source in code):
             yield f"{asked.id} stands there with another stub than the exercise's own"
+
+
+def bare(text):
+    return " ".join(re.sub(r"[*`]", "", text).split())
+
+
+def asked_at_the_end(cells):
+    """The numbered questions of a notebook's closing cell."""
+    closing = "".join(cells[-1]["source"])
+    discussed = re.split(r"questions to discuss", closing, flags=re.IGNORECASE)[-1]
+    return [bare(q) for q in re.findall(r"^\d+\. (.*?)(?=^\d+\. |\n\n|\Z)", discussed, flags=re.MULTILINE | re.DOTALL)]
+
+
+@pytest.mark.parametrize("chapter", [c for c in chapters() if c in NOTEBOOKS])
+def test_questions_to_discuss_carry_answers(chapter):
+    answered = {bare(question) for question, _ in discussion(chapter)}
+    questions = asked_at_the_end(json.loads(NOTEBOOKS[chapter].read_text("utf-8"))["cells"])
+    assert len(questions) >= 3
+    assert [q for q in questions if q not in answered] == [], "no answer in DISCUSSION of its exNN.py"
+
+
+def test_questions_are_found_in_the_closing_cell():
+    text = "## End\n\n**Three questions to discuss.**\n\n1. *One* thing\n   or two?\n2. `Why`?\n\n**Further.** 1. No."
+    assert asked_at_the_end([{"source": [text]}]) == ["One thing or two?", "Why?"]
 
 
 @pytest.mark.parametrize("chapter", [c for c in chapters() if c in NOTEBOOKS])
