@@ -1,0 +1,105 @@
+"""What all views of the course owe the learner, whatever they show. A new view is found here by itself."""
+
+import importlib
+import pkgutil
+
+import ipywidgets as W
+import pytest
+
+import nl_course.views
+from nl_course.views.shell import View
+from nl_course.views.sync import changes, flat
+
+
+def every_view() -> list[type[View]]:
+    for module in pkgutil.iter_modules(nl_course.views.__path__, "nl_course.views."):
+        importlib.import_module(module.name)
+    queue, found = [View], []
+    while queue:
+        for kind in queue.pop().__subclasses__():
+            queue.append(kind)
+            if kind.__module__.startswith("nl_course.views."):
+                found.append(kind)
+    return sorted(found, key=lambda kind: kind.name)
+
+
+VIEWS = every_view()
+
+
+@pytest.fixture(scope="module", params=VIEWS, ids=lambda kind: kind.name)
+def view(request) -> View:
+    return request.param(strict=True)
+
+
+def shown(view: View) -> dict:
+    """All that the learner sees of the present settings, as flat numbers and words."""
+    figure = view.figure
+    traces = {f"trace {i}": trace.to_plotly_json() for i, trace in enumerate(figure.data)}
+    layout = figure.layout.to_plotly_json()
+    layout.pop("template", None)
+    for trace in traces.values():
+        trace.pop("uid", None)
+    return flat({"said": view.readout, **traces, "layout": layout})
+
+
+def others(control: W.Widget) -> list:
+    """Some other values that the control allows; none if the test knows no way to move it."""
+    if isinstance(control, W.Checkbox | W.ToggleButton):
+        return [not control.value]
+    if hasattr(control, "options"):
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        return [value for value in values if value != control.value]
+    if all(control.has_trait(name) for name in ("min", "max", "step")) and not isinstance(control.value, tuple):
+        step = control.step or (control.max - control.min) / 10
+        return [control.value + step if control.value + step <= control.max else control.value - step]
+    return []
+
+
+def test_names_differ():
+    names = [kind.name for kind in VIEWS]
+    assert len(set(names)) == len(names) and "view" not in names
+
+
+def test_it_opens_with_a_question_and_something_to_see(view):
+    assert view.title and view.prediction is not None
+    assert not view.prediction.options or 2 <= len(view.prediction.options) <= 4
+    assert len(view.figure.data) > 0 and view.error == ""
+    assert view.readout.strip().endswith(".") and any(letter.isdigit() for letter in view.readout)
+
+
+def test_its_axes_are_named(view):
+    layout = view.figure.layout.to_plotly_json()
+    axes = [axis for name, axis in layout.items() if name.startswith(("xaxis", "yaxis")) and axis.get("visible", True)]
+    titled = sum(bool((axis.get("title") or {}).get("text")) for axis in axes)
+    assert titled >= 1, "at least one axis must say what it counts, with its unit"
+
+
+def surroundings(view: View) -> list[dict]:
+    """The opening settings, then those with one choice made differently: some controls matter only there."""
+    choices = {
+        n: c for n, c in view.controls_by_name.items() if isinstance(c, W.Dropdown | W.ToggleButtons | W.Checkbox)
+    }
+    return [{}, *({name: other} for name, control in choices.items() for other in others(control))]
+
+
+def test_no_control_is_dead_and_all_come_back(view):
+    start = view.settings
+    for name, control in view.controls_by_name.items():
+        if name not in start or not others(control):
+            continue
+        for around in surroundings(view):
+            before = shown(view.set(**{**start, **around}))
+            value = others(control)[0]
+            view.set(**{name: value})
+            assert around or view.error == "", f"{name} = {value!r}"
+            if alive := not view.error and bool(changes(before, shown(view))):
+                break
+        assert alive, f"moving {name!r} to {value!r} changes nothing that is seen"
+        view.set(**start)
+    assert view.settings == start
+
+
+def test_the_same_settings_say_the_same(view):
+    start, said = view.settings, view.readout
+    view._cache.clear()
+    assert view.set(**start).readout == said
