@@ -6,18 +6,18 @@ against themselves before and after one more token. A memory joins the map with 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import ipywidgets as W
-import plotly.graph_objects as go
 import torch
 
-from nl_course.memories import Memory, State, build_memory
+from nl_course.memories import Memory, build_memory
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
 from nl_course.views.shell import View
 
 WIDTH, HEADS = 32, 1
+LATENT = dict(kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)
 LENGTHS = (1, 10, 100, 1_000, 10_000, 100_000)
 ONE_MORE = 200  # tokens read before "one more token" is looked at
 
@@ -37,8 +37,13 @@ def _named(name: str, **options) -> Callable[[], Memory]:
 
 ON_THE_MAP = (
     Place("attention", "attention", _named("attention")),
-    Place("attention, latent cache", "mla", _named("latent-attention", kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)),
+    Place(
+        "attention, latent cache", "mla", _named("latent-attention", kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)
+    ),
     Place("attention, window of 256", "window", _named("attention", window=256)),
+    Place("linear (Hebb)", "linear", _named("linear")),
+    Place("delta rule", "delta", _named("delta")),
+    Place("TTT-Linear", "ttt-linear", _named("ttt-linear")),
 )
 
 
@@ -46,7 +51,7 @@ def _place(label: str) -> Place:
     return next(place for place in ON_THE_MAP if place.label == label)
 
 
-@lru_cache(maxsize=None)
+@cache
 def measured_bytes(label: str, tokens: int) -> int:
     """`state.nbytes` of one layer, one reader, float32, after it has really read `tokens` random tokens."""
     torch.manual_seed(0)
@@ -89,13 +94,13 @@ def one_more_token(label: str) -> list[Change]:
 
 
 def _change(name: str, old: torch.Tensor, new: torch.Tensor) -> Change:
-    if old.shape == new.shape and not torch.equal(old[..., 1:, :], new[..., :-1, :]):
-        rewritten = int((old != new).sum())
-        return Change(name, old.numel() - rewritten, rewritten, 0, 0)
-    if old.shape == new.shape:  # every column moved up by one: a full window
-        column = old[..., :1, :].numel()
-        return Change(name, old.numel() - column, 0, column, column)
-    return Change(name, old.numel(), 0, new.numel() - old.numel(), 0)
+    if old.shape != new.shape:
+        return Change(name, old.numel(), 0, new.numel() - old.numel(), 0)
+    columns = old.shape[-2] if old.dim() > 2 else 1
+    if columns > 1 and torch.equal(old[..., 1:, :], new[..., :-1, :]):  # a full window: all moved up by one
+        return Change(name, old.numel() - old.numel() // columns, 0, old.numel() // columns, old.numel() // columns)
+    rewritten = int((old != new).sum())
+    return Change(name, old.numel() - rewritten, rewritten, 0, 0)
 
 
 class StateMap(View):
@@ -106,15 +111,17 @@ class StateMap(View):
     height = 560
     prediction = Prediction(
         "From 1,000 to 100,000 tokens read: by what factor does attention's memory grow?",
-        lambda arrays: arrays["bytes"]["attention"] / measured_bytes("attention", 1_000)
-        if arrays["tokens"] == 100_000
-        else None,
+        lambda arrays: (
+            arrays["bytes"]["attention"] / measured_bytes("attention", 1_000) if arrays["tokens"] == 100_000 else None
+        ),
         until="Move to 100,000 tokens.",
     )
 
     def controls(self):
         return {
-            "tokens": W.SelectionSlider(options=[(f"{n:,}", n) for n in LENGTHS], value=1_000, description="Tokens read"),
+            "tokens": W.SelectionSlider(
+                options=[(f"{n:,}", n) for n in LENGTHS], value=1_000, description="Tokens read"
+            ),
             "memory": W.Dropdown(options=[p.label for p in ON_THE_MAP], description="One more token for"),
         }
 
