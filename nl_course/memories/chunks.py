@@ -68,8 +68,9 @@ def hebb_chunked(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor | None, S: Tenso
 def carried(kept: Tensor | None, added: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     """S <- kept_n S + added_n from chunk to chunk: kept (b, h, n, 1, 1) or None for 1, added (b, h, n, d_k,
     d_v). Returns the matrix each chunk starts with, (b, h, n, d_k, d_v), and the last one."""
-    starts = []
-    for n in range(added.shape[2]):
+    starts, factors = [], None if kept is None else kept.unbind(2)
+    # Taken apart once: picking one chunk at a time would make the backward pass quadratic in their number.
+    for n, add in enumerate(added.unbind(2)):
         starts.append(S)
-        S = added[:, :, n] + (S if kept is None else kept[:, :, n] * S)
+        S = add + (S if kept is None else factors[n] * S)
     return torch.stack(starts, dim=2), S
