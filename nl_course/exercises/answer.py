@@ -53,11 +53,11 @@ _IN_WORDS: dict[type[Exception], str] = {
 
 
 class Answer:
-    """Calls the learner's function, and remembers with what: `last_call` describes sizes, never contents."""
+    """Calls the learner's function, and remembers with what sizes (`last_call`) and what came out (`last_result`)."""
 
     def __init__(self, function: Callable, names: list[str]):
         self.function, self.names = function, names
-        self.last_call, self._calls = "", 0
+        self.last_call, self.last_result, self._calls = "", "nothing", 0
 
     def __call__(self, *args, **kwargs):
         named = [*zip(self.names, args), *kwargs.items()]
@@ -74,6 +74,9 @@ class Answer:
             if self._calls == 1:
                 raise NotAttempted
             raise Miss("a result", "nothing (is a `return` missing?)")
+        self.last_result = (
+            short(result) if isinstance(result, torch.Tensor) else f"a value of type {type(result).__name__}"
+        )
         return result
 
     def _place(self, error: Exception) -> str:

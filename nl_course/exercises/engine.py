@@ -23,7 +23,7 @@ import torch
 
 from nl_course.errors import CourseError, choose
 from nl_course.exercises.answer import Answer, Failed, Miss, NotAttempted, Stopped
-from nl_course.exercises.show import Page, Verdict
+from nl_course.exercises.show import Page, Verdict, say
 
 __all__ = [
     *("Exercise", "Miss", "Property", "Wrong"),
@@ -108,10 +108,13 @@ class Exercise:
                     prop.test(answer)
                 except NotAttempted:
                     return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
+                except Stopped as failure:
+                    told = self._explain(failure, answer, prop)
+                    return self._failed(prop.name, told, "It stopped when this was tried")
                 except Failed as failure:
                     return self._failed(prop.name, self._explain(failure, answer, prop))
-                except Exception as error:  # the check could not use what the answer returned
-                    failure = Miss("a result of the kind that the task asks for", type(error).__name__)
+                except Exception:  # the check could not use what the answer returned
+                    failure = Miss("a result of the kind that the task asks for", answer.last_result)
                     return self._failed(prop.name, self._explain(failure, answer, prop))
         verified = "\n".join(f"  - {prop.name}" for prop in self.properties)
         head = f"{self.id} solved. Verified, with sizes drawn at random:"
@@ -119,15 +122,15 @@ class Exercise:
 
     def _explain(self, failure: Failed, answer: Answer, prop: Property) -> str:
         if isinstance(failure, Stopped):
-            lines = [f"  your function stopped: {failure.words}", f"  {failure.last_line}"]
+            lines = [f"  in words: {failure.words}", f"  {failure.last_line}"]
             lines += [f"  at {failure.place}"] if failure.place else []
         else:
             lines = [f"  expected: {failure.expected}", f"  got:      {failure.got}"]
         size = getattr(failure, "size", None) or answer.last_call
         return "\n".join([f"  called with: {size}", *lines, f'  hint("{self.id}", {prop.hint}) helps here.'])
 
-    def _failed(self, name: str, explanation: str) -> Verdict:
-        head = f"{self.id} not yet. This does not hold: {name}." if name else f"{self.id} not yet."
+    def _failed(self, name: str, explanation: str, said: str = "This does not hold") -> Verdict:
+        head = f"{self.id} not yet. {said}: {name}." if name else f"{self.id} not yet."
         return Verdict(self.id, "failed", f"{head}\n{explanation}", fails=name)
 
     def solution_source(self) -> str:
@@ -187,7 +190,7 @@ _hints_given: dict[str, int] = {}
 def check(id: str, answer: Callable) -> Verdict:
     """Checks `answer`, prints the verdict, and returns it (`.passed` is True or False)."""
     verdict = exercise(id).check(answer)
-    print(verdict)
+    say(str(verdict))
     return verdict.shown()
 
 
@@ -200,9 +203,9 @@ def hint(id: str, number: int | None = None) -> None:
     elif isinstance(number, bool) or number not in (1, 2, 3):
         raise CourseError(f"hint number {number!r} does not exist; choose 1, 2 or 3.")
     _hints_given[asked.id] = max(given, number)
-    print(f"{asked.id}, hint {number} of 3. {asked.hints[number - 1].strip()}")
+    say(f"{asked.id}, hint {number} of 3. {asked.hints[number - 1].strip()}")
     if given == 3:
-        print(f'That was the last hint. solution("{asked.id}") shows one way to do it.')
+        say(f'That was the last hint. solution("{asked.id}") shows one way to do it.')
 
 
 def solution(id: str) -> Page:

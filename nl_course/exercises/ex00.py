@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from nl_course.errors import choose
-from nl_course.exercises.show import Page
+from nl_course.exercises.show import Page, say
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ QUESTIONS = (
         because="exp gives 1 and 3; divided by their sum, 1/4 and 3/4.",
         again="Softmax: exponentiate, then divide by the sum. So weights are positive and sum to 1, and "
         "adding the same number to all scores changes nothing.",
-        read="Dive into Deep Learning, 4.1 Softmax Regression, on the softmax; 3Blue1Brown, 'Attention in "
-        "transformers'.",
+        read="Dive into Deep Learning, 4.1 Softmax Regression, on the softmax; Wikipedia, 'Softmax function'.",
     ),
     Question(
         id="0.4",
@@ -126,7 +125,7 @@ def verdict(id: str, given: object) -> str:
 
 def answer(id: str, given: object) -> None:
     """Prints whether `given` answers the question, and if not, what to read again."""
-    print(verdict(id, given))
+    say(verdict(id, given))
 
 
 def questions() -> Page:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
+TIGHT = 'style="line-height: 1.4; padding-bottom: 0.8em"'
+
 
 class EntryCheck(widgets.VBox):
     """Keyboard: Tab goes from question to question, the arrow keys choose. `.choices[id].value` sets an answer."""
@@ -24,8 +26,9 @@ class EntryCheck(widgets.VBox):
                 options=question.options,
                 value=None,
                 description=f"Answer {question.id}",
+                orientation="horizontal",
                 style={"description_width": "initial"},
-                layout={"width": "max-content"},
+                layout={"width": "auto"},
             )
             choice.observe(self._answered, names="value")
             self.choices[question.id], self.verdicts[question.id] = choice, widgets.HTML()
@@ -39,7 +42,7 @@ class EntryCheck(widgets.VBox):
         for question in self.questions:
             given = self.choices[question.id].value
             text = self.verdict(question.id, given)
-            self.verdicts[question.id].value = "" if given is None else as_html(text)
+            self.verdicts[question.id].value = "" if given is None else f"<div {TIGHT}>{as_html(text)}</div>"
             if given is None:
                 open_.append(question.id)
             elif text.startswith(f"{question.id} right"):
@@ -49,7 +52,7 @@ class EntryCheck(widgets.VBox):
         said = [f"{right} of {len(self.questions)} right"]
         said += [f"read again: {', '.join(missed)}"] if missed else []
         said += [f"still open: {', '.join(open_)}"] if open_ else []
-        self.read_out.value = "; ".join(said) + "."
+        self.read_out.value = f"<b>{'; '.join(said)}.</b>"
 
     def __repr__(self) -> str:
         return f'Entry check, {len(self.questions)} questions; as text: questions() and answer("0.1", "...").'

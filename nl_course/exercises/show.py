@@ -1,6 +1,7 @@
 """How verdicts and texts appear, in a notebook and in a plain Python session."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 
 
@@ -37,7 +38,7 @@ class Verdict:
 
     def _ipython_display_(self) -> None:
         if self.cell is None or self.cell != _running_cell():
-            print(self.text)
+            say(self.text)
 
 
 class Page:
@@ -53,6 +54,13 @@ class Page:
 
     def __repr__(self) -> str:
         return self.plain
+
+
+def say(text: str) -> None:
+    """Prints a text, broken between words: a notebook would break its long lines anywhere."""
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        print(textwrap.fill(line, 95, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
 def _running_cell() -> int | None:

@@ -84,14 +84,14 @@ def test_unknown_questions_are_named():
 
 def test_the_form_judges_as_it_is_filled_in():
     form = entry_check()
-    assert form.read_out.value == "0 of 6 right; still open: 0.1, 0.2, 0.3, 0.4, 0.5, 0.6."
+    assert form.read_out.value == "<b>0 of 6 right; still open: 0.1, 0.2, 0.3, 0.4, 0.5, 0.6.</b>"
     form.choices["0.1"].value = "(10, 3)"
     assert "not quite" in form.verdicts["0.1"].value and form.verdicts["0.2"].value == ""
     assert "read again: shapes; still open: 0.2" in form.read_out.value
     for question in QUESTIONS:
         form.choices[question.id].value = question.right
-    assert form.read_out.value == "6 of 6 right."
-    assert all(v.value.startswith(f"{id} right") for id, v in form.verdicts.items())
+    assert form.read_out.value == "<b>6 of 6 right.</b>"
+    assert all(f">{id} right" in v.value for id, v in form.verdicts.items())
 
 
 def test_topics_that_were_missed_twice_are_named_once():

@@ -52,7 +52,7 @@ def test_a_typical_wrong_answer_fails_the_property_that_is_stated(asked, wrong):
     verdict = asked.check(wrong.answer)
     assert verdict.status == "failed"
     assert verdict.fails == wrong.fails, str(verdict)
-    assert "stopped" not in str(verdict), "a typical wrong answer gives a wrong result, not an error"
+    assert "It stopped" not in str(verdict), "a typical wrong answer gives a wrong result, not an error"
     assert "of the kind that the task asks for" not in str(verdict)
     prop = next(p for p in asked.properties if p.name == wrong.fails)
     assert f'hint("{asked.id}", {prop.hint})' in str(verdict)
