@@ -75,6 +75,7 @@ def test_another_memory_and_a_text_too_short_to_hold_out(own, capsys):
     assert "too short to look at" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_as_shells_expect(own):
     command = [sys.executable, "-m", "nl_course.cli", *SMALL, "--steps", "100000", "--text", "own.txt", "--out", "r"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -226,6 +227,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(trained, capsys):
     assert contents(trained) == before
 
 
+@pytest.mark.slow
 def test_the_installed_command_itself_prints_no_traceback(own):
     command = [sys.executable, "-m", "nl_course.cli", "train", "--preset", "tinny"]
     done = subprocess.run(command, cwd=own, capture_output=True, text=True)

@@ -174,6 +174,7 @@ def test_rows_can_be_picked_and_repeated(case):
     assert twice.batch_size in (2, None)
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same(case):
     memory = build(case)
     x = inputs()

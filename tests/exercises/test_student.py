@@ -93,6 +93,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.slow
 def test_it_judges_as_the_course_does(made, tmp_path):
     """In a process of its own: right answers pass, wrong ones fail the same property, stubs are not attempted."""
     asked, expected = [], []

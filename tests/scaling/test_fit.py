@@ -40,6 +40,7 @@ def test_without_noise_both_exponents_come_back():
     )
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_planted_exponent_about_as_often_as_they_say():
     """Of 40 noisy repetitions, the 90 % interval must hold the truth in 28 (a bootstrap of 12 is narrow)."""
     rng = np.random.default_rng(7)

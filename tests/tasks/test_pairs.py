@@ -16,6 +16,7 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("pairs", "hebb", "delta", "delta_50", "hebb_right", "delta_right"), TABLE)
+@pytest.mark.slow
 def test_the_capacity_of_a_matrix(pairs, hebb, delta, delta_50, hebb_right, delta_right):
     drawn = draw_pairs(pairs, 64, rows=40, seed=1)
 

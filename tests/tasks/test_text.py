@@ -88,6 +88,7 @@ def test_another_text_is_said_with_both_versions(prose, monkeypatch):
         text.library("prose", strict=True)
 
 
+@pytest.mark.slow
 def test_reading_the_library_does_not_import_its_packages():
     code = (
         "import sys; from nl_course.tasks import text; text.library(); print({'sympy', 'networkx'} & set(sys.modules))"

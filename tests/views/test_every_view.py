@@ -23,6 +23,7 @@ def every_view() -> list[type[View]]:
     return sorted(found, key=lambda kind: kind.name)
 
 
+pytestmark = pytest.mark.slow
 VIEWS = every_view()
 
 
