@@ -1,7 +1,8 @@
 """The checkpoint that notebook 01 looks into: the `micro` transformer, trained longer than a learner would wait.
 
-Two rows of each batch are random strings that repeat, the others real text, half prose and half code. The repeating
-rows are there so that a model this small comes to copy from its context within minutes; the notebook says so.
+Half of each batch is real text, prose and code; the other half are rows that repeat: random letters, random words,
+and passages of the same text. The repeating rows are there so that a model this small comes to copy from its context
+within minutes, in random strings and in sentences; the notebook says so.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from nl_course.checkpoint import save_model
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
 from nl_course.record.provenance import Recording, read_config
-from nl_course.tasks.repeats import repeated_strings
+from nl_course.tasks.repeats import repeated_passages, repeated_strings
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, evaluate, token_losses, train
 
@@ -29,11 +30,11 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
 
     torch.manual_seed(training.seed)
     model = LanguageModel(preset(config["preset"])).to(device)
-    mixed = mixture(streams, config["repeated_rows"], tuple(config["repeated_period"]), training)
+    mixed = mixture(streams, config["repeats"], training)
 
     def look(model: LanguageModel) -> dict[str, float]:
         losses = {f"held_out_{c}": evaluate(model, stream, training.length).loss for c, stream in held_out.items()}
-        return {**losses, **copying(model)}
+        return {**losses, **copying(model), **copying_text(model, held_out["prose"])}
 
     result = train(model, mixed, training, held_out=look)
     summary = look(model)
@@ -44,18 +45,22 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return [checkpoint, recording.write(assets / "runs" / "attention-micro.json", {**summary, "curve": curve})]
 
 
-def mixture(streams: list[Tensor], repeated_rows: int, period: tuple[int, int], training: TrainingConfig):
-    """step -> (inputs, targets): rows of each stream in turn, and `repeated_rows` random strings that repeat."""
+def mixture(streams: list[Tensor], repeats: dict[str, dict], training: TrainingConfig):
+    """step -> (inputs, targets): rows of each stream in turn, then the rows that repeat: `letters`, `words` and
+    `passages` of the streams in turn, each a dict of how many `rows` and the `period` (least, most)."""
+    text_rows = training.batch_size - sum(kind["rows"] for kind in repeats.values())
+    shares = [len(range(i, text_rows, len(streams))) for i in range(len(streams))]
 
     def at(step: int) -> tuple[Tensor, Tensor]:
-        text_rows = training.batch_size - repeated_rows
-        shares = [len(range(i, text_rows, len(streams))) for i in range(len(streams))]
-        rows = [
-            torch.cat([inputs, targets[:, -1:]], dim=1)
-            for i, (stream, share) in enumerate(zip(streams, shares, strict=True))
-            for inputs, targets in [batch(stream, step, share, training.length, training.seed + i)]
-        ]
-        rows.append(repeated_strings(repeated_rows, training.length + 1, period, seed=training.seed + step))
+        rows, seed, length = [], training.seed + step, training.length + 1
+        for i, (stream, share) in enumerate(zip(streams, shares, strict=True)):
+            inputs, targets = batch(stream, step, share, training.length, training.seed + i)
+            rows.append(torch.cat([inputs, targets[:, -1:]], dim=1))
+        for blanks, kind in ((0.0, repeats["letters"]), (0.25, repeats["words"])):
+            rows.append(repeated_strings(kind["rows"], length, tuple(kind["period"]), seed, blanks))
+        passages = repeats["passages"]
+        stream = streams[step % len(streams)]
+        rows.append(repeated_passages(stream, passages["rows"], length, tuple(passages["period"]), seed))
         tokens = torch.cat(rows)
         return tokens[:, :-1], tokens[:, 1:]
 
@@ -70,3 +75,14 @@ def copying(model: LanguageModel, period: int = 24, rows: int = 32) -> dict[str,
     # The first repeated letter cannot be known to be one; from the next on the past says what comes.
     first, again = losses[:, : period - 1].mean(), losses[:, period + 1 :].mean()
     return {"letters_first": first.item(), "letters_again": again.item()}
+
+
+@torch.no_grad()
+def copying_text(model: LanguageModel, held_out: Tensor, period: int = 48, rows: int = 32) -> dict[str, float]:
+    """The same for passages of held-out text."""
+    text = repeated_passages(held_out, rows, 2 * period, (period, period), seed=1)
+    losses = token_losses(model, text[:, :-1], text[:, 1:])
+    return {
+        "passages_first": losses[:, : period - 1].mean().item(),
+        "passages_again": losses[:, period + 1 :].mean().item(),
+    }

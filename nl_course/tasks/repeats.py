@@ -1,4 +1,4 @@
-"""Random strings that repeat: what comes next is unknowable the first time and certain from then on.
+"""Strings that repeat: what comes next is unknowable (or hard) the first time and certain from then on.
 
 No knowledge of language helps, so whatever a model with frozen weights gains on the second showing, it read in its
 context (Olsson et al. 2022, arXiv 2209.11895, call the heads that do this induction heads).
@@ -7,20 +7,39 @@ context (Olsson et al. 2022, arXiv 2209.11895, call the heads that do this induc
 import torch
 from torch import Tensor
 
-from nl_course.errors import whole
+from nl_course.errors import CourseError, at_least, whole
 
 LETTERS = torch.arange(ord("a"), ord("z") + 1)
 
 
-def repeated_strings(rows: int, length: int, period: int | tuple[int, int], seed: int) -> Tensor:
+def repeated_strings(rows: int, length: int, period: int | tuple[int, int], seed: int, blanks: float = 0.0) -> Tensor:
     """Random lower-case letters repeated with a period, as bytes: (rows, length) int64.
 
-    `period` is one number of letters, or (least, most): each row then draws its own.
+    `period` is one number of letters, or (least, most): each row then draws its own. `blanks` is the share of letters
+    that are blanks instead, which makes words of them.
     """
+    at_least("blanks", blanks, 0)
     whole("rows", rows, 1), whole("length", length, 1)
     least, most = (period, period) if isinstance(period, int) else period
     whole("period", least, 1), whole("longest period", most, least)
     generator = torch.Generator().manual_seed(seed)
     periods = torch.randint(least, most + 1, (rows, 1), generator=generator)
     letters = LETTERS[torch.randint(len(LETTERS), (rows, most), generator=generator)]
+    if blanks:
+        letters[torch.rand(rows, most, generator=generator) < blanks] = ord(" ")
     return letters.gather(1, torch.arange(length).expand(rows, -1) % periods)
+
+
+def repeated_passages(stream: Tensor, rows: int, length: int, period: tuple[int, int], seed: int) -> Tensor:
+    """Passages of a text, each from a random place and repeated with a period of its own: (rows, length) int64.
+
+    `period` is (least, most) bytes. Unlike random letters a passage can be guessed at in part the first time.
+    """
+    whole("rows", rows, 1), whole("length", length, 1)
+    least, most = whole("period", period[0], 1), whole("longest period", period[1], period[0])
+    if stream.numel() < most:
+        raise CourseError(f"the text is too short for passages of {most} bytes: it has {stream.numel():,}.")
+    generator = torch.Generator().manual_seed(seed)
+    periods = torch.randint(least, most + 1, (rows, 1), generator=generator)
+    starts = torch.randint(stream.numel() - most + 1, (rows, 1), generator=generator)
+    return stream[starts + torch.arange(length).expand(rows, -1) % periods].long()
