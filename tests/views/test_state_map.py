@@ -6,6 +6,7 @@ import pytest
 from nl_course.errors import CourseError
 from nl_course.views.state_map import LENGTHS, ON_THE_MAP, StateMap, measure, measured_bytes, one_more_token
 
+pytestmark = pytest.mark.slow  # reading 100,000 tokens with every memory takes some seconds
 SHORT = LENGTHS[:4]
 
 
