@@ -42,9 +42,7 @@ class MiniBatchLoop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows, tokens, width = x.shape
         count = tokens // self.size
-        q, k, v = (
-            u.reshape(rows, tokens, self.heads, self.head_dim).transpose(1, 2) for u in self._project(x)
-        )
+        q, k, v = (u.reshape(rows, tokens, self.heads, self.head_dim).transpose(1, 2) for u in self._project(x))
         q, k = self._turn(q), self._turn(k)
         chunks = x.reshape(rows, count, self.size, width)
         rate = torch.einsum("bnkc,hdc->bhnkd", chunks, self.rate.mT) + self.rate_bias.reshape(1, -1, 1, 1, 1)

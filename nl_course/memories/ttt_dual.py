@@ -102,3 +102,15 @@ def dual(
     if gathered is not None:
         after = {name: gathered[name] + g for name, g in after.items()}
     return inner.answer(q, x, norm), after
+
+
+def dual_sequence(
+    inner: InnerModel, norm: Norm | None, anchor: Weights, q: Tensor, k: Tensor, v: Tensor, rate, factor: Tensor
+) -> tuple[Tensor, Weights]:
+    """Whole mini-batches of len(factor) tokens in the dual form: z (b, h, t, f) and the weights after the last."""
+    answers = []
+    for part in zip(*(u.split(len(factor), dim=2) for u in (q, k, v, rate))):
+        z, gathered = dual(inner, norm, anchor, None, *part, factor)
+        anchor = moved(anchor, gathered, factor[-1])
+        answers.append(z)
+    return torch.cat(answers, dim=2), anchor

@@ -21,9 +21,15 @@ def test_check_01_the_fused_gradient_is_autograds():
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_check_01_the_slopes_are_autograds(name):
-    function, slope = ACTIVATIONS[name]
+    activation = ACTIVATIONS[name]
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(slope(x), torch.autograd.grad(function(x).sum(), x)[0], **CLOSE)
+    (slope,) = torch.autograd.grad(activation.value(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(activation.slope(x), slope, **CLOSE)
+    torch.testing.assert_close(activation.both(x), (activation.value(x), slope), **CLOSE)
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(activation.three(x), (activation.value(x), slope, bend), **CLOSE)
+    theirs = torch.nn.functional.gelu(x, approximate="tanh") if name == "gelu" else torch.nn.functional.silu(x)
+    torch.testing.assert_close(activation.value(x), theirs, **CLOSE)
 
 
 def test_check_01_zero_weights_make_the_gradient_a_thousand_times_larger():

@@ -1,0 +1,177 @@
+"""The backward pass of `ttt_fast.Learn`: group by group from the last, reading backwards, then the chain in reverse.
+
+With the bar for a cotangent, a_0 = k, z_i = a_{i-1} W_i + b_i, a_i = act(z_i), f_n = l e(z_n), f_{i-1} = (f_i W_i^T)
+act'(z_{i-1}), W_i' = W_i - c a_{i-1}^T f_i, b_i' = b_i - c sum f_i, one mini-batch gives back
+
+    h_i = a_{i-1} W_i'bar + b_i'bar,   f_i bar -= c h_i,   a_{i-1}bar -= c f_i W_i'bar^T,   c bar -= h_i . f_i
+    upwards:    f_i bar += (f_{i-1}bar act') W_i,  W_i bar += (f_{i-1}bar act')^T f_i,
+                z_{i-1}bar += f_{i-1}bar (f_i W_i^T) act''
+    z_n bar = H l f_n bar,  H the Hessian of the inner loss at z_n (symmetric)
+    downwards:  W_i bar += a_{i-1}^T z_i bar,  b_i bar += sum z_i bar,  a_{i-1}bar += z_i bar W_i^T,
+                z_{i-1}bar += a_{i-1}bar act'
+
+The Hessian row by row, with unit = (z - mean) / sigma, P u = (u - mean(u) - unit mean(u unit)) / sigma, e = P g:
+
+    H u = P(gain^2 P u) - (mean(g unit) P u + mean(u unit) e + mean(u e) unit) / sigma
+"""
+
+import torch
+from torch import Tensor
+
+from nl_course.memories.inner import ACTIVATIONS, InnerModel
+from nl_course.memories.ttt_kernels import Flat, gradient, project, read, standardise
+
+
+def backward_pass(inner: InnerModel, given, kept, d_z: Tensor, d_last) -> list[Tensor]:
+    """Cotangents of q, k, v, rate, factor, gain, shift and the weights, from those of z and of the last weights."""
+    flat, n = Flat(inner, *given), inner.layers
+    d_z = d_z.flatten(0, 1)
+    d_weights = [u.flatten(0, 1).clone(memory_format=torch.contiguous_format) for u in d_last]
+    d_gain, d_shift = torch.zeros_like(flat.gain), torch.zeros_like(flat.shift)
+    d_share, d_c = torch.zeros_like(flat.share), torch.zeros_like(flat.c)
+    found = [[], [], [], []]  # of q, k, v, rate: last group first
+    for g, at in reversed(list(enumerate(flat.groups()))):
+        anchor, hidden = kept[3 * n * g : 3 * n * g + 2 * n], kept[3 * n * g + 2 * n : 3 * n * (g + 1)]
+        group = Group(flat, at, anchor, hidden)
+        d_q, d_inputs, d_errors, d_anchor = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
+        d_k, pulled, totals, steps = _chain_backward(flat, group, d_inputs, d_errors, d_weights)
+        for step, error in zip(steps, group.errors):
+            d_c -= (step * error).sum()
+        # pull = gain (shift - v + k), and the gain's square stands beside the unit.
+        d_gain += (pulled * torch.addcmul(group.distance, group.unit, flat.gain, value=2)).sum(1, keepdim=True)
+        d_pull = pulled * flat.gain
+        d_shift += d_pull.sum(1, keepdim=True)
+        d_rate = (totals * group.error).sum(-1)
+        for whole, part in zip(found, (d_q, d_k.add_(d_pull), d_pull.neg_(), d_rate)):
+            whole.append(part)
+        for d_w, d_a in zip(d_weights, d_anchor):
+            d_w += d_a
+    given_shapes = [u.shape for u in given]
+    d_q, d_k, d_v, d_rate = (torch.cat(u[::-1], dim=1).view(s) for u, s in zip(found, given_shapes))
+    d_norm = (u.view(*given_shapes[0][:2], 1, -1).sum(0) for u in (d_gain, d_shift))
+    d_weights = (w.view(s) for w, s in zip(d_weights, given_shapes[7:]))
+    return d_q, d_k, d_v, d_rate, _factor_backward(flat, d_share, d_c), *d_norm, *d_weights
+
+
+class Group:
+    """What one group was computed from, made again from its anchor and its layers' outputs. Lists over the layers; in
+    `weights`, `slopes`, ... of tuples over the mini-batches."""
+
+    def __init__(self, flat: Flat, at: slice, anchor, hidden):
+        n, activation = flat.inner.layers, ACTIVATIONS[flat.inner.activation]
+        self.anchor, self.k, self.q, rate = anchor, flat.k[:, at], flat.q[:, at], flat.rate[:, at]
+        self.distance = self.k - flat.v[:, at] + flat.shift
+        g, z, mean, scale, self.unit = gradient(hidden[-1], flat.square, self.distance * flat.gain)
+        self.error = project(g, z, mean, scale)
+        # The Hessian's low-rank part: u . unit meets error, u . error meets unit.
+        pair = torch.stack([self.unit, self.error], dim=2)
+        other = torch.stack([self.error, self.unit], dim=2) * (scale / z.shape[-1]).unsqueeze(2)
+        level = scale * (g * self.unit).mean(-1, keepdim=True)
+        self.top = list(zip(*map(_apart(flat), (z, mean, scale, level, rate, pair, other))))
+        values, slopes, bends = zip(*(activation.three(z) for z in hidden[:-1])) if n > 1 else ((), (), ())
+        self.inputs, self.slopes, self.bends = [self.k, *values], map(flat.split, slopes), map(flat.split, bends)
+        self.slopes, self.bends = list(self.slopes), list(self.bends)
+        self._learn_again(flat, self.error * rate)
+
+    def _learn_again(self, flat: Flat, top_error: Tensor) -> None:
+        """The lower layers' errors and the weights that each mini-batch began with: the chain, its inputs known."""
+        n, inputs = flat.inner.layers, [flat.split(a) for a in self.inputs]
+        self.weights = [[w] for w in self.anchor[::2]]
+        scaled = [flat.split(u * flat.c) for u in (self.k, top_error)]
+        errors, self.below = [[] for _ in range(n - 1)], [[] for _ in range(n)]
+        for m, f in enumerate(flat.split(top_error)):
+            for i in range(n - 1, -1, -1):
+                last, weight = m + 1 == len(inputs[0]), self.weights[i][m]
+                if i:
+                    below = torch.bmm(f, weight.mT)
+                    self.below[i].append(below)
+                if not last:
+                    if i == 0:
+                        weight = torch.baddbmm(weight, scaled[0][m].mT, f, alpha=-1)
+                    else:
+                        step = scaled[1][m] if i == n - 1 else f * flat.c
+                        weight = torch.baddbmm(weight, inputs[i][m].mT, step, alpha=-1)
+                    self.weights[i].append(weight)
+                if i:
+                    f = below * self.slopes[i - 1][m]
+                    errors[i - 1].append(f)
+        self.errors = [*(torch.cat(u, dim=1) for u in errors), top_error]
+
+    def hessian(self, flat: Flat, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
+        """H l u and P l u for mini-batch m, l the rate."""
+        z, mean, scale, level, rate, pair, other = self.top[m]
+        u = u * rate
+        pulled = project(u, z, mean, scale)
+        curved = project(flat.square * pulled, z, mean, scale).addcmul_(level, pulled, value=-1)
+        dots = (u.unsqueeze(2) * pair).sum(-1, keepdim=True)
+        return curved.sub_((dots * other).sum(2)), pulled
+
+
+def _apart(flat: Flat):
+    """(m, s, ...) -> mini-batches (m, size, ...), each in one piece, as the fused kernels want them."""
+    return lambda u: u.unflatten(1, (-1, flat.size)).transpose(0, 1).contiguous().unbind(0)
+
+
+def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shift: Tensor, d_share: Tensor):
+    """Reading a group's queries, backwards: cotangents of q, of the layers' inputs and errors, and of the anchor; those
+    of gain, shift and F are added in place."""
+    layers = read(flat, group.q, group.inputs, group.errors, group.anchor)
+    tokens, y = d_z.shape[1], layers[-1][-1]
+    share = flat.share[:tokens, :tokens]
+    unit, mean, scale = standardise(y)
+    d_gain += (d_z * unit).sum(1, keepdim=True)
+    d_shift += d_z.sum(1, keepdim=True)
+    d_y = project(d_z * flat.gain, y, mean, scale)
+    d_inputs, d_errors, d_anchor = [], [], []
+    for i in range(flat.inner.layers - 1, -1, -1):
+        x, products, seen, slope, _ = layers[i]
+        d_seen = torch.bmm(d_y, group.errors[i].mT)  # its sign, and that of the errors' cotangent, turned below
+        d_share[:tokens, :tokens] -= (d_seen * products).sum(0)
+        d_products = d_seen.mul_(share)
+        d_errors.append(torch.bmm(seen.mT, d_y).neg_())
+        d_inputs.append(torch.bmm(d_products.mT, x).neg_())
+        d_anchor += [d_y.sum(1, keepdim=True), torch.bmm(x.mT, d_y)]
+        d_x = torch.bmm(d_y, group.anchor[2 * i].mT).baddbmm_(d_products, group.inputs[i], alpha=-1)
+        d_y = d_x * slope if i else d_x
+    return d_y + d_z, d_inputs[::-1], d_errors[::-1], d_anchor[::-1]
+
+
+def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights):
+    """The chain in reverse; `d_weights` change in place from those after the group to those before it. Returns the
+    cotangents of k, P l f_n bar (that of pull), f_n bar and the h of every layer, (m, s, ...)."""
+    n = flat.inner.layers
+    inputs, errors = ([flat.split(u) for u in part] for part in (group.inputs, group.errors))
+    scaled = [flat.split(u * flat.c) for u in group.errors]
+    d_inputs, d_errors = ([flat.split(u) for u in part] for part in (d_inputs, d_errors))
+    d_k, d_pull, totals, steps = [], [], [], [[] for _ in range(n)]
+    for m in range(len(inputs[0]) - 1, -1, -1):
+        d_f, d_a, d_below = [], [], []
+        for i in range(n):
+            h = torch.baddbmm(d_weights[2 * i + 1], inputs[i][m], d_weights[2 * i])
+            steps[i].append(h)
+            d_f.append(torch.addcmul(d_errors[i][m], h, flat.c, value=-1))
+            d_a.append(torch.baddbmm(d_inputs[i][m], scaled[i][m], d_weights[2 * i].mT, alpha=-1))
+        for i in range(1, n):
+            up = d_f[i - 1] * group.slopes[i - 1][m]
+            d_below.append((d_f[i - 1] * group.below[i][m]).mul_(group.bends[i - 1][m]))
+            d_f[i].baddbmm_(up, group.weights[i][m])
+            d_weights[2 * i].baddbmm_(up.mT, errors[i][m])
+        totals.append(d_f[-1])
+        down, pulled = group.hessian(flat, m, d_f[-1])
+        d_pull.append(pulled)
+        for i in range(n - 1, -1, -1):
+            d_weights[2 * i].baddbmm_(inputs[i][m].mT, down)
+            d_weights[2 * i + 1].baddbmm_(flat.ones, down)
+            d_a[i].baddbmm_(down, group.weights[i][m].mT)
+            if i:
+                down = d_below[i - 1].addcmul_(d_a[i], group.slopes[i - 1][m])
+        d_k.append(d_a[0])
+    d_k, d_pull, totals, *steps = (torch.cat(u[::-1], dim=1) for u in (d_k, d_pull, totals, *steps))
+    return d_k, d_pull, totals, steps
+
+
+def _factor_backward(flat: Flat, d_share: Tensor, d_c: Tensor) -> Tensor:
+    """The cotangent of c_1 .. c_b from that of F and that of c_b in the chain."""
+    d_factor = (d_share * flat.own).sum(1).view(-1, flat.size).sum(0)
+    d_factor[-1] += (d_share * flat.earlier).sum() + d_c
+    return d_factor
