@@ -1,0 +1,154 @@
+"""A language model whose state learns beside one that attends: equal in size, trained on the very same bytes.
+
+Both read batch after batch of the same windows, half prose and half code, with the same optimiser and the same rates.
+Everything below is measured on the checkpoints as shipped (weights rounded to bf16), on books that were held out: the
+loss at each place of the context, to four times the length trained with; what the state keeps; and how long one more
+token takes after so many.
+"""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nl_course.checkpoint import load_model, save_model
+from nl_course.model import LanguageModel
+from nl_course.presets import preset
+from nl_course.record.provenance import Recording, read_config
+from nl_course.tasks.text import batch, library
+from nl_course.training import TrainingConfig, evaluate_windows, token_losses, train
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Trains both; writes `checkpoints/inner-loop-*.safetensors` and `runs/inner-loop.json`."""
+    config = read_config("inner-loop")
+    smaller = config.pop("quick")
+    if quick:
+        config = {**config, **smaller, "training": {**config["training"], **smaller["training"]}}
+    training = TrainingConfig.from_dict(config["training"])
+    recording = Recording("inner-loop", config, device)
+    streams = [library(corpus).stream("train") for corpus in config["corpora"]]
+    data = halves(streams, training)
+
+    models, found, written = {}, {}, []
+    for name, size in config["models"].items():
+        torch.manual_seed(training.seed)
+        model = LanguageModel(preset(size)).to(device)
+        result = train(model, data, training)
+        about = {"trained_as": name, "held_out": "never trained on", **recording.about()}
+        written.append(assets / "checkpoints" / f"{filename(name, size)}.safetensors")
+        save_model(model, written[-1], info=about)
+        models[name] = load_model(written[-1], device)
+        curve = [{"step": m["step"], "loss": round(m["loss"], 4)} for m in result.metrics]
+        found[name] = {
+            "preset": size,
+            "checkpoint": written[-1].name,
+            "parameters": model.parameter_count(),
+            "training_seconds": round(result.metrics[-1]["seconds"], 1),
+            "curve": curve[:: config["curve_every"]] + curve[-1:],
+        }
+        print(f"{name}: trained, last loss {curve[-1]['loss']}", flush=True)
+
+    losses = {name: held_out_losses(model, config, device) for name, model in models.items()}
+    for name, values in losses.items():
+        found[name]["loss"] = by_bin(values, config["bins"], config["resamples"])
+    by_corpus = {
+        corpus: by_bin(losses["ttt-linear"][i] - losses["attention"][i], config["bins"], config["resamples"])
+        for i, corpus in enumerate(config["corpora"])
+    }
+    for name, model in models.items():
+        found[name]["state"] = [state_after(model, tokens, device) for tokens in config["contexts"]]
+    decode = decode_times(models, config["contexts"], config["timed_tokens"], device)
+    for name, rows in decode.items():
+        found[name]["decode"] = rows
+    results = {
+        "units": "losses in nats per byte; intervals hold 95 of 100 resamplings of the windows; seconds per token, "
+        "one row, median and quartiles of the timed tokens",
+        "bins": config["bins"],
+        "models": found,
+        "ttt_less_attention": {
+            "all": by_bin(losses["ttt-linear"] - losses["attention"], config["bins"], config["resamples"]),
+            **by_corpus,
+        },
+    }
+    return [*written, recording.write(assets / "runs" / "inner-loop.json", results)]
+
+
+def filename(name: str, size: str) -> str:
+    """The checkpoint of a model: `ttt-linear-micro`, and `attention-micro-twin` beside 01's `attention-micro`."""
+    return "attention-micro-twin" if name == "attention" else size
+
+
+def halves(streams: list[Tensor], training: TrainingConfig):
+    """step -> (inputs, targets) of that step: equal shares of every stream, the same for whoever asks."""
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        share = training.batch_size // len(streams)
+        rows = [batch(s, step, share, training.length, training.seed + i) for i, s in enumerate(streams)]
+        inputs, targets = zip(*rows)
+        return torch.cat(inputs), torch.cat(targets)
+
+    return at
+
+
+@torch.no_grad()
+def held_out_losses(model: LanguageModel, config: dict, device: str) -> Tensor:
+    """(corpus, windows, positions): the loss at every place of windows that are spread over each held-out stream."""
+    found = []
+    for corpus in config["corpora"]:
+        stream = library(corpus).stream("held_out")
+        starts = evaluate_windows(stream, config["window"], config["windows"])
+        windows = torch.stack([stream[s : s + config["window"] + 1] for s in starts]).long().to(device)
+        pieces = [token_losses(model, w[:, :-1], w[:, 1:]) for w in windows.split(8)]
+        found.append(torch.cat(pieces).cpu())
+    fewest = min(len(f) for f in found)
+    return torch.stack([f[:fewest] for f in found])
+
+
+def by_bin(losses: Tensor, edges: list[int], resamples: int) -> list[dict[str, float]]:
+    """The mean over each stretch of positions, with an interval from resampling whole windows."""
+    rows = losses.flatten(0, -2).double()
+    picks = torch.randint(len(rows), (resamples, len(rows)), generator=torch.Generator().manual_seed(0))
+    out = []
+    for first, last in pairwise(edges):
+        means = rows[:, first:last].mean(1)
+        low, high = means[picks].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        numbers = {"mean": means.mean().item(), "low": low, "high": high}
+        out.append({"from": first, "to": last, **{name: round(value, 4) for name, value in numbers.items()}})
+    return out
+
+
+@torch.no_grad()
+def state_after(model: LanguageModel, tokens: int, device: str) -> dict[str, int]:
+    """Bytes of a state that has read so many bytes, measured on its tensors, one row."""
+    state, text = model.init_state(1), torch.zeros(1, tokens, dtype=torch.long, device=device)
+    for piece in text.split(1024, dim=1):
+        _, state = model(piece, state)
+    return {"tokens": tokens, "bytes": state.nbytes}
+
+
+@torch.no_grad()
+def decode_times(models: dict, contexts: list[int], timed: int, device: str) -> dict[str, list[dict]]:
+    """Seconds for one more token after so many, the models' tokens in turn so that a busy machine slows both."""
+    found = {name: [] for name in models}
+    token = torch.full((1, 1), 101, device=device)
+    stream = library("prose").stream("held_out").long().to(device)
+    for context in contexts:
+        text = stream[:context][None]
+        states, seconds = {}, {name: [] for name in models}
+        for name, model in models.items():
+            states[name] = model.init_state(1)
+            for piece in text.split(1024, dim=1):
+                _, states[name] = model(piece, states[name])
+        for _ in range(timed):
+            for name, model in models.items():
+                start = time.perf_counter()
+                _, states[name] = model(token, states[name])
+                seconds[name].append(time.perf_counter() - start)
+        for name, values in seconds.items():
+            low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+            row = {"tokens": context, "seconds": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
+            found[name].append(row)
+    return found
