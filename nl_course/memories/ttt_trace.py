@@ -22,7 +22,7 @@ def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: 
     """Adds the traces that `TTT` names; q, k, v (b, h, t, f) as the inner model meets them, rate (b, h, t)."""
     factor, size = memory._factor(), memory.config.mini_batch
     place = torch.arange(state.position, state.position + q.shape[2], device=q.device) % size
-    found = {"k": k, "v": v, "step_size": factor[place] * rate}
+    found = {"k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
     if any(trace.wants(name) for name in _LOSSES + _READS):
         found |= _follow(memory, state, factor, q, k, v, rate)
     if trace.wants("weights"):
