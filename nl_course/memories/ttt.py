@@ -121,9 +121,9 @@ class TTT(Memory):
 
     Traces, (B, T, h, ...): `k`, `v`, `prediction` f(k) before the write, `loss_before`, `loss_after` the write and
     `loss_start` with W_0, `rate` l_i and `step_size` c_i l_i, `write_norm` the distance that the weights move and
-    `drift` their distance from W_0; and who reads whom, per head: `weights` (.., positions), the share of each earlier token's
-    `error` (.., f) in this token's `read` (.., f), with `start` (.., f) what the learned weights alone would say:
-    read = start - weights @ error. Positions before this call are not known any more and are nan."""
+    `drift` their distance from W_0; and who reads whom, per head: `weights` (.., positions), the share of each earlier
+    token's `error` (.., f) in this token's `read` (.., f), with `start` (.., f) what the learned weights alone would
+    say: read = start - weights @ error. Positions before this call are not known any more and are nan."""
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
         super().__init__(config.width)
