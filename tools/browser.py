@@ -71,6 +71,25 @@ def chromium():
             browser.close()
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(address: str, alive, seconds: float = 90) -> bool:
+    """Waits until a server answers; False if it does not in time, or is no longer `alive()`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and alive():
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return True
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    return False
+
+
 class Lab:
     """A JupyterLab that serves `folder`, run by this interpreter, and the browser to look at it."""
 
@@ -85,9 +104,7 @@ class Lab:
             file = private / "settings" / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(values))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         own = {
             "JUPYTER_CONFIG_DIR": private / "config",
@@ -111,7 +128,11 @@ class Lab:
             stderr=subprocess.STDOUT,
             cwd=self.folder,
         )
-        self._wait()
+        if not wait_for(f"{self.address}/api/status?token={self.token}", lambda: self._server.poll() is None):
+            self._log.seek(0)
+            log = self._log.read()
+            self.__exit__()
+            raise RuntimeError(f"JupyterLab did not come up at {self.address}:\n{log}")
         return self
 
     def __exit__(self, *_) -> None:
@@ -123,21 +144,6 @@ class Lab:
             self._server.wait()
         self._log.close()
         self._private.cleanup()
-
-    def _wait(self, seconds: float = 90) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"{self.address}/api/status?token={self.token}", timeout=5).close()
-                return
-            except (urllib.error.URLError, OSError):
-                if self._server.poll() is not None:
-                    break
-                time.sleep(0.2)
-        self._log.seek(0)
-        log = self._log.read()
-        self.__exit__()
-        raise RuntimeError(f"JupyterLab did not come up at {self.address}:\n{log}")
 
     @contextmanager
     def notebook(self, path: str, width: int = 1280, height: int = 900):
