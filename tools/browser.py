@@ -174,7 +174,9 @@ class Page:
     """One notebook in the browser; `page` is Playwright's page."""
 
     def __init__(self, page):
-        self.page = page
+        from playwright.sync_api import TimeoutError
+
+        self.page, self.timeout = page, TimeoutError
 
     def run_all(self, minutes: float = 6) -> None:
         """Runs every cell, and waits until the last has ended and every view has drawn its plot."""
@@ -231,12 +233,20 @@ class Page:
                 return key
         raise AssertionError(f"the view {name!r} has no slider and no list to move by keyboard.")
 
-    def press(self, name: str, key: str | None = None, seconds: float = 15) -> None:
-        """Moves the view's first control by one key and waits until the picture differs."""
-        moved = self.focus(name)
-        before = self.picture(name)
-        self.page.keyboard.press(key or moved)
-        self.changed(name, before, seconds)
+    def press(self, name: str, key: str | None = None, seconds: float = 30) -> None:
+        """Moves the view's first control by one key and waits until the picture differs.
+
+        Presses again every few seconds: JupyterLab may still take the focus away just after a run.
+        """
+        before, until = self.picture(name), time.monotonic() + seconds
+        while True:
+            moved = self.focus(name)
+            self.page.keyboard.press(key or moved)
+            try:
+                return self.changed(name, before, seconds=min(5, seconds))
+            except self.timeout:
+                if time.monotonic() > until:
+                    raise
 
     def latency(self, name: str, steps: int = 20) -> list[float]:
         """Milliseconds from a key press on the view's first control to the changed picture, step by step.
