@@ -16,7 +16,16 @@ from nl_course.memories import Attention, Trace
 from nl_course.model import LanguageModel
 from nl_course.tasks.text import encode
 from nl_course.views import theme
-from nl_course.views.attention_reading import Reading, entropy_bits, induction_scores, labels, pool, softmax, words
+from nl_course.views.attention_reading import (
+    Reading,
+    entropy_bits,
+    induction_scores,
+    labels,
+    pool,
+    softmax,
+    with_holes,
+    words,
+)
 from nl_course.views.parts import Prediction
 from nl_course.views.shell import View
 
@@ -80,7 +89,7 @@ def compute(reading: Reading, settings: dict) -> dict:
     return {
         **s,
         "names": names,
-        "weights": np.where(shown, pooled, np.nan).astype(np.float32),
+        "weights": np.where(shown, pooled, np.nan),
         "score": np.where(shown[row], score, np.nan),
         "share": np.where(shown[row], pooled[row], np.nan),
         "mix": np.where(shown[row], mix[row], np.nan),
@@ -97,7 +106,7 @@ def draw(arrays: dict, figure) -> None:
     count, row = len(arrays["names"]), arrays["token"] - 1
     place, colour = np.arange(1, count + 1), theme.style("attention").colour
     figure.add_heatmap(
-        z=arrays["weights"], x=place, y=place, xaxis="x", yaxis="y", colorscale=theme.SIZES, zmin=0, zmax=1,
+        z=with_holes(arrays["weights"]), x=place, y=place, xaxis="x", yaxis="y", colorscale=theme.SIZES, zmin=0, zmax=1,
         hovertemplate="%{y} reads %{x}<br>weight %{z:.3f}<extra></extra>", hoverongaps=False,
         colorbar=dict(len=0.9, thickness=10, x=0.475, title=dict(text="weight", side="right")),
     )  # fmt: skip

@@ -88,3 +88,9 @@ def labels(tokens: np.ndarray, groups: np.ndarray) -> list[str]:
         name = text.strip() if len(data) > 1 and text.strip() else text.replace(" ", "␣").replace("\n", "↵")
         names.append(name if name.isprintable() and name else data.hex())
     return names
+
+
+def with_holes(matrix: np.ndarray) -> np.ndarray:
+    """A heat map's numbers as they are sent to a browser: four digits, and None, which stays blank, for NaN."""
+    rounded = np.round(matrix.astype(np.float64), 4)
+    return np.where(np.isnan(rounded), None, rounded)

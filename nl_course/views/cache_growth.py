@@ -20,7 +20,7 @@ from nl_course.memories import Trace
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.text import encode
 from nl_course.views import theme
-from nl_course.views.attention_reading import labels
+from nl_course.views.attention_reading import labels, with_holes
 from nl_course.views.parts import Prediction
 from nl_course.views.shell import View
 
@@ -107,7 +107,7 @@ def draw(arrays: dict, figure) -> None:
     place, steps = np.arange(1, last + 1), np.arange(last + 1)
     what = "latents" if arrays["kind"] == "latent" else "keys of layer 1, head 1"
     figure.add_heatmap(
-        z=arrays["grid"], x=place, y=np.arange(1, len(arrays["grid"]) + 1), colorscale=theme.SIGNS, zmid=0,
+        z=with_holes(arrays["grid"]), x=place, y=np.arange(1, len(arrays["grid"]) + 1), colorscale=theme.SIGNS, zmid=0,
         zmin=-np.abs(arrays["kept"]).max(), zmax=np.abs(arrays["kept"]).max(), hoverongaps=False, name="kept",
         hovertemplate="token %{x}, number %{y}: %{z:.2f}<extra></extra>",
         colorbar=dict(thickness=10, x=0.53, title=dict(text="value", side="right")),

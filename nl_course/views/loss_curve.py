@@ -12,6 +12,7 @@ Where no front end answers it still collects, and `repr(curve)` says in a senten
 import math
 import time
 from collections.abc import Iterable
+from itertools import accumulate
 
 import ipywidgets as W
 import plotly.graph_objects as go
@@ -20,7 +21,6 @@ from nl_course.views import theme
 from nl_course.views.parts import Line
 
 EVERY = 0.25  # seconds between two redraws
-MEMORY = 0.9  # share of the running mean that is kept at each step
 
 
 class LossCurve:
@@ -28,8 +28,8 @@ class LossCurve:
 
     def __init__(self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live"):
         self.title, self.label, self.vocab = title, label, vocab
-        self.steps, self.losses, self.smooth, self.held_out = [], [], [], []
-        self._mean, self._weight, self._drawn = 0.0, 0.0, -math.inf
+        self.steps, self.losses, self.held_out = [], [], []
+        self._drawn = -math.inf
         outer = theme.style("outer")
         self.figure = go.FigureWidget(layout=dict(template=theme.template(), width=820, height=340))
         self.figure._config = {**self.figure._config, "displaylogo": False}
@@ -46,7 +46,10 @@ class LossCurve:
             blind = dict(color=theme.MUTED, dash="dot", width=1)
             self.figure.add_hline(y=math.log(vocab), line=blind, annotation_text=f"blind guess: ln {vocab}")
         self._readout = Line()
-        self.widget = W.VBox([self.figure, self._readout], layout=W.Layout(overflow="visible"))
+        self.over = W.IntSlider(value=20, min=1, max=100, description="Running mean over (steps)")
+        self.over.style.description_width, self.over.layout.width = "initial", "440px"
+        self.over.observe(lambda change: self.draw(), "value")
+        self.widget = W.VBox([self.over, self.figure, self._readout], layout=W.Layout(overflow="visible"))
         self.widget.add_class("nl-view")
         self.widget.add_class("nl-loss-curve")
         self.draw()
@@ -70,11 +73,15 @@ class LossCurve:
         """Takes in one step's metrics without drawing."""
         self.steps.append(metrics["step"])
         self.losses.append(metrics["loss"])
-        self._mean = MEMORY * self._mean + (1 - MEMORY) * metrics["loss"]
-        self._weight = MEMORY * self._weight + (1 - MEMORY)  # so that the mean starts at the first loss, not at 0
-        self.smooth.append(self._mean / self._weight)
         if "held_out_loss" in metrics:
             self.held_out.append((metrics["step"], metrics["held_out_loss"]))
+
+    @property
+    def smooth(self) -> list[float]:
+        """The mean of each step's loss and those before it, as many as the slider says (fewer at the start)."""
+        sums = [0.0, *accumulate(self.losses)]
+        firsts = (max(0, stop - self.over.value) for stop in range(1, len(sums)))
+        return [(sums[stop] - sums[first]) / (stop - first) for stop, first in enumerate(firsts, 1)]
 
     def draw(self) -> None:
         """Brings the picture and its sentence up to date."""
@@ -91,11 +98,12 @@ class LossCurve:
         """What the curve says, in a sentence."""
         if not self.steps:
             return "No step has been taken yet."
-        text = f"Step {self.steps[-1]:,}: loss {self.smooth[-1]:.2f} nats per token, {self.losses[0]:.2f} at the start"
+        loss = self.smooth[-1]
+        text = f"Step {self.steps[-1]:,}: loss {loss:.2f} nats per token, {self.losses[0]:.2f} at the start"
         if self.held_out:
             text += f"; {self.held_out[-1][1]:.2f} on books held out"
         if self.vocab:
-            text += f"; as unsure as among {math.exp(self.smooth[-1]):.1f} equally likely tokens of {self.vocab}"
+            text += f"; as unsure as among {math.exp(loss):.1f} equally likely tokens of {self.vocab}"
         return text + "."
 
     def __repr__(self) -> str:

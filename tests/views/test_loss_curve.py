@@ -17,8 +17,7 @@ def test_it_shows_what_it_is_given():
     thin, thick, diamonds = curve.figure.data
     assert (list(thin.x), list(thin.y)) == ([1, 2, 3], [5, 4, 3])
     assert (list(diamonds.x), list(diamonds.y)) == ([2], [4.5])
-    mean = (0.81 * 5 + 0.9 * 4 + 3) / (0.81 + 0.9 + 1)  # the running mean, written out
-    assert list(thick.x) == [1, 2, 3] and thick.y[-1] == pytest.approx(mean)
+    assert list(thick.x) == [1, 2, 3] and list(thick.y) == pytest.approx([5, 4.5, 4])
     assert "recorded on a Tuesday" in curve.figure.layout.title.text
     assert thin.line.width < thick.line.width
 
@@ -28,11 +27,19 @@ def test_its_sentence_says_the_numbers():
     assert repr(curve) == "Loss (live): No step has been taken yet."
     for line in METRICS[:2]:
         curve(line)
-    mean = (0.9 * 5 + 4) / 1.9
-    assert f"Step 2: loss {mean:.2f} nats per token, 5.00 at the start; 4.50 on books held out" in curve.readout
-    assert f"among {math.exp(mean):.1f} equally likely tokens of 256" in curve.readout
+    assert "Step 2: loss 4.50 nats per token, 5.00 at the start; 4.50 on books held out" in curve.readout
+    assert f"among {math.exp(4.5):.1f} equally likely tokens of 256" in curve.readout
     assert curve._readout.text == curve.readout
     assert tuple(curve.figure.layout.xaxis.range) == (0, 10)
+
+
+def test_the_slider_says_over_how_many_steps_the_mean_goes():
+    curve = LossCurve.of(METRICS)
+    assert curve.over.description
+    curve.over.value = 2
+    assert list(curve.figure.data[1].y) == pytest.approx([5, 4.5, 3.5]) and "loss 3.50" in curve._readout.text
+    curve.over.value = 1
+    assert list(curve.figure.data[1].y) == pytest.approx([5, 4, 3])
 
 
 def test_it_is_drawn_now_and_then_and_at_each_look_at_held_out_text(monkeypatch):
