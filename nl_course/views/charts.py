@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from ipywidgets import HTML, Layout, VBox
 
 from nl_course.views import theme
+from nl_course.views.sync import settle
 
 
 def _style(memory: str) -> theme.Style:
@@ -76,6 +77,7 @@ class Chart:
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         self._spread()
+        settle(self.figure)
         sentence = HTML(f"<p style='max-width:75em;line-height:1.4;margin:2px 4px'>{self.says}</p>")
         box = VBox([self.figure, sentence], layout=Layout(overflow="visible"))
         box.add_class("nl-chart")

@@ -36,7 +36,7 @@ import traitlets
 from nl_course.errors import CourseError
 from nl_course.views import theme
 from nl_course.views.parts import Line, Prediction, fold, stepper
-from nl_course.views.sync import send_changes
+from nl_course.views.sync import send_changes, settle
 
 
 class View:
@@ -148,6 +148,7 @@ class View:
         return f"{self.title or self.name}: {self.error or self.readout}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
+        settle(self.figure)
         return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
 
     # how it works

@@ -1,5 +1,7 @@
 """Sends a live figure only what changed between two pictures: small messages, and a learner's zoom stays."""
 
+from copy import deepcopy
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -45,6 +47,13 @@ def send_changes(live: go.FigureWidget, before: go.Figure | None, after: go.Figu
         for shown, old, new in zip(live.data, before.data, after.data):
             _edit(shown, old.to_plotly_json(), new.to_plotly_json())
         _edit(live.layout, _layout(before), _layout(after))
+
+
+def settle(live: go.FigureWidget) -> None:
+    """Puts the whole figure into the widget's state. Changes are sent as messages, and those that reach a browser
+    which is still loading the plot are lost: it then starts from this state. Call it when the figure is shown."""
+    live._widget_data = deepcopy(live._data)
+    live._widget_layout = deepcopy(live._layout)
 
 
 def _layout(figure: go.Figure | None) -> dict:

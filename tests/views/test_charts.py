@@ -29,3 +29,12 @@ def test_ticks_and_levels_of_logarithmic_axes():
     assert wide.figure.layout.yaxis.dtick == 1 and narrow.figure.layout.yaxis.dtick is None
     assert wide.figure.layout.shapes[0].y0 == 100 and wide.figure.layout.annotations[0].y == 2
     assert narrow.figure.data[0].line.color == theme.MUTED
+
+
+def test_what_is_shown_stands_in_the_widgets_state():
+    """A browser that is still loading the plot misses the messages; it starts from the state."""
+    picture = chart("It rises.").line([1, 2], [3, 4], "a")
+    assert picture.figure._widget_data == []
+    picture._repr_mimebundle_()
+    assert [trace["name"] for trace in picture.figure._widget_data] == ["a"]
+    assert "template" in picture.figure._widget_layout
