@@ -1,0 +1,231 @@
+"""View 23, one tape for all memories: what does each memory still know?
+
+Eight pairs are written, then filler (further pairs that nobody asks for), then one of the eight again with a new value;
+at last every key is asked. Rows are memories, columns the pairs. A cell says which value the memory's answer is nearest
+to, and by how much: cosine with the right value less the best cosine with any other. Nothing is trained: these are the
+memories' writing rules on unit vectors. The tape comes back in later notebooks; a memory joins with one line in ROWS.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ipywidgets as W
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from nl_course.errors import CourseError
+from nl_course.tasks.pairs import Pairs, attended, draw_pairs, written
+from nl_course.views import theme
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View
+
+PAIRS = 8
+WIDTHS = (16, 32, 64)
+WINDOW = 32
+TIE = 0.005  # a margin up to here is none: the answer is as near to another value
+NUMBER = 4  # bytes of a number that is kept in float32
+ASKED_FILLER = 64  # the prediction asks about this much filler
+
+
+@dataclass(frozen=True)
+class Tape:
+    """All that is written, oldest first: `pairs` (one row), the share `retention` that memories with retention keep at
+    each write, attention's `sharpness`. `last[i]` is the place of key i's newest write."""
+
+    pairs: Pairs
+    retention: float
+    sharpness: float
+    last: tuple[int, ...]
+
+    @property
+    def writes(self) -> int:
+        return self.pairs.keys.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.pairs.keys.shape[2]
+
+    @property
+    def queries(self) -> Tensor:
+        """The eight keys, (1, PAIRS, d)."""
+        return self.pairs.keys[:, :PAIRS]
+
+    def newest(self, count: int) -> Pairs:
+        """The last `count` pairs of the tape."""
+        return Pairs(self.pairs.keys[:, -count:], self.pairs.values[:, -count:])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A memory of the tape: its style's name in the theme, its answers (PAIRS, d) to the eight keys, and how many
+    numbers it keeps by then."""
+
+    style: str
+    answers: Callable[[Tape], Tensor]
+    numbers: Callable[[Tape], int]
+
+
+def _matrix(rule: str, fades: bool) -> Callable[[Tape], Tensor]:
+    return lambda tape: (tape.queries @ written(tape.pairs, rule, 1.0, tape.retention if fades else 1.0))[0]
+
+
+def _square(tape: Tape) -> int:
+    return tape.width**2
+
+
+ROWS: dict[str, Row] = {
+    "attention": Row(
+        "attention",
+        lambda tape: attended(tape.pairs, tape.queries, tape.sharpness)[0],
+        lambda tape: 2 * tape.writes * tape.width,
+    ),
+    f"attention (window {WINDOW})": Row(
+        "window",
+        lambda tape: attended(tape.newest(WINDOW), tape.queries, tape.sharpness)[0],
+        lambda tape: 2 * min(tape.writes, WINDOW) * tape.width,
+    ),
+    "linear (Hebb)": Row("linear", _matrix("hebb", False), _square),
+    "Hebb with retention": Row("retnet", _matrix("hebb", True), _square),
+    "delta rule": Row("delta", _matrix("delta", False), _square),
+    "delta with retention": Row("gated-delta", _matrix("delta", True), _square),
+}
+
+
+def tape_of(
+    filler: int, overwritten: int = 0, width: int = 32, similarity: float = 0.0, retention: float = 0.99,
+    sharpness: float = 16.0, seed: int = 0,
+) -> Tape:  # fmt: skip
+    """Eight pairs, `filler` further ones, and pair `overwritten` (1 to 8, 0 for none) once more with a new value."""
+    if not 0 <= overwritten <= PAIRS:
+        raise CourseError(f"the pair written again must be 1 to {PAIRS}, or 0 for none, not {overwritten}.")
+    drawn = draw_pairs(PAIRS + filler + 1, width, similarity, seed=seed)
+    keys, last = drawn.keys[:, :-1], list(range(PAIRS))
+    if overwritten:
+        keys = torch.cat([keys, keys[:, overwritten - 1 : overwritten]], dim=1)
+        last[overwritten - 1] = PAIRS + filler
+    return Tape(Pairs(keys, drawn.values[:, : keys.shape[1]]), retention, sharpness, tuple(last))
+
+
+def compute(filler: int, overwritten: int = 0, **settings) -> dict:
+    """By memory of ROWS: `answered` (place on the tape of the value nearest to each answer), `margin` (PAIRS,) and
+    `bytes`. Candidates are the eight pairs' values, the new one included."""
+    tape = tape_of(filler, overwritten, **settings)
+    places = [*range(PAIRS), *([tape.last[overwritten - 1]] if overwritten else [])]
+    candidates = tape.pairs.values[0, places]
+    right = torch.tensor([places.index(place) for place in tape.last])
+    answered, margin = {}, {}
+    for name, row in ROWS.items():
+        alike = normalize(row.answers(tape), dim=-1) @ candidates.T
+        own = alike.gather(1, right[:, None])[:, 0]
+        best = alike.scatter(1, right[:, None], -2.0).max(dim=1).values
+        answered[name] = [places[i] for i in alike.argmax(dim=1)]
+        margin[name] = (own - best).numpy()
+    return {
+        "filler": filler,
+        "width": tape.width,
+        "overwritten": overwritten,
+        "age": [tape.writes - 1 - place for place in tape.last],
+        "answered": answered,
+        "margin": margin,
+        "right": {name: int((m > TIE).sum()) for name, m in margin.items()},
+        "bytes": {name: NUMBER * row.numbers(tape) for name, row in ROWS.items()},
+    }
+
+
+def said(place: int) -> str:
+    """The name of an answer: 3 for the third pair's value, "new" for the one written at the end."""
+    return str(place + 1) if place < PAIRS else "new"
+
+
+def cell(answered: int, margin: float) -> str:
+    """What stands in a cell of the table."""
+    if abs(margin) <= TIE:
+        return "tie<br>0.00"
+    return f"right<br>{margin:.2f}" if margin > 0 else f"says {said(answered)}<br>{margin:.2f}"
+
+
+def draw(arrays: dict, figure) -> None:
+    """Left the table of answers, right the bytes of each memory's state."""
+    names, pairs = list(ROWS), np.arange(1, PAIRS + 1)
+    cells = [[cell(*one) for one in zip(arrays["answered"][n], arrays["margin"][n])] for n in names]
+    figure.add_heatmap(
+        z=[arrays["margin"][name] for name in names], x=pairs, y=names, text=cells, texttemplate="%{text}", xgap=2,
+        ygap=2, colorscale=[[0, "#F0A58F"], [0.5, "#FFFFFF"], [1, "#8FC3F0"]], zmid=0, zmin=-0.8, zmax=0.8,
+        textfont=dict(size=11, color=theme.INK), hovertemplate="%{y}, pair %{x}: margin %{z:.3f}<extra></extra>",
+        colorbar=dict(thickness=10, x=0.7, title=dict(text="margin", side="right", font=dict(size=12))),
+    )  # fmt: skip
+    for name in names:
+        look, size = theme.style(ROWS[name].style), arrays["bytes"][name]
+        figure.add_bar(
+            x=[size], y=[name], orientation="h", xaxis="x2", yaxis="y2", name=name, text=[f"{size:,}"],
+            textposition="outside", cliponaxis=False, showlegend=False,
+            marker=dict(color=look.colour, pattern=dict(shape=look.pattern)),
+        )  # fmt: skip
+    ticks = [f"pair {p}<br>age {age}" for p, age in zip(pairs, arrays["age"])]
+    if arrays["overwritten"]:
+        ticks[arrays["overwritten"] - 1] += "<br>rewritten"
+    figure.update_layout(
+        margin=dict(l=60, r=16, t=16, b=64), bargap=0.35,
+        xaxis=dict(domain=(0, 0.69), tickvals=pairs, ticktext=ticks, tickangle=0, showgrid=False,
+                   title="age: writes since this pair's newest value"),
+        yaxis=dict(autorange="reversed", showgrid=False),
+        xaxis2=dict(domain=(0.83, 0.93), anchor="y2", title="bytes of state", nticks=3, rangemode="tozero"),
+        yaxis2=dict(anchor="x2", autorange="reversed", showticklabels=False, matches="y"),
+    )  # fmt: skip
+
+
+def read_out(arrays: dict) -> str:
+    """How many of the eight each memory answers, with which bytes, and what became of the value written again."""
+    counts = [f"{name} {arrays['right'][name]} ({arrays['bytes'][name]:,} bytes)" for name in ROWS]
+    text = f"Right of {PAIRS}, after {arrays['filler']} further pairs in width {arrays['width']}: {', '.join(counts)}."
+    if arrays["overwritten"]:
+        i = arrays["overwritten"] - 1
+        new = [name for name in ROWS if arrays["margin"][name][i] > TIE]
+        text += (
+            f" Pair {i + 1} was written again at the end: its new value comes from {', '.join(new) or 'none of them'}."
+        )
+    return text
+
+
+class OneTape(View):
+    """Eight pairs, filler, one of them again, and every memory's answers."""
+
+    name = "one-tape"
+    title = "One tape, all memories: what does each still know?"
+    prediction = Prediction(
+        f"After {ASKED_FILLER} further pairs in width 32: how many of the eight will the delta rule still answer?",
+        lambda a: (
+            a["right"]["delta rule"] if (a["filler"], a["width"], a["overwritten"]) == (ASKED_FILLER, 32, 0) else None
+        ),
+        until=f"Drag the filler to {ASKED_FILLER}.",
+    )
+    width, height = 920, 440
+
+    def controls(self):
+        again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
+        return {
+            "filler": W.IntSlider(value=16, min=0, max=256, step=8, description="Filler: further pairs written"),
+            "overwritten": W.Dropdown(options=again, value=0, description="Written again at the end"),
+        }
+
+    def more_controls(self):
+        return {
+            "width": W.SelectionSlider(options=WIDTHS, value=32, description="Width (d)"),
+            "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Mean cosine of the keys"),
+            "retention": W.FloatSlider(
+                value=0.97, min=0.8, max=1, step=0.01, description="Retention, where there is one"
+            ),
+            "sharpness": W.FloatSlider(value=16, min=0, max=32, step=0.5, description="Sharpness of attention"),
+            "seed": W.IntSlider(value=0, min=0, max=20, description="Another tape"),
+        }
+
+    def compute(self, settings):
+        return compute(**settings)
+
+    def draw(self, arrays, figure):
+        draw(arrays, figure)
+
+    def read_out(self, arrays):
+        return read_out(arrays)

@@ -1,0 +1,281 @@
+"""View 22, who reads whom: which past token is in this answer?
+
+A T x T map of the weight that each past value has in each read, from the traces of a real layer that read the
+learner's text, beside the map of softmax attention on the same text. Nothing is trained: the layers' projections are
+set by hand. A token's value is the token itself, its key is the token BEFORE it, and its query is itself: each read
+asks "what followed this letter earlier?", the task of induction heads (Olsson et al. 2022, arXiv 2209.11895).
+A later memory joins with one line in READERS.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import ipywidgets as W
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nl_course.errors import CourseError, choose
+from nl_course.memories import Memory, Trace, build_memory
+from nl_course.memories.linear import Retention, RetentionConfig
+from nl_course.tasks.text import encode
+from nl_course.views import theme
+from nl_course.views.attention_reading import labels
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View
+
+LETTER = 32  # numbers of one letter: the first is shared by all letters, each other one belongs to one of them
+WIDTH = 2 * LETTER + 1  # a token's input: itself, the letter before it, and a 1
+LONGEST = 48
+TEXT = "A1B2C3A4B5C6A7ABC"
+RAISED = 100.0  # scale of queries and keys before SiLU, which leaves 0 and large numbers as they are
+ANSWERS = ("all of them alike", "the newest most", "the oldest most")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the learner sets: the share kept per token, the step of a write, the sharpness of softmax."""
+
+    retention: float = 1.0
+    step: float = 1.0
+    sharpness: float = 16.0
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A memory of this view: its style's name in the theme, and how to build it, float64, with the knobs that it
+    has. It takes inputs of `WIDTH` numbers (see `inputs`)."""
+
+    style: str
+    build: Callable[[Knobs], Memory]
+
+
+class Fading(Retention):
+    """RetNet's layer with a retention of our choice in place of its fixed one a head."""
+
+    log_retention = 0.0
+
+    def gates(self, x: Tensor) -> tuple[None, Tensor]:
+        return None, x.new_full((x.shape[0], 1, x.shape[1]), self.log_retention)
+
+
+def by_hand(memory: Memory, scale: float = 1.0) -> Memory:
+    """Query and value pick the token itself, the key the letter before it; what is read comes out as it is."""
+    with torch.no_grad():
+        for linear, first in ((memory.query, 0), (memory.key, LETTER), (memory.value, 0)):
+            linear.weight.copy_(scale * torch.eye(WIDTH)[first : first + LETTER])
+        memory.output.weight.copy_(torch.eye(WIDTH)[:, :LETTER])
+    return memory
+
+
+def _constant(linear: nn.Linear, value: float) -> None:
+    """Makes a gate's projection say `value` at every token: it looks only at the input's 1."""
+    with torch.no_grad():
+        linear.weight.zero_()[:, -1] = value
+
+
+def _attention(knobs: Knobs) -> Memory:
+    memory = by_hand(build_memory("attention", WIDTH, 1, head_dim=LETTER, rope_theta=None).double())
+    memory.query.weight.data *= knobs.sharpness * LETTER**0.5  # the layer divides by sqrt(d)
+    return memory
+
+
+def _linear(knobs: Knobs) -> Memory:
+    return by_hand(build_memory("linear", WIDTH, 1, head_dim=LETTER).double())
+
+
+def _fading(knobs: Knobs) -> Memory:
+    memory = by_hand(Fading(RetentionConfig(WIDTH, 1, LETTER, rope_theta=None, gate=False)).double())
+    memory.log_retention = math.log(knobs.retention)
+    return memory
+
+
+def _delta(knobs: Knobs, name: str = "delta", **options) -> Memory:
+    memory = by_hand(build_memory(name, WIDTH, 1, head_dim=LETTER, conv=0, **options).double(), RAISED)
+    step = min(max(knobs.step, 1e-9), 1 - 1e-12)
+    _constant(memory.step, math.log(step / (1 - step)))  # its sigmoid is the step
+    return memory
+
+
+def _gated(knobs: Knobs) -> Memory:
+    memory = _delta(knobs, "gated-delta", gate=False)
+    rate = max(-math.log(knobs.retention), 1e-15)
+    _constant(memory.interval, 0.0)
+    with torch.no_grad():
+        memory.log_rate.zero_()
+        memory.interval_bias.fill_(rate + math.log(-math.expm1(-rate)))  # its softplus is the rate
+    return memory
+
+
+READERS: dict[str, Reader] = {
+    "linear (Hebb)": Reader("linear", _linear),
+    "Hebb that fades (RetNet)": Reader("retnet", _fading),
+    "delta rule": Reader("delta", _delta),
+    "gated delta rule": Reader("gated-delta", _gated),
+}
+SOFTMAX = Reader("attention", _attention)
+
+
+def inputs(text: str, similarity: float = 0.0) -> Tensor:
+    """(1, T, WIDTH): each letter beside the one before it. Two different letters have the cosine `similarity`."""
+    tokens = encode(text)
+    if not 2 <= len(tokens) <= LONGEST:
+        raise CourseError(f"the text must have 2 to {LONGEST} bytes, not {len(tokens)} (é and the like take two).")
+    kinds, place = tokens.unique(return_inverse=True)
+    if len(kinds) > LETTER - 1:
+        raise CourseError(f"the text may have {LETTER - 1} different letters, not {len(kinds)}.")
+    letters = math.sqrt(1 - similarity) * torch.eye(LETTER, dtype=torch.float64)[place + 1]
+    letters[:, 0] = math.sqrt(similarity)
+    before = torch.cat([torch.zeros(1, LETTER, dtype=torch.float64), letters[:-1]])
+    return torch.cat([letters, before, torch.ones(len(tokens), 1, dtype=torch.float64)], dim=1)[None]
+
+
+@lru_cache(maxsize=128)
+@torch.no_grad()
+def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -> tuple[np.ndarray, float]:
+    """Weights (T, T) of past values in reads by a memory of READERS (None: attention), and the largest number by which
+    the weighted values, with the start's share, miss what the layer read."""
+    reader = SOFTMAX if memory is None else READERS[choose("memory", memory, READERS)]
+    layer, x, trace = reader.build(knobs), inputs(text, similarity), Trace()
+    y, _ = layer(x, None, trace)
+    weights = trace["weights"][0, :, 0]
+    stored = next((trace[name][0, :, 0] for name in ("error", "value") if name in trace), layer.value(x)[0])
+    read = trace["read"][0, :, 0] if "read" in trace else y[0, :, : stored.shape[1]]
+    start = trace["start"][0, :, 0] if "start" in trace else 0
+    return weights.numpy(), (weights @ stored + start - read).abs().max().item()
+
+
+def compute(
+    text: str, memory: str, token: int, similarity: float = 0.0, retention: float = 1.0, step: float = 1.0,
+    sharpness: float = 16.0,
+) -> dict:  # fmt: skip
+    """Both maps, NaN above the diagonal, their miss, and the places that followed the chosen token (from 1) earlier."""
+    knobs = Knobs(retention, step, sharpness)
+    own, miss = weights_of(memory, text, similarity, knobs)
+    softmax, softmax_miss = weights_of(None, text, similarity, knobs)
+    data = encode(text).numpy()
+    if not 1 <= token <= len(data):
+        raise CourseError(f"row {token} is past the text's end: it has {len(data)} tokens.")
+    hidden = ~np.tril(np.ones_like(own, dtype=bool))
+    return {
+        "memory": memory,
+        "names": labels(data, np.arange(len(data))),
+        "token": token,
+        "own": np.where(hidden, np.nan, own),
+        "softmax": np.where(hidden, np.nan, softmax),
+        "miss": max(miss, softmax_miss),
+        "followers": [i for i in range(1, token) if data[i - 1] == data[token - 1]],
+    }
+
+
+def draw(arrays: dict, figure) -> None:
+    """Softmax's map, the memory's map, and the chosen row of both as bars."""
+    names, row, memory = arrays["names"], arrays["token"] - 1, arrays["memory"]
+    place = np.arange(1, len(names) + 1)
+    maps = (("attention (softmax)", arrays["softmax"], SOFTMAX.style), (memory, arrays["own"], READERS[memory].style))
+    small = dict(size=10 if len(names) <= 24 else 7)
+    ticks = dict(tickvals=place, ticktext=names, tickangle=0, tickfont=small)
+    axes, shapes = {}, []
+    for i, (name, weights, style) in enumerate(maps, 1):
+        look, x = theme.style(style), ((0, 0.31), (0.37, 0.68))[i - 1]
+        figure.add_heatmap(
+            z=weights, x=place, y=place, name=name, xaxis=f"x{i}", yaxis=f"y{i}", coloraxis="coloraxis",
+            hoverongaps=False, hovertemplate="read at %{y}: %{z:.3f} of the value at %{x}<extra></extra>",
+        )  # fmt: skip
+        figure.add_bar(
+            x=place, y=np.nan_to_num(weights[row]), name=f"row of {name}", xaxis=f"x{i + 2}", yaxis=f"y{i + 2}",
+            marker=dict(color=look.colour, pattern=dict(shape=look.pattern)),
+            hovertemplate="value at %{x}: %{y:.3f}<extra></extra>",
+        )  # fmt: skip
+        shapes.append(
+            dict(type="rect", x0=0.5, x1=len(names) + 0.5, y0=row + 0.5, y1=row + 1.5, xref=f"x{i}", yref=f"y{i}",
+                 line=dict(color=theme.style("outer").colour, width=2))
+        )  # fmt: skip
+        axes[f"xaxis{i}"] = dict(**ticks, domain=x, anchor=f"y{i}", title="value read")
+        axes[f"yaxis{i}"] = dict(**ticks, domain=(0, 1), anchor=f"x{i}", autorange="reversed")
+        band = ((0.58, 1), (0, 0.42))[i - 1]
+        axes[f"xaxis{i + 2}"] = dict(**ticks, domain=(0.81, 1), anchor=f"y{i + 2}", range=[0.4, len(names) + 0.6])
+        axes[f"yaxis{i + 2}"] = dict(domain=band, anchor=f"x{i + 2}", nticks=5)
+    axes["yaxis1"]["title"] = "reader"
+    who = f"“{names[row]}” at {row + 1}"
+    titles = ((0, 1, maps[0][0]), (0.37, 1, memory), (0.78, 1, f"{who}: weights, attention"))
+    titles += ((0.78, 0.42, f"{who}: {memory}"),)
+    figure.update_layout(
+        **axes, shapes=shapes, showlegend=False, bargap=0.15, margin=dict(l=58, r=12, t=30, b=48),
+        coloraxis=dict(colorscale=theme.SIGNS, cmid=0, cmin=-1, cmax=1,
+                       colorbar=dict(thickness=10, x=0.685)),
+        annotations=[
+            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
+            for x, y, text in titles
+        ],
+    )  # fmt: skip
+
+
+def read_out(arrays: dict) -> str:
+    """What the chosen read holds in both, what followed the letter earlier, and that the contributions add up."""
+    row, names, told = arrays["token"] - 1, arrays["names"], []
+    for name, weights in (("attention", arrays["softmax"][row]), (arrays["memory"], arrays["own"][row])):
+        sizes = np.abs(np.nan_to_num(weights))
+        most = [i for i in np.argsort(-sizes, kind="stable")[:3] if sizes[i] > 0.005]
+        held = ", ".join(f"{weights[i]:.2f} of “{names[i]}” at {i + 1}" for i in sorted(most))
+        told.append(f"{name} reads {held or 'nothing'}")
+    sought = ", ".join(f"“{names[i]}” at {i + 1}" for i in arrays["followers"])
+    head = f"“{names[row]}” at {row + 1} asks what followed “{names[row]}” earlier ({sought or 'nothing yet'})"
+    adds = "to less than 1e-9" if arrays["miss"] < 1e-9 else f"only to {arrays['miss']:.1e}"
+    return f"{head}: {'; '.join(told)}. The contributions add up to what the layers read, {adds}."
+
+
+def outcome(arrays: dict) -> str | None:
+    """Which of ANSWERS holds for what followed the chosen letter, in a delta rule's read."""
+    if "delta" not in arrays["memory"] or len(arrays["followers"]) < 2:
+        return None
+    old, new = (arrays["own"][arrays["token"] - 1][arrays["followers"][i]] for i in (0, -1))
+    return ANSWERS[0] if abs(old - new) < 0.05 else ANSWERS[1] if new > old else ANSWERS[2]
+
+
+class WhoReadsWhom(View):
+    """The maps of attention and of one other memory on the learner's text."""
+
+    name = "who-reads-whom"
+    title = "Which past token is in this answer?"
+    prediction = Prediction(
+        "A was followed by 1, by 4 and by 7. When A comes again, what will the delta rule's read hold?",
+        outcome,
+        options=ANSWERS,
+        until="Choose the delta rule, and an A (or another letter) that has come twice before.",
+    )
+    step_by = "token"
+    width, height = 920, 420
+
+    def controls(self):
+        return {
+            "text": W.Text(value=TEXT, description="Your text"),
+            "memory": W.Dropdown(options=list(READERS), description="Beside attention"),
+            "token": W.IntSlider(value=len(TEXT) - 2, min=1, max=len(TEXT), description="Token (row)"),
+        }
+
+    def more_controls(self):
+        return {
+            "retention": W.FloatSlider(value=0.9, min=0.5, max=1, step=0.01, description="Retention, where it fades"),
+            "step": W.FloatSlider(value=1, min=0, max=1, step=0.05, description="Step of the delta rules"),
+            "sharpness": W.FloatSlider(value=16, min=0, max=32, step=0.5, description="Sharpness of attention"),
+            "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.05, description="Cosine of two letters"),
+        }
+
+    def adjust(self, name):
+        """Keeps the row inside the text."""
+        slider, tokens = self.controls_by_name["token"], len(encode(self.settings["text"]))
+        if name == "text" and 2 <= tokens <= LONGEST:
+            slider.value = min(slider.value, tokens)
+            slider.max = tokens
+
+    def compute(self, settings):
+        return compute(**settings)
+
+    def draw(self, arrays, figure):
+        draw(arrays, figure)
+
+    def read_out(self, arrays):
+        return read_out(arrays)

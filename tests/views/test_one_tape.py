@@ -1,0 +1,106 @@
+"""The tape: what is written, answers beside a loop by hand, the picture, words and controls."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from nl_course.errors import CourseError
+from nl_course.views.one_tape import PAIRS, ROWS, TIE, WINDOW, OneTape, compute, draw, tape_of
+
+
+@pytest.fixture
+def view():
+    return OneTape(strict=True)
+
+
+def test_the_tape_holds_eight_pairs_filler_and_the_one_written_again():
+    tape = tape_of(5, 3, width=16)
+    keys, values = tape.pairs.keys[0], tape.pairs.values[0]
+    assert tape.writes == len(keys) == PAIRS + 5 + 1 and tape.last == (0, 1, 13, 3, 4, 5, 6, 7)
+    assert torch.equal(keys[13], keys[2]) and not torch.equal(values[13], values[2])
+    plain = tape_of(5, 0, width=16)
+    assert plain.writes == 13 and plain.last == tuple(range(8)) and torch.equal(plain.pairs.keys[0], keys[:13])
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_answers_beside_a_loop_by_hand(name):
+    tape = tape_of(40, 2, width=16, similarity=0.2, retention=0.9, sharpness=6)
+    S, kept = torch.zeros(16, 16, dtype=torch.float64), 0.9 if "retention" in name else 1.0
+    for k, v in zip(tape.pairs.keys[0], tape.pairs.values[0]):
+        S = kept * S
+        S = S + torch.outer(k, v - k @ S if name.startswith("delta") else v)
+    expected = tape.queries[0] @ S
+    if "attention" in name:
+        first = 49 - WINDOW if "window" in name else 0
+        scores = 6 * tape.queries[0] @ tape.pairs.keys[0, first:].T
+        expected = torch.softmax(scores, -1) @ tape.pairs.values[0, first:]
+    torch.testing.assert_close(ROWS[name].answers(tape), expected)
+
+
+def test_margins_and_counts_by_hand():
+    arrays, tape = compute(40, 2, width=16), tape_of(40, 2, width=16)
+    answer = ROWS["linear (Hebb)"].answers(tape)
+    values = torch.cat([tape.pairs.values[0, :PAIRS], tape.pairs.values[0, -1:]])  # candidate 8 is pair 2's new value
+    for i in range(PAIRS):
+        cosines = (values @ answer[i] / answer[i].norm()).tolist()
+        own = cosines.pop(8 if i == 1 else i)
+        assert arrays["margin"]["linear (Hebb)"][i] == pytest.approx(own - max(cosines))
+    assert arrays["right"]["linear (Hebb)"] == sum(arrays["margin"]["linear (Hebb)"] > TIE)
+    assert arrays["age"] == [48, 0, 46, 45, 44, 43, 42, 41]
+
+
+def test_bytes_by_hand():
+    size = compute(100, 1, width=16)["bytes"]
+    assert size["attention"] == 4 * 109 * 2 * 16 and size[f"attention (window {WINDOW})"] == 4 * WINDOW * 2 * 16
+    assert {size[name] for name in list(ROWS)[2:]} == {4 * 16 * 16}
+
+
+def test_full_memories_fail_differently():
+    def right(name, filler):
+        return sum(compute(filler, seed=seed)["right"][name] for seed in range(10))
+
+    assert right("attention", 128) == 80
+    assert right("linear (Hebb)", 64) > 70 > 20 > right("delta rule", 64)
+
+
+def test_only_a_rewriting_memory_gives_the_new_value_alone():
+    arrays = compute(0, 1, width=64)
+    assert arrays["margin"]["delta rule"][0] > 0.5
+    assert abs(arrays["margin"]["attention"][0]) < 1e-4 and arrays["right"]["attention"] == 7
+
+
+def test_draw_shows_those_arrays():
+    arrays, figure = compute(64, 2), go.Figure()
+    draw(arrays, figure)
+    table, *bars = figure.data
+    assert np.array_equal(np.array(table.z), np.array([arrays["margin"][name] for name in ROWS]))
+    assert [bar.x[0] for bar in bars] == [arrays["bytes"][name] for name in ROWS]
+    told = np.array(table.text)
+    right = np.array([[cell.startswith("right") for cell in row] for row in told])
+    assert np.array_equal(right.sum(1), [arrays["right"][name] for name in ROWS])
+    assert told[0, 1].startswith("tie")
+    assert "rewritten" in figure.layout.xaxis.ticktext[1]
+
+
+def test_controls_drive_picture_and_sentence(view):
+    assert all(control.description for control in view.controls_by_name.values())
+    view.set(filler=0)
+    assert "attention 8 (2,048 bytes)" in view.readout and "delta rule 8 (4,096 bytes)" in view.readout
+    view.set(overwritten=1, width=64)
+    assert "Pair 1 was written again at the end: its new value comes from" in view.readout
+    assert "delta rule" in view.readout.split("comes from")[1]
+    assert "attention," not in view.readout.split("comes from")[1]
+
+
+def test_the_prediction_is_answered_where_it_was_asked(view):
+    assert view.predict(8).endswith("Drag the filler to 64.")
+    view.set(filler=64)
+    assert f"it came out {view.arrays['right']['delta rule']}" in view.verdict
+
+
+def test_bad_input_is_refused_in_words(view):
+    with pytest.raises(CourseError, match="overwritten cannot be 9"):
+        view.set(overwritten=9)
+    with pytest.raises(CourseError, match="1 to 8, or 0 for none, not 9"):
+        tape_of(3, 9)
