@@ -45,6 +45,10 @@ def _sum_of_both(answer, dice):
     compare(values.sum(0, keepdim=True), answer(key.repeat(2, 1), values, key))
 
 
+def _mean(keys, values, queries):
+    return queries @ (keys.T @ values) / len(keys)
+
+
 HEBB = Exercise(
     id="3.1",
     title="Write with outer products, read with one product",
@@ -70,7 +74,7 @@ Write `my_hebb(keys, values, queries)`: tie each of n keys (rows of `keys`, `(n,
     solution=_hebb_solution,
     wrong=(
         Wrong(
-            lambda keys, values, queries: queries @ (keys.T @ values) / len(keys),
+            _mean,
             "a mean was written in place of a sum: reads fade as more is stored",
             "orthonormal keys give every value back exactly",
         ),
@@ -200,6 +204,10 @@ def _grows(answer, dice):
         raise Miss("two retentions, growing, between 0 and 1", f"{one:.4g} and {ten:.4g}")
 
 
+def _straight(half_life):
+    return 1 - 0.5 / half_life
+
+
 RETENTION = Exercise(
     id="3.3",
     title="From a half-life to a retention",
@@ -218,7 +226,7 @@ write is left after `half_life` tokens. 0.97 means that each token leaves 97 % o
     solution=_retention_solution,
     wrong=(
         Wrong(
-            lambda half_life: 1 - 0.5 / half_life,
+            _straight,
             "fading was taken to be in a straight line: the same amount, not the same share, lost at each token",
             "after one half-life half is left, after two a quarter",
         ),

@@ -52,6 +52,10 @@ def _as_measured(answer, dice):
             raise Miss(f"about {measured[age]:.2f} at age {age}", told)
 
 
+def _all_are_noise(pairs, width, retention, age):
+    return pairs / width
+
+
 CAPACITY = Exercise(
     id="3.4",
     title="How wrong will a full memory be?",
@@ -72,7 +76,7 @@ the own value, and the crosstalk of all others, each times its own share that is
     solution=_error_solution,
     wrong=(
         Wrong(
-            lambda pairs, width, retention, age: pairs / width,
+            _all_are_noise,
             "the own value was counted as crosstalk too",
             "without fading it is (n - 1) / d, whatever the age",
         ),
@@ -122,6 +126,10 @@ def _one_other(answer, dice):
     compare(math.log(share) - math.log(1 - share), float(answer(2, share)))
 
 
+def _own_among_others(pairs, share):
+    return math.log(share / (1 - share) * pairs)
+
+
 SHARPNESS = Exercise(
     id="3.5",
     title="How sharp must attention be?",
@@ -146,7 +154,7 @@ float.
             "ten times the others take ln 10 more, whatever the share",
         ),
         Wrong(
-            lambda pairs, share: math.log(share / (1 - share) * pairs),
+            _own_among_others,
             "the own key was counted among the others",
             "ten times the others take ln 10 more, whatever the share",
         ),
