@@ -40,7 +40,7 @@ bench: $(READY) ## speed and memory beside a bare layer, and slider to redraw in
 	$(BIN)/python -m nl_course.bench
 	$(BIN)/python -m tests.browser.latency
 
-peers: ## compare with other people's implementations, in an environment of their own (Linux)
+peers: $(READY) ## compare with other people's implementations, in an environment of their own (Linux)
 	sh tools/peers.sh
 
 $(READY): pyproject.toml constraints.txt tools/environment.sh

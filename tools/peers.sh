@@ -13,7 +13,7 @@ if [ "$(uname -s)" != Linux ]; then
     exit 0
 fi
 if [ ! -f .peers/.ready ] || [ "$lock" -nt .peers/.ready ] || [ constraints.txt -nt .peers/.ready ]; then
-    [ -x .peers/bin/python ] || "${PYTHON:-python3}" -m venv .peers
+    [ -x .peers/bin/python ] || .venv/bin/python -m venv .peers
     .peers/bin/python -m pip install torch -c constraints.txt
     .peers/bin/python -m pip install -r "$lock"
     .peers/bin/python -m pip install --no-deps -e .
