@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 
 
 class CourseError(ValueError):
@@ -20,13 +21,13 @@ def choose(what: str, value: object, allowed: Iterable[str]) -> str:
 
 def at_least(what: str, value: int | float, least: int | float) -> int | float:
     """Returns `value` if it is a number of at least `least`, else raises a CourseError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
+    if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
         raise CourseError(f"{what} must be a number of at least {least}, not {value!r}.")
     return value
 
 
 def whole(what: str, value: int, least: int = 0) -> int:
     """Returns `value` if it is a whole number of at least `least`, else raises a CourseError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise CourseError(f"{what} must be a whole number of at least {least}, not {value!r}.")
     return value
