@@ -70,7 +70,7 @@ def read(model: LanguageModel, text: str) -> Reading:
 def compute(reading: Reading, settings: dict) -> dict:
     """What the picture shows of one head. settings: unit (bytes or words), layer and head (from 1), token (row, from
     1), temperature, mask. Weights (rows, columns) are NaN where the mask forbids reading."""
-    s = dict(settings)
+    s = {**settings, "temperature": round(settings["temperature"], 2)}  # a browser's slider sends 1.0000000000000002
     layer, head, row = s["layer"] - 1, s["head"] - 1, s["token"] - 1
     scores = reading.scores(layer, head) / s["temperature"]
     allowed = np.tril(np.ones_like(scores, dtype=bool))
@@ -116,14 +116,15 @@ def draw(arrays: dict, figure) -> None:
             textposition="none", hovertemplate="%{x} %{text}: %{y:.3f}<extra></extra>",
             marker=dict(color=colour, pattern=dict(shape=pattern)),
         )  # fmt: skip
-    ticks = _ticks(arrays["names"])
+    ticks = _ticks(arrays["names"], 70)
+    down = {**_ticks(arrays["names"], 50), "range": [count + 0.5, 0.5]}
     bare = {**ticks, "showticklabels": False, "domain": RIGHT}
     titles = ("Who reads whom: rows read from columns", *_titles(arrays))
     spots = ((LEFT[0], 1), *((RIGHT[0], top) for _, top in BANDS))
     figure.update_layout(
         showlegend=False, bargap=0.15, margin=dict(l=58, r=12, t=30, b=52),
         xaxis=dict(**ticks, domain=LEFT, title="read: the key's place"),
-        yaxis=dict(**ticks, autorange="reversed", title="reader: the query's place"),
+        yaxis=dict(**down, title="reader: the query's place"),
         xaxis2=dict(**bare, anchor="y2"), yaxis2=dict(domain=BANDS[0], anchor="x2", nticks=5),
         xaxis3=dict(**bare, anchor="y3"), yaxis3=dict(domain=BANDS[1], anchor="x3", nticks=4, rangemode="tozero"),
         xaxis4=dict(**ticks, domain=RIGHT, anchor="y4", title="the key's place"),
@@ -145,11 +146,12 @@ def _titles(arrays: dict) -> tuple[str, str, str]:
     return f"Scores q·k/√d of {who}{divisor}", "Softmax: shares that add up to 1", "Brought into the mix: share x |v|"
 
 
-def _ticks(names: list[str]) -> dict:
-    """Every name where there is room, else every place whose number is a multiple of a round step."""
-    if len(names) <= 68:
-        return dict(tickvals=np.arange(1, len(names) + 1), ticktext=names, tickfont=dict(size=9), tickangle=0)
-    return dict(dtick=10)
+def _ticks(names: list[str], room: int) -> dict:
+    """Every name where there is room for that many, else round places."""
+    shared = dict(range=[0.5, len(names) + 0.5], showgrid=False)
+    if len(names) <= room:
+        return dict(**shared, tickvals=np.arange(1, len(names) + 1), ticktext=names, tickfont=dict(size=9), tickangle=0)
+    return dict(**shared, dtick=10)
 
 
 def read_out(arrays: dict) -> str:
@@ -190,7 +192,7 @@ class AttentionExplorer(View):
         options=ANSWERS,
         until="Choose a byte in the second copy of the text, with the mask on and temperature 1.",
     )
-    width, height = 960, 500
+    width, height = 890, 480
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

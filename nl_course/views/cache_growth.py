@@ -28,6 +28,7 @@ CHECKPOINT = "checkpoints/attention-micro.safetensors"
 TEXT = "A cache keeps the key and the value of each token it has read.  "
 WINDOW = 16
 FROM = 16  # the prediction asks for the growth from this token on
+PASSES = 3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -68,7 +69,8 @@ def build(model: LanguageModel, kind: str, dtype: torch.dtype) -> LanguageModel:
 
 @torch.no_grad()
 def decode(model: LanguageModel, text: str = TEXT) -> dict:
-    """Reads `text` a token at a time; after each: bytes filled, allocated and by the formula, columns held, seconds.
+    """Reads `text` a token at a time; after each: bytes filled, allocated and by the formula, columns held, and seconds
+    (the shortest of PASSES readings).
 
     `kept` (features, tokens) are the first layer's and first head's keys, or the latents where there are no keys.
     """
@@ -84,6 +86,12 @@ def decode(model: LanguageModel, text: str = TEXT) -> dict:
         rows["allocated"].append(state.capacity_bytes)
         rows["formula"].append(model.state_bytes(t + 1))
         rows["held"].append(len(cache))
+    for _ in range(PASSES - 1):
+        again = model.init_state(1)
+        for t in range(tokens.shape[1]):
+            start = time.perf_counter()
+            _, again = model(tokens[:, t : t + 1], again)
+            rows["seconds"][t + 1] = min(rows["seconds"][t + 1], time.perf_counter() - start)
     columns = trace["layers.0.key"][0, :, 0] if "layers.0.key" in trace else cache.columns[0]
     return {"kept": columns.float().numpy().T, **{name: np.array(values) for name, values in rows.items()}}
 
@@ -133,11 +141,11 @@ def draw(arrays: dict, figure) -> None:
     titles += ((0.64, 0.36, "Time of each token (ms)"),)
     axis = dict(range=[0.4, last + 0.6], domain=(0.64, 1))
     figure.update_layout(
-        margin=dict(l=58, r=12, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
+        margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
         orientation="v", bgcolor="rgba(255,255,255,0.7)"),
-        xaxis=dict(range=[0.5, last + 0.5], domain=(0, 0.52), title="token", tickvals=place, tickangle=0,
-                   ticktext=arrays["names"], tickfont=dict(size=9)),
-        yaxis=dict(title="number of the column"),
+        xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token",
+                   tickvals=place, ticktext=arrays["names"], tickangle=0, tickfont=dict(size=9)),
+        yaxis=dict(showgrid=False, title="place within the key"),
         xaxis2=dict(**axis, anchor="y2", showticklabels=False),
         yaxis2=dict(domain=(0.46, 1), anchor="x2", rangemode="tozero"),
         xaxis3=dict(**axis, anchor="y3", title="tokens read"),
@@ -179,7 +187,7 @@ class CacheGrowth(View):
         until=f"Step or play to token {len(TEXT)}.",
     )
     step_by = "tokens"
-    width, height = 960, 400
+    width, height = 890, 400
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 
 from nl_course.views import theme
 from nl_course.views.parts import Line
+from nl_course.views.sync import settle
 
 EVERY = 0.25  # seconds between two redraws
 
@@ -37,7 +38,7 @@ class LossCurve:
         self.figure.add_scatter(x=[], y=[], mode="lines", name="each step", line=thin, opacity=0.35)
         self.figure.add_scatter(x=[], y=[], mode="lines", name="running mean", line=dict(color=outer.colour, width=3))
         diamonds = dict(color=theme.INK, symbol="diamond", size=10)
-        self.figure.add_scatter(x=[], y=[], mode="markers", name="held-out books", marker=diamonds)
+        self.figure.add_scatter(x=[], y=[], mode="markers", name="held-out books", marker=diamonds, cliponaxis=False)
         self.figure.update_layout(
             title=f"{title} ({label})", xaxis_title="step", yaxis_title="loss (nats per token)",
             xaxis_range=None if steps is None else [0, steps],
@@ -91,6 +92,7 @@ class LossCurve:
                 trace.x, trace.y = list(self.steps), list(ys)
             self.figure.data[2].x = [step for step, _ in self.held_out]
             self.figure.data[2].y = [loss for _, loss in self.held_out]
+        settle(self.figure)  # a browser that is still loading the plot starts from here
         self._readout.text = self.readout
 
     @property
