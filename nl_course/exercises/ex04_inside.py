@@ -138,7 +138,7 @@ def equal_tokens(answer, dice):
 
 
 @holds("the last weights have taken the mean of all gradients", hint=2)
-def takes_the_mean(answer, dice):
+def last_is_averaged(answer, dice):
     weights, gradients, step = draw_gradients(dice)
     compare(weights - step * gradients.mean(0), answer(weights, gradients, step)[-1])
 
@@ -184,7 +184,7 @@ def running_mean_weights(weights, gradients, step):
 ''',
     properties=(
         right_shape("weights for each token come out", draw_gradients, lambda w, gradients, step: gradients.shape),
-        takes_the_mean,
+        last_is_averaged,
         equal_tokens,
         mean_equals,
         pure("the inputs are left as they were", draw_gradients, hint=1),
@@ -200,7 +200,7 @@ def running_mean_weights(weights, gradients, step):
             wrong_mean_sum,
             "The paper's equation 6. Sixteen equal tokens would move the memory sixteen times as far, which is what "
             "makes it blow up.",
-            takes_the_mean.name,
+            last_is_averaged.name,
         ),
         Wrong(
             wrong_mean_whole,
@@ -212,7 +212,7 @@ def running_mean_weights(weights, gradients, step):
             wrong_mean_each,
             "Divides each gradient by its own place and keeps it so. A mean divides the whole sum anew at each token, "
             "which takes back a part of what came before.",
-            takes_the_mean.name,
+            last_is_averaged.name,
         ),
     ),
 )
