@@ -15,8 +15,8 @@ def draw_write(dice: Dice):
 
 
 def loss_after_write(w, k, v, q, y, step):
-    written = w - step * k * (k * w - v)
-    return (q * written - y) ** 2 / 2
+    residue = v - w * k
+    return (y - q * (w + residue * k * step)) ** 2 / 2
 
 
 def difference(numbers: tuple, place: int, by: float = 1e-6) -> float:
