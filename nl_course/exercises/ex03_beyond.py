@@ -1,14 +1,75 @@
-"""Exercises of notebook 03, continued: how wrong a full memory is (3.4), how sharp attention must be (3.5)."""
+"""Exercises of notebook 03, continued: a half-life (3.4), how wrong a full memory is (3.5)."""
 
 import math
-
-import torch
 
 from nl_course.exercises.engine import Exercise, Miss, Wrong
 from nl_course.exercises.properties import Dice, compare, equals, holds
 
 
-# -- 3.4 how wrong a full memory is ---------------------------------------------------------------------------
+# -- 3.4 a half-life ------------------------------------------------------------------------------------------
+def _retention_solution(half_life):
+    return 0.5 ** (1 / half_life)
+
+
+@holds("after one half-life half is left, after two a quarter", hint=2)
+def _halved(answer, dice):
+    tokens = dice.whole(1, 200)
+    kept = float(answer(tokens))
+    left = 1.0
+    for _ in range(tokens):
+        left *= kept
+    compare((0.5, 0.25), (left, left * left))
+
+
+@holds("a longer half-life keeps more, and all of it never", hint=1)
+def _grows(answer, dice):
+    tokens = dice.whole(1, 1000)
+    one, ten = float(answer(tokens)), float(answer(10 * tokens))
+    if not 0 < one < ten < 1:
+        raise Miss("two retentions, growing, between 0 and 1", f"{one:.4g} and {ten:.4g}")
+
+
+def _straight(half_life):
+    return 1 - 0.5 / half_life
+
+
+RETENTION = Exercise(
+    id="3.4",
+    title="From a half-life to a retention",
+    task="""
+Write `my_retention(half_life)`: the retention, the share that a memory keeps at every token, with which half of a
+write is left after `half_life` tokens. 0.97 means that each token leaves 97 % of all that was written before.
+""",
+    stub="def my_retention(half_life):\n    ...\n",
+    properties=(_grows, _halved),
+    hints=(
+        "What is left of a write after two tokens, if each keeps the share r? After t tokens?",
+        "You look for the r with r * r * ... * r = 1/2, as many factors as tokens.",
+        "The half_life-th root of one half: 0.5 ** (1 / half_life).",
+    ),
+    aim="0.97 and 0.99 look alike and are 23 and 69 tokens: retentions are to be read as half-lives.",
+    solution=_retention_solution,
+    wrong=(
+        Wrong(
+            _straight,
+            "fading was taken to be in a straight line: the same amount, not the same share, lost at each token",
+            "after one half-life half is left, after two a quarter",
+        ),
+        Wrong(
+            lambda half_life: 1 - 0.5 ** (1 / half_life),
+            "the share that is lost was given for the share that is kept",
+            "a longer half-life keeps more, and all of it never",
+        ),
+        Wrong(
+            lambda half_life: math.exp(-1 / half_life),
+            "this is the time constant of an exponential: after it, 37 % is left and not half",
+            "after one half-life half is left, after two a quarter",
+        ),
+    ),
+)
+
+
+# -- 3.5 how wrong a full memory is ---------------------------------------------------------------------------
 def _error_solution(pairs, width, retention, age):
     own = (1 - retention**age) ** 2
     others = sum(retention ** (2 * a) for a in range(pairs) if a != age)
@@ -57,7 +118,7 @@ def _all_are_noise(pairs, width, retention, age):
 
 
 CAPACITY = Exercise(
-    id="3.4",
+    id="3.5",
     title="How wrong will a full memory be?",
     task="""
 Write `my_expected_error(pairs, width, retention, age)`: the expected squared error with which Hebb's rule reads back
@@ -91,77 +152,6 @@ the own value, and the crosstalk of all others, each times its own share that is
             lambda pairs, width, retention, age: sum(retention ** (2 * a) for a in range(pairs) if a != age) / width,
             "what the memory has forgotten of the own value is an error as well",
             "any memory, any age",
-        ),
-    ),
-)
-
-
-# -- 3.5 sharpness --------------------------------------------------------------------------------------------
-def _sharpness_solution(pairs, share):
-    return math.log(share / (1 - share) * (pairs - 1))
-
-
-def _wish(dice: Dice) -> tuple:
-    return dice.whole(2, 2000), dice.number(0.55, 0.999)
-
-
-@holds("attention over orthonormal keys then gives its own value that share", hint=2)
-def _as_attended(answer, dice):
-    pairs, share = dice.whole(2, 40), dice.number(0.55, 0.999)
-    keys = torch.eye(pairs, dtype=torch.float64)
-    weights = torch.softmax(float(answer(pairs, share)) * keys[0] @ keys.T, dim=-1)
-    compare(share, weights[0].item())
-
-
-@holds("ten times the others take ln 10 more, whatever the share", hint=1)
-def _logarithm(answer, dice):
-    others, share = dice.whole(1, 500), dice.number(0.55, 0.99)
-    more = float(answer(10 * others + 1, share)) - float(answer(others + 1, share))
-    compare(math.log(10), more)
-
-
-@holds("for one other key it is the logit of the share", hint=3)
-def _one_other(answer, dice):
-    share = dice.number(0.55, 0.99)
-    compare(math.log(share) - math.log(1 - share), float(answer(2, share)))
-
-
-def _own_among_others(pairs, share):
-    return math.log(share / (1 - share) * pairs)
-
-
-SHARPNESS = Exercise(
-    id="3.5",
-    title="How sharp must attention be?",
-    task="""
-Write `my_sharpness(pairs, share)`: the number that q . k must be multiplied by before the softmax, so that a query that
-equals one of `pairs` orthonormal keys gives that key's value exactly the weight `share` (above 0.5, below 1). Return a
-float.
-""",
-    stub="def my_sharpness(pairs, share):\n    ...\n",
-    properties=(_logarithm, _one_other, _as_attended),
-    hints=(
-        "The own key's product is 1 and every other's is 0: write the softmax with e^s and (pairs - 1) times e^0.",
-        "Solve e^s / (e^s + pairs - 1) = share for e^s.",
-        "e^s = share / (1 - share) * (pairs - 1); then take the logarithm.",
-    ),
-    aim="The sharpness needed grows only with the logarithm of the pairs: this is why a cache can be exact at all.",
-    solution=_sharpness_solution,
-    wrong=(
-        Wrong(
-            lambda pairs, share: share / (1 - share) * (pairs - 1),
-            "the exponential inside the softmax was forgotten: this is e^s, not s",
-            "ten times the others take ln 10 more, whatever the share",
-        ),
-        Wrong(
-            _own_among_others,
-            "the own key was counted among the others",
-            "ten times the others take ln 10 more, whatever the share",
-        ),
-        Wrong(
-            lambda pairs, share: math.log(share * (pairs - 1)),
-            "the own key's part of the sum below was left out of the equation",
-            "for one other key it is the logit of the share",
         ),
     ),
 )
