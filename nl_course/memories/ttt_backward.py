@@ -23,7 +23,8 @@ from nl_course.memories.ttt_kernels import Flat, gradient, project, read, standa
 
 
 def backward_pass(inner: InnerModel, given, kept, d_z: Tensor, d_last) -> list[Tensor]:
-    """Cotangents of q, k, v, rate, factor, gain, shift and the weights, from those of z and of the last weights."""
+    """Cotangents of q, k, v, rate, factor, gain, shift and the weights, from those of z and of the last weights. `kept`
+    has of every group its anchor and, by layer, the outputs of its mini-batches before the activation."""
     flat, n = Flat(inner, *given), inner.layers
     d_z = d_z.flatten(0, 1)
     d_weights = [u.flatten(0, 1).clone(memory_format=torch.contiguous_format) for u in d_last]
@@ -31,12 +32,9 @@ def backward_pass(inner: InnerModel, given, kept, d_z: Tensor, d_last) -> list[T
     d_share, d_c = torch.zeros_like(flat.share), torch.zeros_like(flat.c)
     found = [[], [], [], []]  # of q, k, v, rate: last group first
     for g, at in reversed(list(enumerate(flat.groups()))):
-        anchor, hidden = kept[3 * n * g : 3 * n * g + 2 * n], kept[3 * n * g + 2 * n : 3 * n * (g + 1)]
-        group = Group(flat, at, anchor, hidden)
+        group = Group(flat, at, *kept[g])
         d_q, d_inputs, d_errors, d_anchor = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
-        d_k, pulled, totals, steps = _chain_backward(flat, group, d_inputs, d_errors, d_weights)
-        for step, error in zip(steps, group.errors):
-            d_c -= (step * error).sum()
+        d_k, pulled, totals = _chain_backward(flat, group, d_inputs, d_errors, d_weights, d_c)
         # pull = gain (shift - v + k), and the gain's square stands beside the unit.
         d_gain += (pulled * torch.addcmul(group.distance, group.unit, flat.gain, value=2)).sum(1, keepdim=True)
         d_pull = pulled * flat.gain
@@ -54,48 +52,47 @@ def backward_pass(inner: InnerModel, given, kept, d_z: Tensor, d_last) -> list[T
 
 
 class Group:
-    """What one group was computed from, made again from its anchor and its layers' outputs. Lists over the layers; in
-    `weights`, `slopes`, ... of tuples over the mini-batches."""
+    """What one group was computed from, made again from its anchor and its layers' outputs: whole, (m, s, ...), in
+    `inputs` and `errors`; by mini-batches in `pieces`, the chain in the order in which it ran."""
 
     def __init__(self, flat: Flat, at: slice, anchor, hidden):
-        n, activation = flat.inner.layers, ACTIVATIONS[flat.inner.activation]
         self.anchor, self.k, self.q, rate = anchor, flat.k[:, at], flat.q[:, at], flat.rate[:, at]
         self.distance = self.k - flat.v[:, at] + flat.shift
-        g, z, mean, scale, self.unit = gradient(hidden[-1], flat.square, self.distance * flat.gain)
+        g, z, mean, scale, self.unit = gradient(torch.cat(hidden[-1], dim=1), flat.square, self.distance * flat.gain)
         self.error = project(g, z, mean, scale)
         # The Hessian's low-rank part: u . unit meets error, u . error meets unit.
         pair = torch.stack([self.unit, self.error], dim=2)
         other = torch.stack([self.error, self.unit], dim=2) * (scale / z.shape[-1]).unsqueeze(2)
         level = scale * (g * self.unit).mean(-1, keepdim=True)
         self.top = list(zip(*map(_apart(flat), (z, mean, scale, level, rate, pair, other))))
-        values, slopes, bends = zip(*(activation.three(z) for z in hidden[:-1])) if n > 1 else ((), (), ())
-        self.inputs, self.slopes, self.bends = [self.k, *values], map(flat.split, slopes), map(flat.split, bends)
-        self.slopes, self.bends = list(self.slopes), list(self.bends)
-        self._learn_again(flat, self.error * rate)
+        scaled = self.error * rate
+        self.pieces = self._learn_again(flat, hidden, scaled)
+        whole = {
+            name: [torch.cat(layer, dim=1) for layer in zip(*(piece[name] for piece in self.pieces))]
+            for name in ("values", "below")
+        }
+        self.inputs, self.errors = [self.k, *whole["values"]], [*whole["below"], scaled]
 
-    def _learn_again(self, flat: Flat, top_error: Tensor) -> None:
-        """The lower layers' errors and the weights that each mini-batch began with: the chain, its inputs known."""
-        n, inputs = flat.inner.layers, [flat.split(a) for a in self.inputs]
-        self.weights = [[w] for w in self.anchor[::2]]
-        scaled = [flat.split(u * flat.c) for u in (self.k, top_error)]
-        errors, self.below = [[] for _ in range(n - 1)], [[] for _ in range(n)]
-        for m, f in enumerate(flat.split(top_error)):
-            for i in range(n - 1, -1, -1):
-                last, weight = m + 1 == len(inputs[0]), self.weights[i][m]
-                if i:
-                    below = torch.bmm(f, weight.mT)
-                    self.below[i].append(below)
-                if not last:
-                    if i == 0:
-                        weight = torch.baddbmm(weight, scaled[0][m].mT, f, alpha=-1)
-                    else:
-                        step = scaled[1][m] if i == n - 1 else f * flat.c
-                        weight = torch.baddbmm(weight, inputs[i][m].mT, step, alpha=-1)
-                    self.weights[i].append(weight)
-                if i:
-                    f = below * self.slopes[i - 1][m]
-                    errors[i - 1].append(f)
-        self.errors = [*(torch.cat(u, dim=1) for u in errors), top_error]
+    def _learn_again(self, flat: Flat, hidden, top_error: Tensor) -> list[dict[str, list]]:
+        """The chain, its layers' outputs known. For every mini-batch and layer: input, slope and bend of the activation
+        below, the weight matrix it began with, the error, and what of it reached the layer below before the slope."""
+        n, three, pieces = flat.inner.layers, ACTIVATIONS[flat.inner.activation].three, []
+        given = [flat.split(u) for u in (self.k, self.k * flat.c, top_error, top_error * flat.c)] + hidden[:-1]
+        weights = list(self.anchor[::2])
+        for m, (k, scaled, f, moved, *below) in enumerate(zip(*given)):
+            values, slopes, bends = zip(*map(three, below)) if n > 1 else ((), (), ())
+            inputs, errors, before = [k, *values], [f], [None]
+            for i in range(n - 1, 0, -1):
+                before.insert(1, torch.bmm(errors[0], weights[i].mT))
+                errors.insert(0, before[1] * slopes[i - 1])
+            piece = dict(values=values, inputs=inputs, slopes=slopes, bends=bends, weights=weights)
+            pieces.append(piece | dict(errors=errors, below=errors[:-1], before=before))
+            if m + 1 < len(given[0]):
+                steps = [errors[0], *(f * flat.c for f in errors[1:-1]), *([moved] if n > 1 else [])]
+                weights = [
+                    torch.baddbmm(w, a.mT, step, alpha=-1) for w, a, step in zip(weights, [scaled, *inputs[1:]], steps)
+                ]
+        return pieces
 
     def hessian(self, flat: Flat, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
         """H l u and P l u for mini-batch m, l the rate."""
@@ -124,7 +121,7 @@ def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shif
     d_y = project(d_z * flat.gain, y, mean, scale)
     d_inputs, d_errors, d_anchor = [], [], []
     for i in range(flat.inner.layers - 1, -1, -1):
-        x, products, seen, slope, _ = layers[i]
+        x, products, seen, _ = layers[i]
         d_seen = torch.bmm(d_y, group.errors[i].mT)  # its sign, and that of the errors' cotangent, turned below
         d_share[:tokens, :tokens] -= (d_seen * products).sum(0)
         d_products = d_seen.mul_(share)
@@ -132,42 +129,42 @@ def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shif
         d_inputs.append(torch.bmm(d_products.mT, x).neg_())
         d_anchor += [d_y.sum(1, keepdim=True), torch.bmm(x.mT, d_y)]
         d_x = torch.bmm(d_y, group.anchor[2 * i].mT).baddbmm_(d_products, group.inputs[i], alpha=-1)
-        d_y = d_x * slope if i else d_x
+        d_y = flat.inner.pull(d_x, layers[i - 1][-1]) if i else d_x
     return d_y + d_z, d_inputs[::-1], d_errors[::-1], d_anchor[::-1]
 
 
-def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights):
-    """The chain in reverse; `d_weights` change in place from those after the group to those before it. Returns the
-    cotangents of k, P l f_n bar (that of pull), f_n bar and the h of every layer, (m, s, ...)."""
+def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c: Tensor):
+    """The chain in reverse; `d_weights` change in place from those after the group to those before it, and `d_c` grows.
+    Returns the cotangents of k, P l f_n bar (that of pull) and f_n bar, (m, s, ...)."""
     n = flat.inner.layers
-    inputs, errors = ([flat.split(u) for u in part] for part in (group.inputs, group.errors))
-    scaled = [flat.split(u * flat.c) for u in group.errors]
     d_inputs, d_errors = ([flat.split(u) for u in part] for part in (d_inputs, d_errors))
-    d_k, d_pull, totals, steps = [], [], [], [[] for _ in range(n)]
-    for m in range(len(inputs[0]) - 1, -1, -1):
+    d_k, d_pull, totals = [], [], []
+    for m in range(len(group.pieces) - 1, -1, -1):
+        piece = group.pieces[m]
+        inputs, errors, weights = piece["inputs"], piece["errors"], piece["weights"]
         d_f, d_a, d_below = [], [], []
         for i in range(n):
-            h = torch.baddbmm(d_weights[2 * i + 1], inputs[i][m], d_weights[2 * i])
-            steps[i].append(h)
+            h = torch.baddbmm(d_weights[2 * i + 1], inputs[i], d_weights[2 * i])
+            d_c -= (h * errors[i]).sum()
             d_f.append(torch.addcmul(d_errors[i][m], h, flat.c, value=-1))
-            d_a.append(torch.baddbmm(d_inputs[i][m], scaled[i][m], d_weights[2 * i].mT, alpha=-1))
+            back = torch.bmm(errors[i], d_weights[2 * i].mT)
+            d_a.append(torch.addcmul(d_inputs[i][m], back, flat.c, value=-1))
         for i in range(1, n):
-            up = d_f[i - 1] * group.slopes[i - 1][m]
-            d_below.append((d_f[i - 1] * group.below[i][m]).mul_(group.bends[i - 1][m]))
-            d_f[i].baddbmm_(up, group.weights[i][m])
-            d_weights[2 * i].baddbmm_(up.mT, errors[i][m])
+            up = d_f[i - 1] * piece["slopes"][i - 1]
+            d_below.append((d_f[i - 1] * piece["before"][i]).mul_(piece["bends"][i - 1]))
+            d_f[i].baddbmm_(up, weights[i])
+            d_weights[2 * i].baddbmm_(up.mT, errors[i])
         totals.append(d_f[-1])
         down, pulled = group.hessian(flat, m, d_f[-1])
         d_pull.append(pulled)
         for i in range(n - 1, -1, -1):
-            d_weights[2 * i].baddbmm_(inputs[i][m].mT, down)
+            d_weights[2 * i].baddbmm_(inputs[i].mT, down)
             d_weights[2 * i + 1].baddbmm_(flat.ones, down)
-            d_a[i].baddbmm_(down, group.weights[i][m].mT)
+            d_a[i].baddbmm_(down, weights[i].mT)
             if i:
-                down = d_below[i - 1].addcmul_(d_a[i], group.slopes[i - 1][m])
+                down = d_below[i - 1].addcmul_(d_a[i], piece["slopes"][i - 1])
         d_k.append(d_a[0])
-    d_k, d_pull, totals, *steps = (torch.cat(u[::-1], dim=1) for u in (d_k, d_pull, totals, *steps))
-    return d_k, d_pull, totals, steps
+    return (torch.cat(u[::-1], dim=1) for u in (d_k, d_pull, totals))
 
 
 def _factor_backward(flat: Flat, d_share: Tensor, d_c: Tensor) -> Tensor:

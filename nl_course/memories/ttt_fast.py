@@ -18,6 +18,7 @@ Axes: m rows (batch x heads), s tokens of a group, f head width. Weights are a t
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nl_course.memories.inner import InnerModel, Norm, Weights
 from nl_course.memories.ttt_backward import backward_pass
@@ -47,8 +48,9 @@ class Learn(torch.autograd.Function):
     @staticmethod
     def forward(ctx, inner, *given):
         z, last, kept = forward_pass(inner, *given)
+        flat, ctx.tree = tree_flatten(kept)
         ctx.inner, ctx.count = inner, len(given)
-        ctx.save_for_backward(*given, *kept)
+        ctx.save_for_backward(*given, *flat)
         return z, *last
 
     @staticmethod
@@ -56,7 +58,7 @@ class Learn(torch.autograd.Function):
         saved = ctx.saved_tensors
         given, kept = saved[: ctx.count], saved[ctx.count :]
         if not torch.is_grad_enabled():
-            return None, *backward_pass(ctx.inner, given, kept, d_z, d_last)
+            return None, *backward_pass(ctx.inner, given, tree_unflatten(kept, ctx.tree), d_z, d_last)
         names = list(ctx.inner.shapes(given[0].shape[-1]))
         q, k, v, rate, factor, gain, shift, *weights = given
         z, last = dual_sequence(ctx.inner, Norm(gain, shift), dict(zip(names, weights)), q, k, v, rate, factor)
@@ -68,7 +70,7 @@ class Learn(torch.autograd.Function):
         return None, *(next(made) if needed else None for needed in ctx.needs_input_grad[1:])
 
 
-def forward_pass(inner: InnerModel, *given: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def forward_pass(inner: InnerModel, *given: Tensor) -> tuple[Tensor, list[Tensor], list[tuple]]:
     """z, the last weights, and what the backward pass will need of each group: its anchor, and the layers' outputs."""
     flat = Flat(inner, *given)
     weights = [w.clone(memory_format=torch.contiguous_format) for w in flat.weights]
@@ -80,6 +82,6 @@ def forward_pass(inner: InnerModel, *given: Tensor) -> tuple[Tensor, list[Tensor
         y = read(flat, q, inputs, errors, anchor)[-1][-1]
         unit = standardise(y)[0]
         outputs.append(torch.addcmul(q + flat.shift, flat.gain, unit))
-        kept += [*anchor, *hidden]
+        kept.append((anchor, hidden))
     z = torch.cat(outputs, dim=1).view(given[0].shape)
     return z, [w.view(u.shape) for w, u in zip(weights, given[7:])], kept

@@ -42,9 +42,10 @@ class Flat:
         return u.split(self.size, dim=1)
 
 
-def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
     """Writes the mini-batches of a group, one after the other, into `weights`, which change in place. Returns for each
-    layer its inputs a, its outputs z before the activation, and its scaled errors f, (m, s, ...)."""
+    layer its inputs a and its scaled errors f, (m, s, ...), and between them its outputs z before the activation, one
+    tensor a mini-batch."""
     n, both = flat.inner.layers, ACTIVATIONS[flat.inner.activation].both
     k, rate, ones = flat.k[:, at], flat.rate[:, at], flat.ones * flat.c
     inputs, hidden, errors = ([[] for _ in range(n)] for _ in range(3))
@@ -68,24 +69,23 @@ def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], l
         errors[0].append(f)
         weights[0].baddbmm_(scaled.mT, f, alpha=-1)
         weights[1].baddbmm_(ones, f, alpha=-1)
-    joined = ([torch.cat(layer, dim=1) for layer in part] for part in (inputs[1:], hidden, errors))
-    inputs, hidden, errors = joined
+    inputs, errors = ([torch.cat(layer, dim=1) for layer in part] for part in (inputs[1:], errors))
     return [k, *inputs], hidden, errors
 
 
 def read(flat: Flat, q: Tensor, inputs, errors, anchor) -> list[tuple[Tensor, ...]]:
     """Reads a group's queries (m, s, f). For every layer: its input x, that input's products with the keys' side, the
-    same shared out, the slope of the activation before it (None for the first), and its output y."""
-    both, layers, x, slope = ACTIVATIONS[flat.inner.activation].both, [], q, None
+    same shared out, and its output y."""
+    layers, x = [], q
     share = flat.share[: q.shape[1], : q.shape[1]]
     one = q.new_ones(())
     for i in range(flat.inner.layers):
         if i:
-            x, slope = both(y)
+            x = flat.inner.activate(y)
         products = torch.baddbmm(one, x, inputs[i].mT)
         seen = products * share
         y = torch.baddbmm(anchor[2 * i + 1], x, anchor[2 * i]).baddbmm_(seen, errors[i], alpha=-1)
-        layers.append((x, products, seen, slope, y))
+        layers.append((x, products, seen, y))
     return layers
 
 

@@ -27,6 +27,8 @@ def test_check_01_the_slopes_are_autograds(name):
     torch.testing.assert_close(activation.slope(x), slope, **CLOSE)
     torch.testing.assert_close(activation.both(x), (activation.value(x), slope), **CLOSE)
     (bend,) = torch.autograd.grad(slope.sum(), x)
+    x, slope = x.detach(), slope.detach()
+    torch.testing.assert_close(activation.pull(2 * x, x), 2 * x * slope, **CLOSE)
     torch.testing.assert_close(activation.three(x), (activation.value(x), slope, bend), **CLOSE)
     theirs = torch.nn.functional.gelu(x, approximate="tanh") if name == "gelu" else torch.nn.functional.silu(x)
     torch.testing.assert_close(activation.value(x), theirs, **CLOSE)
