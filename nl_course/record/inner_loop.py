@@ -131,24 +131,23 @@ def state_after(model: LanguageModel, tokens: int, device: str) -> dict[str, int
 
 @torch.no_grad()
 def decode_times(models: dict, contexts: list[int], timed: int, device: str) -> dict[str, list[dict]]:
-    """Seconds for one more token after so many, the models' tokens in turn so that a busy machine slows both."""
-    found = {name: [] for name in models}
+    """Seconds for one more token after so many. Every model at every context takes its turn, round by round, so that
+    a machine that is busy for a while slows all of them."""
     token = torch.full((1, 1), 101, device=device)
     stream = library("prose").stream("held_out").long().to(device)
-    for context in contexts:
-        text = stream[:context][None]
-        states, seconds = {}, {name: [] for name in models}
-        for name, model in models.items():
-            states[name] = model.init_state(1)
-            for piece in text.split(1024, dim=1):
-                _, states[name] = model(piece, states[name])
-        for _ in range(timed):
-            for name, model in models.items():
-                start = time.perf_counter()
-                _, states[name] = model(token, states[name])
-                seconds[name].append(time.perf_counter() - start)
-        for name, values in seconds.items():
-            low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-            row = {"tokens": context, "seconds": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
-            found[name].append(row)
+    states = {(name, context): models[name].init_state(1) for name in models for context in contexts}
+    for name, context in states:
+        for piece in stream[:context][None].split(1024, dim=1):
+            _, states[name, context] = models[name](piece, states[name, context])
+    seconds = {place: [] for place in states}
+    for _ in range(timed):
+        for name, context in states:
+            start = time.perf_counter()
+            _, states[name, context] = models[name](token, states[name, context])
+            seconds[name, context].append(time.perf_counter() - start)
+    found = {name: [] for name in models}
+    for (name, context), values in seconds.items():
+        low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
+        row = {"tokens": context, "seconds": round(middle, 6), "low": round(low, 6), "high": round(high, 6)}
+        found[name].append(row)
     return found
