@@ -1,4 +1,4 @@
-"""The backward pass of `ttt_fast.Learn`: group by group from the last, reading backwards, then the chain in reverse.
+"""The backward pass of `ttt_fast.run`: group by group from the last, reading backwards, then the chain in reverse.
 
 With the bar for a cotangent, a_0 = k, z_i = a_{i-1} W_i + b_i, a_i = act(z_i), f_n = l e(z_n), f_{i-1} = (f_i W_i^T)
 act'(z_{i-1}), W_i' = W_i - c a_{i-1}^T f_i, b_i' = b_i - c sum f_i, one mini-batch gives back
@@ -22,10 +22,10 @@ from nl_course.memories.inner import ACTIVATIONS, InnerModel
 from nl_course.memories.ttt_kernels import Flat, gradient, project, read, standardise
 
 
-def backward_pass(inner: InnerModel, given, kept, d_z: Tensor, d_last) -> list[Tensor]:
+def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, ...]:
     """Cotangents of q, k, v, rate, factor, gain, shift and the weights, from those of z and of the last weights. `kept`
     has of every group its anchor and, by layer, the outputs of its mini-batches before the activation."""
-    flat, n = Flat(inner, *given), inner.layers
+    flat, (d_z, *d_last) = Flat(inner, *given), cotangents
     d_z = d_z.flatten(0, 1)
     d_weights = [u.flatten(0, 1).clone(memory_format=torch.contiguous_format) for u in d_last]
     d_gain, d_shift = torch.zeros_like(flat.gain), torch.zeros_like(flat.shift)
