@@ -24,7 +24,8 @@ def all_views() -> list[type[View]]:
 def _row(kind: type[View], presses: int = 12) -> dict:
     opening = seconds(lambda: kind(strict=True))
     view, times = kind(strict=True), []
-    for name, control in view.controls_by_name.items():
+    for name in view.settings:  # buttons have no value to set
+        control = view.controls_by_name[name]
         for value in _other_values(control)[:presses]:
             times.append((seconds(lambda n=name, v=value: view.set(**{n: v})), name))
     return {

@@ -172,22 +172,22 @@ class Capacity(View):
         "Twice as many pairs as the matrix is wide, random keys, each written once: who answers more of them?",
         outcome,
         options=("Hebb", "delta rule", "both alike"),
-        until="Set the pairs to twice the width, with random keys.",
+        until="Set the pairs to twice the width, with random keys (cosine 0).",
     )
     width, height = 920, 520
     continuous = False
 
     def controls(self):
         return {
-            "pairs": W.SelectionSlider(options=LOADS, value=32, description="Pairs written (n)"),
-            "width": W.SelectionSlider(options=WIDTHS, value=64, description="Width of the matrix (d)"),
+            "pairs": W.SelectionSlider(options=LOADS, value=64, description="Pairs written (n)"),
             "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Mean cosine of the keys"),
+            "sharpness": W.FloatSlider(value=8, min=0, max=32, step=0.5, description="Sharpness of attention"),
             "measure": W.ToggleButtons(options=MEASURES, description="Measure"),
         }
 
     def more_controls(self):
         return {
-            "sharpness": W.FloatSlider(value=8, min=0, max=32, step=0.5, description="Sharpness of attention"),
+            "width": W.SelectionSlider(options=WIDTHS, value=64, description="Width of the matrix (d)"),
             "draws": W.IntSlider(value=1, min=1, max=5, description="Single draws shown (diamonds)"),
         }
 

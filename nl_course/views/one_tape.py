@@ -206,7 +206,7 @@ class OneTape(View):
     def controls(self):
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
         return {
-            "filler": W.IntSlider(value=16, min=0, max=256, step=8, description="Filler: further pairs written"),
+            "filler": W.IntSlider(value=32, min=0, max=256, step=8, description="Filler: further pairs written"),
             "overwritten": W.Dropdown(options=again, value=0, description="Written again at the end"),
         }
 

@@ -22,7 +22,7 @@ from nl_course.memories import Memory, Trace, build_memory
 from nl_course.memories.linear import Retention, RetentionConfig
 from nl_course.tasks.text import encode
 from nl_course.views import theme
-from nl_course.views.attention_reading import labels
+from nl_course.views.attention_reading import labels, with_holes
 from nl_course.views.parts import Prediction
 from nl_course.views.shell import View
 
@@ -178,30 +178,32 @@ def draw(arrays: dict, figure) -> None:
     small = dict(size=10 if len(names) <= 24 else 7)
     ticks = dict(tickvals=place, ticktext=names, tickangle=0, tickfont=small)
     axes, shapes = {}, []
+    rows = np.nan_to_num([arrays["softmax"][row], arrays["own"][row]])
+    scale = [min(0, rows.min()) - 0.02, max(1, rows.max()) + 0.02]  # one for both, so that bars can be compared
     for i, (name, weights, style) in enumerate(maps, 1):
         look, x = theme.style(style), ((0, 0.31), (0.37, 0.68))[i - 1]
         figure.add_heatmap(
-            z=weights, x=place, y=place, name=name, xaxis=f"x{i}", yaxis=f"y{i}", coloraxis="coloraxis",
+            z=with_holes(weights), x=place, y=place, name=name, xaxis=f"x{i}", yaxis=f"y{i}", coloraxis="coloraxis",
             hoverongaps=False, hovertemplate="read at %{y}: %{z:.3f} of the value at %{x}<extra></extra>",
         )  # fmt: skip
         figure.add_bar(
             x=place, y=np.nan_to_num(weights[row]), name=f"row of {name}", xaxis=f"x{i + 2}", yaxis=f"y{i + 2}",
-            marker=dict(color=look.colour, pattern=dict(shape=look.pattern)),
+            marker=dict(color=look.colour),
             hovertemplate="value at %{x}: %{y:.3f}<extra></extra>",
         )  # fmt: skip
         shapes.append(
             dict(type="rect", x0=0.5, x1=len(names) + 0.5, y0=row + 0.5, y1=row + 1.5, xref=f"x{i}", yref=f"y{i}",
                  line=dict(color=theme.style("outer").colour, width=2))
         )  # fmt: skip
-        axes[f"xaxis{i}"] = dict(**ticks, domain=x, anchor=f"y{i}", title="value read")
-        axes[f"yaxis{i}"] = dict(**ticks, domain=(0, 1), anchor=f"x{i}", autorange="reversed")
-        band = ((0.58, 1), (0, 0.42))[i - 1]
+        axes[f"xaxis{i}"] = dict(**ticks, domain=x, anchor=f"y{i}", title="value read", showgrid=False)
+        axes[f"yaxis{i}"] = dict(**ticks, domain=(0, 1), anchor=f"x{i}", autorange="reversed", showgrid=False)
+        band = ((0.56, 0.96), (0, 0.4))[i - 1]
         axes[f"xaxis{i + 2}"] = dict(**ticks, domain=(0.81, 1), anchor=f"y{i + 2}", range=[0.4, len(names) + 0.6])
-        axes[f"yaxis{i + 2}"] = dict(domain=band, anchor=f"x{i + 2}", nticks=5)
+        axes[f"yaxis{i + 2}"] = dict(domain=band, anchor=f"x{i + 2}", nticks=5, range=scale)
     axes["yaxis1"]["title"] = "reader"
     who = f"“{names[row]}” at {row + 1}"
     titles = ((0, 1, maps[0][0]), (0.37, 1, memory), (0.78, 1, f"{who}: weights, attention"))
-    titles += ((0.78, 0.42, f"{who}: {memory}"),)
+    titles += ((0.78, 0.44, f"{who}: {memory}"),)
     figure.update_layout(
         **axes, shapes=shapes, showlegend=False, bargap=0.15, margin=dict(l=58, r=12, t=30, b=48),
         coloraxis=dict(colorscale=theme.SIGNS, cmid=0, cmin=-1, cmax=1,

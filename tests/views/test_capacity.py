@@ -87,7 +87,7 @@ def test_controls_drive_picture_and_sentence(view):
 
 def test_the_prediction_is_answered_at_twice_the_width(view):
     view.set(pairs=32, width=64, similarity=0)
-    assert view.predict("delta rule").endswith("with random keys.")
+    assert view.predict("delta rule").endswith("with random keys (cosine 0).")
     view.set(pairs=128)
     assert 'it came out "Hebb". What differs?' in view.verdict
 
