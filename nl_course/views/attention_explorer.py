@@ -24,6 +24,7 @@ from nl_course.views.attention_reading import (
     pool,
     softmax,
     with_holes,
+    word_ticks,
     words,
 )
 from nl_course.views.parts import Prediction
@@ -85,10 +86,12 @@ def compute(reading: Reading, settings: dict) -> dict:
     score = np.array([np.logaddexp.reduce(rows[:, groups == g], axis=1).mean() for g in range(groups.max() + 1)])
     shown = np.tril(np.ones_like(pooled, dtype=bool)) if s["mask"] else np.ones_like(pooled, dtype=bool)
     names = labels(reading.tokens, groups)
+    by_word = s["unit"] == "words"
     ahead = float(np.where(allowed, 0, weights).sum() / len(weights))
     return {
         **s,
         "names": names,
+        "ticks": (np.arange(1, len(names) + 1), names) if by_word else word_ticks(reading.tokens),
         "weights": np.where(shown, pooled, np.nan),
         "score": np.where(shown[row], score, np.nan),
         "share": np.where(shown[row], pooled[row], np.nan),
@@ -116,8 +119,8 @@ def draw(arrays: dict, figure) -> None:
             textposition="none", hovertemplate="%{x} %{text}: %{y:.3f}<extra></extra>",
             marker=dict(color=colour, pattern=dict(shape=pattern)),
         )  # fmt: skip
-    ticks = _ticks(arrays["names"], 70)
-    down = {**_ticks(arrays["names"], 50), "range": [count + 0.5, 0.5]}
+    ticks = _ticks(arrays)
+    down = {**ticks, "range": [count + 0.5, 0.5]}
     bare = {**ticks, "showticklabels": False, "domain": RIGHT}
     titles = ("Who reads whom: rows read from columns", *_titles(arrays))
     spots = ((LEFT[0], 1), *((RIGHT[0], top) for _, top in BANDS))
@@ -146,12 +149,13 @@ def _titles(arrays: dict) -> tuple[str, str, str]:
     return f"Scores q·k/√d of {who}{divisor}", "Softmax: shares that add up to 1", "Brought into the mix: share x |v|"
 
 
-def _ticks(names: list[str], room: int) -> dict:
-    """Every name where there is room for that many, else round places."""
-    shared = dict(range=[0.5, len(names) + 0.5], showgrid=False)
-    if len(names) <= room:
-        return dict(**shared, tickvals=np.arange(1, len(names) + 1), ticktext=names, tickfont=dict(size=9), tickangle=0)
-    return dict(**shared, dtick=10)
+def _ticks(arrays: dict) -> dict:
+    """An axis of keys or queries that reads as the text, where there is room for it; else one of round places."""
+    count, (places, names) = len(arrays["names"]), arrays["ticks"]
+    shared = dict(range=[0.5, count + 0.5], showgrid=False, ticks="")
+    if count > 80 or len(names) > 30:
+        return dict(**shared, dtick=10)
+    return dict(**shared, tickvals=places, ticktext=names, tickfont=dict(size=9), tickangle=0)
 
 
 def read_out(arrays: dict) -> str:
@@ -192,7 +196,7 @@ class AttentionExplorer(View):
         options=ANSWERS,
         until="Choose a byte in the second copy of the text, with the mask on and temperature 1.",
     )
-    width, height = 890, 480
+    width, height = 820, 460
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

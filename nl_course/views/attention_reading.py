@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+BLANKS = np.frombuffer(b" \t\n\r\0", dtype=np.uint8)
 CONTEXT = 3  # bytes that must agree for a place to count as a repetition
 
 
@@ -68,7 +69,7 @@ def entropy_bits(weights: np.ndarray) -> np.ndarray:
 
 def words(tokens: np.ndarray) -> np.ndarray:
     """The word that each byte belongs to, from 0: a word is its letters and the blanks that follow it. (t,)"""
-    blank = np.isin(tokens, np.frombuffer(b" \t\n\r\0", dtype=np.uint8))
+    blank = np.isin(tokens, BLANKS)
     starts = ~blank & np.concatenate([[False], blank[:-1]])
     return np.cumsum(starts)
 
@@ -88,6 +89,17 @@ def labels(tokens: np.ndarray, groups: np.ndarray) -> list[str]:
         name = text.strip() if len(data) > 1 and text.strip() else text.replace(" ", "␣").replace("\n", "↵")
         names.append(name if name.isprintable() and name else data.hex())
     return names
+
+
+def word_ticks(tokens: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Where the middle of each word stands, in bytes from 1, and the words: an axis of bytes that reads as the text.
+    (A label for every byte would take a browser longer to draw than all the rest.)"""
+    groups = words(tokens)
+    seen = ~np.isin(tokens, BLANKS)
+    of_each = (np.flatnonzero(seen & (groups == word)) for word in range(groups.max() + 1))
+    middles = [(found[0] + found[-1]) / 2 + 1 if len(found) else np.nan for found in of_each]
+    named = [(m, name) for m, name in zip(middles, labels(tokens, groups)) if not np.isnan(m)]
+    return np.array([m for m, _ in named]), [name for _, name in named]
 
 
 def with_holes(matrix: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from nl_course.memories import Trace
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.text import encode
 from nl_course.views import theme
-from nl_course.views.attention_reading import labels, with_holes
+from nl_course.views.attention_reading import with_holes, word_ticks
 from nl_course.views.parts import Prediction
 from nl_course.views.shell import View
 
@@ -101,12 +101,14 @@ def compute(decoded: dict, kind: str, style: str, tokens: int) -> dict:
     held = int(decoded["held"][tokens])
     kept = np.full_like(decoded["kept"], np.nan)
     kept[:, tokens - held : tokens] = decoded["kept"][:, tokens - held : tokens]
-    return {**decoded, "kind": kind, "style": style, "tokens": tokens, "grid": kept, "names": labels_of(TEXT)}
-
-
-def labels_of(text: str) -> list[str]:
-    data = encode(text).numpy()
-    return labels(data, np.arange(len(data)))
+    return {
+        **decoded,
+        "kind": kind,
+        "style": style,
+        "tokens": tokens,
+        "grid": kept,
+        "ticks": word_ticks(encode(TEXT).numpy()),
+    }
 
 
 def draw(arrays: dict, figure) -> None:
@@ -143,8 +145,8 @@ def draw(arrays: dict, figure) -> None:
     figure.update_layout(
         margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
         orientation="v", bgcolor="rgba(255,255,255,0.7)"),
-        xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token",
-                   tickvals=place, ticktext=arrays["names"], tickangle=0, tickfont=dict(size=9)),
+        xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
+                   tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=9)),
         yaxis=dict(showgrid=False, title="place within the key"),
         xaxis2=dict(**axis, anchor="y2", showticklabels=False),
         yaxis2=dict(domain=(0.46, 1), anchor="x2", rangemode="tozero"),
@@ -187,7 +189,7 @@ class CacheGrowth(View):
         until=f"Step or play to token {len(TEXT)}.",
     )
     step_by = "tokens"
-    width, height = 890, 400
+    width, height = 820, 400
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

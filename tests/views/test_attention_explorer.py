@@ -19,6 +19,7 @@ from nl_course.views.attention_reading import (
     labels,
     pool,
     previous_occurrence,
+    word_ticks,
     words,
 )
 from nl_course.views.sync import same
@@ -111,6 +112,8 @@ def test_earlier_copies_and_words_by_hand():
     assert previous_occurrence(tokens, 1).tolist() == [-1, -1, -1, -1, 0, 1, 2, -1, 5, 6]
     assert words(np.frombuffer(b" a  bc\nd", dtype=np.uint8)).tolist() == [0, 1, 1, 1, 2, 2, 2, 3]
     assert labels(np.array([32, 195, 10, 97]), np.arange(4)) == ["␣", "c3", "↵", "a"]
+    places, names = word_ticks(np.frombuffer(b" a  bc\nd", dtype=np.uint8))
+    assert places.tolist() == [2, 5.5, 8] and names == ["a", "bc", "d"]
     assert pool(np.eye(3), np.array([0, 0, 1])).tolist() == [[1, 0], [0, 1]]
     assert entropy_bits(np.array([[0.25] * 4, [1, 0, 0, 0]])).tolist() == [2, 0]
 
