@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: through the write (4.1), one mini-batch at once (4.2); 4.3 and 4.4 in `ex04_inside`."""
+"""Exercises of notebook 04: through the write (4.1), one mini-batch at once (4.4); 4.2 and 4.3 in `ex04_inside`."""
 
 import torch
 
@@ -127,7 +127,7 @@ def through_the_write(w, k, v, q, y, step):
     ),
 )
 
-# ------------------------------------------------------------------------------- 4.2 one mini-batch at once
+# ------------------------------------------------------------------------------- 4.4 one mini-batch at once
 
 
 def draw_mini_batch(dice: Dice):
@@ -204,7 +204,7 @@ def wrong_batch_own_factor(weights, queries, keys, errors, rate, factor):
 
 
 MINI_BATCH = Exercise(
-    id="4.2",
+    id="4.4",
     title="a mini-batch of writes with matmuls only",
     aim="To see that the dual form is the same sum in another order, and to be unable to mix up its two factors.",
     task="""
@@ -266,7 +266,7 @@ def read_mini_batch(weights, queries, keys, errors, rate, factor):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (THROUGH_THE_WRITE, MINI_BATCH, NORM_GRADIENT, RUNNING_MEAN)
+EXERCISES = (THROUGH_THE_WRITE, RUNNING_MEAN, NORM_GRADIENT, MINI_BATCH)
 
 DISCUSSION = (
     (

@@ -1,10 +1,112 @@
-"""Exercises of notebook 04, continued: the layer norm's gradient (4.3), a running mean of gradients (4.4)."""
+"""Exercises of notebook 04, continued: a running mean of gradients (4.2), the layer norm's gradient (4.3)."""
 
 import torch
 
 from nl_course.exercises.engine import Exercise, Wrong
 from nl_course.exercises.properties import Dice, any_size, compare, equals, holds, pure, right_shape
 from nl_course.memories.inner import EPSILON
+
+# ------------------------------------------------------------------------------- 4.2 a running mean
+
+
+def draw_gradients(dice: Dice):
+    tokens, width = dice.whole(3, 6), dice.whole(2, 4)
+    return dice.normal(width, width + 1), dice.normal(tokens, width, width + 1), dice.number(0.1, 0.9)
+
+
+def by_loop(weights, gradients, step):
+    found = []
+    for i in range(len(gradients)):
+        found.append(weights - step * sum(gradients[: i + 1]) / (i + 1))
+    return torch.stack(found)
+
+
+@holds("equal tokens move the memory once: where all gradients are the same, all weights are", hint=1)
+def equal_tokens(answer, dice):
+    weights, gradients, step = draw_gradients(dice)
+    same = gradients[:1].expand_as(gradients)
+    compare((weights - step * same), answer(weights, same, step))
+
+
+@holds("the last weights have taken the mean of all gradients", hint=2)
+def last_is_averaged(answer, dice):
+    weights, gradients, step = draw_gradients(dice)
+    compare(weights - step * gradients.mean(0), answer(weights, gradients, step)[-1])
+
+
+mean_equals = equals("all weights are those of the loop", draw_gradients, by_loop, hint=3)
+
+
+def solution_running_mean(weights, gradients, step):
+    place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
+    return weights - step * gradients.cumsum(0) / place[:, None, None]
+
+
+def wrong_mean_sum(weights, gradients, step):
+    return weights - step * gradients.cumsum(0)
+
+
+def wrong_mean_whole(weights, gradients, step):
+    return weights - step * gradients.cumsum(0) / len(gradients)
+
+
+def wrong_mean_each(weights, gradients, step):
+    place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
+    return weights - step * (gradients / place[:, None, None]).cumsum(0)
+
+
+RUNNING_MEAN = Exercise(
+    id="4.2",
+    title="a sum or a running mean",
+    aim="To know the largest difference between the paper and its code by having written it.",
+    task="""
+In a mini-batch all gradients are taken at the same weights. The paper's equation 6 lets token i move them by the
+**sum** of the gradients up to i; the authors' code starts training with their **mean** (and then lets training choose).
+
+Write `running_mean_weights(weights, gradients, step)`: the weights at every token, moved by `step` times the mean of
+the gradients so far.
+
+* `weights` (f, m) at the mini-batch's start; `gradients` (b, f, m), token after token; `step` a number.
+* The result is (b, f, m). No loop.""",
+    stub='''
+def running_mean_weights(weights, gradients, step):
+    """weights (f, m), gradients (b, f, m), step -> weights at each token (b, f, m)"""
+    ...
+''',
+    properties=(
+        right_shape("weights for each token come out", draw_gradients, lambda w, gradients, step: gradients.shape),
+        last_is_averaged,
+        equal_tokens,
+        mean_equals,
+        pure("the inputs are left as they were", draw_gradients, hint=1),
+    ),
+    hints=(
+        "Token i (from 1) moves the weights by step / i times the sum of the first i gradients.",
+        "All sums at once are gradients.cumsum(0), (b, f, m): along time, not along features.",
+        "Divide them by torch.arange(1, b + 1)[:, None, None]; then weights - step * that.",
+    ),
+    solution=solution_running_mean,
+    wrong=(
+        Wrong(
+            wrong_mean_sum,
+            "The paper's equation 6. Sixteen equal tokens would move the memory sixteen times as far, which is what "
+            "makes it blow up.",
+            last_is_averaged.name,
+        ),
+        Wrong(
+            wrong_mean_whole,
+            "Divides by the size of the mini-batch from the first token on: the first tokens hardly move, and a text "
+            "of three tokens would be taken for a sixteenth as much as it is.",
+            equal_tokens.name,
+        ),
+        Wrong(
+            wrong_mean_each,
+            "Divides each gradient by its own place and keeps it so. A mean divides the whole sum anew at each token, "
+            "which takes back a part of what came before.",
+            last_is_averaged.name,
+        ),
+    ),
+)
 
 # ------------------------------------------------------------------------------- 4.3 the norm's gradient
 
@@ -111,108 +213,6 @@ def norm_gradient(z, target, gain, shift):
             wrong_norm_no_gain,
             "The gain stands between the loss and u, and the chain rule passes it on the way back too.",
             norm_equals.name,
-        ),
-    ),
-)
-
-# ------------------------------------------------------------------------------- 4.4 a running mean
-
-
-def draw_gradients(dice: Dice):
-    tokens, width = dice.whole(3, 6), dice.whole(2, 4)
-    return dice.normal(width, width + 1), dice.normal(tokens, width, width + 1), dice.number(0.1, 0.9)
-
-
-def by_loop(weights, gradients, step):
-    found = []
-    for i in range(len(gradients)):
-        found.append(weights - step * sum(gradients[: i + 1]) / (i + 1))
-    return torch.stack(found)
-
-
-@holds("equal tokens move the memory once: where all gradients are the same, all weights are", hint=1)
-def equal_tokens(answer, dice):
-    weights, gradients, step = draw_gradients(dice)
-    same = gradients[:1].expand_as(gradients)
-    compare((weights - step * same), answer(weights, same, step))
-
-
-@holds("the last weights have taken the mean of all gradients", hint=2)
-def last_is_averaged(answer, dice):
-    weights, gradients, step = draw_gradients(dice)
-    compare(weights - step * gradients.mean(0), answer(weights, gradients, step)[-1])
-
-
-mean_equals = equals("all weights are those of the loop", draw_gradients, by_loop, hint=3)
-
-
-def solution_running_mean(weights, gradients, step):
-    place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
-    return weights - step * gradients.cumsum(0) / place[:, None, None]
-
-
-def wrong_mean_sum(weights, gradients, step):
-    return weights - step * gradients.cumsum(0)
-
-
-def wrong_mean_whole(weights, gradients, step):
-    return weights - step * gradients.cumsum(0) / len(gradients)
-
-
-def wrong_mean_each(weights, gradients, step):
-    place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
-    return weights - step * (gradients / place[:, None, None]).cumsum(0)
-
-
-RUNNING_MEAN = Exercise(
-    id="4.4",
-    title="a sum or a running mean",
-    aim="To know the largest difference between the paper and its code by having written it.",
-    task="""
-In a mini-batch all gradients are taken at the same weights. The paper's equation 6 lets token i move them by the
-**sum** of the gradients up to i; the authors' code starts training with their **mean** (and then lets training choose).
-
-Write `running_mean_weights(weights, gradients, step)`: the weights at every token, moved by `step` times the mean of
-the gradients so far.
-
-* `weights` (f, m) at the mini-batch's start; `gradients` (b, f, m), token after token; `step` a number.
-* The result is (b, f, m). No loop.""",
-    stub='''
-def running_mean_weights(weights, gradients, step):
-    """weights (f, m), gradients (b, f, m), step -> weights at each token (b, f, m)"""
-    ...
-''',
-    properties=(
-        right_shape("weights for each token come out", draw_gradients, lambda w, gradients, step: gradients.shape),
-        last_is_averaged,
-        equal_tokens,
-        mean_equals,
-        pure("the inputs are left as they were", draw_gradients, hint=1),
-    ),
-    hints=(
-        "Token i (from 1) moves the weights by step / i times the sum of the first i gradients.",
-        "All sums at once are gradients.cumsum(0), (b, f, m): along time, not along features.",
-        "Divide them by torch.arange(1, b + 1)[:, None, None]; then weights - step * that.",
-    ),
-    solution=solution_running_mean,
-    wrong=(
-        Wrong(
-            wrong_mean_sum,
-            "The paper's equation 6. Sixteen equal tokens would move the memory sixteen times as far, which is what "
-            "makes it blow up.",
-            last_is_averaged.name,
-        ),
-        Wrong(
-            wrong_mean_whole,
-            "Divides by the size of the mini-batch from the first token on: the first tokens hardly move, and a text "
-            "of three tokens would be taken for a sixteenth as much as it is.",
-            equal_tokens.name,
-        ),
-        Wrong(
-            wrong_mean_each,
-            "Divides each gradient by its own place and keeps it so. A mean divides the whole sum anew at each token, "
-            "which takes back a part of what came before.",
-            last_is_averaged.name,
         ),
     ),
 )

@@ -119,7 +119,7 @@ def draw(arrays: dict, figure) -> None:
     style, most = theme.style("delta"), 1e12
     figure.add_scatter(
         x=arrays["tokens"], y=np.clip(np.nan_to_num(arrays["norm"], nan=most), 1e-3, most), name="norm by token",
-        mode="lines+markers", line=dict(color=style.colour, width=2), marker=dict(size=4),
+        mode="lines+markers" if len(arrays["norm"]) < 60 else "lines", line=dict(color=style.colour, width=2),
     )  # fmt: skip
     figure.add_scatter(
         x=STEPS, y=np.clip(arrays["final"], 1e-3, most), name="norm at the end", mode="lines", xaxis="x2", yaxis="y2",
@@ -138,7 +138,7 @@ def draw(arrays: dict, figure) -> None:
     if np.isfinite(arrays["bound"]) and arrays["bound"] < STEPS[-1]:
         lines.append(dict(type="line", x0=arrays["bound"], x1=arrays["bound"], y0=0, y1=1, xref="x2", yref="y2 domain"))
         words.append(
-            dict(x=arrays["bound"], y=0.98, xref="x2", yref="y2 domain", text=" bound", xanchor="left", yanchor="top")
+            dict(x=arrays["bound"], y=0.98, xref="x2", yref="y2 domain", text="bound ", xanchor="right", yanchor="top")
         )
     titles = ((0, "The memory's norm as it reads"), (0.56, f"Its norm after {TOKENS} tokens, by the step"))
     words += [dict(x=x, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", text=t) for x, t in titles]
@@ -175,7 +175,7 @@ class Explosion(View):
         until="With keys of length 2, one token at a time and no cure, raise the step until it happens.",
         near=0.2,
     )
-    width, height = 960, 390
+    width, height = 820, 380
 
     def controls(self):
         return {

@@ -164,7 +164,7 @@ class InnerMicroscope(View):
         until="Step or play to the last byte of the text.",
     )
     step_by = "token"
-    width, height = 960, 560
+    width, height = 820, 590
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

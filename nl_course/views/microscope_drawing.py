@@ -4,8 +4,8 @@ import numpy as np
 
 from nl_course.views import theme
 
-BANDS = ((0.66, 1.0), (0.44, 0.57), (0.0, 0.29))  # inner losses, next-byte loss, the chosen byte
-LEFT, RIGHT = (0.0, 0.58), (0.70, 0.93)
+BANDS = ((0.65, 1.0), (0.44, 0.56), (0.0, 0.28))  # inner losses, next-byte loss, the chosen byte
+LEFT, RIGHT = (0.0, 0.56), (0.70, 0.92)
 
 
 def draw(arrays: dict, figure) -> None:
@@ -46,21 +46,21 @@ def _chosen(arrays: dict, figure) -> None:
         z=rows, x=features, y=["error", "prediction f(k)", "value v", "key k"], xaxis="x3", yaxis="y3", name="numbers",
         colorscale=theme.SIGNS, zmid=0, zmin=-wide, zmax=wide,
         hovertemplate="%{y}, feature %{x}: %{z:.3f}<extra></extra>",
-        colorbar=dict(thickness=8, len=0.34, x=0.585, y=0.145),
+        colorbar=dict(thickness=8, len=0.34, x=0.565, y=0.14),
     )  # fmt: skip
     wide = max(np.abs(change).max(), 1e-12)
     figure.add_heatmap(
         z=change, x=features, y=features, xaxis="x4", yaxis="y4", name="change of the weights",
         colorscale=theme.SIGNS, zmid=0, zmin=-wide, zmax=wide,
         hovertemplate="from key feature %{y} to answer feature %{x}: %{z:.5f}<extra></extra>",
-        colorbar=dict(thickness=8, len=0.34, x=0.935, y=0.145, tickformat=".2g"),
+        colorbar=dict(thickness=8, len=0.34, x=0.925, y=0.14, tickformat=".1e", nticks=5),
     )  # fmt: skip
 
 
 def _arrange(arrays: dict, figure, count: int, t: int) -> None:
     ticks = dict(dtick=10)
     if count <= 100:
-        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=9), tickangle=0)
+        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=8), tickangle=0)
     span = dict(range=[0.3, count + 0.7])
     who = f"byte {t}, “{arrays['names'][t - 1]}”"
     titles = (
@@ -70,8 +70,8 @@ def _arrange(arrays: dict, figure, count: int, t: int) -> None:
         (RIGHT[0] - 0.03, BANDS[2][1], "What its write changed in W"),
     )
     figure.update_layout(
-        margin=dict(l=104, r=10, t=44, b=44), bargap=0.25,
-        legend=dict(x=1, y=1.0, xanchor="right", yanchor="bottom", orientation="h", font=dict(size=12)),
+        margin=dict(l=104, r=10, t=66, b=44), bargap=0.25,
+        legend=dict(x=0, y=1.05, xanchor="left", yanchor="bottom", orientation="h", font=dict(size=12)),
         xaxis=dict(**span, showticklabels=False, anchor="y"),
         yaxis=dict(domain=BANDS[0], title="inner loss", rangemode="tozero", nticks=6),
         xaxis2=dict(**span, **ticks, anchor="y2", title="bytes as they are read"),

@@ -25,7 +25,9 @@ SLOPES = np.array([0.5, 1.0, 1.8])  # one sequence each
 PLACES = np.array([1.0, 0.7, 1.2, 0.9, 1.1, 0.8, 1.3, 0.6])  # x of the pairs, in reading order
 GRADIENTS = ("exact", "first-order", "stopped")
 DASHES = {"exact": "solid", "first-order": "dash", "stopped": "dot"}
-OUTER_STEPS, OUTER_RATE = 30, 0.8
+WIDTHS = {"exact": 3, "first-order": 7, "stopped": 3}  # a wide dash shows under a dot where the two agree
+SHADES = {"exact": 1, "first-order": 0.35, "stopped": 1}
+OUTER_STEPS, OUTER_RATE = 30, 0.2
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class Learned:
     """What the outer loop may learn."""
 
     start: float = -0.6
-    key: float = 0.8
+    key: float = 1.0
     value: float = 0.7
     query: float = 0.9
-    step: float = 0.3
+    step: float = 1.6
 
 
 NAMES = {
@@ -46,7 +48,7 @@ NAMES = {
     "query": "the query projection",
     "step": "the step",
 }
-RANGES = {"start": (-1.5, 3.0), "key": (-0.6, 2.0), "value": (-0.5, 2.5), "query": (-0.5, 2.5), "step": (0.0, 2.4)}
+RANGES = {"start": (-2.0, 2.0), "key": (-0.6, 2.0), "value": (-0.5, 2.5), "query": (-0.5, 2.5), "step": (0.0, 2.4)}
 
 
 def unroll(learned: dict, inner_steps: int, name: str = "", gradient: str = "exact") -> tuple:
@@ -162,7 +164,8 @@ def draw(arrays: dict, figure) -> None:
     for gradient, tilt in arrays["slopes"].items():
         figure.add_scatter(
             x=[now - wide, now + wide], y=[arrays["loss"] - wide * tilt, arrays["loss"] + wide * tilt], name=gradient,
-            mode="lines", line=dict(color=outer.colour, width=3, dash=DASHES[gradient]),
+            mode="lines", opacity=SHADES[gradient],
+            line=dict(color=outer.colour, width=WIDTHS[gradient], dash=DASHES[gradient]),
         )  # fmt: skip
     figure.add_scatter(
         x=[now], y=[arrays["loss"]], name="now", mode="markers", showlegend=False,
@@ -178,15 +181,16 @@ def draw(arrays: dict, figure) -> None:
     for gradient, losses in arrays["losses"].items():
         figure.add_scatter(
             x=np.arange(OUTER_STEPS + 1), y=losses, name=f"training along {gradient}", mode="lines", xaxis="x3",
-            yaxis="y3", line=dict(color=outer.colour, width=2, dash=DASHES[gradient]), showlegend=False,
+            yaxis="y3", line=dict(color=outer.colour, width=WIDTHS[gradient], dash=DASHES[gradient]), showlegend=False,
+            opacity=SHADES[gradient],
         )  # fmt: skip
     _arrange(arrays, figure)
 
 
 def _arrange(arrays: dict, figure) -> None:
     name = NAMES[arrays["number"]]
-    best = outer_loss({**asdict(Learned()), "step": arrays["step"]}, arrays["inner_steps"])
-    top = 1.25 * max(float(best), arrays["loss"], 0.3)
+    first = float(arrays["losses"]["exact"][0])
+    top = max(2 * first, 1.25 * min(arrays["loss"], 4 * first), 0.05)
     steps = arrays["inner"].shape[1] - 1
     titles = (
         (0, 1, f"Outer loss against {name}"),
@@ -202,7 +206,7 @@ def _arrange(arrays: dict, figure) -> None:
         xaxis2=dict(domain=(0.6, 1), anchor="y2", title="pairs read", dtick=1, range=[-0.2, steps + 0.2]),
         yaxis2=dict(domain=(0.58, 1), anchor="x2", title="w", nticks=6),
         xaxis3=dict(domain=(0.6, 1), anchor="y3", title="outer steps", range=[-0.5, OUTER_STEPS + 0.5]),
-        yaxis3=dict(domain=(0, 0.4), anchor="x3", title="outer loss", nticks=5),
+        yaxis3=dict(domain=(0, 0.4), anchor="x3", title="outer loss", nticks=5, range=[-0.05 * first, 2 * first]),
         annotations=[
             dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
             for x, y, text in titles
@@ -229,20 +233,22 @@ class TwoLoops(View):
         until="Under More controls choose the key projection; follow the stopped gradient to the last outer step.",
     )
     step_by = "outer"
-    width, height = 960, 470
+    width, height = 820, 470
 
     def controls(self):
         return {
             "outer": W.IntSlider(value=0, min=0, max=OUTER_STEPS, description="Outer steps done"),
-            "gradient": W.ToggleButtons(options=GRADIENTS, value="exact", description="Training follows"),
+            "gradient": W.ToggleButtons(
+                options=GRADIENTS, value="exact", description="Training follows", style={"button_width": "96px"}
+            ),
         }
 
     def more_controls(self):
         numbers = [(label, name) for name, label in NAMES.items()]
         return {
             "number": W.Dropdown(options=numbers, value="start", description="What learns"),
-            "inner_steps": W.IntSlider(value=3, min=1, max=len(PLACES), description="Inner steps (pairs read)"),
-            "step": W.FloatSlider(value=0.5, min=0.1, max=2.4, step=0.1, description="Step of each write at first"),
+            "inner_steps": W.IntSlider(value=1, min=1, max=len(PLACES), description="Inner steps (pairs read)"),
+            "step": W.FloatSlider(value=1.6, min=0.1, max=2.4, step=0.1, description="Step of each write at first"),
         }
 
     def compute(self, settings):
