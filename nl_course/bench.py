@@ -18,19 +18,22 @@ from nl_course.errors import CourseError, choose
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nl_course.bench", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHES)} (default: all but peers)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of torch (default 2)")
     options = parser.parse_args(arguments)
     try:
-        names = [choose("bench", name, BENCHES) for name in options.names] or list(BENCHES)
+        names = [choose("bench", name, BENCHES) for name in options.names] or [n for n in BENCHES if n != "peers"]
     except CourseError as error:
         parser.error(str(error))
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}, {platform.system()}")
     results = {}
     for name in names:
-        results[name] = import_module(f"nl_course.benches.{name.replace('-', '_')}").rows()
+        try:
+            results[name] = import_module(f"nl_course.benches.{name}").rows()
+        except CourseError as error:
+            parser.error(str(error))
         print(f"\n{name}: {BENCHES[name]}\n{table(results[name])}", flush=True)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -2,6 +2,9 @@
 
 BENCHES = {
     "start": "import time of the package, beyond torch itself",
+    "memories": "every local memory: tokens/s, peak memory, decode time and state bytes",
     "attention": "attention beside a bare SDPA layer with the same projections",
     "views": "how long each view takes to recompute and redraw, without a browser",
+    "ttt": "TTT layers beside a plain per-mini-batch autograd loop, as the authors' PyTorch code has it",
+    "peers": "ours beside other people's layers, in the environment of `make peers`",
 }

@@ -85,18 +85,22 @@ def peak_bytes(code: str) -> int:
 
     `code` must define `main()`; its imports and set-up are not counted, since the peak is read before and after.
     """
-    wrapped = f"""
-import resource
-{code}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-main()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+    wrapped = f"{_PEAK}\n{code}\nbefore = peak()\nmain()\nprint(peak() - before)"
     run = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True, check=True)
-    return int(run.stdout.split()[-1]) * _RSS_UNIT
+    return int(run.stdout.split()[-1])
 
 
-_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
+# Linux hands a process's ru_maxrss on to its children, so there the peak is read from /proc. ru_maxrss is in bytes on
+# macOS, the only other system that has it here.
+_PEAK = """
+def peak():
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except FileNotFoundError:
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+"""
 
 
 def matmul_rate(size: int = 1024, rounds: int = 9) -> float:
