@@ -82,11 +82,13 @@ def test_controls_drive_picture_and_sentence(view):
 
 
 def test_the_prediction_waits_until_it_happened(view):
-    assert "raise the step until it happens" in view.predict(0.5)
+    assert "try steps until it happens" in view.predict("at the same step")
     view.set(step=0.9)
-    assert "close to it" in view.verdict
-    view.set(cure=CURES[1])
-    assert "raise the step until it happens" in view.verdict
+    assert "try steps until it happens" in view.verdict
+    view.set(mini_batch=16)
+    assert 'it came out "at a fifth of it or less"' in view.verdict
+    view.set(similarity=0.0)
+    assert 'it came out "at the same step"' in view.verdict  # keys at right angles hardly meet
 
 
 def test_bad_input_is_refused_in_words(view):
