@@ -1,9 +1,9 @@
 """A whole language model from weights of the TTT authors' PyTorch code, under that code's names.
 
-    model.embed_tokens.weight          model.norm.weight          lm_head.weight (left out, or the same, where tied)
-    model.layers.{i}.  seq_modeling_block.*      the TTT layer: see memories/ttt_official.py
-                       seq_norm.weight  ffn_norm.weight  mlp.{gate_proj,up_proj,down_proj}.weight
-                       [conv.norm.weight  conv.conv.{weight,bias}]            the block's convolution, where it has one
+model.embed_tokens.weight          model.norm.weight          lm_head.weight (left out, or the same, where tied)
+model.layers.{i}.  seq_modeling_block.*      the TTT layer: see memories/ttt_official.py
+                   seq_norm.weight  ffn_norm.weight  mlp.{gate_proj,up_proj,down_proj}.weight
+                   [conv.norm.weight  conv.conv.{weight,bias}]            the block's convolution, where it has one
 """
 
 from collections.abc import Mapping

@@ -92,18 +92,12 @@ FIXED_MEMORIES = {
     "ttt-linear-x2": FixedMemory("TTT-Linear, fp32 and its running gradient", "affine", 64, copies=2),
     "ttt-mlp": FixedMemory("TTT-MLP, bf16", "mlp", 64, dtype="bf16", bias=True),
     "ttt-mlp-x2": FixedMemory("TTT-MLP, fp32 and its running gradient", "mlp", 64, copies=2, bias=True),
-    "titans-heads": FixedMemory(
-        "Titans memory, depth 2, heads of 64, fp32 and momentum", "mlp", 64, copies=2
-    ),
+    "titans-heads": FixedMemory("Titans memory, depth 2, heads of 64, fp32 and momentum", "mlp", 64, copies=2),
     "titans-matrix": FixedMemory(
         "Titans memory, depth 1, one full-width head, fp32 and momentum", "matrix", 2048, copies=2
     ),
-    "titans-wide-bf16": FixedMemory(
-        "Titans memory, depth 2, one full-width head, bf16", "mlp", 2048, dtype="bf16"
-    ),
-    "titans-wide": FixedMemory(
-        "Titans memory, depth 2, one full-width head, fp32 and momentum", "mlp", 2048, copies=2
-    ),
+    "titans-wide-bf16": FixedMemory("Titans memory, depth 2, one full-width head, bf16", "mlp", 2048, dtype="bf16"),
+    "titans-wide": FixedMemory("Titans memory, depth 2, one full-width head, fp32 and momentum", "mlp", 2048, copies=2),
     "titans-760m": FixedMemory(
         "Titans memory, 760M (24 x 1,536), full width, fp32 and momentum", "mlp", 1536, width=1536, copies=2
     ),

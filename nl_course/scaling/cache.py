@@ -39,9 +39,7 @@ def cache_bytes(
     shape, size = model(shape), bytes_per_value(dtype)
     at_least("context", context, 0)
     whole("batch", batch)
-    kept = sum(
-        g.count * g.values_per_token * (g.tokens_kept(context) if ring else context) for g in shape.layers
-    )
+    kept = sum(g.count * g.values_per_token * (g.tokens_kept(context) if ring else context) for g in shape.layers)
     return batch * size * kept
 
 
@@ -51,9 +49,7 @@ def window_bytes(shape: str | ModelShape, dtype: str | float = "bf16") -> float:
     return bytes_per_value(dtype) * sum(g.count * g.values_per_token * g.window for g in local)
 
 
-def tokens_in(
-    shape: str | ModelShape, budget: float, dtype: str | float = "bf16", *, ring: bool = True
-) -> float:
+def tokens_in(shape: str | ModelShape, budget: float, dtype: str | float = "bf16", *, ring: bool = True) -> float:
     """The longest context whose cache fits in `budget` bytes: the inverse of `cache_bytes` for one sequence.
 
     Not rounded; `math.inf` for a model whose layers all slide, once its windows fit.
@@ -64,9 +60,7 @@ def tokens_in(
     start, used = 0.0, 0.0
     for end in [*windows, math.inf]:
         slope = size * sum(
-            g.count * g.values_per_token
-            for g in shape.layers
-            if not (ring and g.kind == "local" and g.window <= start)
+            g.count * g.values_per_token for g in shape.layers if not (ring and g.kind == "local" and g.window <= start)
         )
         if slope == 0:
             return math.inf

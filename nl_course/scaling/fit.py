@@ -91,9 +91,7 @@ def _minimise(start, logs, target, weight):
 
     bounds = [(None, None)] + [(None, None), (0.0, 3.0)] * len(logs)
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9}
-    return minimize(
-        _objective, start, (logs, target, weight), "L-BFGS-B", jac=True, bounds=bounds, options=options
-    )
+    return minimize(_objective, start, (logs, target, weight), "L-BFGS-B", jac=True, bounds=bounds, options=options)
 
 
 def _fit(sizes: dict[str, np.ndarray], loss, names, resamples: int, seed: int) -> Fit:
@@ -108,9 +106,7 @@ def _fit(sizes: dict[str, np.ndarray], loss, names, resamples: int, seed: int) -
         if not (np.isfinite(column).all() and (column > 0).all()):
             raise CourseError(f"{what} must be finite and more than 0 everywhere.")
     if len(loss) <= len(names):
-        raise CourseError(
-            f"a law of {len(names)} unknowns needs more than {len(names)} runs, not {len(loss)}."
-        )
+        raise CourseError(f"a law of {len(names)} unknowns needs more than {len(names)} runs, not {len(loss)}.")
     if any(len(np.unique(column)) < 3 for column in columns):
         raise CourseError(f"a power law needs at least three different values of {' and of '.join(sizes)}.")
     # logarithms are centred, so that a start means the same at any scale

@@ -52,9 +52,7 @@ def accelerators() -> dict[str, Accelerator]:
 def accelerator(name: str | Accelerator) -> Accelerator:
     """An accelerator by name, e.g. `accelerator("h100")`. Raises CourseError with a guess for a misspelt
     name."""
-    return (
-        name if isinstance(name, Accelerator) else accelerators()[choose("accelerator", name, accelerators())]
-    )
+    return name if isinstance(name, Accelerator) else accelerators()[choose("accelerator", name, accelerators())]
 
 
 # -- operations ----------------------------------------------------------------------------------------------
@@ -89,9 +87,7 @@ def decode_flops(shape: str | ModelShape, context: float) -> float:
     form)."""
     shape = model(shape)
     at_least("context", context, 0)
-    attention = sum(
-        g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers
-    )
+    attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers)
     return 2 * shape.active + attention
 
 
@@ -204,9 +200,7 @@ def desk(
     return Desk(memory, usable, heavy, batch * one if whole("batch", batch) else 0.0, one, most)
 
 
-def max_batch(
-    shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings
-) -> float:
+def max_batch(shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings) -> float:
     """Sequences of `context` tokens that fit at once; settings as for `desk`."""
     return desk(shape, device, context, 1, count, **settings).max_batch
 

@@ -41,11 +41,7 @@ def kaplan_loss(*, parameters=None, tokens=None, pf_days=None):
 
     `pf_days` is compute spent in the best proportion (C_min), in petaflop-days. Numbers or arrays.
     """
-    given = [
-        (k, v)
-        for k, v in (("parameters", parameters), ("tokens", tokens), ("compute", pf_days))
-        if v is not None
-    ]
+    given = [(k, v) for k, v in (("parameters", parameters), ("tokens", tokens), ("compute", pf_days)) if v is not None]
     if len(given) != 1:
         raise CourseError("kaplan_loss takes exactly one of parameters, tokens and pf_days.")
     kind, value = given[0]
@@ -129,9 +125,7 @@ def effective_epochs(epochs: float) -> float:
     return _worth(at_least("epochs", epochs, 1) - 1, _decay()["tokens_decay"])
 
 
-def data_constrained_loss(
-    parameters: float, unique_tokens: float, epochs: float, name: str = "muennighoff"
-) -> float:
+def data_constrained_loss(parameters: float, unique_tokens: float, epochs: float, name: str = "muennighoff") -> float:
     """L for `epochs` passes over `unique_tokens`: repeats count less, and so do parameters beyond what the
     unique tokens call for (their equations 5 and 6, with U_N the optimum's parameters for the unique
     tokens)."""

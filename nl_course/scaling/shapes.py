@@ -16,9 +16,7 @@ def read_table(name: str) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CourseError(
-            f"the table {path} cannot be read ({error}); restore it from the repository."
-        ) from error
+        raise CourseError(f"the table {path} cannot be read ({error}); restore it from the repository.") from error
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,7 @@ class ModelShape:
         whole("heads", self.heads, 1)
         for group in self.layers:
             if group.kind != "latent" and self.heads % group.kv_heads:
-                raise CourseError(
-                    f"{self.heads} query heads cannot share {group.kv_heads} key-value heads evenly."
-                )
+                raise CourseError(f"{self.heads} query heads cannot share {group.kv_heads} key-value heads evenly.")
 
     @property
     def depth(self) -> int:
@@ -140,9 +136,7 @@ def uniform(
     """A model of your own with equal layers. Without `parameters`, 12 layers width^2 is taken (width = heads
     head_dim), the count of a plain transformer without its embedding (Kaplan et al. 2020, section 2.1)."""
     kind = "global" if window is None else "local"
-    group = LayerGroup(
-        whole("layers", layers, 1), kind, head_dim, heads if kv_heads is None else kv_heads, window
-    )
+    group = LayerGroup(whole("layers", layers, 1), kind, head_dim, heads if kv_heads is None else kv_heads, window)
     width = heads * head_dim
     count = 12 * layers * width**2 if parameters is None else parameters
     return ModelShape("own", title, count, heads, (group,), max_context, width=width)

@@ -103,9 +103,7 @@ def _curves(axis, fitted, flops, fit, runs) -> dict:
 
 def _kaplan(axis: str, power: float) -> dict:
     if axis == "split":
-        raise CourseError(
-            "Kaplan's published formulas take one limit at a time: choose compute, parameters or tokens."
-        )
+        raise CourseError("Kaplan's published formulas take one limit at a time: choose compute, parameters or tokens.")
     flops = 10.0**power
     unit = {"compute": PF_DAY, "parameters": 1.0, "tokens": 1.0}[axis]
     start = flops if axis == "compute" else {"parameters": 1e9, "tokens": 1e10}[axis]

@@ -94,13 +94,9 @@ def test_a_million_tokens_of_llama_70b_as_kvpress_prints_it():
 
 def test_published_factors_of_windows():
     assert cache_bytes("mistral-7b-v0.1", 32768, ring=False) / cache_bytes("mistral-7b-v0.1", 32768) == 8
-    ratios = [
-        cache_bytes("gemma-3-27b", t, ring=False) / cache_bytes("gemma-3-27b", t) for t in (32768, 131072)
-    ]
+    ratios = [cache_bytes("gemma-3-27b", t, ring=False) / cache_bytes("gemma-3-27b", t) for t in (32768, 131072)]
     assert ratios == pytest.approx([5.2, 5.96], abs=0.3) and ratios[0] + 0.3 >= 5.2 and ratios[1] <= 6.5
-    smaller = [
-        cache_bytes("gemma-3-1b", t, ring=False) / cache_bytes("gemma-3-1b", t) for t in (32768, 131072)
-    ]
+    smaller = [cache_bytes("gemma-3-1b", t, ring=False) / cache_bytes("gemma-3-1b", t) for t in (32768, 131072)]
     assert smaller[0] == pytest.approx(5.98, abs=0.05) and smaller[1] == pytest.approx(6.36, abs=0.05)
 
 
@@ -134,9 +130,7 @@ def test_longer_is_never_smaller(name, some, more):
 
 @given(NAMES, TOKENS, st.integers(0, 512), st.sampled_from(["fp32", "bf16", "fp8", "int4"]))
 def test_linear_in_the_batch(name, context, batch, dtype):
-    assert cache_bytes(name, context, batch, dtype) == pytest.approx(
-        batch * cache_bytes(name, context, 1, dtype)
-    )
+    assert cache_bytes(name, context, batch, dtype) == pytest.approx(batch * cache_bytes(name, context, 1, dtype))
 
 
 @given(NAMES, TOKENS)

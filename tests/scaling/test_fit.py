@@ -54,9 +54,7 @@ def test_intervals_hold_the_planted_exponent_about_as_often_as_they_say():
 def test_more_noise_means_wider_intervals():
     widths = []
     for noise in (0.001, 0.01):
-        low, high = fit_parameters(SIZES, planted(np.random.default_rng(3), noise), resamples=60).interval(
-            "alpha"
-        )
+        low, high = fit_parameters(SIZES, planted(np.random.default_rng(3), noise), resamples=60).interval("alpha")
         widths.append(high - low)
     assert widths[1] > 3 * widths[0]
 
@@ -78,9 +76,7 @@ def test_the_band_holds_the_curve_and_widens_beyond_the_data():
 
 def test_the_same_seed_gives_the_same_intervals():
     loss = planted(np.random.default_rng(2))
-    one, two, other = (
-        fit_parameters(SIZES, loss, resamples=20, seed=seed).interval("alpha") for seed in (0, 0, 1)
-    )
+    one, two, other = (fit_parameters(SIZES, loss, resamples=20, seed=seed).interval("alpha") for seed in (0, 0, 1))
     assert one == two != other
 
 

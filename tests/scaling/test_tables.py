@@ -60,9 +60,7 @@ def test_active_parameters_of_mixtures_agree_with_what_their_authors_print():
 
 
 def test_attention_is_named_by_what_is_kept():
-    named = {
-        name: model(name).attention for name in ("gpt3-175b", "llama-3.1-8b", "gemma-3-1b", "deepseek-v3")
-    }
+    named = {name: model(name).attention for name in ("gpt3-175b", "llama-3.1-8b", "gemma-3-1b", "deepseek-v3")}
     assert named == {
         "gpt3-175b": "MHA",
         "llama-3.1-8b": "GQA",
@@ -72,9 +70,7 @@ def test_attention_is_named_by_what_is_kept():
 
 
 def test_ridges_and_reading_times():
-    ridges = dict(
-        zip(accelerators(), [139, 201, 153, 295, 206, 281, 312, 281, 312, 247, 218, 312, 166, 560, 313])
-    )
+    ridges = dict(zip(accelerators(), [139, 201, 153, 295, 206, 281, 312, 281, 312, 247, 218, 312, 166, 560, 313]))
     for name, ridge in {**ridges, "mi455x": 215, "rubin": 182}.items():
         assert accelerators()[name].ridge == pytest.approx(ridge, abs=1)
     times = [36, 26, 39, 24, 29, 22.5, 23, 36, 36, 36, 43, 36, 34, 20, 26, 19, 13]
