@@ -19,29 +19,32 @@ from nl_course.memories.raw import Operation, raw
 ACTIVATIONS = ("none", "silu")
 
 
-def _plain(seen: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """bias + sum of k shifted copies of seen (B, T + k - 1, width), each times its tap (k, width): (B, T, width)."""
-    tokens, y = seen.shape[1] - len(taps) + 1, bias
+def _plain(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """bias + sum of k shifted copies of [tail, x], each times its tap: x (B, T, width), tail (B, k - 1, width), taps
+    (k, width) -> (B, T, width)."""
+    seen, y = torch.cat([tail, x], dim=1), bias
     for i, tap in enumerate(taps.unbind()):
-        y = torch.addcmul(y, seen[:, i : i + tokens], tap)
+        y = torch.addcmul(y, seen[:, i : i + x.shape[1]], tap)
     return (y,)
 
 
-def _forward(seen: Tensor, taps: Tensor, bias: Tensor, keep: bool) -> tuple[tuple[Tensor], None]:
-    tokens = seen.shape[1] - len(taps) + 1
+def _forward(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor, keep: bool) -> tuple[tuple[Tensor], None]:
+    seen, tokens = torch.cat([tail, x], dim=1), x.shape[1]
     y = torch.addcmul(bias, seen[:, :tokens], taps[0])
     for i in range(1, len(taps)):
         y.addcmul_(seen[:, i : i + tokens], taps[i])
     return (y,), None
 
 
-def _backward(given, kept, cotangents) -> tuple[Tensor, Tensor, Tensor]:
-    (seen, taps, _), (d_y,) = given, cotangents
-    tokens, d_seen, d_taps = d_y.shape[1], torch.zeros_like(seen, dtype=d_y.dtype), []
+def _backward(given, kept, cotangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (tail, x, taps, _), (d_y,) = given, cotangents
+    seen, tokens, d_taps = torch.cat([tail, x], dim=1), x.shape[1], []
+    d_seen = torch.zeros_like(seen, dtype=d_y.dtype)
     for i, tap in enumerate(taps):
         d_seen[:, i : i + tokens].addcmul_(d_y, tap)
         d_taps.append((d_y * seen[:, i : i + tokens]).sum((0, 1)))
-    return d_seen.to(seen.dtype), torch.stack(d_taps), d_y.sum((0, 1))
+    d_tail, d_x = d_seen.to(x.dtype).split([tail.shape[1], tokens], dim=1)
+    return d_tail, d_x, torch.stack(d_taps), d_y.sum((0, 1))
 
 
 # On a CPU faster there and back than `conv1d` with a group for each feature, and than autograd's way through the sum.
@@ -74,12 +77,12 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, width) after tail (B, kernel - 1, width), oldest first."""
-        tokens = x.shape[1]
-        seen, wide = torch.cat([tail.to(x.dtype), x], dim=1), torch.promote_types(x.dtype, torch.float32)
+        tail, wide = tail.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
         taps = self.weight.to(wide).T.contiguous()
         bias = taps.new_zeros(self.width) if self.bias is None else self.bias.to(wide)
-        (y,) = raw(_SUM, seen, taps, bias)
+        (y,) = raw(_SUM, tail, x, taps, bias)
         if self.activation == "silu":
             y = silu(y)
+        last = torch.cat([tail, x[:, max(0, x.shape[1] - tail.shape[1]) :]], dim=1)
         # A copy, so that a state of a few numbers does not keep a whole text alive.
-        return y.to(x.dtype), seen[:, tokens:].clone()
+        return y.to(x.dtype), last[:, last.shape[1] - tail.shape[1] :].clone()

@@ -30,7 +30,8 @@ from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.memories import ttt_fast
 from nl_course.memories.base import Memory, State
 from nl_course.memories.conv import CausalConv
-from nl_course.memories.inner import InnerModel, Norm, Weights, gelu
+from nl_course.memories.gate import gated
+from nl_course.memories.inner import InnerModel, Norm, Weights
 from nl_course.memories.rope import Rotary
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt_dual import STOPS, dual, moved, reference
@@ -219,7 +220,7 @@ class TTT(Memory):
             explain(trace, self, state, q, k, v, rate)
         y = self.post_norm(rearrange(z, "b h t f -> b t (h f)").to(x.dtype))
         if self.gate is not None:
-            y = y * gelu(self.gate(x))
+            y = gated(y, self.gate(x), "gelu")
         return self.output(y), TTTState(anchor, gathered, tails, state.position + x.shape[1])
 
     def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:

@@ -30,25 +30,25 @@ def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, .
     d_weights = [u.flatten(0, 1).clone(memory_format=torch.contiguous_format) for u in d_last]
     d_gain, d_shift = torch.zeros_like(flat.gain), torch.zeros_like(flat.shift)
     d_share, d_c = torch.zeros_like(flat.share), torch.zeros_like(flat.c)
-    found = [[], [], [], []]  # of q, k, v, rate: last group first
+    d_q, d_k, d_v, d_rate = (torch.empty_like(u) for u in (flat.q, flat.k, flat.v, flat.rate[..., 0]))
     for g, at in reversed(list(enumerate(flat.groups()))):
         group = Group(flat, at, *kept[g])
-        d_q, d_inputs, d_errors, d_anchor = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
-        d_k, pulled, totals = _chain_backward(flat, group, d_inputs, d_errors, d_weights, d_c)
+        d_q[:, at], d_inputs, d_errors, d_anchor = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
+        d_k[:, at], pulled, totals = _chain_backward(flat, group, d_inputs, d_errors, d_weights, d_c)
         # pull = gain (shift - v + k), and the gain's square stands beside the unit.
         d_gain += (pulled * torch.addcmul(group.distance, group.unit, flat.gain, value=2)).sum(1, keepdim=True)
         d_pull = pulled * flat.gain
         d_shift += d_pull.sum(1, keepdim=True)
-        d_rate = (totals * group.error).sum(-1)
-        for whole, part in zip(found, (d_q, d_k.add_(d_pull), d_pull.neg_(), d_rate)):
-            whole.append(part)
+        d_k[:, at] += d_pull
+        d_v[:, at] = d_pull.neg_()
+        d_rate[:, at] = (totals * group.error).sum(-1)
         for d_w, d_a in zip(d_weights, d_anchor):
             d_w += d_a
-    given_shapes = [u.shape for u in given]
-    d_q, d_k, d_v, d_rate = (torch.cat(u[::-1], dim=1).view(s) for u, s in zip(found, given_shapes))
-    d_norm = (u.view(*given_shapes[0][:2], 1, -1).sum(0) for u in (d_gain, d_shift))
-    d_weights = (w.view(s) for w, s in zip(d_weights, given_shapes[7:]))
-    return d_q, d_k, d_v, d_rate, _factor_backward(flat, d_share, d_c), *d_norm, *d_weights
+    shapes = [u.shape for u in given]
+    d_tokens = (u.view(s) for u, s in zip((d_q, d_k, d_v, d_rate), shapes))
+    d_norm = (u.view(*shapes[0][:2], 1, -1).sum(0) for u in (d_gain, d_shift))
+    d_weights = (w.view(s) for w, s in zip(d_weights, shapes[7:]))
+    return *d_tokens, _factor_backward(flat, d_share, d_c), *d_norm, *d_weights
 
 
 class Group:
