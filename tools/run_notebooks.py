@@ -10,6 +10,7 @@ A notebook with a failing cell is left as it was, and the failure is printed.
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -81,13 +82,33 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+# The kernel's own peak memory in bytes: /proc on Linux, else what the system's accounting says (bytes on macOS).
+PEAK = """
+from pathlib import Path as _Path
+try:
+    _lines = _Path("/proc/self/status").read_text().splitlines()
+    print(next(int(_line.split()[1]) * 1024 for _line in _lines if _line.startswith("VmHWM")))
+except FileNotFoundError:
+    import resource as _resource
+    print(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
 def run(path: Path, seconds: int = 600) -> nbformat.NotebookNode:
-    """The notebook with fresh outputs; raises CellExecutionError or CellTimeoutError where a cell fails."""
+    """The notebook with fresh outputs; raises CellExecutionError or CellTimeoutError where a cell fails.
+
+    Prints how long it took, kernel start included, and the most memory that its kernel held.
+    """
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
     where = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where)
     client.store_widget_state = False
-    return client.execute()
+    begun = time.perf_counter()
+    client.execute()
+    peak = int(notebook.cells.pop().outputs[0].text)
+    print(f"{path.name}: {time.perf_counter() - begun:.0f} s, at most {peak / 1e6:.0f} MB")
+    return notebook
 
 
 def main() -> int:
