@@ -170,7 +170,7 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 def _gelu_both(x: Tensor) -> tuple[Tensor, Tensor]:
     """In elementary operations, which on a CPU is faster than PyTorch's own for tensors that fit its cache."""
-    square, start = x * x, x.new_tensor(_A)
+    square, start = x * x, x.new_full((), _A)
     gate = torch.add(start, square, alpha=_B).mul_(x).sigmoid_()
     value = x * gate
     rest = torch.addcmul(value, value, gate, value=-1)
@@ -178,7 +178,7 @@ def _gelu_both(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gelu_three(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    square, start = x * x, x.new_tensor(_A)
+    square, start = x * x, x.new_full((), _A)
     gate = torch.add(start, square, alpha=_B).mul_(x).sigmoid_()
     rate = torch.add(start, square, alpha=3 * _B)
     turn = torch.addcmul(gate, gate, gate, value=-1)  # sigmoid's slope

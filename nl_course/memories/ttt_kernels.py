@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nl_course.memories.inner import ACTIVATIONS, EPSILON, InnerModel
 
-TOKENS = {1: 128, 2: 64}  # of a group, by the number of layers: fewer groups, or fewer pairs of tokens in each
+TOKENS = 64  # of a group: more are fewer steps of Python, but more pairs of tokens, and tensors that leave the cache
 
 
 class Flat:
@@ -17,7 +17,7 @@ class Flat:
     def __init__(self, inner: InnerModel, q, k, v, rate, factor, gain, shift, *weights):
         rows, heads, self.tokens, width = q.shape
         self.inner, self.size = inner, len(factor)
-        self.span = min(self.tokens, max(1, TOKENS.get(inner.layers, 64) // self.size) * self.size)
+        self.span = min(self.tokens, max(1, TOKENS // self.size) * self.size)
         self.q, self.k, self.v = (u.flatten(0, 1) for u in (q, k, v))
         self.rate = rate.flatten(0, 1)[..., None]
         self.gain, self.shift = (u.expand(rows, heads, 1, width).flatten(0, 1) for u in (gain, shift))
@@ -35,7 +35,7 @@ class Flat:
 
     def pull(self, at: slice) -> Tensor:
         """gain (shift - target): the loss's gradient before P is gain^2 unit + pull."""
-        return torch.addcmul(self.k[:, at], self.k.new_tensor(-1.0), self.v[:, at]).add_(self.shift).mul_(self.gain)
+        return (self.k[:, at] - self.v[:, at]).add_(self.shift).mul_(self.gain)
 
     def split(self, u: Tensor) -> tuple[Tensor, ...]:
         """(m, s, ...) by mini-batches."""
