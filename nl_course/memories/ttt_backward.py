@@ -15,6 +15,9 @@ The Hessian row by row, with unit = (z - mean) / sigma, P u = (u - mean(u) - uni
     H u = P(gain^2 P u) - (mean(g unit) P u + mean(u unit) e + mean(u e) unit) / sigma
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -33,7 +36,7 @@ def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, .
     d_q, d_k, d_v, d_rate = (torch.empty_like(u) for u in (flat.q, flat.k, flat.v, flat.rate[..., 0]))
     for g, at in reversed(list(enumerate(flat.groups()))):
         group = Group(flat, at, *kept[g])
-        d_q[:, at], d_inputs, d_errors, d_anchor = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
+        d_q[:, at], d_inputs, d_errors, reads = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
         d_k[:, at], pulled, totals = _chain_backward(flat, group, d_inputs, d_errors, d_weights, d_c)
         # pull = gain (shift - v + k), and the gain's square stands beside the unit.
         d_gain += (pulled * torch.addcmul(group.distance, group.unit, flat.gain, value=2)).sum(1, keepdim=True)
@@ -42,8 +45,9 @@ def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, .
         d_k[:, at] += d_pull
         d_v[:, at] = d_pull.neg_()
         d_rate[:, at] = (totals * group.error).sum(-1)
-        for d_w, d_a in zip(d_weights, d_anchor):
-            d_w += d_a
+        for i, (x, d_y) in enumerate(reads):
+            d_weights[2 * i].baddbmm_(x.mT, d_y)
+            d_weights[2 * i + 1] += d_y.sum(1, keepdim=True)
     shapes = [u.shape for u in given]
     d_tokens = (u.view(s) for u, s in zip((d_q, d_k, d_v, d_rate), shapes))
     d_norm = (u.view(*shapes[0][:2], 1, -1).sum(0) for u in (d_gain, d_shift))
@@ -51,9 +55,23 @@ def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, .
     return *d_tokens, _factor_backward(flat, d_share, d_c), *d_norm, *d_weights
 
 
+class Piece(NamedTuple):
+    """One mini-batch of a group. Lists over the layers: inputs; slope and bend of the activations between them; the
+    weight matrices that it began with; errors f, what of them came down before the slope (None for the last layer), and
+    steps c f."""
+
+    inputs: list[Tensor]
+    slopes: Sequence[Tensor]
+    bends: Sequence[Tensor]
+    weights: list[Tensor]
+    errors: list[Tensor]
+    before: list[Tensor | None]
+    steps: list[Tensor]
+
+
 class Group:
     """What one group was computed from, made again from its anchor and its layers' outputs: whole, (m, s, ...), in
-    `inputs` and `errors`; by mini-batches in `pieces`, the chain in the order in which it ran."""
+    `inputs` and `errors`; by mini-batches in `pieces`, first to last."""
 
     def __init__(self, flat: Flat, at: slice, anchor, hidden):
         self.anchor, self.k, self.q, rate = anchor, flat.k[:, at], flat.q[:, at], flat.rate[:, at]
@@ -65,33 +83,28 @@ class Group:
         other = torch.stack([self.error, self.unit], dim=2) * (scale / z.shape[-1]).unsqueeze(2)
         level = scale * (g * self.unit).mean(-1, keepdim=True)
         self.top = list(zip(*map(_apart(flat), (z, mean, scale, level, rate, pair, other))))
-        scaled = self.error * rate
-        self.pieces = self._learn_again(flat, hidden, scaled)
-        whole = {
-            name: [torch.cat(layer, dim=1) for layer in zip(*(piece[name] for piece in self.pieces))]
-            for name in ("values", "below")
-        }
-        self.inputs, self.errors = [self.k, *whole["values"]], [*whole["below"], scaled]
+        top_error = self.error * rate
+        self.pieces = self._learn_again(flat, hidden, top_error)
+        values, below = (
+            [torch.cat(layer, dim=1) for layer in zip(*parts)]
+            for parts in ([p.inputs[1:] for p in self.pieces], [p.errors[:-1] for p in self.pieces])
+        )
+        self.inputs, self.errors = [self.k, *values], [*below, top_error]
 
-    def _learn_again(self, flat: Flat, hidden, top_error: Tensor) -> list[dict[str, list]]:
-        """The chain, its layers' outputs known. For every mini-batch and layer: input, slope and bend of the activation
-        below, the weight matrix it began with, the error, and what of it reached the layer below before the slope."""
+    def _learn_again(self, flat: Flat, hidden, top_error: Tensor) -> list[Piece]:
+        """The chain, its layers' outputs known."""
         n, three, pieces = flat.inner.layers, ACTIVATIONS[flat.inner.activation].three, []
-        given = [flat.split(u) for u in (self.k, self.k * flat.c, top_error, top_error * flat.c)] + hidden[:-1]
         weights = list(self.anchor[::2])
-        for m, (k, scaled, f, moved, *below) in enumerate(zip(*given)):
-            values, slopes, bends = zip(*map(three, below)) if n > 1 else ((), (), ())
+        for m, (k, f, *z) in enumerate(zip(flat.split(self.k), flat.split(top_error), *hidden[:-1])):
+            values, slopes, bends = zip(*map(three, z)) if z else ((), (), ())
             inputs, errors, before = [k, *values], [f], [None]
             for i in range(n - 1, 0, -1):
                 before.insert(1, torch.bmm(errors[0], weights[i].mT))
                 errors.insert(0, before[1] * slopes[i - 1])
-            piece = dict(values=values, inputs=inputs, slopes=slopes, bends=bends, weights=weights)
-            pieces.append(piece | dict(errors=errors, below=errors[:-1], before=before))
-            if m + 1 < len(given[0]):
-                steps = [errors[0], *(f * flat.c for f in errors[1:-1]), *([moved] if n > 1 else [])]
-                weights = [
-                    torch.baddbmm(w, a.mT, step, alpha=-1) for w, a, step in zip(weights, [scaled, *inputs[1:]], steps)
-                ]
+            steps = [f * flat.c for f in errors]
+            pieces.append(Piece(inputs, slopes, bends, weights, errors, before, steps))
+            if m + 1 < len(hidden[-1]):
+                weights = [torch.baddbmm(w, a.mT, step, alpha=-1) for w, a, step in zip(weights, inputs, steps)]
         return pieces
 
     def hessian(self, flat: Flat, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,8 +123,8 @@ def _apart(flat: Flat):
 
 
 def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shift: Tensor, d_share: Tensor):
-    """Reading a group's queries, backwards: cotangents of q, of the layers' inputs and errors, and of the anchor; those
-    of gain, shift and F are added in place."""
+    """Reading a group's queries, backwards: cotangents of q and of the layers' inputs and errors, and every layer's own
+    input with its output's cotangent, from which the anchor's follow; those of gain, shift and -F grow in place."""
     layers = read(flat, group.q, group.inputs, group.errors, group.anchor)
     tokens, y = d_z.shape[1], layers[-1][-1]
     share = flat.share[:tokens, :tokens]
@@ -119,18 +132,18 @@ def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shif
     d_gain += (d_z * unit).sum(1, keepdim=True)
     d_shift += d_z.sum(1, keepdim=True)
     d_y = project(d_z * flat.gain, y, mean, scale)
-    d_inputs, d_errors, d_anchor = [], [], []
+    d_inputs, d_errors, reads = [], [], []
     for i in range(flat.inner.layers - 1, -1, -1):
         x, products, seen, _ = layers[i]
-        d_seen = torch.bmm(d_y, group.errors[i].mT)  # its sign, and that of the errors' cotangent, turned below
-        d_share[:tokens, :tokens] -= (d_seen * products).sum(0)
+        d_seen = torch.bmm(d_y, group.errors[i].mT)
+        d_share[:tokens, :tokens] += (d_seen * products).sum(0)
         d_products = d_seen.mul_(share)
-        d_errors.append(torch.bmm(seen.mT, d_y).neg_())
-        d_inputs.append(torch.bmm(d_products.mT, x).neg_())
-        d_anchor += [d_y.sum(1, keepdim=True), torch.bmm(x.mT, d_y)]
-        d_x = torch.bmm(d_y, group.anchor[2 * i].mT).baddbmm_(d_products, group.inputs[i], alpha=-1)
+        d_errors.append(torch.bmm(seen.mT, d_y))
+        d_inputs.append(torch.bmm(d_products.mT, x))
+        reads.append((x, d_y))
+        d_x = torch.bmm(d_y, group.anchor[2 * i].mT).baddbmm_(d_products, group.inputs[i])
         d_y = flat.inner.pull(d_x, layers[i - 1][-1]) if i else d_x
-    return d_y + d_z, d_inputs[::-1], d_errors[::-1], d_anchor[::-1]
+    return d_y + d_z, d_inputs[::-1], d_errors[::-1], reads[::-1]
 
 
 def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c: Tensor):
@@ -140,18 +153,16 @@ def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c
     d_inputs, d_errors = ([flat.split(u) for u in part] for part in (d_inputs, d_errors))
     d_k, d_pull, totals = [], [], []
     for m in range(len(group.pieces) - 1, -1, -1):
-        piece = group.pieces[m]
-        inputs, errors, weights = piece["inputs"], piece["errors"], piece["weights"]
+        inputs, slopes, bends, weights, errors, before, steps = group.pieces[m]
         d_f, d_a, d_below = [], [], []
         for i in range(n):
             h = torch.baddbmm(d_weights[2 * i + 1], inputs[i], d_weights[2 * i])
             d_c -= (h * errors[i]).sum()
             d_f.append(torch.addcmul(d_errors[i][m], h, flat.c, value=-1))
-            back = torch.bmm(errors[i], d_weights[2 * i].mT)
-            d_a.append(torch.addcmul(d_inputs[i][m], back, flat.c, value=-1))
+            d_a.append(torch.baddbmm(d_inputs[i][m], steps[i], d_weights[2 * i].mT, alpha=-1))
         for i in range(1, n):
-            up = d_f[i - 1] * piece["slopes"][i - 1]
-            d_below.append((d_f[i - 1] * piece["before"][i]).mul_(piece["bends"][i - 1]))
+            up = d_f[i - 1] * slopes[i - 1]
+            d_below.append((d_f[i - 1] * before[i]).mul_(bends[i - 1]))
             d_f[i].baddbmm_(up, weights[i])
             d_weights[2 * i].baddbmm_(up.mT, errors[i])
         totals.append(d_f[-1])
@@ -162,13 +173,13 @@ def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c
             d_weights[2 * i + 1].baddbmm_(flat.ones, down)
             d_a[i].baddbmm_(down, weights[i].mT)
             if i:
-                down = d_below[i - 1].addcmul_(d_a[i], piece["slopes"][i - 1])
+                down = d_below[i - 1].addcmul_(d_a[i], slopes[i - 1])
         d_k.append(d_a[0])
     return (torch.cat(u[::-1], dim=1) for u in (d_k, d_pull, totals))
 
 
 def _factor_backward(flat: Flat, d_share: Tensor, d_c: Tensor) -> Tensor:
-    """The cotangent of c_1 .. c_b from that of F and that of c_b in the chain."""
-    d_factor = (d_share * flat.own).sum(1).view(-1, flat.size).sum(0)
-    d_factor[-1] += (d_share * flat.earlier).sum() + d_c
+    """The cotangent of c_1 .. c_b from that of -F and that of c_b in the chain."""
+    d_factor = -(d_share * flat.own).sum(1).view(-1, flat.size).sum(0)
+    d_factor[-1] += d_c - (d_share * flat.earlier).sum()
     return d_factor

@@ -28,7 +28,7 @@ class Flat:
         chunk = at // self.size
         self.own = (chunk[:, None] == chunk).tril()  # pairs of one mini-batch
         self.earlier = chunk[:, None] > chunk
-        self.share = self.own * factor[at % self.size][:, None] + self.earlier * self.c  # F
+        self.share = -(self.own * factor[at % self.size][:, None] + self.earlier * self.c)  # -F
 
     def groups(self) -> list[slice]:
         return [slice(i, min(i + self.span, self.tokens)) for i in range(0, self.tokens, self.span)]
@@ -47,28 +47,24 @@ def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], l
     layer its inputs a and its scaled errors f, (m, s, ...), and between them its outputs z before the activation, one
     tensor a mini-batch."""
     n, both = flat.inner.layers, ACTIVATIONS[flat.inner.activation].both
-    k, rate, ones = flat.k[:, at], flat.rate[:, at], flat.ones * flat.c
+    k = flat.k[:, at]
     inputs, hidden, errors = ([[] for _ in range(n)] for _ in range(3))
-    for parts in zip(*map(flat.split, (k, k * flat.c, flat.pull(at), rate, rate * flat.c))):
-        a, scaled, pull, step, scaled_step = parts
+    for a, pull, rate in zip(*map(flat.split, (k, flat.pull(at), flat.rate[:, at]))):
         slopes = []
         for i in range(n):
+            inputs[i].append(a)
             z = torch.baddbmm(weights[2 * i + 1], a, weights[2 * i])
             hidden[i].append(z)
             if i + 1 < n:
                 a, slope = both(z)
-                inputs[i + 1].append(a), slopes.append(slope)
-        error = project(*gradient(z, flat.square, pull)[:4])
-        f = error * step
-        for i in range(n - 1, 0, -1):
+                slopes.append(slope)
+        f = project(*gradient(z, flat.square, pull)[:4]) * rate
+        for i in range(n - 1, -1, -1):
             errors[i].append(f)
-            below = torch.bmm(f, weights[2 * i].mT).mul_(slopes[i - 1])
-            weights[2 * i].baddbmm_(inputs[i][-1].mT, error * scaled_step if i == n - 1 else f * flat.c, alpha=-1)
-            weights[2 * i + 1].baddbmm_(ones, f, alpha=-1)
-            f = below
-        errors[0].append(f)
-        weights[0].baddbmm_(scaled.mT, f, alpha=-1)
-        weights[1].baddbmm_(ones, f, alpha=-1)
+            step = f * flat.c
+            f = torch.bmm(f, weights[2 * i].mT).mul_(slopes[i - 1]) if i else None
+            weights[2 * i].baddbmm_(inputs[i][-1].mT, step, alpha=-1)
+            weights[2 * i + 1].baddbmm_(flat.ones, step, alpha=-1)
     inputs, errors = ([torch.cat(layer, dim=1) for layer in part] for part in (inputs[1:], errors))
     return [k, *inputs], hidden, errors
 
@@ -84,7 +80,7 @@ def read(flat: Flat, q: Tensor, inputs, errors, anchor) -> list[tuple[Tensor, ..
             x = flat.inner.activate(y)
         products = torch.baddbmm(one, x, inputs[i].mT)
         seen = products * share
-        y = torch.baddbmm(anchor[2 * i + 1], x, anchor[2 * i]).baddbmm_(seen, errors[i], alpha=-1)
+        y = torch.baddbmm(anchor[2 * i + 1], x, anchor[2 * i]).baddbmm_(seen, errors[i])
         layers.append((x, products, seen, y))
     return layers
 
