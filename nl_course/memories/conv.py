@@ -11,7 +11,7 @@ Axes: b batch, t time, d features. The last weight, w_{k-1}, is that of the toke
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from nl_course.errors import choose, whole
 from nl_course.memories.raw import Operation, raw
@@ -29,22 +29,37 @@ def _plain(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor]
 
 
 def _forward(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor, keep: bool) -> tuple[tuple[Tensor], None]:
-    seen, tokens = torch.cat([tail, x], dim=1), x.shape[1]
-    y = torch.addcmul(bias, seen[:, :tokens], taps[0])
-    for i in range(1, len(taps)):
-        y.addcmul_(seen[:, i : i + tokens], taps[i])
+    """The text alone, as if zeros stood before it, then what the tail adds to its first tokens: nothing is copied."""
+    last, tokens = len(taps) - 1, x.shape[1]
+    y = torch.addcmul(bias, x, taps[last])
+    for back in range(1, min(last, tokens - 1) + 1):
+        y[:, back:].addcmul_(x[:, :-back], taps[last - back])
+    start, before = y[:, :last], _before(tail, tokens)
+    for i in range(last):
+        start.addcmul_(before[:, i : i + start.shape[1]], taps[i])
     return (y,), None
 
 
 def _backward(given, kept, cotangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (tail, x, taps, _), (d_y,) = given, cotangents
-    seen, tokens, d_taps = torch.cat([tail, x], dim=1), x.shape[1], []
-    d_seen = torch.zeros_like(seen, dtype=d_y.dtype)
-    for i, tap in enumerate(taps):
-        d_seen[:, i : i + tokens].addcmul_(d_y, tap)
-        d_taps.append((d_y * seen[:, i : i + tokens]).sum((0, 1)))
-    d_tail, d_x = d_seen.to(x.dtype).split([tail.shape[1], tokens], dim=1)
-    return d_tail, d_x, torch.stack(d_taps), d_y.sum((0, 1))
+    last, tokens = len(taps) - 1, x.shape[1]
+    d_x, d_taps = d_y * taps[last], torch.zeros_like(taps)
+    d_taps[last] = (d_y * x).sum((0, 1))
+    for back in range(1, min(last, tokens - 1) + 1):
+        d_x[:, :-back].addcmul_(d_y[:, back:], taps[last - back])
+        d_taps[last - back] = (d_y[:, back:] * x[:, :-back]).sum((0, 1))
+    d_start, before = d_y[:, :last], _before(tail, tokens)
+    d_before = torch.zeros_like(before, dtype=d_y.dtype)
+    for i in range(last):
+        window = slice(i, i + d_start.shape[1])
+        d_before[:, window].addcmul_(d_start, taps[i])
+        d_taps[i] += (d_start * before[:, window]).sum((0, 1))
+    return d_before[:, :last].to(x.dtype), d_x.to(x.dtype), d_taps, d_y.sum((0, 1))
+
+
+def _before(tail: Tensor, tokens: int) -> Tensor:
+    """The tail and zeros after it, as far as the first k - 1 of the tokens see."""
+    return pad(tail, (0, 0, 0, min(tokens, tail.shape[1])))
 
 
 # On a CPU faster there and back than `conv1d` with a group for each feature, and than autograd's way through the sum.

@@ -218,9 +218,8 @@ class TTT(Memory):
             z, anchor, gathered = self._learn(q, k, v, rate, state)
         if trace is not None:
             explain(trace, self, state, q, k, v, rate)
-        y = self.post_norm(rearrange(z, "b h t f -> b t (h f)").to(x.dtype))
-        if self.gate is not None:
-            y = gated(y, self.gate(x), "gelu")
+        z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
+        y = self.post_norm(z) if self.gate is None else gated(self.post_norm, z, self.gate(x), "gelu")
         return self.output(y), TTTState(anchor, gathered, tails, state.position + x.shape[1])
 
     def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:

@@ -157,7 +157,7 @@ def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c
         d_f, d_a, d_below = [], [], []
         for i in range(n):
             h = torch.baddbmm(d_weights[2 * i + 1], inputs[i], d_weights[2 * i])
-            d_c -= (h * errors[i]).sum()
+            d_c -= torch.dot(h.flatten(), errors[i].flatten())
             d_f.append(torch.addcmul(d_errors[i][m], h, flat.c, value=-1))
             d_a.append(torch.baddbmm(d_inputs[i][m], steps[i], d_weights[2 * i].mT, alpha=-1))
         for i in range(1, n):

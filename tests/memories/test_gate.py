@@ -1,13 +1,35 @@
 import pytest
 import torch
+from torch import nn
 
 from nl_course.memories.gate import gated
 from nl_course.memories.inner import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_the_gate_multiplies(activation):
-    y, gate = (torch.linspace(-3, 3, 7, dtype=torch.float64).roll(i).requires_grad_() for i in (0, 2))
-    torch.testing.assert_close(gated(y, gate, activation), y * ACTIVATIONS[activation].value(gate))
-    assert torch.autograd.gradcheck(lambda y, g: gated(y, g, activation), (y, gate))
-    assert torch.autograd.gradgradcheck(lambda y, g: gated(y, g, activation), (y, gate))
+def test_it_is_the_norm_times_the_gate(activation):
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.LayerNorm(4, eps=1e-6).double()
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    z, gate = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+
+    def run(z, gate, gain, shift):
+        given = dict(weight=gain, bias=shift)
+        return torch.func.functional_call(
+            Gated(norm, activation), {f"norm.{n}": p for n, p in given.items()}, (z, gate)
+        )
+
+    torch.testing.assert_close(gated(norm, z, gate, activation), norm(z) * ACTIVATIONS[activation].value(gate))
+    given = (z, gate, *norm.parameters())
+    assert torch.autograd.gradcheck(run, given)
+    assert torch.autograd.gradgradcheck(run, given)
+
+
+class Gated(nn.Module):
+    def __init__(self, norm: nn.LayerNorm, activation: str):
+        super().__init__()
+        self.norm, self.activation = norm, activation
+
+    def forward(self, z, gate):
+        return gated(self.norm, z, gate, self.activation)
