@@ -173,8 +173,8 @@ def read_out(arrays: dict) -> str:
     held, added = int(arrays["held"][now]), filled - int(arrays["filled"][now - 1])
     kept = "all columns are kept" if held == now else f"only the last {held} columns are kept"
     return (
-        f"{text} The last token added {added:,}; {kept}, and each step reads all that are kept. It took "
-        f"{1000 * arrays['seconds'][now]:.1f} ms: with so short a text nearly all of that is projections and overhead."
+        f"{text} The last token added {added:,}; {kept}, and each step reads all that are kept. With so short a text "
+        f"nearly all of a step's time is projections and overhead."
     )
 
 
