@@ -29,6 +29,7 @@ def _backward(activation, epsilon: float, given, kept, cotangents) -> tuple[Tens
     (z, gate, gain, shift), (d_out,), width = given, cotangents, [given[0].shape[-1]]
     y, mean, scale = torch.native_layer_norm(z, width, gain, shift, epsilon)
     d_gate = activation.pull(y.mul_(d_out), gate)
+    del y
     d_y, everything = activation.value(gate).mul_(d_out), [True, True, True]
     d_z, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
         d_y, z, width, mean, scale, gain, shift, everything
