@@ -27,17 +27,20 @@ from nl_course.memories.ttt_kernels import Flat, gradient, project, read, standa
 
 def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, ...]:
     """Cotangents of q, k, v, rate, factor, gain, shift and the weights, from those of z and of the last weights. `kept`
-    has of every group its anchor and, by layer, the outputs of its mini-batches before the activation."""
-    flat, (d_z, *d_last) = Flat(inner, *given), cotangents
+    has the last weights, and of every group its anchor and, by layer and mini-batch, the outputs before the activation
+    and the errors below the last layer."""
+    flat, (d_z, *d_last), (last, *kept) = Flat(inner, *given), cotangents, kept
     d_z = d_z.flatten(0, 1)
     d_weights = [u.flatten(0, 1).clone(memory_format=torch.contiguous_format) for u in d_last]
     d_gain, d_shift = torch.zeros_like(flat.gain), torch.zeros_like(flat.shift)
     d_share, d_c = torch.zeros_like(flat.share), torch.zeros_like(flat.c)
     d_q, d_k, d_v, d_rate = (torch.empty_like(u) for u in (flat.q, flat.k, flat.v, flat.rate[..., 0]))
-    for g, at in reversed(list(enumerate(flat.groups()))):
-        group = Group(flat, at, *kept[g])
+    weights = list(last)
+    for at, part in zip(reversed(flat.groups()), reversed(kept)):
+        group = Group(flat, at, *part)
         d_q[:, at], d_inputs, d_errors, reads = _read_backward(flat, group, d_z[:, at], d_gain, d_shift, d_share)
-        d_k[:, at], pulled, totals = _chain_backward(flat, group, d_inputs, d_errors, d_weights, d_c)
+        d_k[:, at], pulled, totals = _chain_backward(flat, group, weights, d_inputs, d_errors, d_weights, d_c)
+        weights = part[0]
         # pull = gain (shift - v + k), and the gain's square stands beside the unit.
         d_gain += (pulled * torch.addcmul(group.distance, group.unit, flat.gain, value=2)).sum(1, keepdim=True)
         d_pull = pulled * flat.gain
@@ -56,70 +59,52 @@ def backward_pass(inner: InnerModel, given, kept, cotangents) -> tuple[Tensor, .
 
 
 class Piece(NamedTuple):
-    """One mini-batch of a group. Lists over the layers: inputs; slope and bend of the activations between them; the
-    weight matrices that it began with; errors f, what of them came down before the slope (None for the last layer), and
-    steps c f."""
+    """One mini-batch of a group. Lists over the layers: inputs, slopes and bends of the activations between them,
+    errors f, and steps c f."""
 
     inputs: list[Tensor]
     slopes: Sequence[Tensor]
     bends: Sequence[Tensor]
-    weights: list[Tensor]
     errors: list[Tensor]
-    before: list[Tensor | None]
     steps: list[Tensor]
 
 
 class Group:
-    """What one group was computed from, made again from its anchor and its layers' outputs: whole, (m, s, ...), in
-    `inputs` and `errors`; by mini-batches in `pieces`, first to last."""
+    """What one group was computed from, made again from what the forward pass kept: whole, (m, s, ...), in `inputs` and
+    `errors`; by mini-batches in `pieces` and `top`, first to last."""
 
-    def __init__(self, flat: Flat, at: slice, anchor, hidden):
+    def __init__(self, flat: Flat, at: slice, anchor, hidden, lower_errors):
         self.anchor, self.k, self.q, rate = anchor, flat.k[:, at], flat.q[:, at], flat.rate[:, at]
         self.distance = self.k - flat.v[:, at] + flat.shift
         g, z, mean, scale, self.unit = gradient(torch.cat(hidden[-1], dim=1), flat.square, self.distance * flat.gain)
         self.error = project(g, z, mean, scale)
-        # The Hessian's low-rank part: u . unit meets error, u . error meets unit.
-        pair = torch.stack([self.unit, self.error], dim=2)
-        other = torch.stack([self.error, self.unit], dim=2) * (scale / z.shape[-1]).unsqueeze(2)
         level = scale * (g * self.unit).mean(-1, keepdim=True)
-        self.top = list(zip(*map(_apart(flat), (z, mean, scale, level, rate, pair, other))))
+        part = self.unit * (scale / z.shape[-1])
+        mean, scale = (u.unflatten(1, (-1, flat.size)).transpose(0, 1).contiguous() for u in (mean, scale))
+        parts = map(flat.split, (level, rate, self.error, part))
+        self.top = list(zip(hidden[-1], mean, scale, *parts))
         top_error = self.error * rate
-        self.pieces = self._learn_again(flat, hidden, top_error)
-        values, below = (
-            [torch.cat(layer, dim=1) for layer in zip(*parts)]
-            for parts in ([p.inputs[1:] for p in self.pieces], [p.errors[:-1] for p in self.pieces])
-        )
+        self.pieces = self._pieces(flat, hidden, [*lower_errors, flat.split(top_error)])
+        values = [torch.cat(layer, dim=1) for layer in zip(*(piece.inputs[1:] for piece in self.pieces))]
+        below = [torch.cat(layer, dim=1) for layer in lower_errors]
         self.inputs, self.errors = [self.k, *values], [*below, top_error]
 
-    def _learn_again(self, flat: Flat, hidden, top_error: Tensor) -> list[Piece]:
-        """The chain, its layers' outputs known."""
-        n, three, pieces = flat.inner.layers, ACTIVATIONS[flat.inner.activation].three, []
-        weights = list(self.anchor[::2])
-        for m, (k, f, *z) in enumerate(zip(flat.split(self.k), flat.split(top_error), *hidden[:-1])):
-            values, slopes, bends = zip(*map(three, z)) if z else ((), (), ())
-            inputs, errors, before = [k, *values], [f], [None]
-            for i in range(n - 1, 0, -1):
-                before.insert(1, torch.bmm(errors[0], weights[i].mT))
-                errors.insert(0, before[1] * slopes[i - 1])
-            steps = [f * flat.c for f in errors]
-            pieces.append(Piece(inputs, slopes, bends, weights, errors, before, steps))
-            if m + 1 < len(hidden[-1]):
-                weights = [torch.baddbmm(w, a.mT, step, alpha=-1) for w, a, step in zip(weights, inputs, steps)]
+    def _pieces(self, flat: Flat, hidden, errors) -> list[Piece]:
+        three, pieces = ACTIVATIONS[flat.inner.activation].three, []
+        for m, k in enumerate(flat.split(self.k)):
+            values, slopes, bends = zip(*(three(z[m]) for z in hidden[:-1])) if len(hidden) > 1 else ((), (), ())
+            now = [layer[m] for layer in errors]
+            pieces.append(Piece([k, *values], slopes, bends, now, [f * flat.c for f in now]))
         return pieces
 
     def hessian(self, flat: Flat, m: int, u: Tensor) -> tuple[Tensor, Tensor]:
         """H l u and P l u for mini-batch m, l the rate."""
-        z, mean, scale, level, rate, pair, other = self.top[m]
+        z, mean, scale, level, rate, error, part = self.top[m]
         u = u * rate
         pulled = project(u, z, mean, scale)
         curved = project(flat.square * pulled, z, mean, scale).addcmul_(level, pulled, value=-1)
-        dots = (u.unsqueeze(2) * pair).sum(-1, keepdim=True)
-        return curved.sub_((dots * other).sum(2)), pulled
-
-
-def _apart(flat: Flat):
-    """(m, s, ...) -> mini-batches (m, size, ...), each in one piece, as the fused kernels want them."""
-    return lambda u: u.unflatten(1, (-1, flat.size)).transpose(0, 1).contiguous().unbind(0)
+        curved.addcmul_((u * part).sum(-1, keepdim=True), error, value=-1)
+        return curved.addcmul_((u * error).sum(-1, keepdim=True), part, value=-1), pulled
 
 
 def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shift: Tensor, d_share: Tensor):
@@ -146,14 +131,18 @@ def _read_backward(flat: Flat, group: Group, d_z: Tensor, d_gain: Tensor, d_shif
     return d_y + d_z, d_inputs[::-1], d_errors[::-1], reads[::-1]
 
 
-def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c: Tensor):
-    """The chain in reverse; `d_weights` change in place from those after the group to those before it, and `d_c` grows.
-    Returns the cotangents of k, P l f_n bar (that of pull) and f_n bar, (m, s, ...)."""
+def _chain_backward(flat: Flat, group: Group, weights, d_inputs, d_errors, d_weights, d_c: Tensor):
+    """The chain in reverse, each mini-batch's step taken back from the `weights` after the group; `d_weights` change in
+    place from those after the group to those before it, and `d_c` grows. Returns the cotangents of k, P l f_n bar (that
+    of pull) and f_n bar, (m, s, ...)."""
     n = flat.inner.layers
     d_inputs, d_errors = ([flat.split(u) for u in part] for part in (d_inputs, d_errors))
+    matrices = [w.clone() for w in weights[::2]]
     d_k, d_pull, totals = [], [], []
     for m in range(len(group.pieces) - 1, -1, -1):
-        inputs, slopes, bends, weights, errors, before, steps = group.pieces[m]
+        inputs, slopes, bends, errors, steps = group.pieces[m]
+        for w, a, step in zip(matrices, inputs, steps):
+            w.baddbmm_(a.mT, step)
         d_f, d_a, d_below = [], [], []
         for i in range(n):
             h = torch.baddbmm(d_weights[2 * i + 1], inputs[i], d_weights[2 * i])
@@ -162,8 +151,8 @@ def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c
             d_a.append(torch.baddbmm(d_inputs[i][m], steps[i], d_weights[2 * i].mT, alpha=-1))
         for i in range(1, n):
             up = d_f[i - 1] * slopes[i - 1]
-            d_below.append((d_f[i - 1] * before[i]).mul_(bends[i - 1]))
-            d_f[i].baddbmm_(up, weights[i])
+            d_below.append(torch.bmm(errors[i], matrices[i].mT).mul_(d_f[i - 1]).mul_(bends[i - 1]))
+            d_f[i].baddbmm_(up, matrices[i])
             d_weights[2 * i].baddbmm_(up.mT, errors[i])
         totals.append(d_f[-1])
         down, pulled = group.hessian(flat, m, d_f[-1])
@@ -171,7 +160,7 @@ def _chain_backward(flat: Flat, group: Group, d_inputs, d_errors, d_weights, d_c
         for i in range(n - 1, -1, -1):
             d_weights[2 * i].baddbmm_(inputs[i].mT, down)
             d_weights[2 * i + 1].baddbmm_(flat.ones, down)
-            d_a[i].baddbmm_(down, weights[i].mT)
+            d_a[i].baddbmm_(down, matrices[i].mT)
             if i:
                 down = d_below[i - 1].addcmul_(d_a[i], slopes[i - 1])
         d_k.append(d_a[0])

@@ -51,8 +51,8 @@ def plain_pass(inner: InnerModel, q, k, v, rate, factor, gain, shift, *weights) 
     return [z, *(last[name] for name in names)]
 
 
-def forward_pass(inner: InnerModel, *given: Tensor, keep: bool) -> tuple[list[Tensor], list[tuple]]:
-    """z and the last weights, and what the backward pass needs of each group: its anchor and the layers' outputs."""
+def forward_pass(inner: InnerModel, *given: Tensor, keep: bool) -> tuple[list[Tensor], list]:
+    """z and the last weights, and what the backward pass needs, as it describes it."""
     flat = Flat(inner, *given)
     weights = [w.clone(memory_format=torch.contiguous_format) for w in flat.weights]
     outputs, kept = [], []
@@ -60,10 +60,12 @@ def forward_pass(inner: InnerModel, *given: Tensor, keep: bool) -> tuple[list[Te
         anchor = [w.clone() for w in weights]
         inputs, hidden, errors = chain(flat, at, weights)
         q = flat.q[:, at]
-        y = read(flat, q, inputs, errors, anchor)[-1][-1]
+        joined = ([torch.cat(layer, dim=1) for layer in part] for part in (inputs, errors))
+        y = read(flat, q, *joined, anchor)[-1][-1]
         unit = standardise(y)[0]
         outputs.append(torch.addcmul(q + flat.shift, flat.gain, unit))
         if keep:
-            kept.append((anchor, hidden))
+            kept.append((anchor, hidden, errors[:-1]))
     z = torch.cat(outputs, dim=1).view(given[0].shape)
-    return [z, *(w.view(u.shape) for w, u in zip(weights, given[7:]))], kept
+    last = [w.view(u.shape) for w, u in zip(weights, given[7:])]
+    return [z, *last], [weights, *kept]

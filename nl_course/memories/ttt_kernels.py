@@ -42,14 +42,12 @@ class Flat:
         return u.split(self.size, dim=1)
 
 
-def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
-    """Writes the mini-batches of a group, one after the other, into `weights`, which change in place. Returns for each
-    layer its inputs a and its scaled errors f, (m, s, ...), and between them its outputs z before the activation, one
-    tensor a mini-batch."""
+def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[list[Tensor]], ...]:
+    """Writes the mini-batches of a group, one after the other, into `weights`, which change in place. Returns, by layer
+    and mini-batch, inputs a, outputs z before the activation, and scaled errors f."""
     n, both = flat.inner.layers, ACTIVATIONS[flat.inner.activation].both
-    k = flat.k[:, at]
     inputs, hidden, errors = ([[] for _ in range(n)] for _ in range(3))
-    for a, pull, rate in zip(*map(flat.split, (k, flat.pull(at), flat.rate[:, at]))):
+    for a, pull, rate in zip(*map(flat.split, (flat.k[:, at], flat.pull(at), flat.rate[:, at]))):
         slopes = []
         for i in range(n):
             inputs[i].append(a)
@@ -65,8 +63,7 @@ def chain(flat: Flat, at: slice, weights: list[Tensor]) -> tuple[list[Tensor], l
             f = torch.bmm(f, weights[2 * i].mT).mul_(slopes[i - 1]) if i else None
             weights[2 * i].baddbmm_(inputs[i][-1].mT, step, alpha=-1)
             weights[2 * i + 1].baddbmm_(flat.ones, step, alpha=-1)
-    inputs, errors = ([torch.cat(layer, dim=1) for layer in part] for part in (inputs[1:], errors))
-    return [k, *inputs], hidden, errors
+    return inputs, hidden, errors
 
 
 def read(flat: Flat, q: Tensor, inputs, errors, anchor) -> list[tuple[Tensor, ...]]:
@@ -74,11 +71,10 @@ def read(flat: Flat, q: Tensor, inputs, errors, anchor) -> list[tuple[Tensor, ..
     same shared out, and its output y."""
     layers, x = [], q
     share = flat.share[: q.shape[1], : q.shape[1]]
-    one = q.new_ones(())
     for i in range(flat.inner.layers):
         if i:
             x = flat.inner.activate(y)
-        products = torch.baddbmm(one, x, inputs[i].mT)
+        products = torch.bmm(x, inputs[i].mT).add_(1)
         seen = products * share
         y = torch.baddbmm(anchor[2 * i + 1], x, anchor[2 * i]).baddbmm_(seen, errors[i])
         layers.append((x, products, seen, y))
