@@ -45,7 +45,7 @@ def test_each_write_is_the_move_of_the_state_that_the_layer_carries(model, readi
         before = memory.weights(state.memory(1))["W1"][0]
         _, state = model(tokens[:, t : t + 1], state)
         moved = (memory.weights(state.memory(1))["W1"][0] - before).numpy()
-        assert np.allclose(reading.moves[:, t], moved, atol=1e-6)
+        assert np.allclose(reading.moves[:, t], moved, atol=2e-5)  # float32 differences of weights up to 10
     assert np.abs(reading.moves).max() > 1e-3
 
 
