@@ -15,7 +15,7 @@ fi
 if [ ! -f .peers/.ready ] || [ "$lock" -nt .peers/.ready ] || [ constraints.txt -nt .peers/.ready ]; then
     [ -x .peers/bin/python ] || .venv/bin/python -m venv .peers
     .peers/bin/python -m pip install torch -c constraints.txt
-    .peers/bin/python -m pip install -r "$lock"
+    .peers/bin/python -m pip install --no-deps -r "$lock"
     .peers/bin/python -m pip install --no-deps -e .
     touch .peers/.ready
 fi
