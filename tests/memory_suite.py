@@ -25,6 +25,8 @@ from nl_course.memories import (
     Retention,
     RetentionConfig,
     State,
+    Titans,
+    TitansConfig,
     TTTConfig,
 )
 
@@ -54,6 +56,11 @@ def _latent(path: str = "auto", **options) -> Callable[[], Memory]:
 
 def _ttt(path: str = "auto", **options) -> Callable[[], Memory]:
     return lambda: TTT(TTTConfig(width=WIDTH, heads=2, mini_batch=4, **options), path=path)
+
+
+def _titans(path: str = "auto", **options) -> Callable[[], Memory]:
+    sizes = dict(width=WIDTH, heads=2, expansion=2, chunk=4, conv=3, persistent=3) | options
+    return lambda: Titans(TitansConfig(**sizes), path=path)
 
 
 def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
@@ -93,6 +100,14 @@ CASES = [
     Case("ttt-mlp-reference", _ttt("reference", kind="mlp", position_factor="sum")),
     Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer")),
     Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2)),
+    Case("titans", _titans()),
+    Case("titans-reference", _titans("reference")),
+    Case("titans-linear", _titans(layers=1, chunk=1, momentum=False)),
+    Case("titans-deep", _titans(layers=3, retention=False, conv=0, persistent=0)),
+    Case("titans-deep-reference", _titans("reference", layers=4, chunk=5, max_step=0.02)),
+    Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu")),
+    Case("titans-pooled", _titans(gates="pooled", max_step=0.1)),
+    Case("titans-pooled-reference", _titans("reference", gates="pooled", momentum=False)),
 ]
 
 

@@ -6,6 +6,7 @@ from nl_course.memories.base import Memory, State
 from nl_course.memories.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
 from nl_course.memories.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
+from nl_course.memories.titans import Titans, TitansConfig
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
 
@@ -18,6 +19,7 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "gated-delta": (GatedDeltaNet, GatedDeltaConfig),
     "ttt-linear": (TTT, TTTLinearConfig),
     "ttt-mlp": (TTT, TTTMLPConfig),
+    "titans": (Titans, TitansConfig),
 }
 
 
@@ -51,6 +53,8 @@ __all__ = [
     "TTTConfig",
     "TTTLinearConfig",
     "TTTMLPConfig",
+    "Titans",
+    "TitansConfig",
     "Trace",
     "build_memory",
 ]
