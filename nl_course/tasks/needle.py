@@ -1,0 +1,303 @@
+"""A needle in a haystack: one small fact stands somewhere in a long text, and the last bytes of the text ask for it.
+
+The single-needle forms of RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix B), in bytes:
+
+    kind       hay                           a needle                          RULER's name
+    passkey    five sentences, repeated      <pass key:48213>                  S-NIAH-1 (Titans: PK)
+    number     the course's books            <plumb:48213>                     S-NIAH-2 (Titans: N)
+    word       the course's books            <plumb:tribe>                     Titans: W (arXiv 2501.00663, table 2)
+    uuid       the course's books            <plumb:7f3a09ce>                  S-NIAH-3, a short uuid
+
+`style="sentence"` says it as RULER does, in words. The question is the needle again up to the answer, and neither its
+key nor its answer stands anywhere else: only what was read can answer it. With more `needles` the others distract
+(RULER's MK-NIAH-1), with more `questions` a text teaches more. Everything follows from the seed and a row's number.
+Words and books of the split `held_out` are none of those of `train`.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.tasks.books import rank
+from nl_course.tasks.text import SPLITS, Library, hashed, library
+
+IGNORED = -100  # a target that is not scored, as in nl_course.training
+HAYS = ("text", "noise", "bytes")
+STYLES = {
+    "mark": ("<{key}:", ">"),
+    "sentence": ("The special magic {what} for {key} is: ", "."),
+}
+NOISE = b"The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"  # RULER's
+PASS_KEY = "pass key"
+WORDS_HELD_OUT_ONE_IN = 5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an answer is made of (None: words of the books), how long it is, and the hay around it."""
+
+    what: str
+    alphabet: str | None
+    answer: int
+    hay: str
+
+
+KINDS = {
+    "passkey": Kind("number", "0123456789", 5, "noise"),
+    "number": Kind("number", "0123456789", 5, "text"),
+    "word": Kind("word", None, 5, "text"),
+    "uuid": Kind("uuid", "0123456789abcdef", 8, "text"),
+}
+
+
+@dataclass(frozen=True)
+class Needle:
+    """One fact: at byte `place` of the text begins its needle, at `asked` the answer to the question about it (-1 if
+    nobody asks). `depth` is its place in the hay, 0 the beginning and 1 the end."""
+
+    key: str
+    answer: str
+    place: int
+    asked: int
+    depth: float
+
+
+@dataclass(frozen=True)
+class NeedleText:
+    """`text` (length + 1 bytes) with its needles, those that are asked for first, in the order of the questions."""
+
+    text: bytes
+    needles: tuple[Needle, ...]
+
+    @property
+    def asked(self) -> tuple[Needle, ...]:
+        return tuple(needle for needle in self.needles if needle.asked >= 0)
+
+
+@dataclass(frozen=True)
+class NeedleBatch:
+    """inputs and targets (rows, length) int64, targets one ahead; `mask` is true where a byte of an answer is to be
+    predicted. `depth` (rows, questions), and `asked` (rows, questions): where in `targets` each answer begins."""
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+    depth: Tensor
+    asked: Tensor
+
+
+@dataclass(frozen=True)
+class NeedleTask:
+    """Texts that a model reads `length` bytes of; the byte after them is the last of the last answer.
+
+    `kind` is one of KINDS. `depth` 0 .. 1 puts the first needle that is asked for at that share of the hay, None at
+    random; all other needles stand at random. `hay` "text", "noise" or "bytes" (random printable ones), and `answer`
+    and `key`, lengths in bytes, have defaults by kind. `loss` "answer" scores answers only, "all" every byte.
+    `books` replaces the default library. As a function of a step it gives (inputs, targets) for `training.train`.
+    """
+
+    kind: str = "number"
+    length: int = 256
+    needles: int = 1
+    questions: int = 1
+    depth: float | None = None
+    hay: str | None = None
+    answer: int | None = None
+    key: int = 5
+    style: str = "mark"
+    split: str = "train"
+    loss: str = "answer"
+    rows: int = 16  # a step
+    seed: int = 0
+    books: Library | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        choose("kind", self.kind, KINDS), choose("style", self.style, STYLES), choose("split", self.split, SPLITS)
+        choose("loss", self.loss, ("answer", "all"))
+        if self.hay is None:
+            object.__setattr__(self, "hay", KINDS[self.kind].hay)
+        if self.answer is None:
+            object.__setattr__(self, "answer", KINDS[self.kind].answer)
+        choose("hay", self.hay, HAYS)
+        for name in ("length", "needles", "questions", "answer", "key", "rows"):
+            whole(name, getattr(self, name), 1)
+        if self.depth is not None and not at_least("depth", self.depth, 0) <= 1:
+            raise CourseError(f"depth must lie between 0 and 1, not {self.depth}.")
+        if self.questions > self.needles:
+            raise CourseError(f"questions ({self.questions}) must be at most needles ({self.needles}).")
+        if self.kind == "passkey" and self.needles > 1:
+            raise CourseError("a pass key has no key to tell it from another: needles must be 1.")
+        if self.spare < 0:
+            raise CourseError(
+                f"length {self.length} is too short: needles and questions alone need {self.bytes_used - 1}."
+            )
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of a text that are no hay."""
+        opening, closing = self._form(PASS_KEY if self.kind == "passkey" else "k" * self.key)
+        line = len(opening) + self.answer + len(closing)
+        return self.needles * (line + 2) + self.questions * (line + 1) - len(closing)
+
+    @property
+    def spare(self) -> int:
+        """Bytes of hay."""
+        return self.length + 1 - self.bytes_used
+
+    def _form(self, key: str) -> tuple[str, str]:
+        """What stands before and after the answer."""
+        opening, closing = STYLES[self.style]
+        return opening.format(key=key, what=KINDS[self.kind].what), closing
+
+    def text(self, number: int, depth: float | None = None) -> NeedleText:
+        """Text number `number`, the same on every machine; `depth` replaces the task's own."""
+        rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {whole('number', number)}"))
+        depth = self.depth if depth is None else depth
+        hay = self._hay(rng)
+        depths = [rng.random() for _ in range(self.needles)]
+        if depth is not None:
+            depths[0] = depth
+        cuts = [round(d * len(hay)) for d in depths]
+        keys, answers = self._facts(rng, hay)
+
+        written, places, last = b"", [0] * self.needles, 0
+        for i in sorted(range(self.needles), key=lambda i: (cuts[i], i)):
+            opening, closing = self._form(keys[i])
+            written += hay[last : cuts[i]] + b"\n"
+            places[i], last = len(written), cuts[i]
+            written += f"{opening}{answers[i]}{closing}\n".encode()
+        written += hay[last:]
+        asked = [-1] * self.needles
+        for i in range(self.questions):
+            opening, closing = self._form(keys[i])
+            written += f"\n{opening}".encode()
+            asked[i] = len(written)
+            written += f"{answers[i]}{closing if i < self.questions - 1 else ''}".encode()
+        return NeedleText(written, tuple(map(Needle, keys, answers, places, asked, depths)))
+
+    def rows_at(self, numbers: Sequence[int], depths: Sequence[float] | None = None) -> NeedleBatch:
+        """The texts of these numbers as tensors; `depths` gives every row its own."""
+        texts = [self.text(n, depths[i] if depths else None) for i, n in enumerate(numbers)]
+        tokens = torch.tensor([list(t.text) for t in texts])
+        asked = torch.tensor([[n.asked for n in t.asked] for t in texts]) - 1  # the byte before predicts it
+        places = asked[..., None] + torch.arange(self.answer)
+        mask = torch.zeros(len(texts), self.length, dtype=torch.bool).scatter(1, places.flatten(1), True)
+        depth = torch.tensor([[n.depth for n in t.asked] for t in texts])
+        return NeedleBatch(tokens[:, :-1], tokens[:, 1:], mask, depth, asked)
+
+    def batch(self, step: int) -> NeedleBatch:
+        """Step `step`'s texts."""
+        first = whole("step", step) * self.rows
+        return self.rows_at(range(first, first + self.rows))
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """(inputs, targets) of a step, (rows, length) each; targets that `loss` leaves out are -100."""
+        found = self.batch(step)
+        return found.inputs, found.targets if self.loss == "all" else found.targets.masked_fill(~found.mask, IGNORED)
+
+    # -- what a text is made of ------------------------------------------------------------------------------------
+    def _hay(self, rng: random.Random) -> bytes:
+        size = self.spare
+        if self.hay == "bytes":
+            return bytes(rng.choices(_PRINTABLE, k=size))
+        source = NOISE if self.hay == "noise" else hay_bytes(self.split, self.books)
+        if self.hay == "text" and size > len(source):
+            raise CourseError(f"the books of split {self.split!r} have {len(source):,} bytes; {size:,} are needed.")
+        if self.hay == "noise":
+            start = rng.randrange(len(NOISE))
+            return (NOISE * (size // len(NOISE) + 2))[start : start + size]
+        start = rng.randrange(len(source) - size + 1)
+        return source[start : start + size]
+
+    def _facts(self, rng: random.Random, hay: bytes) -> tuple[list[str], list[str]]:
+        """Keys and answers that differ and stand nowhere in the hay."""
+        kind, around = KINDS[self.kind], hay + "".join(self._form("")).encode()
+        keys = [PASS_KEY] if self.kind == "passkey" else self._words(rng, around, self.key)
+        if kind.alphabet is None:
+            return keys, self._words(rng, around + " ".join(keys).encode(), self.answer)
+        answers: list[str] = []
+        for _ in range(1000):
+            answer = "".join(rng.choices(kind.alphabet, k=self.answer))
+            if answer not in answers and answer.encode() not in hay and not any(answer in key for key in keys):
+                answers.append(answer)
+            if len(answers) == self.needles:
+                return keys, answers
+        raise CourseError(f"answers of {self.answer} bytes are too short to be told from {len(hay):,} bytes of hay.")
+
+    def _words(self, rng: random.Random, around: bytes, size: int) -> list[str]:
+        """As many words as there are needles, none of which stands in `around`."""
+        words = word_list(size, self.split, self.books)
+        found: list[str] = []
+        for word in rng.sample(words, len(words)):
+            if word.encode() not in around:
+                found.append(word)
+            if len(found) == self.needles:
+                return found
+        raise CourseError(
+            f"the books have too few words of {size} letters ({len(words)} in split {self.split!r}) that do not stand "
+            f"in the hay: {self.needles} are needed. Take another length, fewer needles or shorter texts."
+        )
+
+
+_PRINTABLE = [b for b in range(33, 127) if chr(b) not in "<>:"]
+
+
+@lru_cache(maxsize=8)
+def _default_hay(split: str) -> bytes:
+    return _ascii(library("prose"), split)
+
+
+def _ascii(books: Library, split: str) -> bytes:
+    """A split's text; only its ASCII bytes, so that no cut goes through a character."""
+    return b"\n\n".join(book.text for book in books.books(split)).decode("ascii", "ignore").encode()
+
+
+def hay_bytes(split: str, books: Library | None = None) -> bytes:
+    """The text of a split that hay is cut from."""
+    return _default_hay(split) if books is None else _ascii(books, split)
+
+
+@lru_cache(maxsize=32)
+def _default_words(size: int, split: str) -> list[str]:
+    return _words_of(_default_hay("train"), size, split)
+
+
+def _words_of(text: bytes, size: int, split: str) -> list[str]:
+    """Lower-case words of `size` letters that the text has three times or more; a fifth, by name, is held out."""
+    counts = Counter(re.findall(rb"(?<![A-Za-z])[a-z]{%d}(?![A-Za-z])" % size, text))
+    words = sorted(word.decode() for word, count in counts.items() if count >= 3)
+    return [w for w in words if (rank(w) % WORDS_HELD_OUT_ONE_IN == 0) == (split == "held_out")]
+
+
+def word_list(size: int, split: str, books: Library | None = None) -> list[str]:
+    """The words of `size` letters that keys and answers of a split are drawn from."""
+    return _default_words(size, split) if books is None else _words_of(hay_bytes("train", books), size, split)
+
+
+# -- what to train on --------------------------------------------------------------------------------------------------
+Data = Callable[[int], tuple[Tensor, Tensor]]
+
+
+def mixed(*tasks: Data) -> Data:
+    """A step's rows of every task, one after the other. They must be of one length."""
+    return lambda step: tuple(torch.cat(parts) for parts in zip(*(task(step) for task in tasks), strict=True))
+
+
+def stages(*parts: tuple[int, Data]) -> Data:
+    """A curriculum: each task for so many steps, the last for ever."""
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        for steps, task in parts:
+            if step < steps:
+                return task(step)
+            step -= steps
+        return parts[-1][1](step + parts[-1][0])
+
+    return at
