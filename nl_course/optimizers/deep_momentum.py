@@ -1,0 +1,123 @@
+"""Deep momentum (DMGD): the memory of gradients is a small MLP with a memory of its own."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.optimizers.base import Descent, decay, fraction
+from nl_course.optimizers.muon import check_newton_schulz, orthogonal
+from nl_course.optimizers.newton_schulz import as_matrix
+
+OUTPUTS = ("identity", "newton-schulz")
+
+
+class DeepMomentum(Descent):
+    """theta <- momentum * theta - lr * grad of the inner loss,  W <- W + m_theta  (Nested Learning N23, E50-E51).
+
+    For each matrix W (o, d) an MLP m from R^d to R^o, m(x) = A_L tanh(A_{L-1} ... tanh(A_1 x)), of `depth` L and
+    `width` h. It is written through the inner loss trace(m(g^T)): every row of g is a key, and the memory is pushed
+    down along that row's own output. Inputs, width and depth are not in the paper; what we chose, and why:
+
+    * Written with g, read at the identity: the step is m(I_d), (o, d). So depth 1 is heavy ball exactly, and with
+      `output="newton-schulz"` Muon (N24); read at g itself, as the formula has it, already a linear memory would fit no
+      W that is not square, and element by element it would lose the gradient's sign.
+    * A_1 .. A_{L-1} start as orthogonal maps (from `seed`) and momentum pulls them back there, not to zero, where the
+      memory would die; A_L starts at zero. Small gradients then see heavy ball if h >= d, large ones saturate.
+    * `gain` multiplies the keys, and the inner loss is divided by it: a larger gain saturates earlier.
+    * `width` None takes h = d. Vectors and scalars keep a linear memory, which is heavy ball, without Newton-Schulz.
+
+    State: depth 1 o d elements a matrix; else o h + 2 (h d + (depth - 2) h^2), starts included.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-2,
+        momentum: float = 0.9,
+        depth: int = 2,
+        width: int | None = None,
+        gain: float = 1.0,
+        output: str = "identity",
+        weight_decay: float = 0.0,
+        seed: int = 0,
+        ns_steps: int | None = None,
+        ns_kind: str = "quintic",
+        precision: str = "auto",
+    ):
+        memory = dict(momentum=momentum, depth=depth, width=width, gain=gain, output=output, seed=seed)
+        ns = dict(ns_steps=ns_steps, ns_kind=ns_kind, precision=precision)
+        super().__init__(params, lr, weight_decay, foreach=False, **memory, **ns)
+
+    def check(self, group: dict[str, Any]) -> None:
+        fraction("momentum", group["momentum"], one=True)
+        whole("depth", group["depth"], 1)
+        whole("seed", group["seed"])
+        if group["width"] is not None:
+            whole("width", group["width"], 1)
+        if not at_least("gain", group["gain"], 0) > 0:
+            raise CourseError("gain must be more than 0.")
+        choose("output", group["output"], OUTPUTS)
+        check_newton_schulz(group)
+
+    def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        decay(group, params)
+        for parameter in params:
+            weights, starts = self._memory(group, parameter)
+            flat = parameter.dim() < 2
+            g = parameter.grad.reshape(1, -1) if flat else as_matrix(parameter.grad)
+            for A, start, wanted in zip(weights, starts, inner_gradient(weights, group["gain"] * g)):
+                A.sub_(start).mul_(group["momentum"]).add_(wanted, alpha=-group["lr"] / group["gain"]).add_(start)
+            step = read(weights)
+            if group["output"] == "newton-schulz" and not flat:
+                step = group["lr"] * orthogonal(group, [step])[0]
+            parameter.add_(step.view_as(parameter))
+
+    def _memory(self, group: dict[str, Any], parameter: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights A_1 .. A_L of a parameter's memory, and where momentum pulls them: their start."""
+        state, flat = self.state[parameter], parameter.dim() < 2
+        depth = 1 if flat else group["depth"]
+        if "weight_0" not in state:
+            o, d = (1, parameter.numel()) if flat else as_matrix(parameter).shape
+            h = group["width"] or d
+            generator = torch.Generator().manual_seed(group["seed"])
+            sizes = [d, *[h] * (depth - 1)]
+            for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+                start = torch.nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator)
+                state[f"start_{i}"] = start.to(parameter)
+                state[f"weight_{i}"] = state[f"start_{i}"].clone()
+            state[f"weight_{depth - 1}"] = torch.zeros(o, sizes[-1], dtype=parameter.dtype, device=parameter.device)
+        weights = [state[f"weight_{i}"] for i in range(depth)]
+        starts = [state[f"start_{i}"] for i in range(depth - 1)]
+        return weights, [*starts, weights[-1].new_zeros(())]
+
+
+def inner_gradient(weights: list[Tensor], keys: Tensor) -> list[Tensor]:
+    """The gradient of trace(m(keys^T)) for every weight A_i of the memory; keys (o, d), one a row.
+
+    The loss is linear in the outputs, so their gradient is the identity and nothing needs to be read.
+    """
+    activities = [keys]
+    for A in weights[:-1]:
+        activities.append(torch.tanh(activities[-1] @ A.T))
+    found = [activities[-1]]  # of A_L: the identity times the last activities
+    error = weights[-1]  # (o, h): row r is what output r sends back to the activities under key r
+    for i in range(len(weights) - 2, -1, -1):
+        error = error * (1 - activities[i + 1].square())
+        found.insert(0, error.T @ activities[i])
+        error = error @ weights[i]
+    return found
+
+
+def read(weights: list[Tensor]) -> Tensor:
+    """m(I_d) (o, d): what the memory says for every unit vector."""
+    *hidden, last = weights
+    if not hidden:
+        return last
+    x = torch.tanh(hidden[0])  # (h, d): A_1 times the identity
+    for A in hidden[1:]:
+        x = torch.tanh(A @ x)
+    return last @ x

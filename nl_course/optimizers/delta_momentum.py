@@ -1,0 +1,66 @@
+"""Delta momentum: a memory of gradients that erases what it held under the present one before it writes."""
+
+from collections.abc import Callable, Iterable
+from math import sqrt
+from typing import Any
+
+from torch import Tensor
+
+from nl_course.errors import CourseError, at_least
+from nl_course.optimizers.base import Descent, decay, fraction
+from nl_course.optimizers.newton_schulz import as_matrix
+
+
+class DeltaMomentum(Descent):
+    """m <- m (momentum I - lr g^T g) - lr P g,  W <- W + m  (Nested Learning N21-N22, E48-E49).
+
+    The memory is the matrix m (o, d), its keys are the rows of g (o, d) and its values P, the identity if no
+    `preconditioner` g -> P g is given. The write is a gradient step on the half squared inner loss |m g^T + P|^2 / 2,
+    where momentum takes one on the dot product <m g^T, P>: directions that come again are corrected, not piled up.
+    The paper prints the erase on the left and without the rate; this is the gradient of its own loss, with the target
+    -P that descent needs. `erase=False` is preconditioned momentum (N18), and with P = I heavy ball.
+
+    The erase contracts only while lr |g|_2^2 < 1 + momentum. `clip` (ours) shortens g until lr |g|_F^2 is at most
+    `clip`; None never does. Vectors and scalars are matrices of one row. State: o d elements a matrix.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        erase: bool = True,
+        clip: float | None = 1.0,
+        preconditioner: Callable[[Tensor], Tensor] | None = None,
+    ):
+        if preconditioner is not None and not callable(preconditioner):
+            raise CourseError(f"preconditioner must be a function from g (o, d) to P g, not {preconditioner!r}.")
+        self.preconditioner = preconditioner
+        super().__init__(params, lr, weight_decay, foreach=False, momentum=momentum, erase=erase, clip=clip)
+
+    def check(self, group: dict[str, Any]) -> None:
+        fraction("momentum", group["momentum"], one=True)
+        if group["clip"] is not None and not at_least("clip", group["clip"], 0) > 0:
+            raise CourseError("clip must be more than 0, or None for no limit.")
+
+    def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        decay(group, params)
+        for parameter, memory in zip(params, self.buffers("momentum", params)):
+            eta, g, m = group["lr"], rows(parameter.grad), rows(memory)
+            if group["clip"] is not None and eta:
+                g = g * (sqrt(group["clip"] / eta) / g.norm().clamp(min=1e-30)).clamp(max=1)
+            erased = times_gram(m, g) if group["erase"] else 0
+            m = group["momentum"] * m - eta * (erased + (g if self.preconditioner is None else self.preconditioner(g)))
+            memory.copy_(m.view_as(memory))
+            parameter.add_(memory)
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """A tensor as a matrix; a vector or scalar as one row."""
+    return as_matrix(tensor) if tensor.dim() >= 2 else tensor.reshape(1, -1)
+
+
+def times_gram(m: Tensor, g: Tensor) -> Tensor:
+    """m g^T g for two matrices (o, d), by way of the smaller of (o, o) and (d, d)."""
+    return (m @ g.T) @ g if g.shape[0] <= g.shape[1] else m @ (g.T @ g)
