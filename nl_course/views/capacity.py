@@ -14,7 +14,7 @@ from nl_course.errors import choose
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, recalled, written
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.shell import View, by_name, pure
 
 LOADS = (4, 8, 16, 32, 64, 128, 256)  # numbers of pairs
 WIDTHS = (16, 32, 64)
@@ -191,11 +191,4 @@ class Capacity(View):
             "draws": W.IntSlider(value=1, min=1, max=5, description="Single draws shown (diamonds)"),
         }
 
-    def compute(self, settings):
-        return compute(**settings)
-
-    def draw(self, arrays, figure):
-        draw(arrays, figure)
-
-    def read_out(self, arrays):
-        return read_out(arrays)
+    compute, draw, read_out = pure(by_name(compute), draw, read_out)

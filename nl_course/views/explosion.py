@@ -19,7 +19,7 @@ from nl_course.memories.inner import InnerModel, Norm
 from nl_course.memories.ttt_dual import dual, moved
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.shell import View, pure
 
 TOKENS, WIDTH = 192, 16
 STEPS = np.concatenate([np.linspace(0.01, 0.2, 20), np.linspace(0.24, 3.0, 70)])
@@ -194,11 +194,4 @@ class Explosion(View):
             "similarity": W.FloatSlider(value=0.9, min=0, max=1, step=0.05, description="Similarity of the keys"),
         }
 
-    def compute(self, settings):
-        return compute(settings)
-
-    def draw(self, arrays, figure):
-        draw(arrays, figure)
-
-    def read_out(self, arrays):
-        return read_out(arrays)
+    compute, draw, read_out = pure(compute, draw, read_out)

@@ -19,7 +19,7 @@ from nl_course.errors import CourseError
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, written
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.shell import View, by_name, pure
 
 PAIRS = 8
 WIDTHS = (16, 32, 64)
@@ -221,11 +221,4 @@ class OneTape(View):
             "seed": W.IntSlider(value=0, min=0, max=20, description="Another tape"),
         }
 
-    def compute(self, settings):
-        return compute(**settings)
-
-    def draw(self, arrays, figure):
-        draw(arrays, figure)
-
-    def read_out(self, arrays):
-        return read_out(arrays)
+    compute, draw, read_out = pure(by_name(compute), draw, read_out)

@@ -18,14 +18,17 @@ How to make a view, in a file of its own:
 Only what differs from the last picture is sent to the browser. `Wave()` as a cell's last line shows it. In
 tests: `view = Wave(); view.controls_by_name["frequency"].value = 4` (or `view.set(frequency=4)`), then look
 at `view.figure.data[0].y`, `view.readout`, `view.error`, `view.verdict`. Bad input: raise CourseError in
-`compute`. Also: `step_by = "frequency"` adds Back, Step and Play; `continuous = False` waits until a slider
-is let go; `adjust(name)` may change other controls (ranges, options) before the recompute. Where
-NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised again after it was shown.
+`compute`. Where the three are functions of the module: `compute, draw, read_out = pure(compute, draw, read_out)`,
+with `by_name(compute)` if it takes the settings as keywords. Also: `step_by = "frequency"` adds Back, Step and
+Play; `continuous = False` waits until a slider is let go; `adjust(name)` may change other controls (ranges,
+options) before the recompute. Where NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised
+again after it was shown.
 """
 
 import os
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import contextmanager
 from html import escape
 
@@ -37,6 +40,16 @@ from nl_course.errors import CourseError
 from nl_course.views import theme
 from nl_course.views.parts import Line, Prediction, fold, stepper
 from nl_course.views.sync import send_changes, settle
+
+
+def pure(*functions: Callable) -> list[staticmethod]:
+    """Functions of a module as methods of its view: they need nothing of the view itself."""
+    return [staticmethod(function) for function in functions]
+
+
+def by_name(compute: Callable) -> Callable:
+    """`compute` for a dict of settings, from one that takes them as keywords."""
+    return lambda settings: compute(**settings)
 
 
 class View:

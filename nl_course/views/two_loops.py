@@ -19,7 +19,7 @@ import numpy as np
 from nl_course.errors import choose, whole
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.shell import View, pure
 
 SLOPES = np.array([0.5, 1.0, 1.8])  # one sequence each
 PLACES = np.array([1.0, 0.7, 1.2, 0.9, 1.1, 0.8, 1.3, 0.6])  # x of the pairs, in reading order
@@ -251,11 +251,4 @@ class TwoLoops(View):
             "step": W.FloatSlider(value=1.6, min=0.1, max=2.4, step=0.1, description="Step of each write at first"),
         }
 
-    def compute(self, settings):
-        return compute(settings)
-
-    def draw(self, arrays, figure):
-        draw(arrays, figure)
-
-    def read_out(self, arrays):
-        return read_out(arrays)
+    compute, draw, read_out = pure(compute, draw, read_out)

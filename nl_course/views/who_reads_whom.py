@@ -24,7 +24,7 @@ from nl_course.tasks.text import encode
 from nl_course.views import theme
 from nl_course.views.attention_reading import labels, with_holes
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.shell import View, by_name, pure
 
 LETTER = 32  # numbers of one letter: the first is shared by all letters, each other one belongs to one of them
 WIDTH = 2 * LETTER + 1  # a token's input: itself, the letter before it, and a 1
@@ -273,11 +273,4 @@ class WhoReadsWhom(View):
             slider.value = min(slider.value, tokens)
             slider.max = tokens
 
-    def compute(self, settings):
-        return compute(**settings)
-
-    def draw(self, arrays, figure):
-        draw(arrays, figure)
-
-    def read_out(self, arrays):
-        return read_out(arrays)
+    compute, draw, read_out = pure(by_name(compute), draw, read_out)
