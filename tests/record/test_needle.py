@@ -1,0 +1,85 @@
+"""The recipe of the needles: equal models, parts that are kept, the same shares however they are made."""
+
+import json
+
+import pytest
+import torch
+
+from nl_course.checkpoint import load_model, read_info
+from nl_course.errors import CourseError
+from nl_course.model import LanguageModel
+from nl_course.record import needle as recipe
+from nl_course.record import record
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path, monkeypatch):
+    *checkpoints, run = record("needle", tmp_path, quick=True)
+    found, config = json.loads(run.read_text()), recipe.settings(quick=True)
+    assert list(found["models"]) == list(config["models"]) == ["attention", "gated-delta"]
+    for checkpoint, (name, model) in zip(checkpoints, found["models"].items(), strict=True):
+        loaded = load_model(checkpoint)
+        assert checkpoint.name == model["checkpoint"] and checkpoint.stat().st_size < 1_000_000
+        assert loaded.config.memory == model["memory"] and loaded.parameter_count() == model["parameters"]
+        assert read_info(checkpoint)["info"]["trained_as"] == name
+        assert abs(model["parameters"] / config["parameters"] - 1) < recipe.TOLERANCE
+        assert list(model["recall"]) == ["passkey", "number", "word"] and len(model["seeds"]) == 2
+        for rows in model["recall"].values():
+            assert [r["length"] for r in rows] == [64, 128] and [r["asked"] for r in rows] == [16, 8]
+            assert all(r["low"] <= r["accuracy"] <= r["high"] and len(r["by_seed"]) == 2 for r in rows)
+            assert all(sum(d["asked"] for d in r["by_depth"]) == r["asked"] for r in rows)
+    kept = {name: [s["bytes"] for s in m["state"]] for name, m in found["models"].items()}
+    assert kept["gated-delta"][0] == kept["gated-delta"][1]
+    monkeypatch.setattr(recipe, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = json.loads(record("needle", tmp_path, quick=True)[-1].read_text())
+    assert again["models"] == found["models"]
+
+
+def test_every_model_has_as_many_parameters():
+    config = recipe.settings()
+    counts = [LanguageModel(recipe.model_config(config, name)).parameter_count() for name in config["models"]]
+    assert max(counts) / min(counts) < 1 + recipe.TOLERANCE and max(counts) < 480_000  # under a megabyte in bf16
+    with pytest.raises(CourseError, match="more than the 20,000 asked for"):
+        recipe.model_config({**config, "parameters": 20_000}, "ttt-linear")
+    with pytest.raises(CourseError, match="gated-delta"):
+        recipe.part(config, "gated_delta", 0, None)
+
+
+def test_the_curriculum_follows_its_stages():
+    config = recipe.settings()
+    training, data = recipe.curriculum(config, seed=5)
+    assert training.steps == sum(s["steps"] for s in config["stages"]) and training.seed == 5
+    step = 0
+    for stage in config["stages"]:
+        for at in (step, step + stage["steps"] - 1):
+            inputs, targets = data(at)
+            assert inputs.shape == targets.shape == (sum(stage["rows"].values()), stage["length"])
+            answers = stage["rows"]["passkey"] + stage["needles"] * (stage["rows"]["number"] + stage["rows"]["word"])
+            assert int((targets != -100).sum()) == 5 * answers
+        step += stage["steps"]
+    assert not torch.equal(data(0)[0], recipe.curriculum(config, seed=6)[1](0)[0])
+
+
+def test_linear_layers_start_larger_and_the_memories_starts_stay():
+    torch.manual_seed(0)
+    model = LanguageModel(recipe.model_config(recipe.settings(), "gated-delta"))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    recipe.start_weights(model)
+    after = dict(model.named_parameters())
+    assert after["layers.0.memory.query.weight"].std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert after["layers.1.memory.output.weight"].std().item() == pytest.approx(64**-0.5 / 2, rel=0.05)
+    for name in ("layers.0.memory.conv.weight", "layers.0.memory.log_rate"):
+        assert torch.equal(after[name], before[name])
+
+
+def test_seeds_are_pooled_and_shown():
+    def part(right):
+        depth = [{"low": 0.0, "high": 1.0, "asked": 10, "right": right}]
+        return [
+            {"length": 64, "asked": 10, "right": right, "accuracy": right / 10, "right_bytes": 0.5, "by_depth": depth}
+        ]
+
+    (row,) = recipe.pooled([part(10), part(5)])
+    assert (row["asked"], row["right"], row["accuracy"], row["by_seed"]) == (20, 15, 0.75, [1.0, 0.5])
+    assert (row["low"], row["high"]) == (0.5313, 0.8881)  # Wilson, by an independent table
+    assert row["by_depth"] == [{"low": 0.0, "high": 1.0, "asked": 20, "right": 15}]
