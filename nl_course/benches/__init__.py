@@ -6,5 +6,6 @@ BENCHES = {
     "attention": "attention beside a bare SDPA layer with the same projections",
     "views": "how long each view takes to recompute and redraw, without a browser",
     "ttt": "TTT layers beside a plain per-mini-batch autograd loop, as the authors' PyTorch code has it",
+    "optimizers": "a step of each optimiser; M3 beside Muon, ours and torch's",
     "peers": "ours beside other people's layers, in the environment of `make peers`",
 }

@@ -1,0 +1,71 @@
+"""A step of each optimiser on the matrices of a model of 4 layers at width 256, float32, gradients given.
+
+M3 may cost twice Muon's step: both orthogonalise one matrix a step, M3 a second one every `slow_every` steps, and M3
+keeps three further buffers. torch's Muon takes 5 Newton-Schulz steps in bfloat16, ours by default as many as the shape
+needs (`steps_for`: 5 to 8 here) in float32 on a CPU; a row each for ours with torch's settings.
+"""
+
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import nn
+
+from nl_course.benches.measure import in_turn, ratio
+from nl_course.optimizers import M3, Adam, DeepMomentum, DeltaMomentum, Momentum, Muon
+
+WIDTH, LAYERS, HIDDEN = 256, 4, 704
+SHAPES = [*[(WIDTH, WIDTH)] * 4, *[(HIDDEN, WIDTH)] * 2, (WIDTH, HIDDEN)] * LAYERS
+SLOW = 10  # M3's period here, so that every round holds a slow step
+TORCHS = dict(ns_steps=5, precision="bf16")
+CASES: dict[str, Callable] = {
+    "momentum": Momentum,
+    "Adam": Adam,
+    "AdamW (torch)": torch.optim.AdamW,
+    "delta momentum": DeltaMomentum,
+    "deep momentum, width 64": lambda params: DeepMomentum(params, width=64),
+    "Muon": Muon,
+    "M3": lambda params: M3(params, slow_every=SLOW),
+    "M3, printed": lambda params: M3(params, slow_every=SLOW, mode="printed"),
+    "Muon (torch)": torch.optim.Muon,
+    "Muon, torch's settings": lambda params: Muon(params, **TORCHS),
+    "M3, torch's settings": lambda params: M3(params, slow_every=SLOW, **TORCHS),
+}
+
+
+def parameters() -> list[nn.Parameter]:
+    """The matrices, with a gradient each."""
+    generator = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(0.02 * torch.randn(shape, generator=generator)) for shape in SHAPES]
+    for p in params:
+        p.grad = 0.01 * torch.randn(p.shape, generator=generator)
+    return params
+
+
+def rows(rounds: int = 5) -> list[dict]:
+    optimizers = {name: build(parameters()) for name, build in CASES.items()}
+    times = in_turn({name: _steps(optimizer) for name, optimizer in optimizers.items()}, rounds)
+    return [
+        {
+            "name": name,
+            "ms a step": 1e3 * median(times[name]) / SLOW,
+            "times Muon": ratio(times, name, "Muon"),
+            "times torch's Muon": ratio(times, name, "Muon (torch)"),
+            "state, bytes": state_bytes(optimizer),
+        }
+        for name, optimizer in optimizers.items()
+    ]
+
+
+def _steps(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    def run():
+        for _ in range(SLOW):
+            optimizer.step()
+
+    return run
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors that the optimiser keeps."""
+    kept = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    return sum(v.numel() * v.element_size() for v in kept)
