@@ -17,8 +17,12 @@ def all_views() -> list[type[View]]:
     """Every view of the course, by importing every module of `nl_course.views`."""
     for module in pkgutil.iter_modules(views.__path__):
         importlib.import_module(f"nl_course.views.{module.name}")
-    found = [view for view in View.__subclasses__() if view.__module__.startswith("nl_course.views.")]
+    found = {view for view in _below(View) if view.__module__.startswith("nl_course.views.")}
     return sorted(found, key=lambda view: view.name)
+
+
+def _below(kind: type[View]) -> list[type[View]]:
+    return [one for child in kind.__subclasses__() for one in (child, *_below(child))]
 
 
 def _row(kind: type[View], presses: int = 12) -> dict:

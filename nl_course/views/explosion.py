@@ -89,11 +89,13 @@ def compute(settings: dict) -> dict:
         **settings,
         "tokens": np.minimum(np.arange(found.shape[1]) * mini_batch, TOKENS),
         "norm": found[-1],
+        "steps": STEPS,
         "final": final[:-1],
         "edge": float(STEPS[blown[0]]) if len(blown) else np.nan,
         "bound": 2 / curvature,
         "multiplier": 1 - settings["step"] * curvature,
         "radius": max(1.0, abs(1 - settings["step"] * curvature)) if np.isfinite(curvature) else np.nan,
+        "style": "delta",
     }
 
 
@@ -116,13 +118,14 @@ def read_out(arrays: dict) -> str:
 
 def draw(arrays: dict, figure) -> None:
     """Left the memory's norm as tokens are read; right its norm at the end against the step, with the bound."""
-    style, most = theme.style("delta"), 1e12
+    style, most, steps = theme.style(arrays["style"]), 1e12, arrays["steps"]
+    tokens = arrays["tokens"][-1]
     figure.add_scatter(
         x=arrays["tokens"], y=np.clip(np.nan_to_num(arrays["norm"], nan=most), 1e-3, most), name="norm by token",
         mode="lines+markers" if len(arrays["norm"]) < 60 else "lines", line=dict(color=style.colour, width=2),
     )  # fmt: skip
     figure.add_scatter(
-        x=STEPS, y=np.clip(arrays["final"], 1e-3, most), name="norm at the end", mode="lines", xaxis="x2", yaxis="y2",
+        x=steps, y=np.clip(arrays["final"], 1e-3, most), name="norm at the end", mode="lines", xaxis="x2", yaxis="y2",
         line=dict(color=style.colour, width=2, dash=style.dash),
     )  # fmt: skip
     at = np.clip(np.nan_to_num(arrays["norm"][-1], nan=most), 1e-3, most)
@@ -135,19 +138,21 @@ def draw(arrays: dict, figure) -> None:
         for x, y in (("x", "y"), ("x2", "y2"))
     ]
     words = [dict(x=0, y=np.log10(BLOWN), xref="x domain", yref="y", text="blown up", yanchor="bottom", xanchor="left")]
-    if np.isfinite(arrays["bound"]) and arrays["bound"] < STEPS[-1]:
-        lines.append(dict(type="line", x0=arrays["bound"], x1=arrays["bound"], y0=0, y1=1, xref="x2", yref="y2 domain"))
-        words.append(
-            dict(x=arrays["bound"], y=0.98, xref="x2", yref="y2 domain", text="bound ", xanchor="right", yanchor="top")
-        )
-    titles = ((0, "The memory's norm as it reads"), (0.56, f"Its norm after {TOKENS} tokens, by the step"))
+    for name, said in (("bound", "bound "), ("rare", " bound if a key comes back late")):
+        if (edge := arrays.get(name, np.nan)) < steps[-1]:
+            side, at = ("right", 0.98) if name == "bound" else ("left", 0.88)
+            lines.append(dict(type="line", x0=edge, x1=edge, y0=0, y1=1, xref="x2", yref="y2 domain"))
+            words.append(
+                dict(x=edge, y=at, xref="x2", yref="y2 domain", text=said, xanchor=side, yanchor="top")
+            )  # fmt: skip
+    titles = ((0, "The memory's norm as it reads"), (0.56, f"Its norm after {tokens} tokens, by the step"))
     words += [dict(x=x, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", text=t) for x, t in titles]
     log = dict(type="log", range=[-1, 12], dtick=3, exponentformat="power")
     figure.update_layout(
         margin=dict(l=64, r=12, t=36, b=46), showlegend=False,
-        xaxis=dict(domain=(0, 0.44), title="tokens read", range=[0, TOKENS]),
+        xaxis=dict(domain=(0, 0.44), title="tokens read", range=[0, tokens]),
         yaxis=dict(**log, title="norm of the memory"),
-        xaxis2=dict(domain=(0.56, 1), anchor="y2", title="step", range=[0, STEPS[-1]]),
+        xaxis2=dict(domain=(0.56, 1), anchor="y2", title="step", range=[0, steps[-1]]),
         yaxis2=dict(**log, anchor="x2", title="norm at the end"),
         shapes=[dict(**line, line=dict(color=theme.INK, width=1, dash="dot")) for line in lines],
         annotations=[dict(**word, showarrow=False) for word in words],
