@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import (
+    MAC,
+    MAG,
+    MAL,
     TTT,
     Attention,
     AttentionConfig,
@@ -21,9 +24,14 @@ from nl_course.memories import (
     LatentAttentionConfig,
     LinearAttention,
     LinearAttentionConfig,
+    MACConfig,
+    MAGConfig,
+    MALConfig,
     Memory,
     Retention,
     RetentionConfig,
+    SelfModifying,
+    SelfModifyingConfig,
     State,
     Titans,
     TitansConfig,
@@ -37,12 +45,16 @@ WIDTH = 8
 @dataclass(frozen=True)
 class Case:
     """One memory to be tested: `make()` builds it small, of width 8. `grows` says that its state may grow with T;
-    `bf16_band` is the largest error of a bf16 run that the memory promises, relative to the largest output."""
+    `bf16_band` is the largest error of a bf16 run that the memory promises,
+    relative to the largest output; a size that returns every few tokens does so with that `period`;
+    `compiles` False is for a reference path whose autograd inside autograd torch.compile cannot follow."""
 
     name: str
     make: Callable[[], Memory]
     grows: bool = False
     bf16_band: float = 0.05
+    period: int = 1
+    compiles: bool = True
 
 
 def _attention(path: str = "auto", **options) -> Callable[[], Memory]:
@@ -58,9 +70,14 @@ def _ttt(path: str = "auto", **options) -> Callable[[], Memory]:
     return lambda: TTT(TTTConfig(width=WIDTH, heads=2, mini_batch=4, **options), path=path)
 
 
-def _titans(path: str = "auto", **options) -> Callable[[], Memory]:
+def _titans(path: str = "auto", memory=Titans, config=TitansConfig, **options) -> Callable[[], Memory]:
     sizes = dict(width=WIDTH, heads=2, expansion=2, chunk=4, conv=3, persistent=3) | options
-    return lambda: Titans(TitansConfig(**sizes), path=path)
+    return lambda: memory(config(**sizes), path=path)
+
+
+def _hope(path: str = "auto", **options) -> Callable[[], Memory]:
+    sizes = dict(width=WIDTH, heads=2, chunk=4, max_step=0.3)
+    return lambda: SelfModifying(SelfModifyingConfig(**sizes | options), path=path)
 
 
 def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
@@ -108,6 +125,33 @@ CASES = [
     Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu")),
     Case("titans-pooled", _titans(gates="pooled", max_step=0.1)),
     Case("titans-pooled-reference", _titans("reference", gates="pooled", momentum=False)),
+    Case("mac", _titans(memory=MAC, config=MACConfig, segment=4), period=4),
+    Case(
+        "mac-reference",
+        _titans("reference", MAC, MACConfig, segment=5, layers=1, persistent=0),
+        period=5,
+        compiles=False,
+    ),
+    Case("mac-odd", _titans(memory=MAC, config=MACConfig, segment=3, conv=0, momentum=False), period=3),
+    Case("mag", _titans(memory=MAG, config=MAGConfig, window=4)),
+    Case("mag-reference", _titans("reference", MAG, MAGConfig, window=3, conv=0)),
+    Case("mag-window-1", _titans(memory=MAG, config=MAGConfig, window=1, persistent=0, rope_theta=None)),
+    Case("mal", _titans(memory=MAL, config=MALConfig, window=4)),
+    Case("mal-reference", _titans("reference", MAL, MALConfig, window=3, persistent=0)),
+    Case("self-modifying", _hope()),
+    Case("self-modifying-reference", _hope("reference", chunk=3, chunk_others=2)),
+    Case("self-modifying-running", _hope(read="running", chunk=6, chunk_others=2, erase="input")),
+    Case("self-modifying-running-reference", _hope("reference", read="running", adaptive_query=True, momentum=0.5)),
+    Case("self-modifying-single", _hope(chunk=1, values="unit", retention=False)),
+    Case("self-modifying-momentum", _hope(momentum=0.6, chunk=5, chunk_others=3, hidden=6, activation="gelu")),
+    Case("self-modifying-no-erase", _hope(erase="off", conv=0, heads=1, start="random")),
+    Case("self-modifying-plain", _hope(rung="plain", read="running")),
+    Case("self-modifying-step", _hope(rung="adaptive", adaptive=("memory", "step"), chunk_others=2)),
+    Case("self-modifying-adaptive", _hope(rung="adaptive", chunk=2, chunk_others=4)),
+    Case("self-modifying-linear", _hope(kind="linear", chunk_others=3, adaptive_query=True)),
+    Case("self-modifying-linear-reference", _hope("reference", kind="linear", rung="adaptive")),
+    Case("self-modifying-gain", _hope("gain", kind="linear", chunk_others=2)),
+    Case("self-modifying-gain-running", _hope("gain", kind="linear", read="running", momentum=0.5)),
 ]
 
 

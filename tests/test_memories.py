@@ -108,7 +108,7 @@ def test_state_size_is_what_the_formula_says(case, tokens, dtype):
     assert state.nbytes == memory.state_bytes(tokens, batch_size=3)
     assert state.capacity_bytes >= state.nbytes
     if not case.grows and tokens > TOKENS:
-        assert state.nbytes == memory.state_bytes(10**6, batch_size=3)
+        assert state.nbytes == memory.state_bytes(tokens + 10**6 * case.period, batch_size=3)
 
 
 def test_trace_on_or_off_gives_the_same_output(case):
@@ -176,6 +176,8 @@ def test_rows_can_be_picked_and_repeated(case):
 
 @pytest.mark.slow
 def test_compiled_it_gives_the_same(case):
+    if not case.compiles:
+        pytest.skip("torch.compile cannot follow this path")
     memory = build(case)
     x = inputs()
     compiled = torch.compile(memory, backend="aot_eager", dynamic=False)

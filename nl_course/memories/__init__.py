@@ -4,9 +4,13 @@ from nl_course.errors import CourseError, choose
 from nl_course.memories.attention import Attention, AttentionConfig
 from nl_course.memories.base import Memory, State
 from nl_course.memories.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories.hope import SelfModifying, SelfModifyingConfig
 from nl_course.memories.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
 from nl_course.memories.titans import Titans, TitansConfig
+from nl_course.memories.titans_mac import MAC, MACConfig
+from nl_course.memories.titans_mag import MAG, MAGConfig
+from nl_course.memories.titans_mal import MAL, MALConfig
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
 
@@ -20,6 +24,10 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "ttt-linear": (TTT, TTTLinearConfig),
     "ttt-mlp": (TTT, TTTMLPConfig),
     "titans": (Titans, TitansConfig),
+    "self-modifying": (SelfModifying, SelfModifyingConfig),
+    "mac": (MAC, MACConfig),
+    "mag": (MAG, MAGConfig),
+    "mal": (MAL, MALConfig),
 }
 
 
@@ -34,6 +42,9 @@ def build_memory(name: str, width: int, heads: int, path: str = "auto", **option
 
 
 __all__ = [
+    "MAC",
+    "MAG",
+    "MAL",
     "MEMORIES",
     "TTT",
     "Attention",
@@ -46,9 +57,14 @@ __all__ = [
     "LatentAttentionConfig",
     "LinearAttention",
     "LinearAttentionConfig",
+    "MACConfig",
+    "MAGConfig",
+    "MALConfig",
     "Memory",
     "Retention",
     "RetentionConfig",
+    "SelfModifying",
+    "SelfModifyingConfig",
     "State",
     "TTTConfig",
     "TTTLinearConfig",

@@ -16,18 +16,15 @@ alone, the paper's LMM; titans_mac.py, titans_mag.py and titans_mal.py put atten
 Axes: b batch, h heads, t tokens, f head width. The state has one size for ever.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nl_course.errors import choose
 from nl_course.memories.base import Memory, State
-from nl_course.memories.titans_core import NeuralConfig, NeuralMemory, NeuralState
+from nl_course.memories.titans_core import NeuralConfig, NeuralMemory, NeuralState, persistent_tokens
 from nl_course.memories.titans_pooled import PooledMemory
-from nl_course.memories.titans_trace import explain
 from nl_course.memories.trace import Trace
 
 GATES = ("per-token", "pooled")
@@ -53,11 +50,6 @@ class TitansState(State):
     tails: tuple
 
 
-def persistent_tokens(config: NeuralConfig) -> nn.Parameter | None:
-    """The learned tokens that stand before every text, (count, d), or None for none."""
-    return nn.Parameter(torch.randn(config.persistent, config.width)) if config.persistent else None
-
-
 class Titans(Memory):
     """The paper's LMM. `path` "reference" differentiates the inner loss by autograd, a token at a time; "chunked"
     ("auto") works through a chunk at once with matmuls.
@@ -74,10 +66,10 @@ class Titans(Memory):
 
     def init_state(self, batch_size: int) -> TitansState:
         """M_0, after the persistent tokens were written into it."""
-        empty = TitansState(self.neural.init_state(1), self.neural.init_tails(1, "qkv"))
+        neural, tails = self.neural.init_state(1), self.neural.init_tails(1, "qkv")
         if self.persistent is not None:
-            _, empty = self._remember(self.persistent[None], empty, None)
-        return empty.map(lambda t: t.expand(batch_size, *t.shape[1:]))
+            _, neural, tails = self.neural.remember(self.persistent[None], neural, tails)
+        return TitansState(neural, tails).map(lambda t: t.expand(batch_size, *t.shape[1:]))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """2 |M| numbers, weights and momentum, |M| more for the anchor where a chunk has more than one token, and
@@ -97,18 +89,9 @@ class Titans(Memory):
     def advance(self, x: Tensor, state: TitansState, trace: Trace | None) -> tuple[Tensor, TitansState]:
         if x.shape[1] == 0:
             return x, state
-        y, state = self._remember(x, state, trace)
-        return self.output(self.read_norm(y.to(x.dtype)) * silu(self.gate(x))), state
-
-    def _remember(self, x: Tensor, state: TitansState, trace: Trace | None) -> tuple[Tensor, TitansState]:
-        """Writes and reads every row of x (b, t, d): what was read, all heads side by side, (b, t, d)."""
-        (q, k, v), tails = self.neural.project(x, state.tails, "qkv")
-        with torch.autocast(x.device.type, enabled=False):
-            gates = self.neural.gates(x)
-            y, neural = self.neural.learn(q, k, v, gates, state.neural)
-        if trace is not None:
-            explain(trace, self.neural, state.neural, self.config.persistent, q, k, v, gates)
-        return rearrange(y, "b h t f -> b t (h f)"), replace(state, neural=neural, tails=tails)
+        neural, tails = state.neural, state.tails
+        y, neural, tails = self.neural.remember(x, neural, tails, trace, self.config.persistent)
+        return self.output(self.read_norm(y) * silu(self.gate(x))), TitansState(neural, tails)
 
 
 __all__ = ["NeuralState", "Titans", "TitansConfig", "TitansState"]

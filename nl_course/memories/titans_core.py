@@ -26,6 +26,8 @@ from nl_course.memories.conv import CausalConv
 from nl_course.memories.inner import InnerModel, Norm, Weights
 from nl_course.memories.matrix import unit
 from nl_course.memories.titans_chunk import Gates, chunked, chunked_sequence, masks, reference
+from nl_course.memories.titans_trace import explain
+from nl_course.memories.trace import Trace
 
 PATHS = ("auto", "reference", "chunked")
 STOPS = ("none", "first-order")
@@ -202,6 +204,19 @@ class NeuralMemory(nn.Module):
         position = state.position + q.shape[2]
         return torch.cat(answers, dim=2), NeuralState(memory, momentum, anchor if size > 1 else {}, position)
 
+    def remember(
+        self, x: Tensor, state: NeuralState, tails: tuple, trace: Trace | None = None, before: int = 0
+    ) -> tuple[Tensor, NeuralState, tuple]:
+        """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), and the new state
+        and tails. `before` persistent tokens were written before the text; traces count without them."""
+        (q, k, v), tails = self.project(x, tails, "qkv")
+        with torch.autocast(x.device.type, enabled=False):
+            gates = self.gates(x)
+            y, after = self.learn(q, k, v, gates, state)
+        if trace is not None:
+            explain(trace, self, state, before, q, k, v, gates)
+        return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), after, tails
+
     def _by_token(self, anchor, memory, momentum, part, gates: Gates, options) -> tuple[Tensor, Weights, Weights]:
         answers, size = [], self.config.chunk
         for *tokens, own in zip(*(u.split(size, dim=2) for u in part), gates.split(size)):
@@ -217,3 +232,8 @@ class NeuralMemory(nn.Module):
         for start, stop in ((0, first), (first, last), (last, tokens)):
             if start < stop:
                 yield start, stop
+
+
+def persistent_tokens(config: NeuralConfig) -> nn.Parameter | None:
+    """The learned tokens that stand before every text, (n, d), or None for none."""
+    return nn.Parameter(torch.randn(config.persistent, config.width)) if config.persistent else None

@@ -37,7 +37,8 @@ def loss_gradient(inner: InnerModel, norm: Norm | None, anchor: Weights, k: Tens
             norm = norm and Norm(*(w.clone() for w in norm))
             return loss_gradient(inner, norm, anchor, k.clone(), v.clone(), False)
     with torch.enable_grad():
-        at = {name: w if graph and w.requires_grad else w.detach().requires_grad_() for name, w in anchor.items()}
+        # An alias of each: k and v may have been made with these very weights, and count as given all the same.
+        at = {n: w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_() for n, w in anchor.items()}
         loss = inner.inner_loss(at, k, v, norm).sum()  # every row and head owns its weights: the sum mixes nothing
         gradients = torch.autograd.grad(loss, list(at.values()), create_graph=graph)
     return dict(zip(at, gradients if graph else (g.detach() for g in gradients)))
