@@ -25,7 +25,10 @@ from nl_course.files import write_atomically
 _KEY = "nl_course.checkpoint"  # where the description stands in a file's metadata
 _FORMAT = 1
 # How to build a saved model: its class's name -> the module, and the name of its config there.
-MODELS = {"LanguageModel": ("nl_course.model", "ModelConfig")}
+MODELS = {
+    "LanguageModel": ("nl_course.model", "ModelConfig"),
+    "NestedLanguageModel": ("nl_course.nested", "NestedConfig"),
+}
 
 
 def bare(model: nn.Module) -> nn.Module:

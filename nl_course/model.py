@@ -86,18 +86,17 @@ class SwiGLU(nn.Module):
         return self.down(silu(self.gate(x)) * self.up(x))
 
 
-class Block(nn.Module):
-    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back; before both, if
-    the config has one, a short causal convolution in the same way."""
+class MixingBlock(nn.Module):
+    """The part of a block in which tokens meet: a memory on a normalised copy, added back; before it, if the config has
+    one, a short causal convolution in the same way. What follows it is the subclass's."""
 
-    def __init__(self, config: ModelConfig, path: str):
+    def __init__(self, config, path: str):
         super().__init__()
         self.conv = CausalConv(config.width, config.conv) if config.conv else None
         self.conv_norm = nn.RMSNorm(config.width, eps=1e-6) if config.conv else None
         self.memory_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.memory = build_memory(config.memory, config.width, config.heads, path, **config.options)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.mlp = SwiGLU(config.width, config.hidden)
+        self.memory_post_norm = None  # a norm on what the memory says, where a subclass puts one
 
     def init_state(self, batch_size: int) -> State:
         state = self.memory.init_state(batch_size)
@@ -105,19 +104,34 @@ class Block(nn.Module):
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """The memory's own bytes, and conv - 1 columns of the width for the convolution."""
-        tail = batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize if self.conv else 0
-        return self.memory.state_bytes(tokens, batch_size) + tail
+        return self.memory.state_bytes(tokens, batch_size) + self.tail_bytes(batch_size)
 
-    def forward(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+    def tail_bytes(self, batch_size: int = 1) -> int:
+        return batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize if self.conv else 0
+
+    def mix(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        """h (B, T, width) -> the same after convolution and memory, and the state after the last token."""
         if self.conv is None:
-            return self._mix(h, state, trace)
+            return self._read(h, state, trace)
         convolved, tail = self.conv(self.conv_norm(h), state.tail)
-        h, memory = self._mix(h + convolved, state.memory, trace)
+        h, memory = self._read(h + convolved, state.memory, trace)
         return h, BlockState(memory, tail)
 
-    def _mix(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+    def _read(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
         mixed, state = self.memory(self.memory_norm(h), state, trace)
-        h = h + mixed
+        return h + (mixed if self.memory_post_norm is None else self.memory_post_norm(mixed)), state
+
+
+class Block(MixingBlock):
+    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back."""
+
+    def __init__(self, config: ModelConfig, path: str):
+        super().__init__(config, path)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp = SwiGLU(config.width, config.hidden)
+
+    def forward(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        h, state = self.mix(h, state, trace)
         return h + self.mlp(self.mlp_norm(h)), state
 
 
@@ -132,13 +146,16 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
-        self.layers = nn.ModuleList(Block(config, path) for _ in range(config.layers))
+        self.layers = nn.ModuleList(self._blocks(config, path))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.apply(_start)
         for name, parameter in self.named_parameters():
             if name.endswith(("output.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5)
+
+    def _blocks(self, config, path: str) -> list[MixingBlock]:
+        return [Block(config, path) for _ in range(config.layers)]
 
     @classmethod
     def from_official(cls, state_dict: Mapping, *, num_heads: int, **options) -> "LanguageModel":
@@ -173,8 +190,12 @@ class LanguageModel(nn.Module):
         for i, (layer, before) in enumerate(zip(self.layers, state.layers, strict=True)):
             h, new = layer(h, before, None if trace is None else trace.scope(f"layers.{i}"))
             after.append(new)
+        return self.logits(h), ModelState(tuple(after))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the last block leaves, (B, T, width) -> (B, T, vocab)."""
         output = self.embedding.weight if self.head is None else self.head.weight
-        return self.norm(h) @ output.T, ModelState(tuple(after))
+        return self.norm(h) @ output.T
 
     def generate(
         self,

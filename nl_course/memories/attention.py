@@ -114,6 +114,8 @@ class Attention(Memory):
     a level that is differentiated twice needs "reference". Traces `scores` and `weights`, (B, T, h, positions), and the
     turned `query` (B, T, h, d) and `key` (B, T, g, d) that they come from."""
 
+    deep_path = "reference"
+
     def __init__(self, config: AttentionConfig, path: str = "auto"):
         super().__init__(config.width)
         self.config, self.path = config, choose("path", path, PATHS)

@@ -173,7 +173,12 @@ def _rebuild(description: dict, tensor: Callable[[str], Tensor]) -> Any:
 
 class Memory(nn.Module):
     """A sequence layer that reads and writes as tokens pass. Subclasses define `init_state`, `advance` and
-    `state_bytes`; `forward` checks its input, so that every memory refuses the same mistakes in the same words."""
+    `state_bytes`; `forward` checks its input, so that every memory refuses the same mistakes in the same words.
+
+    `deep_path` is the path to take where a level below learns from a loss above: the memory's backward pass is then
+    differentiated again, which not every fast path can be."""
+
+    deep_path = "auto"
 
     def __init__(self, width: int):
         super().__init__()

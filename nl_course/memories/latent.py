@@ -62,6 +62,8 @@ class LatentAttention(Memory):
     """Latent attention with its latent cache. Paths: "reference" (expanded, explicit softmax), "sdpa" (expanded for
     many tokens, absorbed for one), "auto" (= "sdpa"). Traces `scores` and `weights`, (B, T, h, positions)."""
 
+    deep_path = "reference"
+
     def __init__(self, config: LatentAttentionConfig, path: str = "auto"):
         super().__init__(config.width)
         c = self.config = config

@@ -1,0 +1,23 @@
+"""The clocks: language models with levels that learn while they read, each at its own pace."""
+
+from nl_course.nested.clocks import updates_after
+from nl_course.nested.config import LevelConfig, NestedConfig
+from nl_course.nested.levels import Level, NestedBlock
+from nl_course.nested.model import NestedLanguageModel
+from nl_course.nested.presets import PRESETS, preset
+from nl_course.nested.stacking import from_pretrained_blocks
+from nl_course.nested.state import NestedState, OpenState
+
+__all__ = [
+    "PRESETS",
+    "Level",
+    "LevelConfig",
+    "NestedBlock",
+    "NestedConfig",
+    "NestedLanguageModel",
+    "NestedState",
+    "OpenState",
+    "from_pretrained_blocks",
+    "preset",
+    "updates_after",
+]
