@@ -126,6 +126,8 @@ def add_train(commands) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     for setting in fields(TrainingConfig):
+        if setting.name == "optimizer_options":
+            continue  # for Python and for recipes: each optimizer has its own
         names = [f"--{setting.name.replace('_', '-')}"] + (["--context"] if setting.name == "length" else [])
         count = {"nargs": 2} if setting.name == "betas" else {}
         kind = {"betas": float, "precision": str}.get(setting.name, type(setting.default))

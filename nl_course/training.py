@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.interrupts import Interrupts
+from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.run_folder import RunFolder
 from nl_course.schedule import warmup_cosine
 from nl_course.tasks import text
@@ -46,7 +47,9 @@ class TrainingConfig:
     warmup: int = 50  # steps up to the peak
     final_rate: float = 0.1  # share of the peak at the last step
     weight_decay: float = 0.1  # on matrices; not on norms and biases
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.95)  # of Adam, wherever the optimizer has it
+    optimizer: str = "adamw"  # a name of nl_course.optimizers.OPTIMIZERS
+    optimizer_options: dict[str, Any] = field(default_factory=dict)  # further arguments of its class
     clip: float = 1.0  # largest norm of all gradients together; 0 for no limit
     accumulate: int = 1  # micro-batches a step
     precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 where there is a GPU
@@ -64,6 +67,7 @@ class TrainingConfig:
             if not isfinite(at_least(name, getattr(self, name), 0)):
                 raise CourseError(f"{name} must be a finite number.")
         choose("precision", self.precision, ("auto", "fp32", "bf16"))
+        choose("optimizer", self.optimizer, OPTIMIZERS)
         object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= at_least("beta", b, 0) < 1 for b in self.betas):
             raise CourseError(f"betas must be two numbers of at least 0 and below 1, not {self.betas}.")
@@ -117,16 +121,14 @@ class Diverged(CourseError):
 
 
 # -- the parts of a step ------------------------------------------------------------------------------------
-def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), decay on matrices only."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=True
-    )
+def by_name(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The config's optimizer, decay on matrices only."""
+    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.optimizer in ("adam", "adamw", "muon"):
+        options["betas"] = config.betas
+    if config.optimizer == "adamw":
+        options["fused"] = True
+    return build_optimizer(config.optimizer, model, **{**options, **config.optimizer_options})
 
 
 def autocast(device: torch.device, precision: str):
@@ -209,7 +211,7 @@ def train(
     held_out: Tensor | Callable[[nn.Module], dict[str, float]] | None = None,
     folder: str | os.PathLike | None = None,
     resume: bool | str = False,
-    optimizer: Callable[[nn.Module, TrainingConfig], torch.optim.Optimizer] = adamw,
+    optimizer: Callable[[nn.Module, TrainingConfig], torch.optim.Optimizer] = by_name,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     stop: Callable[[dict[str, Any]], bool] | None = None,
     progress: bool = True,

@@ -15,6 +15,7 @@ from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
 from nl_course.interrupts import Interrupts
 from nl_course.model import LanguageModel, ModelConfig
+from nl_course.optimizers import OPTIMIZERS
 from nl_course.run_folder import read_metrics
 from nl_course.tasks import text
 from nl_course.training import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
@@ -88,7 +89,7 @@ def test_how_a_batch_is_split_and_what_is_ignored_do_not_matter():
 
 def test_decay_is_on_matrices_only_and_clipping_limits_the_norm():
     net = model()
-    groups = training.adamw(net, CONFIG).param_groups
+    groups = training.by_name(net, CONFIG).param_groups
     assert {p.dim() for p in groups[0]["params"]} == {2} and groups[0]["weight_decay"] == 0.1
     assert {p.dim() for p in groups[1]["params"]} == {1} and groups[1]["weight_decay"] == 0.0
     seen = []
@@ -103,6 +104,25 @@ def test_decay_is_on_matrices_only_and_clipping_limits_the_norm():
         all(norm == pytest.approx(0.01, rel=1e-3) for norm in seen)
         and min(m["grad_norm"] for m in result.metrics) > 0.1
     )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimiser_by_name_trains_and_a_resumed_run_is_the_unbroken_one(name, tmp_path):
+    rate = 0.5 if name == "sgd" else 0.02
+    options = {"slow_every": 3} if name == "m3" else {}
+    config = replace(CONFIG, steps=10, learning_rate=rate, optimizer=name, optimizer_options=options)
+    assert json.loads(json.dumps(config.to_dict()))["optimizer"] == name
+    whole = run(model(), tmp_path / "whole", config)
+    assert whole.losses[-1] < whole.losses[0]
+    run(model(), tmp_path / "broken", config, stop=lambda metrics: metrics["step"] == 5)
+    assert curve(run(model(seed=4), tmp_path / "broken", config, resume=True)) == curve(whole)
+
+
+def test_the_name_of_an_optimiser_is_checked_before_anything_is_made():
+    with pytest.raises(CourseError, match="Did you mean 'muon'"):
+        TrainingConfig(optimizer="moun")
+    with pytest.raises(CourseError, match="option of m3 'slow_evry'"):
+        run(model(), None, replace(CONFIG, optimizer="m3", optimizer_options={"slow_evry": 3}))
 
 
 def test_any_optimiser_follows_the_schedule():
