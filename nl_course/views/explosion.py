@@ -143,7 +143,8 @@ def draw(arrays: dict, figure) -> None:
             side, at = ("right", 0.98) if name == "bound" else ("left", 0.88)
             lines.append(dict(type="line", x0=edge, x1=edge, y0=0, y1=1, xref="x2", yref="y2 domain"))
             words.append(
-                dict(x=edge, y=at, xref="x2", yref="y2 domain", text=said, xanchor=side, yanchor="top")
+                dict(x=edge, y=at, xref="x2", yref="y2 domain", text=said, xanchor=side, yanchor="top",
+                     bgcolor="white" if name == "rare" else None)
             )  # fmt: skip
     titles = ((0, "The memory's norm as it reads"), (0.56, f"Its norm after {tokens} tokens, by the step"))
     words += [dict(x=x, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", text=t) for x, t in titles]

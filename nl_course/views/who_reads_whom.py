@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import ipywidgets as W
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError, choose
-from nl_course.memories import Memory, Trace, build_memory
+from nl_course.memories import Memory, Titans, Trace, build_memory
 from nl_course.memories.linear import Retention, RetentionConfig
 from nl_course.tasks.text import encode
 from nl_course.views import theme
@@ -36,20 +37,53 @@ ANSWERS = ("all of them alike", "the newest most", "the oldest most")
 
 @dataclass(frozen=True)
 class Knobs:
-    """What the learner sets: the share kept per token, the step of a write, the sharpness of softmax."""
+    """What the learner sets: the share kept per token, the step of a write, the sharpness of softmax; for Titans also
+    the momentum, and how many tokens take their gradients at the same weights."""
 
     retention: float = 1.0
     step: float = 1.0
     sharpness: float = 16.0
+    momentum: float = 0.0
+    chunk: int = 1
+
+
+class Read(NamedTuple):
+    """What a layer read, (T, f), and of what: weights (T, T) @ stored (T, f) + start."""
+
+    weights: Tensor
+    stored: Tensor
+    start: Tensor | int
+    read: Tensor
+
+
+def traced(layer: Memory, x: Tensor) -> Read:
+    """From the layer's own trace."""
+    trace = Trace()
+    y, _ = layer(x, None, trace)
+    stored = next((trace[name][0, :, 0] for name in ("error", "value") if name in trace), layer.value(x)[0])
+    read = trace["read"][0, :, 0] if "read" in trace else y[0, :, : stored.shape[1]]
+    return Read(trace["weights"][0, :, 0], stored, trace["start"][0, :, 0] if "start" in trace else 0, read)
+
+
+def by_place(layer: Titans, x: Tensor) -> Read:
+    """For a linear neural memory that starts empty. Its trace weighs past errors; here it reads the text with values
+    that mark their place (the s-th value is 1 at feature s), so that its answers are the weights of past values."""
+    trace, state = Trace(["v", "read"]), layer.init_state(1)
+    layer(x, state, trace)
+    (q, k, _), _ = layer.neural.project(x, state.tails, "qkv")
+    places = torch.eye(x.shape[1], WIDTH, dtype=x.dtype)[None, None]
+    weights, _ = layer.neural.learn(q, k, places, layer.neural.gates(x), state.neural)
+    return Read(weights[0, 0, :, : x.shape[1]], trace["v"][0, :, 0], 0, trace["read"][0, :, 0])
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A memory of this view: its style's name in the theme, and how to build it, float64, with the knobs that it
-    has. It takes inputs of `WIDTH` numbers (see `inputs`)."""
+    """A memory of this view: its style's name in the theme, how to build it, float64, with the knobs that it has, and
+    where its weights come from. It takes inputs of `WIDTH` numbers (see `inputs`)."""
 
     style: str
     build: Callable[[Knobs], Memory]
+    read: Callable[[Memory, Tensor], Read] = traced
 
 
 class Fading(Retention):
@@ -76,6 +110,12 @@ def _constant(linear: nn.Linear, value: float) -> None:
         linear.weight.zero_()[:, -1] = value
 
 
+def _logit(share: float) -> float:
+    """The number whose sigmoid is `share`."""
+    share = min(max(share, 1e-9), 1 - 1e-12)
+    return math.log(share / (1 - share))
+
+
 def _attention(knobs: Knobs) -> Memory:
     memory = by_hand(build_memory("attention", WIDTH, 1, head_dim=LETTER, rope_theta=None).double())
     memory.query.weight.data *= knobs.sharpness * LETTER**0.5  # the layer divides by sqrt(d)
@@ -94,8 +134,7 @@ def _fading(knobs: Knobs) -> Memory:
 
 def _delta(knobs: Knobs, name: str = "delta", **options) -> Memory:
     memory = by_hand(build_memory(name, WIDTH, 1, head_dim=LETTER, conv=0, **options).double(), RAISED)
-    step = min(max(knobs.step, 1e-9), 1 - 1e-12)
-    _constant(memory.step, math.log(step / (1 - step)))  # its sigmoid is the step
+    _constant(memory.step, _logit(knobs.step))
     return memory
 
 
@@ -109,11 +148,31 @@ def _gated(knobs: Knobs) -> Memory:
     return memory
 
 
+def _titans(knobs: Knobs) -> Memory:
+    options = dict(layers=1, chunk=knobs.chunk, conv=0, persistent=0, max_step=1.0)
+    keeps = dict(momentum=knobs.momentum > 0, retention=knobs.retention < 1)
+    memory = build_memory("titans", WIDTH, 1, **options, **keeps).double()
+    neural = memory.neural
+    with torch.no_grad():
+        for linear, first in ((neural.query, 0), (neural.key, LETTER), (neural.value, 0)):
+            linear.weight.zero_()[:LETTER] = RAISED * torch.eye(WIDTH)[first : first + LETTER]
+        neural.start["W1"].zero_()
+        for gate, said in (
+            (neural.step, knobs.step),
+            (neural.past, knobs.momentum),
+            (neural.forget, 1 - knobs.retention),
+        ):
+            if gate is not None:
+                gate.weight.zero_(), gate.bias.fill_(_logit(said))
+    return memory
+
+
 READERS: dict[str, Reader] = {
     "linear (Hebb)": Reader("linear", _linear),
     "Hebb that fades (RetNet)": Reader("retnet", _fading),
     "delta rule": Reader("delta", _delta),
     "gated delta rule": Reader("gated-delta", _gated),
+    "Titans (one layer)": Reader("lmm", _titans, by_place),
 }
 SOFTMAX = Reader("attention", _attention)
 
@@ -138,21 +197,16 @@ def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -
     """Weights (T, T) of past values in reads by a memory of READERS (None: attention), and the largest number by which
     the weighted values, with the start's share, miss what the layer read."""
     reader = SOFTMAX if memory is None else READERS[choose("memory", memory, READERS)]
-    layer, x, trace = reader.build(knobs), inputs(text, similarity), Trace()
-    y, _ = layer(x, None, trace)
-    weights = trace["weights"][0, :, 0]
-    stored = next((trace[name][0, :, 0] for name in ("error", "value") if name in trace), layer.value(x)[0])
-    read = trace["read"][0, :, 0] if "read" in trace else y[0, :, : stored.shape[1]]
-    start = trace["start"][0, :, 0] if "start" in trace else 0
+    weights, stored, start, read = reader.read(reader.build(knobs), inputs(text, similarity))
     return weights.numpy(), (weights @ stored + start - read).abs().max().item()
 
 
 def compute(
     text: str, memory: str, token: int, similarity: float = 0.0, retention: float = 1.0, step: float = 1.0,
-    sharpness: float = 16.0,
+    sharpness: float = 16.0, momentum: float = 0.0, chunk: int = 1,
 ) -> dict:  # fmt: skip
     """Both maps, NaN above the diagonal, their miss, and the places that followed the chosen token (from 1) earlier."""
-    knobs = Knobs(retention, step, sharpness)
+    knobs = Knobs(retention, step, sharpness, momentum, chunk)
     own, miss = weights_of(memory, text, similarity, knobs)
     softmax, softmax_miss = weights_of(None, text, similarity, knobs)
     data = encode(text).numpy()
@@ -261,7 +315,9 @@ class WhoReadsWhom(View):
     def more_controls(self):
         return {
             "retention": W.FloatSlider(value=0.9, min=0.5, max=1, step=0.01, description="Retention, where it fades"),
-            "step": W.FloatSlider(value=1, min=0, max=1, step=0.05, description="Step of the delta rules"),
+            "step": W.FloatSlider(value=1, min=0, max=1, step=0.05, description="Step of delta rules and Titans"),
+            "momentum": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Momentum, for Titans"),
+            "chunk": W.Dropdown(options=[1, 2, 4, 8], value=1, description="Chunk (tokens), for Titans"),
             "sharpness": W.FloatSlider(value=16, min=0, max=32, step=0.5, description="Sharpness of attention"),
             "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.05, description="Cosine of two letters"),
         }

@@ -58,6 +58,39 @@ def test_the_delta_rule_replaces_what_followed_before(memory, kept, step):
     assert np.allclose(weights, expected, atol=1e-6)
 
 
+def deltas_by_hand(text, kept, step, momentum, chunk):
+    """Titans' recurrence on letters alone: M[letter before] holds a mix of places, and so does the ball S."""
+    M, S = ({letter: np.zeros(len(text)) for letter in text} for _ in range(2))
+    rows, anchor = [], None
+    for t in range(len(text)):
+        if t % chunk == 0:
+            anchor = {letter: row.copy() for letter, row in M.items()}
+        for letter in M:
+            S[letter] = momentum * S[letter]
+            if t > 0 and text[t - 1] == letter:
+                S[letter] = S[letter] + step * (np.eye(len(text))[t] - anchor[letter])
+            M[letter] = kept * M[letter] + S[letter]
+        rows.append(M[text[t]].copy())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize(("kept", "step", "momentum"), [(1.0, 1.0, 0.0), (0.9, 0.7, 0.0), (0.9, 0.5, 0.6)])
+def test_titans_weights_of_values_follow_its_recurrence(kept, step, momentum, chunk):
+    weights, miss = weights_of("Titans (one layer)", SHORT, 0.0, Knobs(kept, step, 8.0, momentum, chunk))
+    assert np.allclose(weights, deltas_by_hand(SHORT, kept, step, momentum, chunk), atol=1e-6) and miss < 1e-9
+
+
+def test_without_momentum_and_chunks_titans_is_the_gated_delta_rule():
+    knobs = Knobs(retention=0.9, step=0.5)
+    pair = [weights_of(name, "to be or not to be", 0.3, knobs)[0] for name in ("Titans (one layer)", "delta rule")]
+    assert not np.allclose(*pair, atol=1e-3)  # the delta rule forgets nothing
+    pair = [
+        weights_of(name, "to be or not to be", 0.3, Knobs(step=0.5))[0] for name in ("Titans (one layer)", "delta rule")
+    ]
+    assert np.allclose(*pair, atol=1e-6)
+
+
 def test_attention_is_a_softmax_over_all_that_is_past():
     weights, _ = weights_of(None, SHORT, 0.0, Knobs(sharpness=3.0))
     scores = np.where(np.tril(np.ones((8, 8))) > 0, 3.0 * follows(SHORT), -np.inf)
