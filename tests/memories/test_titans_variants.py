@@ -1,0 +1,229 @@
+"""MAC, MAG and MAL: what each part sees (checks 20 to 22 of the specification), beside plain attention written out."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError
+from nl_course.memories import Trace, build_memory
+from nl_course.memories.rope import Rotary
+from nl_course.memories.titans_attention import Prefix, Rows, attend_window, attend_window_blocks
+
+CLOSE = dict(rtol=1e-10, atol=1e-10)
+WIDTH, HEADS, TOKENS = 8, 2, 13
+
+
+def make(name: str, **options):
+    torch.manual_seed(0)
+    sizes = dict(expansion=2, chunk=4, conv=3, persistent=3) | options
+    memory = build_memory(name, WIDTH, HEADS, **sizes).double()
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return memory
+
+
+def text(tokens: int = TOKENS, rows: int = 2) -> Tensor:
+    return torch.randn(rows, tokens, WIDTH, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def by_hand(attention, x: Tensor, persistent: Tensor, sees) -> Tensor:
+    """Attention one query and one head at a time; sees(t) are the earlier places that t reads, and since when."""
+    f, answer = WIDTH // HEADS, torch.zeros_like(x)
+    turn = Rotary(f)
+    q, k, v = (project(x) for project in (attention.query, attention.key, attention.value))
+    key, value = attention.key(persistent), attention.value(persistent)
+    for row in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            for h in range(HEADS):
+                own = slice(h * f, (h + 1) * f)
+                places, start = sees(t)
+                asked = turn(q[row, t : t + 1, own], t - start)[0]
+                turned = [turn(k[row, s : s + 1, own], s - start)[0] for s in places]
+                scores = [q[row, t, own] @ key[i, own] for i in range(len(persistent))] + [asked @ u for u in turned]
+                weights = (torch.stack(scores) / f**0.5).softmax(0)
+                values = [*value[:, own], *(v[row, s, own] for s in places)]
+                answer[row, t, own] = sum(w * u for w, u in zip(weights, values))
+    return attention.output(answer)
+
+
+def jacobian_support(memory, x: Tensor, cut=()) -> Tensor:
+    """(T, T): whether output t depends on input s."""
+    memory.cut = cut
+    x = x[:1].clone().requires_grad_()
+    y, _ = memory(x)
+    rows = [torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)[0][0].abs().sum(-1) for t in range(x.shape[1])]
+    memory.cut = ()
+    return torch.stack(rows) != 0
+
+
+# -- 20: memory as a context -------------------------------------------------------------------------------------
+def test_check_20_mac_without_its_memory_is_block_local_attention_with_a_prefix():
+    memory, x = make("mac", segment=5), text()
+    memory.cut = {"memory"}
+    expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
+    torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
+
+
+def test_check_20_masking_the_rows_is_not_zeroing_them():
+    memory, x = make("mac", segment=5), text(5)
+    memory.cut = {"memory"}
+    masked, _ = memory(x)
+    rows, nothing = memory.attention.rows(x, 0, 5), memory.attention.rows(torch.zeros_like(x), 0, 5)
+    held = memory.init_state(2).held.append(memory._kept(rows, nothing))
+    memory.cut = ()  # so that the rows of zeros are read, and keep their share of the softmax
+    zeroed = memory._attend(rows, held, memory.prefix())
+    assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
+
+
+def test_check_20_mac_sees_no_later_token_with_its_memory_on():
+    seen = jacobian_support(make("mac", segment=5), text())
+    assert not seen.triu(1).any()
+
+
+def test_check_20_mac_attention_stays_in_its_segment_and_only_memory_carries_over():
+    memory, x = make("mac", segment=4), text()
+    attention_only = jacobian_support(memory, x, cut={"memory"})
+    segment = torch.arange(TOKENS) // 4
+    assert torch.equal(attention_only, (segment[:, None] == segment[None, :]).tril())
+    with_memory = jacobian_support(memory, x)
+    assert with_memory[8:12, :4].all()  # segment 1 reaches segment 3
+
+
+def test_check_20_mac_retrieves_with_the_memory_as_the_segment_began():
+    """The first retrieving reads M_0 whatever the segment holds; the second reads what the first segment wrote."""
+    memory, x = make("mac", segment=6, conv=0), text(12, 1)
+    retrieved = []
+    for factor in (1.0, -1.0):
+        changed, trace = x.clone(), Trace()
+        changed[:, 2] *= factor
+        memory(changed, None, trace)
+        retrieved.append(trace["retrieved"])
+    one, other = retrieved
+    untouched = [0, 1, 3, 4, 5]
+    assert torch.equal(one[:, untouched], other[:, untouched])
+    assert ((one[:, 6:] - other[:, 6:]).abs().amax(-1) > 1e-9).all()
+
+
+# -- 21: memory as a gate, memory as a layer ---------------------------------------------------------------------
+def window(size: int):
+    return lambda t: (range(max(0, t - size + 1), t + 1), 0)
+
+
+def test_check_21_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
+    memory, x = make("mag", window=4), text()
+    memory.cut = {"memory"}
+    expected = by_hand(memory.attention, x, memory.persistent, window(4))
+    torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
+
+
+def test_check_21_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
+    memory, x = make("mal", window=4), text()
+    memory.cut = {"memory"}
+    norm = memory.between_norm
+    torch.testing.assert_close(
+        memory(x)[0], by_hand(memory.attention, norm(x), norm(memory.persistent), window(4)), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("name", ["mag", "mal"])
+def test_check_21_attention_is_blind_beyond_its_window_and_memory_is_not(name):
+    memory, x = make(name, window=4), text()
+    near = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril() & ~torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril(-4)
+    assert torch.equal(jacobian_support(memory, x, cut={"memory"}), near)
+    assert jacobian_support(memory, x)[TOKENS - 1, 0]
+
+
+@pytest.mark.parametrize("held", [0, 1, 3, 7])
+@pytest.mark.parametrize(("tokens", "size"), [(1, 4), (4, 4), (5, 4), (11, 4), (12, 3), (9, 1)])
+def test_attention_in_blocks_is_attention(tokens, size, held):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(columns):
+        return torch.randn(2, HEADS, columns, 3, generator=generator, dtype=torch.float64)
+
+    held = min(held, size - 1)
+    key, value, prefix = draw(held + tokens), draw(held + tokens), Prefix(draw(2), draw(2))
+    rows = Rows(draw(tokens), draw(tokens), key[:, :, held:], value[:, :, held:])
+    whole = attend_window(rows, prefix, key, value, size)
+    torch.testing.assert_close(attend_window_blocks(rows, prefix, key, value, size), whole, **CLOSE)
+
+
+# -- 22: persistent tokens ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["titans", "mac", "mag", "mal"])
+def test_check_22_persistent_tokens_matter_and_are_learned(name):
+    memory, x = make(name), text()
+    with_them, _ = memory(x)
+    (gradient,) = torch.autograd.grad(with_them[:, -1].sum(), memory.persistent)
+    assert (gradient.abs().sum(-1) > 0).all()  # every one of them, and from the last token: never evicted
+    if name != "titans":
+        memory.cut = {"persistent"}
+        assert (memory(x)[0] - with_them).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mag", "mal"])
+def test_check_22_no_window_evicts_the_prefix(name):
+    """With the memory cut, the prefix reaches the last token through attention or not at all."""
+    memory, x = make(name, window=2), text(300, 1)
+    memory.cut = {"memory"}
+    with torch.no_grad():
+        one, _ = memory(x)
+        memory.persistent.mul_(-1)
+        other, _ = memory(x)
+    assert (one[:, -1] - other[:, -1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mac", "mag", "mal"])
+def test_check_22_the_prefix_moves_no_position(name):
+    """With or without persistent tokens, a real token's query and key are turned by its own place, in any split."""
+    for persistent in (0, 5):
+        memory, x = make(name, persistent=persistent), text()
+        whole, _ = memory(x)
+        state, pieces = None, []
+        for piece in x.split([3, 1, 6, 3], dim=1):
+            y, state = memory(piece, state)
+            pieces.append(y)
+        torch.testing.assert_close(torch.cat(pieces, dim=1), whole, **CLOSE)
+        assert state.position == TOKENS
+
+
+# -- what else users would ask -----------------------------------------------------------------------------------
+def test_each_part_can_be_cut_and_put_back():
+    for name in ("mac", "mag", "mal"):
+        memory, x = make(name), text()
+        whole, _ = memory(x)
+        outputs = [whole]
+        for part in ("memory", "attention", "persistent"):
+            memory.cut = {part}
+            outputs.append(memory(x)[0])
+        for i, one in enumerate(outputs):
+            assert all((one - other).abs().max() > 1e-6 for other in outputs[i + 1 :])
+        memory.cut = ()
+        assert torch.equal(memory(x)[0], whole)
+
+
+def test_a_part_that_there_is_not_is_named():
+    with pytest.raises(CourseError, match=r"window.*memory"):
+        make("mag").cut = {"window"}
+
+
+@pytest.mark.parametrize("bad", [dict(layers=5), dict(layers=0), dict(chunk=0), dict(max_step=-1), dict(persistent=-1)])
+def test_bad_sizes_are_named(bad):
+    with pytest.raises(CourseError, match=next(iter(bad))):
+        make("titans", **bad)
+
+
+@pytest.mark.parametrize("name", ["mac", "mag", "mal"])
+def test_both_paths_give_the_same_values_and_gradients(name):
+    options = {"segment": 5} if name == "mac" else {"window": 3}
+    fast = make(name, **options)
+    slow = build_memory(name, WIDTH, HEADS, "reference", expansion=2, chunk=4, conv=3, persistent=3, **options).double()
+    slow.load_state_dict(fast.state_dict())
+    x = text()
+    (one, _), (other, _) = fast(x), slow(x)
+    torch.testing.assert_close(one, other, **CLOSE)
+    direction = torch.randn_like(one)
+    left = torch.autograd.grad((one * direction).sum(), list(fast.parameters()))
+    right = torch.autograd.grad((other * direction).sum(), list(slow.parameters()))
+    for a, b in zip(left, right, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
