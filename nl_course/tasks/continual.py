@@ -1,0 +1,161 @@
+"""One text after another: real corpora with known switches between them, and measures of what is kept and carried over.
+
+    corpora = [domain(name) for name in ("sympy-prose", "networkx-prose", "numpy-code", "torch-code")]
+    stream = domain_stream(corpora, bytes_each=20_000, rounds=2)      stream.switches, stream.at(30_000)
+    train(model, visits(corpora, steps_each=200), ...)                the same order, in batches of windows
+    found = transfer(matrix)                                          average, forgetting, backward, forward
+
+matrix[i][j] is how good the learner is at corpus j when it has just learnt corpus i (Lopez-Paz and Ranzato 2017, arXiv
+1706.08840, section 2). Classes that come one group after another are in `incremental.py`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, choose, whole
+from nl_course.tasks.text import batch, hashed, library
+
+# Name -> (corpus, package). Every one has books that are held out.
+DOMAINS = {
+    f"{package}-{corpus}": (corpus, package)
+    for package in ("sympy", "networkx", "numpy", "torch")
+    for corpus in ("prose", "code")
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A corpus: `train` and `held_out` (N,) uint8, of different books."""
+
+    name: str
+    train: Tensor
+    held_out: Tensor
+
+    def __repr__(self) -> str:
+        return f"Domain({self.name}: {self.train.numel():,} bytes to learn from, {self.held_out.numel():,} held out)"
+
+
+@lru_cache(maxsize=8)
+def domain(name: str) -> Domain:
+    """One of DOMAINS, e.g. "numpy-code"."""
+    corpus, package = DOMAINS[choose("domain", name, DOMAINS)]
+    books = library(corpus, package)
+    return Domain(name, books.stream("train"), books.stream("held_out"))
+
+
+# -- one long text -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Stream:
+    """`tokens` (N,) int64, the visits' `names` in order, and `switches`, the place at which each visit begins (the
+    first at 0)."""
+
+    tokens: Tensor
+    names: tuple[str, ...]
+    switches: tuple[int, ...]
+
+    def visit(self, place: int) -> int:
+        """The number of the visit that a place belongs to."""
+        if not 0 <= whole("place", place) < self.tokens.numel():
+            raise CourseError(f"place {place} is not in a stream of {self.tokens.numel():,} bytes.")
+        return bisect_right(self.switches, place) - 1
+
+    def at(self, place: int) -> str:
+        """The corpus that the byte at a place is from."""
+        return self.names[self.visit(place)]
+
+
+def domain_stream(domains: Sequence[Domain], bytes_each: int, rounds: int = 1, seed: int = 0, split: str = "train"):
+    """A `Stream`: `bytes_each` bytes of every domain in turn, `rounds` times over. A domain goes on where its last
+    visit ended, so nothing is read twice; where it begins depends on the seed."""
+    whole("bytes_each", bytes_each, 1), whole("rounds", rounds, 1), choose("split", split, ("train", "held_out"))
+    if not domains:
+        raise CourseError("a stream needs at least one domain.")
+    texts = [getattr(d, split) for d in domains]
+    for d, text in zip(domains, texts, strict=True):
+        if text.numel() < rounds * bytes_each:
+            raise CourseError(f"{d.name} has {text.numel():,} bytes ({split}); {rounds * bytes_each:,} are needed.")
+    starts = [
+        hashed(f"visits {seed} {d.name} {split}") % (text.numel() - rounds * bytes_each + 1)
+        for d, text in zip(domains, texts, strict=True)
+    ]
+    pieces = [
+        text[start + turn * bytes_each : start + (turn + 1) * bytes_each]
+        for turn in range(rounds)
+        for text, start in zip(texts, starts, strict=True)
+    ]
+    names = tuple(d.name for d in domains) * rounds
+    return Stream(torch.cat(pieces).long(), names, tuple(i * bytes_each for i in range(len(pieces))))
+
+
+def visits(
+    domains: Sequence[Domain], steps_each: int, batch_size: int = 16, length: int = 256, seed: int = 0
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """step -> (inputs, targets), for `training.train`: `steps_each` steps of windows from each domain's train split in
+    turn, and again from the first when all were visited."""
+    whole("steps_each", steps_each, 1)
+    if not domains:
+        raise CourseError("visits need at least one domain.")
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        here = domains[step // steps_each % len(domains)]
+        return batch(here.train, step, batch_size, length, seed)
+
+    return at
+
+
+# -- what is kept, and what is carried over ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Transfer:
+    """`average` at the end over all tasks; `forgetting`, how far each task but the last fell below its best; `backward`
+    transfer, what learning later tasks did to earlier ones (negative: forgotten); `forward` transfer, what learning
+    earlier tasks did for those not yet seen, None without a baseline. All in the units of the matrix."""
+
+    average: float
+    forgetting: float
+    backward: float
+    forward: float | None
+
+
+def transfer(matrix, untrained=None, better: str = "higher") -> Transfer:
+    """The measures of a matrix (tasks, tasks), matrix[i][j] the score at task j after learning task i.
+
+        average      1/T sum_j R_Tj                               Lopez-Paz and Ranzato 2017, eq. 2
+        backward     1/(T-1) sum_{i<T} (R_Ti - R_ii)              eq. 3
+        forward      1/(T-1) sum_{i>1} (R_{i-1,i} - b_i)          eq. 4, b = `untrained`, the scores before any task
+        forgetting   1/(T-1) sum_{j<T} max_{l<T} (R_lj - R_Tj)    Chaudhry et al. 2018, arXiv 1801.10112, eq. 3
+
+    With `better="lower"` the matrix holds losses: average stays a loss, and the signs are turned such that forgetting
+    is bad and transfer is good in either case. The forgetting of a single task is 0.
+    """
+    choose("better", better, ("higher", "lower"))
+    R = torch.as_tensor(matrix, dtype=torch.float64)
+    if R.dim() != 2 or R.shape[0] != R.shape[1] or not len(R):
+        raise CourseError(f"the matrix must be (tasks, tasks), not {tuple(R.shape)}.")
+    if not R.isfinite().all():
+        raise CourseError("the matrix must hold numbers only: every task is scored after every task.")
+    b = None if untrained is None else torch.as_tensor(untrained, dtype=torch.float64)
+    if b is not None and b.shape != R.shape[:1]:
+        raise CourseError(f"untrained must hold one score a task ({len(R)}), not {tuple(b.shape)}.")
+    sign, average = (1 if better == "higher" else -1), R[-1].mean().item()
+    R = sign * R
+    if len(R) == 1:
+        return Transfer(average, 0.0, 0.0, None if b is None else 0.0)
+    backward = (R[-1] - R.diagonal())[:-1].mean().item()
+    forgetting = (R[:-1].max(dim=0).values - R[-1])[:-1].mean().item()
+    forward = None if b is None else (R.diagonal(1) - sign * b[1:]).mean().item()
+    return Transfer(average, forgetting, backward, forward)
+
+
+def learn_in_turn(tasks: int, learn: Callable[[int], None], score: Callable[[int], float]) -> tuple[Tensor, Tensor]:
+    """Learns task after task and scores all of them each time: (untrained (tasks,), matrix (tasks, tasks))."""
+    whole("tasks", tasks, 1)
+    untrained, rows = [score(j) for j in range(tasks)], []
+    for i in range(tasks):
+        learn(i)
+        rows.append([score(j) for j in range(tasks)])
+    return torch.tensor(untrained, dtype=torch.float64), torch.tensor(rows, dtype=torch.float64)
