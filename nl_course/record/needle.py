@@ -142,9 +142,9 @@ def model_config(config: dict, name: str) -> ModelConfig:
 def start_weights(model: LanguageModel) -> None:
     """N(0, 1/inputs) for linear layers and the embedding, those that write into the residual stream smaller by
     sqrt(2 layers): with N(0, 0.02) a model this narrow spends most of a short run on growing. The memories' own
-    starts, of gates, convolutions and fast weights, stay."""
+    starts, of gates with a number a head, convolutions and fast weights, stay."""
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, (nn.Linear, nn.Embedding)) and len(module.weight) > model.config.heads:
             writes = name.endswith(("output", "down"))
             shrink = (2 * model.config.layers) ** 0.5 if writes else 1.0
             nn.init.normal_(module.weight, std=module.weight.shape[1] ** -0.5 / shrink)

@@ -5,13 +5,14 @@ The single-needle forms of RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix 
     kind       hay                           a needle                          RULER's name
     passkey    five sentences, repeated      <pass key:48213>                  S-NIAH-1 (Titans: PK)
     number     the course's books            <plumb:48213>                     S-NIAH-2 (Titans: N)
-    word       the course's books            <plumb:tribe>                     Titans: W (arXiv 2501.00663, table 2)
+    word       the course's books            <plumb:TRIBE>                     Titans: W (arXiv 2501.00663, table 2)
     uuid       the course's books            <plumb:7f3a09ce>                  S-NIAH-3, a short uuid
 
-`style="sentence"` says it as RULER does, in words. The question is the needle again up to the answer, and neither its
-key nor its answer stands anywhere else: only what was read can answer it. With more `needles` the others distract
-(RULER's MK-NIAH-1), with more `questions` a text teaches more. Everything follows from the seed and a row's number.
-Words and books of the split `held_out` are none of those of `train`.
+Words are answered in capitals, which are as rare in the hay as digits. `style="sentence"` says it as RULER does. The
+question is the needle again up to the answer, and neither its key nor its answer stands anywhere else: only what was
+read can answer it. With more `needles` the others distract (RULER's MK-NIAH-1), with more `questions` a text teaches
+more. Everything follows from the seed and a row's number. Words and books of the split `held_out` are none of those of
+`train`.
 """
 
 import random
@@ -221,7 +222,7 @@ class NeedleTask:
         kind, around = KINDS[self.kind], hay + "".join(self._form("")).encode()
         keys = [PASS_KEY] if self.kind == "passkey" else self._words(rng, around, self.key)
         if kind.alphabet is None:
-            return keys, self._words(rng, around + " ".join(keys).encode(), self.answer)
+            return keys, [word.upper() for word in self._words(rng, around, self.answer, taken=keys)]
         answers: list[str] = []
         for _ in range(1000):
             answer = "".join(rng.choices(kind.alphabet, k=self.answer))
@@ -231,12 +232,14 @@ class NeedleTask:
                 return keys, answers
         raise CourseError(f"answers of {self.answer} bytes are too short to be told from {len(hay):,} bytes of hay.")
 
-    def _words(self, rng: random.Random, around: bytes, size: int) -> list[str]:
-        """As many words as there are needles, none of which stands in `around`."""
+    def _words(self, rng: random.Random, around: bytes, size: int, taken: Sequence[str] | None = None) -> list[str]:
+        """As many words as there are needles, none of which stands in `around`: keys, or with the keys `taken` answers
+        in capitals."""
         words = word_list(size, self.split, self.books)
         found: list[str] = []
         for word in rng.sample(words, len(words)):
-            if word.encode() not in around:
+            written = word if taken is None else word.upper()
+            if written.encode() not in around and word not in (taken or ()):
                 found.append(word)
             if len(found) == self.needles:
                 return found

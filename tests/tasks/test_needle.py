@@ -118,7 +118,9 @@ def test_what_is_held_out_is_in_no_training_text():
     trained = NeedleTask("word", 600)
     for number in range(50):
         made = trained.text(number)
-        assert made.needles[0].key in word_list(5, "train") and made.needles[0].answer in word_list(5, "train")
+        key, answer = made.needles[0].key, made.needles[0].answer
+        assert key in word_list(5, "train") and answer.lower() in word_list(5, "train")
+        assert answer.isupper() and key != answer.lower()
 
 
 def test_a_text_depends_on_its_seed_and_number_alone_in_every_process():
