@@ -9,7 +9,7 @@
 | adam, adamw | gradients and their squares (adamw is torch's) | 2 o d |
 | muon | a matrix of gradients, read through Newton-Schulz | o d |
 | delta-momentum | a matrix of gradients that erases before it writes | o d |
-| deep-momentum | an MLP of gradients | 3 d^2 to o d and more, by its width |
+| deep-momentum | an MLP of gradients, of width h (d unless told) | o h + 2 h d |
 | dgd | the layer itself, erasing before it writes | 0 |
 | m3 | a fast and a slow matrix of gradients, and squares | 4 o d |
 """

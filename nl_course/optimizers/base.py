@@ -1,8 +1,8 @@
 """What every optimiser of the course shares: checked settings, closures, and many parameters in one operation.
 
 An optimiser is a memory too. Its state is what it has kept of the gradients it was shown, its step is what it reads
-from there; each class says which memory it is. "N18" is an equation of the NeurIPS 2025 version of Behrouz et al.,
-"Nested Learning", "E46" one of its extended version, arXiv 2512.24695. W is a weight matrix (o, d), g its gradient.
+from there; each class says which memory it is. "N22" is an equation of the NeurIPS 2025 version of Behrouz et al.,
+"Nested Learning", "E56" one of its extended version, arXiv 2512.24695. W is a weight matrix (o, d), g its gradient.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -16,14 +16,15 @@ OUTPUTS = ("identity", "newton-schulz")
 
 
 class DeepMomentum(Descent):
-    """theta <- momentum * theta - lr * grad of the inner loss,  W <- W + m_theta  (Nested Learning N23, E50-E51).
+    """theta <- momentum * theta - lr * grad of the inner loss,  W <- W + m_theta.
 
-    For each matrix W (o, d) an MLP m from R^d to R^o, m(x) = A_L tanh(A_{L-1} ... tanh(A_1 x)), of `depth` L and
-    `width` h. It is written through the inner loss trace(m(g^T)): every row of g is a key, and the memory is pushed
-    down along that row's own output. Inputs, width and depth are not in the paper; what we chose, and why:
+    Nested Learning's DMGD, among N18-N24 and E46-E52. Each matrix W (o, d) has an MLP from R^d to R^o for its memory,
+    m(x) = A_L tanh(A_{L-1} ... tanh(A_1 x)), of `depth` L and `width` h. It is written through the inner loss
+    trace(m(g^T)): every row of g is a key, and the memory is pushed down along that row's own output. Inputs, width and
+    depth are not in the paper; what we chose, and why:
 
     * Written with g, read at the identity: the step is m(I_d), (o, d). So depth 1 is heavy ball exactly, and with
-      `output="newton-schulz"` Muon (N24); read at g itself, as the formula has it, already a linear memory would fit no
+      `output="newton-schulz"` Muon; read at g itself, as the formula has it, already a linear memory would fit no
       W that is not square, and element by element it would lose the gradient's sign.
     * A_1 .. A_{L-1} start as orthogonal maps (from `seed`) and momentum pulls them back there, not to zero, where the
       memory would die; A_L starts at zero. Small gradients then see heavy ball if h >= d, large ones saturate.

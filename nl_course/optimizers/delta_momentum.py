@@ -12,13 +12,13 @@ from nl_course.optimizers.newton_schulz import as_matrix
 
 
 class DeltaMomentum(Descent):
-    """m <- m (momentum I - lr g^T g) - lr P g,  W <- W + m  (Nested Learning N21-N22, E48-E49).
+    """m <- m (momentum I - lr g^T g) - lr P g,  W <- W + m  (Nested Learning N22, E48-E49).
 
     The memory is the matrix m (o, d), its keys are the rows of g (o, d) and its values P, the identity if no
     `preconditioner` g -> P g is given. The write is a gradient step on the half squared inner loss |m g^T + P|^2 / 2,
     where momentum takes one on the dot product <m g^T, P>: directions that come again are corrected, not piled up.
     The paper prints the erase on the left and without the rate; this is the gradient of its own loss, with the target
-    -P that descent needs. `erase=False` is preconditioned momentum (N18), and with P = I heavy ball.
+    -P that descent needs. `erase=False` is preconditioned momentum, and with P = I heavy ball.
 
     The erase contracts only while lr |g|_2^2 < 1 + momentum. `clip` (ours) shortens g until lr |g|_F^2 is at most
     `clip`; None never does. Vectors and scalars are matrices of one row. State: o d elements a matrix.

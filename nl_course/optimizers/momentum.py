@@ -12,7 +12,7 @@ from nl_course.optimizers.base import Descent, decay, fraction, gradients
 
 
 class Momentum(Descent):
-    """Heavy ball: m <- momentum * m - lr * g,  W <- W + m  (Nested Learning, section 2.1 of the NeurIPS version).
+    """Heavy ball: m <- momentum * m - lr * g,  W <- W + m  (Polyak 1964; Nested Learning, momentum as a memory).
 
     The memory is a matrix m (o, d) without values: a Hebbian memory of gradients. With momentum 1 the write is one
     gradient step of size lr on the inner loss <m g^T, I>; a momentum below 1 is an l2 penalty on m.

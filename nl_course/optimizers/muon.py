@@ -18,7 +18,7 @@ SCALES = ("rows", "adam", "none")
 class Muon(Descent):
     """m <- momentum * m + (1 - momentum) g,  W <- W - lr * scale * NS(m)  (Jordan 2024; Nested Learning E43-E44).
 
-    The memory is momentum's; what is read from it goes through Newton-Schulz, a few gradient steps on
+    The memory is momentum's; what is read from it goes through Newton-Schulz, in its cubic form gradient steps on
     |O O^T - I|^2, so that every direction that was written at all counts the same. In the paper's words: deep momentum
     with a linear memory and sigma = NS. State: o d elements a matrix.
 
