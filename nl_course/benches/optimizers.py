@@ -2,7 +2,7 @@
 
 M3 may cost twice Muon's step: both orthogonalise one matrix a step, M3 a second one every `slow_every` steps, and M3
 keeps three further buffers. torch's Muon takes 5 Newton-Schulz steps in bfloat16, ours by default as many as the shape
-needs (`steps_for`: 5 to 8 here) in float32 on a CPU; a row each for ours with torch's settings.
+needs (`steps_for`: 5 to 9 here) in float32 on a CPU; a row each for ours with torch's settings.
 """
 
 from collections.abc import Callable

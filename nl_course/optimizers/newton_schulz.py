@@ -57,7 +57,7 @@ def steps_for(rows: int, columns: int, kind: str = "quintic") -> int:
 
     A step multiplies a small singular value by at most `a`. The smallest one of a Gaussian matrix is about
     sqrt(long) - sqrt(short); of a square one it is below 0.1 / sqrt(short) in one draw of ten, and then takes a step
-    or two more. Hence 5 quintic steps for clearly rectangular matrices and 8 at 256 x 256, where 5 leave 0.1.
+    or two more. Hence 5 quintic steps for clearly rectangular matrices and 9 at 256 x 256, where 5 leave 0.2 or less.
     """
     short, long = sorted((whole("rows", rows, 1), whole("columns", columns, 1)))
     smallest = max(sqrt(long) - sqrt(short), 0.1 / sqrt(short)) / sqrt(short * long)  # |X|_F is sqrt(short * long)

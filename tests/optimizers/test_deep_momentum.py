@@ -45,6 +45,20 @@ def test_small_gradients_see_heavy_ball_and_large_ones_saturate():
         assert ((deep - ball).norm() < 0.05 * ball.norm()).item() is near
 
 
+def test_a_larger_gain_saturates_earlier_and_the_write_stays_the_gradient_of_its_loss():
+    lengths = []
+    for gain in (0.01, 1.0, 100.0):
+        params = [parameter(6, 4)]
+        start, optimizer = params[0].detach().clone(), DeepMomentum(params, lr=0.1, gain=gain, width=8)
+        run(optimizer, params, [[GRADIENTS[0][0]]])
+        state = optimizer.state[params[0]]
+        keys = gain * GRADIENTS[0][0]
+        wanted = -0.1 * torch.tanh(keys @ state["start_0"].T) / gain  # trace(m(gain g^T)) / gain, from A_2 = 0
+        torch.testing.assert_close(state["weight_1"], wanted, **EXACT)
+        lengths.append((params[0] - start).norm().item())
+    assert lengths[0] > lengths[1] > 10 * lengths[2]
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_the_write_is_the_autograd_gradient_of_the_inner_loss(depth):
     sizes = [4, *[5] * (depth - 1), 6]
