@@ -1,4 +1,5 @@
-"""Our Gated DeltaNet layer beside Qwen3-Next's in Hugging Face transformers (plain PyTorch), the same sizes and work.
+"""Our layers beside other people's, the same sizes and work: Gated DeltaNet beside Qwen3-Next's in Hugging Face
+transformers (plain PyTorch), and Titans' memory beside titans-pytorch's (titans_peer.py).
 
 Needs the peers' environment: `make peers` makes it and runs this.
 """
@@ -7,27 +8,38 @@ from statistics import median
 
 import torch
 
-from nl_course.benches.measure import forward, forward_backward, in_turn, ratio
+from nl_course.benches import titans_peer
+from nl_course.benches.measure import forward, forward_backward, in_turn, peak_bytes, ratio
 from nl_course.benches.memories import HEADS, TOKENS, WIDTH, build
 from nl_course.errors import CourseError
 
 
 def rows() -> list[dict]:
-    layers = {"ours": build("Gated DeltaNet"), "theirs": _qwen3_next()}
-    x = torch.randn(1, TOKENS, WIDTH)
-    ahead = in_turn({name: forward(layer, x) for name, layer in layers.items()}, rounds=5)
-    both = in_turn({name: forward_backward(layer, x) for name, layer in layers.items()}, rounds=5)
+    qwen = {"ours": build("Gated DeltaNet"), "theirs": _qwen3_next()}
+    titans = {"ours": titans_peer.ours(), "theirs": titans_peer.theirs()}
+    peaks = {which: peak_bytes(titans_peer.peak_program(which)) / 1e6 for which in titans}
     return [
-        {
-            "name": "Gated DeltaNet layer",
-            "forward, tokens/s": TOKENS / median(ahead["ours"]),
-            "Qwen3-Next's": TOKENS / median(ahead["theirs"]),
-            "times faster": 1 / ratio(ahead, "ours", "theirs"),
-            "forward+backward, tokens/s": TOKENS / median(both["ours"]),
-            "Qwen3-Next's, both": TOKENS / median(both["theirs"]),
-            "times faster, both": 1 / ratio(both, "ours", "theirs"),
-        }
+        _row("Gated DeltaNet, Qwen3-Next's", qwen, TOKENS, rounds=5),
+        _row("Titans, titans-pytorch's", titans, titans_peer.TOKENS, rounds=3)
+        | {"peak, MB": peaks["ours"], "theirs, MB": peaks["theirs"]},
     ]
+
+
+def _row(name: str, layers: dict[str, torch.nn.Module], tokens: int, rounds: int) -> dict:
+    x = torch.randn(1, tokens, WIDTH)
+    ahead = in_turn({which: forward(layer, x) for which, layer in layers.items()}, rounds)
+    both = in_turn({which: forward_backward(layer, x) for which, layer in layers.items()}, rounds)
+    return {
+        "name": name,
+        "forward, tokens/s": tokens / median(ahead["ours"]),
+        "theirs": tokens / median(ahead["theirs"]),
+        "times faster": 1 / ratio(ahead, "ours", "theirs"),
+        "forward+backward, tokens/s": tokens / median(both["ours"]),
+        "theirs, both": tokens / median(both["theirs"]),
+        "times faster, both": 1 / ratio(both, "ours", "theirs"),
+        "peak, MB": None,
+        "theirs, MB": None,
+    }
 
 
 def _qwen3_next() -> torch.nn.Module:
