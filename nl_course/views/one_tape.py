@@ -8,6 +8,7 @@ memories' writing rules on unit vectors. The tape comes back in later notebooks;
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import ipywidgets as W
 import numpy as np
@@ -16,15 +17,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError
+from nl_course.memories.titans_chunk import Gates
+from nl_course.memories.titans_core import NeuralConfig, NeuralMemory
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, written
 from nl_course.views import theme
 from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.shell import View, pure
 
 PAIRS = 8
 WIDTHS = (16, 32, 64)
 WINDOW = 32
 TIE = 0.005  # a margin up to here is none: the answer is as near to another value
+STEP, CHUNK, EXPANSION = 0.5, 8, 2  # of Titans' rows
 NUMBER = 4  # bytes of a number that is kept in float32
 ASKED_FILLER = 64  # the prediction asks about this much filler
 
@@ -75,6 +79,29 @@ def _square(tape: Tape) -> int:
     return tape.width**2
 
 
+@cache
+def neural_memory(width: int, layers: int) -> NeuralMemory:
+    """Titans' memory in float64, untrained: random layers, but for the last, which is zero."""
+    torch.manual_seed(layers)
+    config = NeuralConfig(width, 1, layers, EXPANSION, chunk=CHUNK, conv=0, persistent=0)
+    neural = NeuralMemory(config).double().requires_grad_(False)
+    neural.start[f"W{layers}"].zero_()
+    return neural
+
+
+def _titans(layers: int) -> Row:
+    """It writes with step and momentum STEP, in chunks of CHUNK, and keeps its weights, momentum and anchor."""
+
+    def answers(tape: Tape) -> Tensor:
+        neural, k, v = neural_memory(tape.width, layers), tape.pairs.keys[:, None], tape.pairs.values[:, None]
+        half = torch.full_like(k[..., 0], STEP)
+        gates = Gates(half, half.log(), torch.full_like(half, tape.retention).log())
+        _, state = neural.learn(k, k, v, gates, neural.init_state(1))
+        return neural.read(state.memory, tape.queries[:, None])[0, 0]
+
+    return Row("lmm", answers, lambda tape: neural_memory(tape.width, layers).state_numbers)
+
+
 ROWS: dict[str, Row] = {
     "attention": Row(
         "attention",
@@ -90,6 +117,8 @@ ROWS: dict[str, Row] = {
     "Hebb with retention": Row("retnet", _matrix("hebb", True), _square),
     "delta rule": Row("delta", _matrix("delta", False), _square),
     "delta with retention": Row("gated-delta", _matrix("delta", True), _square),
+    "Titans (1 layer)": _titans(1),
+    "Titans (2 layers)": _titans(2),
 }
 
 
@@ -108,15 +137,16 @@ def tape_of(
     return Tape(Pairs(keys, drawn.values[:, : keys.shape[1]]), retention, sharpness, tuple(last))
 
 
-def compute(filler: int, overwritten: int = 0, **settings) -> dict:
-    """By memory of ROWS: `answered` (place on the tape of the value nearest to each answer), `margin` (PAIRS,) and
+def compute(filler: int, overwritten: int = 0, rows: tuple[str, ...] = tuple(ROWS), **settings) -> dict:
+    """By memory of `rows`: `answered` (place on the tape of the value nearest to each answer), `margin` (PAIRS,) and
     `bytes`. Candidates are the eight pairs' values, the new one included."""
     tape = tape_of(filler, overwritten, **settings)
     places = [*range(PAIRS), *([tape.last[overwritten - 1]] if overwritten else [])]
     candidates = tape.pairs.values[0, places]
     right = torch.tensor([places.index(place) for place in tape.last])
     answered, margin = {}, {}
-    for name, row in ROWS.items():
+    for name in rows:
+        row = ROWS[name]
         alike = normalize(row.answers(tape), dim=-1) @ candidates.T
         own = alike.gather(1, right[:, None])[:, 0]
         best = alike.scatter(1, right[:, None], -2.0).max(dim=1).values
@@ -130,7 +160,7 @@ def compute(filler: int, overwritten: int = 0, **settings) -> dict:
         "answered": answered,
         "margin": margin,
         "right": {name: int((m > TIE).sum()) for name, m in margin.items()},
-        "bytes": {name: NUMBER * row.numbers(tape) for name, row in ROWS.items()},
+        "bytes": {name: NUMBER * ROWS[name].numbers(tape) for name in rows},
     }
 
 
@@ -148,7 +178,7 @@ def cell(answered: int, margin: float) -> str:
 
 def draw(arrays: dict, figure) -> None:
     """Left the table of answers, right the bytes of each memory's state."""
-    names, pairs = list(ROWS), np.arange(1, PAIRS + 1)
+    names, pairs = list(arrays["margin"]), np.arange(1, PAIRS + 1)
     cells = [[cell(*one) for one in zip(arrays["answered"][n], arrays["margin"][n])] for n in names]
     figure.add_heatmap(
         z=[arrays["margin"][name] for name in names], x=pairs, y=names, text=cells, texttemplate="%{text}", xgap=2,
@@ -178,11 +208,11 @@ def draw(arrays: dict, figure) -> None:
 
 def read_out(arrays: dict) -> str:
     """How many of the eight each memory answers, with which bytes, and what became of the value written again."""
-    counts = [f"{name} {arrays['right'][name]} ({arrays['bytes'][name]:,} bytes)" for name in ROWS]
+    counts = [f"{name} {arrays['right'][name]} ({arrays['bytes'][name]:,} bytes)" for name in arrays["right"]]
     text = f"Right of {PAIRS}, after {arrays['filler']} further pairs in width {arrays['width']}: {', '.join(counts)}."
     if arrays["overwritten"]:
         i = arrays["overwritten"] - 1
-        new = [name for name in ROWS if arrays["margin"][name][i] > TIE]
+        new = [name for name, margin in arrays["margin"].items() if margin[i] > TIE]
         text += (
             f" Pair {i + 1} was written again at the end: its new value comes from {', '.join(new) or 'none of them'}."
         )
@@ -202,6 +232,7 @@ class OneTape(View):
         until=f"Drag the filler to {ASKED_FILLER}.",
     )
     width, height = 920, 440
+    rows = tuple(ROWS)[:6]
 
     def controls(self):
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
@@ -221,4 +252,15 @@ class OneTape(View):
             "seed": W.IntSlider(value=0, min=0, max=20, description="Another tape"),
         }
 
-    compute, draw, read_out = pure(by_name(compute), draw, read_out)
+    def compute(self, settings):
+        return compute(**settings, rows=self.rows)
+
+    draw, read_out = pure(draw, read_out)
+
+
+class LongerTape(OneTape):
+    """The same tape with the rows that came later."""
+
+    name = "one-tape-later"
+    height = 520
+    rows = tuple(ROWS)

@@ -44,6 +44,10 @@ ON_THE_MAP = (
     Place("linear (Hebb)", "linear", _named("linear")),
     Place("delta rule", "delta", _named("delta")),
     Place("TTT-Linear", "ttt-linear", _named("ttt-linear")),
+    Place("Titans, memory alone (LMM)", "lmm", _named("titans")),
+    Place("Titans (MAC, segment 64)", "mac", _named("mac")),
+    Place("Titans (MAG, window 64)", "mag", _named("mag")),
+    Place("Titans (MAL, window 64)", "mal", _named("mal")),
 )
 
 
@@ -108,7 +112,7 @@ class StateMap(View):
 
     name = "state-map"
     title = "What does each memory keep?"
-    height = 560
+    height = 620
     prediction = Prediction(
         "From 1,000 to 100,000 tokens read: by what factor does attention's memory grow?",
         lambda arrays: (

@@ -6,7 +6,20 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.views.one_tape import PAIRS, ROWS, TIE, WINDOW, OneTape, compute, draw, tape_of
+from nl_course.views.one_tape import (
+    CHUNK,
+    PAIRS,
+    ROWS,
+    STEP,
+    TIE,
+    WINDOW,
+    LongerTape,
+    OneTape,
+    compute,
+    draw,
+    neural_memory,
+    tape_of,
+)
 
 
 @pytest.fixture
@@ -23,7 +36,29 @@ def test_the_tape_holds_eight_pairs_filler_and_the_one_written_again():
     assert plain.writes == 13 and plain.last == tuple(range(8)) and torch.equal(plain.pairs.keys[0], keys[:13])
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_titans_answers_beside_autograd(layers):
+    tape = tape_of(12, 2, width=16, retention=0.9)
+    start = neural_memory(16, layers).start
+    W = [start[f"W{i}"][0].clone() for i in range(1, layers + 1)]
+    S = [torch.zeros_like(w) for w in W]
+
+    def answer(weights, x):
+        for w in weights[:-1]:
+            x = torch.nn.functional.silu(x @ w)
+        return x @ weights[-1]
+
+    for t, (k, v) in enumerate(zip(tape.pairs.keys[0], tape.pairs.values[0])):
+        if t % CHUNK == 0:
+            anchor = [w.clone().requires_grad_() for w in W]
+        u = torch.autograd.grad((answer(anchor, k) - v).square().sum() / 2, anchor)
+        S = [STEP * s - STEP * g for s, g in zip(S, u)]
+        W = [0.9 * w + s for w, s in zip(W, S)]
+    found = ROWS["Titans (1 layer)" if layers == 1 else "Titans (2 layers)"].answers(tape)
+    torch.testing.assert_close(found, answer(W, tape.queries[0]))
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if "Titans" not in name])
 def test_answers_beside_a_loop_by_hand(name):
     tape = tape_of(40, 2, width=16, similarity=0.2, retention=0.9, sharpness=6)
     S, kept = torch.zeros(16, 16, dtype=torch.float64), 0.9 if "retention" in name else 1.0
@@ -53,7 +88,9 @@ def test_margins_and_counts_by_hand():
 def test_bytes_by_hand():
     size = compute(100, 1, width=16)["bytes"]
     assert size["attention"] == 4 * 109 * 2 * 16 and size[f"attention (window {WINDOW})"] == 4 * WINDOW * 2 * 16
-    assert {size[name] for name in list(ROWS)[2:]} == {4 * 16 * 16}
+    assert {size[name] for name in list(ROWS)[2:6]} == {4 * 16 * 16}
+    assert size["Titans (1 layer)"] == 3 * 4 * 16 * 16  # weights, momentum, and what the chunk began with
+    assert size["Titans (2 layers)"] == 3 * 4 * 2 * 16 * 32
 
 
 def test_full_memories_fail_differently():
@@ -91,6 +128,14 @@ def test_controls_drive_picture_and_sentence(view):
     assert "Pair 1 was written again at the end: its new value comes from" in view.readout
     assert "delta rule" in view.readout.split("comes from")[1]
     assert "attention," not in view.readout.split("comes from")[1]
+
+
+def test_the_tape_comes_back_with_more_rows(view):
+    later = LongerTape(strict=True)
+    assert list(view.arrays["right"]) == list(ROWS)[:6] and "Titans" not in view.readout
+    assert list(later.arrays["right"]) == list(ROWS) and "Titans (2 layers) 6 (49,152 bytes)" in later.readout
+    for name in view.arrays["right"]:
+        assert np.array_equal(view.arrays["margin"][name], later.arrays["margin"][name])
 
 
 def test_the_prediction_is_answered_where_it_was_asked(view):
