@@ -80,7 +80,7 @@ class SelfModifyingConfig:
     momentum: float = 0.0
     retention: bool = True
     max_step: float = 0.5
-    start_retention: float = 0.95
+    start_retention: float = 0.99
     values: str = "bounded"
     conv: int = 4
     start: str = "identity"
