@@ -94,14 +94,15 @@ class SelfModifyingConfig:
             raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
         choose("kind", self.kind, ("mlp", "linear"))
         choose("activation", self.activation, ACTIVATIONS)
-        adaptive, targets = RUNGS[choose("rung", self.rung, RUNGS)]
-        given = {"hidden": self.head_dim, "chunk_others": self.chunk, "targets": targets, "adaptive": adaptive}
-        for name, value in given.items():
+        choose("rung", self.rung, RUNGS)
+        for name, value in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
+            whole(name, value if getattr(self, name) is None else getattr(self, name), 1)
             if getattr(self, name) is None:
-                object.__setattr__(self, name, self.names if value is None else value)
-        object.__setattr__(self, "adaptive", tuple(choose("adaptive memory", n, self.names) for n in self.adaptive))
-        whole("hidden", self.hidden, 1), whole("chunk_others", self.chunk_others, 1)
-        choose("targets", self.targets, ("shared", "self"))
+                object.__setattr__(self, name, value)
+        if self.adaptive is not None:
+            object.__setattr__(self, "adaptive", tuple(choose("adaptive memory", n, self.names) for n in self.adaptive))
+        if self.targets is not None:
+            choose("targets", self.targets, ("shared", "self"))
         choose("read", self.read, ("boundary", "running"))
         choose("erase", self.erase, ("per-layer", "input", "off"))
         choose("values", self.values, VALUES)
@@ -115,6 +116,16 @@ class SelfModifyingConfig:
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """The memories that move: `adaptive`, or the rung's."""
+        return (RUNGS[self.rung][0] or self.names) if self.adaptive is None else self.adaptive
+
+    @property
+    def self_made(self) -> bool:
+        """Whether each memory makes its own target."""
+        return (self.targets or RUNGS[self.rung][1]) == "self"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,19 +171,19 @@ class SelfModifying(Memory):
         self.start = nn.ParameterDict({n: p for name in c.names for n, p in self._begin(name).items()})
         self.step_bias = nn.Parameter(torch.full((h,), 0.1).logit())
         self.retention_bias = nn.Parameter(torch.full((h,), c.start_retention).logit()) if c.retention else None
-        if c.targets == "shared":  # the shared value as the one number that a narrow memory is to answer
-            narrow = [name for name in c.adaptive if name in NARROW]
+        if not c.self_made:  # the shared value as the one number that a narrow memory is to answer
+            narrow = [name for name in c.moving if name in NARROW]
             self.number = nn.ParameterDict({name: torch.zeros(h, f) for name in narrow})
         self.norm = nn.RMSNorm(c.width, eps=1e-6)
         self.gate = nn.Linear(c.width, c.width, bias=False)
         self.output = nn.Linear(c.width, c.width, bias=False)
         self._frozen: frozenset[str] = frozenset()
         self.rule = Rule(c.erase, float(c.momentum), c.stop_gradient)
-        moving = [name for name in (*WIDE, *NARROW) if name in c.adaptive and name != "memory"]
-        fixed = [name for name in (*WIDE, *NARROW) if name in c.names and name not in (*c.adaptive, "memory")]
+        moving = [name for name in (*WIDE, *NARROW) if name in c.moving and name != "memory"]
+        fixed = [name for name in (*WIDE, *NARROW) if name in c.names and name not in (*c.moving, "memory")]
         sizes = f, c.hidden if c.kind == "mlp" else 0, c.activation
         self._moving, self._fixed, self._memory = (Bank(tuple(n), *sizes) for n in (moving, fixed, ["memory"]))
-        if path == "gain" and (c.kind, c.targets, set(c.adaptive)) != ("linear", "self", set(c.names)):
+        if path == "gain" and not (c.kind == "linear" and c.self_made and set(c.moving) == set(c.names)):
             raise CourseError('path "gain" is for kind "linear" with targets "self", all memories moving.')
 
     def _begin(self, name: str) -> dict[str, Tensor]:
@@ -213,7 +224,7 @@ class SelfModifying(Memory):
         return GainBank(bank.names, bank.width, 0, start=self._start(bank)["out"])
 
     def _fresh(self, bank: Bank, chunk: int, batch_size: int) -> FastState:
-        if not bank.names or (bank.names == ("memory",) and "memory" not in self.config.adaptive):
+        if not bank.names or (bank.names == ("memory",) and "memory" not in self.config.moving):
             return FastState({}, {}, {})
         anchor = {name: w.expand(batch_size, *w.shape[1:]) for name, w in self._begun(bank).items()}
         momentum = {name: torch.zeros_like(w) for name, w in anchor.items()} if self.config.momentum else {}
@@ -334,7 +345,7 @@ class SelfModifying(Memory):
         return hope_chunk.masks(k, step, log_retention, self.rule.erase != "off", self.rule.momentum)
 
     def _shared(self, bank: Bank, v: Tensor) -> dict[str, Tensor] | None:
-        if self.config.targets == "self":
+        if self.config.self_made:
             return None
         return bank.targets(v, [torch.einsum("bhtf,hf->bht", v, self.number[n].to(v.dtype)) for n in bank.narrow])
 
