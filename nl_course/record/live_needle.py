@@ -1,0 +1,30 @@
+"""Notebook 05's live training, recorded: what `USE_RECORDED = True` shows in its place.
+
+The same small Titans model, texts and steps as the notebook's cells: one digit, hidden in RULER's noise.
+"""
+
+from pathlib import Path
+
+import torch
+
+from nl_course.checkpoint import save_model
+from nl_course.model import LanguageModel, ModelConfig
+from nl_course.record.needle import start_weights
+from nl_course.record.provenance import Recording, read_config
+from nl_course.tasks.needle import NeedleTask
+from nl_course.training import TrainingConfig, train
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Trains, and writes `runs/05-live-training.json` and `checkpoints/05-live-training.safetensors`."""
+    config = read_config("live-needle")
+    training = TrainingConfig(**{**config["training"], **(dict(steps=3, warmup=1) if quick else {})})
+    recording = Recording("live-needle", config, device)
+    torch.manual_seed(training.seed)
+    model = LanguageModel(ModelConfig(**config["model"]))
+    start_weights(model)
+    result = train(model.to(device), NeedleTask(**config["task"]), training, progress=False)
+    metrics = [{"step": m["step"], "loss": round(m["loss"], 4)} for m in result.metrics]
+    checkpoint = assets / "checkpoints" / "05-live-training.safetensors"
+    save_model(model, checkpoint, info=recording.about())
+    return [recording.write(assets / "runs" / "05-live-training.json", {"metrics": metrics}), checkpoint]
