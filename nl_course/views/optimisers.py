@@ -81,7 +81,7 @@ def optimiser(name: str, layers: nn.Module, rate: float, momentum: float, streng
 
 @lru_cache(maxsize=128)
 def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float, strength: float):
-    """One run: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of AGES gradients in step LOOK, newest first."""
+    """One run: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of gradients in step LOOK, newest first."""
     X, layers = inputs(curvature, tilt), Layers(torch.tensor([START], dtype=torch.float64))
     weight = layers.each[0].weight
     descent = optimiser(name, layers, rate, momentum, strength)
@@ -167,9 +167,10 @@ def read_out(arrays: dict) -> str:
             text += f" {remembered(said, found['weights'])}"
     if "DGD" in arrays["runs"] and arrays["ripple"] == 0:
         end = arrays["runs"]["DGD"]["path"][-1]
+        x, y = arrays["erased"]
         text += (
-            f" DGD erases while it writes: it settles at {1 / (1 + arrays['strength']):.2g} times the lowest point's "
-            f"weights, ({arrays['erased'][0]:.2f}, {arrays['erased'][1]:.2f}); it stands at ({end[0]:.2f}, {end[1]:.2f})."
+            f" DGD erases while it writes: it settles at {1 / (1 + arrays['strength']):.2g} times the lowest "
+            f"point's weights, ({x:.2f}, {y:.2f}), and stands at ({end[0]:.2f}, {end[1]:.2f})."
         )
     return text
 

@@ -1,4 +1,4 @@
-"""The optimisers' view: runs beside plain loops, measured weights beside the exact ones, DGD's fixed point, controls."""
+"""Optimisers: runs beside plain loops, measured weights beside the exact ones, DGD's fixed point, controls."""
 
 import numpy as np
 import plotly.graph_objects as go

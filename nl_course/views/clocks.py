@@ -1,0 +1,210 @@
+"""View 14, clocks: who remembers what after the task changes?
+
+A small language model of the course (`nl_course.nested`) reads symbols one by one. Only its two levels learn, each by
+its own clock: after `period` symbols, one step of gradient descent down the model's own loss on them, as long as its
+rate times their mean gradient. Nothing else moves, and nothing was trained beforehand. The stream says which symbol
+follows which: by the old rule, from the switch on by a new one, and later by the old one again.
+
+At every boundary of the fast clock the model is asked what follows each symbol, by the old rule and by the new one;
+and once more with one level's weights put back to their start, which shows what that level holds.
+"""
+
+from functools import lru_cache
+
+import ipywidgets as W
+import numpy as np
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
+from nl_course.nested.config import VARIANTS
+from nl_course.nested.steps import Gathered, Weights, move, next_token_losses, segment_errors
+from nl_course.views import clocks_drawing as drawing
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, by_name, pure
+
+SYMBOLS, WIDTH, HIDDEN, TOKENS = 8, 16, 24, 256
+PERIODS = (8, 16, 32, 64)
+NAMES = ("fast level", "slow level")
+
+
+def rules(seed: int = 0) -> dict[str, Tensor]:
+    """Which symbol follows which: two rings through all symbols that have no step in common. (SYMBOLS,) each."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    while len(found) < 2:
+        ring = torch.randperm(SYMBOLS, generator=generator)
+        follows = torch.empty_like(ring)
+        follows[ring] = ring.roll(-1)
+        if not found or not (follows == found[0]).any():
+            found.append(follows)
+    return dict(zip(("old", "new"), found))
+
+
+def stream(switch: int, back: int) -> Tensor:
+    """The symbols, (TOKENS + 1,): the old rule until `switch`, the new one until `back`, then the old one."""
+    if not 0 < switch < back <= TOKENS:
+        raise CourseError(f"the old task must come back after the switch ({switch}), not at {back}.")
+    both, symbols = rules(), [0]
+    for place in range(TOKENS):
+        rule = both["new" if switch <= place < back else "old"]
+        symbols.append(int(rule[symbols[-1]]))
+    return torch.tensor(symbols)
+
+
+@lru_cache(maxsize=64)
+def model(periods: tuple[int, ...], rates: tuple[float, ...], variant: str) -> NestedLanguageModel:
+    """An untrained model of one block: each symbol by itself (attention that sees one symbol), then the two levels."""
+    levels = tuple(LevelConfig(HIDDEN, c, r, learn_rate=False) for c, r in zip(periods, rates, strict=True))
+    config = NestedConfig(
+        SYMBOLS, WIDTH, 1, 1, levels, options={"window": 1}, tied=False, variant=variant, reduction="mean"
+    )
+    built = NestedLanguageModel(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # plain random weights of a size at which the levels can learn
+        for weight in built.parameters():
+            if weight.dim() == 2:
+                weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+        built.embedding.weight.normal_(generator=generator)
+        built.head.weight.normal_(std=0.2, generator=generator)  # so that at first it guesses
+    return built.requires_grad_(False)
+
+
+class Learner:
+    """The model's levels as they are at one place of the stream, and what they answer."""
+
+    def __init__(self, built: NestedLanguageModel):
+        self.model, self.block = built, built.layers[0]
+        self.start: Weights = {c.name: (c.level.first, c.level.last) for c in built.clocked}
+        self.fast, self.gathered = dict(self.start), {name: Gathered(None) for name in self.start}
+        alone = torch.arange(SYMBOLS)[None]
+        self.alone, _ = self.block.mix(built.embedding(alone), self.block.init_state(1), None)
+
+    @torch.no_grad()
+    def losses(self, fast: Weights) -> dict[str, float]:
+        """The mean loss over all symbols under each rule, with these weights."""
+        logits = self.model.logits(self.block.learn(self.alone, fast, {}))
+        return {name: next_token_losses(logits, follows[None]).mean().item() for name, follows in rules().items()}
+
+    def read(self, symbols: Tensor, targets: Tensor, position: int) -> Tensor:
+        """One segment, (n,) each, that ends after `position` symbols, and the boundary at its end. Its losses (n,)."""
+        h, _ = self.block.mix(self.model.embedding(symbols[None]), self.block.init_state(1), None)
+
+        def run(x, notes):
+            return self.model.logits(self.block.learn(x, self.fast, notes)), None
+
+        learnt, logits, _ = segment_errors(run, h, targets[None], graph=False, keep=False)
+        for name, notes in learnt.items():
+            self.gathered[name].add(notes)
+        levels = self.model.clocked
+        with torch.no_grad():
+            self.fast = move(self.model.config, levels, self.fast, self.gathered, position)
+            self.gathered = {
+                c.name: Gathered(None) if position % c.chunk == 0 else self.gathered[c.name] for c in levels
+            }
+            return next_token_losses(logits, targets[None])[0]
+
+
+def compute(fast: int, slow: int, fast_rate: float, slow_rate: float, switch: int, back: int, variant: str) -> dict:
+    """One reading of the stream: what changed when, and what every part answers at each boundary."""
+    for period in (whole("period", fast, 1), whole("period", slow, 1)):
+        if period % min(fast, slow):
+            raise CourseError(f"the slow period must be a multiple of the fast one, not {slow} of {fast}.")
+    at_least("rate", fast_rate, 0), at_least("rate", slow_rate, 0), choose("variant", variant, VARIANTS)
+    symbols, learner = stream(switch, back), Learner(model((fast, slow), (fast_rate, slow_rate), variant))
+    names, size = list(learner.start), min(fast, slow)
+    places, paid, asked, without = [0], [], [learner.losses(learner.fast)], [[] for _ in names]
+    changed, moved = [[] for _ in names], [[0.0] for _ in names]
+    for first in range(0, TOKENS, size):
+        before, last = dict(learner.fast), first + size
+        paid.append(learner.read(symbols[first:last], symbols[first + 1 : last + 1], last))
+        places.append(last)
+        asked.append(learner.losses(learner.fast))
+        for i, name in enumerate(names):
+            step = distance(learner.fast[name], before[name])
+            if step:
+                changed[i].append(last)
+            moved[i].append(distance(learner.fast[name], learner.start[name]))
+            without[i].append(learner.losses({**learner.fast, name: learner.start[name]}))
+    held = [[asked[0], *found] for found in without]
+    return {
+        "periods": (fast, slow), "rates": (fast_rate, slow_rate), "switch": switch, "back": back, "variant": variant,
+        "places": np.array(places), "paid": torch.cat(paid).numpy(), "changed": changed, "moved": np.array(moved),
+        "old": np.array([a["old"] for a in asked]), "new": np.array([a["new"] for a in asked]),
+        "without": {rule: np.array([[a[rule] for a in found] for found in held]) for rule in ("old", "new")},
+        "end": learner.fast,
+    }  # fmt: skip
+
+
+def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    return sum((x - y).square().sum() for x, y in zip(a, b)).sqrt().item()
+
+
+def at(arrays: dict, place: int) -> int:
+    """The number of the last boundary that is not after `place`."""
+    return int(np.searchsorted(arrays["places"], place, side="right")) - 1
+
+
+def read_out(arrays: dict) -> str:
+    """How often each level moved, and the loss on the old task at the switch, at its return, and level by level."""
+    counts = [len(places) for places in arrays["changed"]]
+    first, then = at(arrays, arrays["switch"]), at(arrays, arrays["back"])
+    old, new, without = arrays["old"], arrays["new"], arrays["without"]["old"][:, then]
+    if not np.isfinite(old).all():
+        return f"At these rates the levels blow up: no numbers are left. The fast level moved {counts[0]} times."
+    return (
+        f"In {TOKENS} symbols the {NAMES[0]} moved {counts[0]} times and the {NAMES[1]} {counts[1]} times. At "
+        f"the switch the loss on the old task was {old[first]:.2f} (guessing: {np.log(SYMBOLS):.2f}); when the new task had "
+        f"been learnt, to {new[then]:.2f}, it was {old[then]:.2f}. Then the {NAMES[0]} put back to its start gives "
+        f"{without[0]:.2f} on the old task, the {NAMES[1]} put back {without[1]:.2f}. After the old task came back, "
+        f"the stream's first {len(returned(arrays))} symbols cost {returned(arrays).mean():.2f} each, those at the "
+        f"very beginning {arrays['paid'][: len(returned(arrays))].mean():.2f}."
+    )
+
+
+def returned(arrays: dict) -> np.ndarray:
+    """The losses of the stream's first symbols after the old task came back, at most 32."""
+    return arrays["paid"][arrays["back"] :][:32]
+
+
+ANSWERS = ("the fast level", "the slow level", "neither: it is gone")
+
+
+def outcome(arrays: dict) -> str | None:
+    """Whose weights still hold the old task when the new one has been learnt; None until the slow clock was slow and
+    the new task learnt."""
+    then, guess = at(arrays, arrays["back"]), np.log(SYMBOLS)
+    if arrays["periods"][1] < 4 * arrays["periods"][0] or not arrays["new"][then] < 0.7 * guess:
+        return None
+    without_fast, without_slow = arrays["without"]["old"][:, then]
+    if min(without_fast, without_slow) > 0.95 * guess:
+        return ANSWERS[2]
+    return ANSWERS[1] if without_fast < without_slow else ANSWERS[0]
+
+
+class Clocks(View):
+    """Two levels with clocks of their own, a task that changes and comes back."""
+
+    name = "clocks"
+    title = "Who remembers what after the task changes?"
+    prediction = Prediction(
+        "Both levels learn the old task, then the new one. At the moment when the old task comes back: which level's "
+        "weights, by themselves, still know most of it?",
+        outcome,
+        options=ANSWERS,
+        until="Let the slow period be four times the fast one or more, and the new task be learnt.",
+    )
+    width, height = 920, 560
+
+    def controls(self):
+        return {
+            "fast": W.Dropdown(options=PERIODS, value=8, description="Fast level: period (symbols)"),
+            "fast_rate": W.FloatSlider(value=1.0, min=0, max=3, step=0.25, description="Fast level: rate"),
+            "slow": W.Dropdown(options=PERIODS, value=64, description="Slow level: period (symbols)"),
+            "slow_rate": W.FloatSlider(value=8.0, min=0, max=12, step=0.5, description="Slow level: rate"),
+            "switch": W.IntSlider(value=128, min=32, max=160, step=8, description="The task changes at symbol"),
+            "back": W.IntSlider(value=184, min=168, max=248, step=8, description="The old task comes back at"),
+            "variant": W.Dropdown(options=VARIANTS, value="sequential", description="How the levels are joined"),
+        }
+
+    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
