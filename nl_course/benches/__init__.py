@@ -8,5 +8,6 @@ BENCHES = {
     "ttt": "TTT layers beside a plain per-mini-batch autograd loop, as the authors' PyTorch code has it",
     "optimizers": "a step of each optimiser; M3 beside Muon, ours and torch's",
     "titans": "Titans' memory of one to three layers, and with attention as context, gate or layer",
+    "hope": "self-modifying Titans: chunks, reads, kinds",
     "peers": "ours beside other people's layers, in the environment of `make peers`",
 }

@@ -1,5 +1,6 @@
 """Our layers beside other people's, the same sizes and work: Gated DeltaNet beside Qwen3-Next's in Hugging Face
-transformers (plain PyTorch), and Titans' memory beside titans-pytorch's (titans_peer.py).
+transformers (plain PyTorch), Titans' memory beside titans-pytorch's (titans_peer.py), and self-modifying Titans beside
+nested-learning's, whose forward pass stands against ours and against our forward and backward pass (hope_peer.py).
 
 Needs the peers' environment: `make peers` makes it and runs this.
 """
@@ -8,7 +9,7 @@ from statistics import median
 
 import torch
 
-from nl_course.benches import titans_peer
+from nl_course.benches import hope_peer, titans_peer
 from nl_course.benches.measure import forward, forward_backward, in_turn, peak_bytes, ratio
 from nl_course.benches.memories import HEADS, TOKENS, WIDTH, build
 from nl_course.errors import CourseError
@@ -22,6 +23,7 @@ def rows() -> list[dict]:
         _row("Gated DeltaNet, Qwen3-Next's", qwen, TOKENS, rounds=5),
         _row("Titans, titans-pytorch's", titans, titans_peer.TOKENS, rounds=3)
         | {"peak, MB": peaks["ours"], "theirs, MB": peaks["theirs"]},
+        *hope_peer.rows(),
     ]
 
 
