@@ -330,3 +330,15 @@ class WhoReadsWhom(View):
             slider.max = tokens
 
     compute, draw, read_out = pure(by_name(compute), draw, read_out)
+
+
+class TitansReads(WhoReadsWhom):
+    """The same maps, opened on Titans' memory with some momentum: see the ridge leave the diagonal."""
+
+    name = "titans-reads"
+    title = "Where does momentum put a past token's weight?"
+    prediction = None
+
+    def __init__(self, strict: bool | None = None, **settings):
+        first = {"memory": "Titans (one layer)", "momentum": 0.6, "step": 0.5, "retention": 0.9}
+        super().__init__(strict, **{**first, **settings})
