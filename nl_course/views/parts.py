@@ -40,7 +40,7 @@ class Line(anywidget.AnyWidget):
     export default { render({ model, el }) {
       el.setAttribute("role", model.get("role"));
       el.setAttribute("aria-live", model.get("role") === "alert" ? "assertive" : "polite");
-      el.style.cssText = "white-space: pre-wrap; max-width: 60em; line-height: 1.4; margin: 2px 4px";
+      el.style.cssText = "white-space: pre-wrap; max-width: min(60em, 100%); line-height: 1.4; margin: 2px 4px";
       if (model.get("role") === "alert") el.style.color = "#B00020";
       const show = () => { el.textContent = model.get("text"); };
       model.on("change:text", show); show();

@@ -7,8 +7,13 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
+from nl_course.checkpoint import save_model
 from nl_course.errors import CourseError
+from nl_course.model import LanguageModel, ModelConfig
+from nl_course.tasks.needle import NeedleTask
+from nl_course.tasks.needle_scores import needle_accuracy
 from nl_course.tasks.text import encode
+from nl_course.views import wiring_measure
 from nl_course.views.attention_reading import words
 from nl_course.views.wiring import ANSWERS, TEXT, Wiring, compute
 from nl_course.views.wiring_drawing import BYTES, GRAPHS, draw
@@ -144,3 +149,26 @@ def test_bad_input_is_told_in_words(view):
         compute("GRU", "nothing", 1)
     with pytest.raises(CourseError, match="cut 'gate' is not known"):
         compute("MAC", "gate", 1)
+
+
+def test_recorded_models_add_their_recall(tmp_path, monkeypatch):
+    for kind in KINDS.values():
+        near = {} if kind == "titans" else {"segment" if kind == "mac" else "window": 8}
+        torch.manual_seed(1)
+        config = ModelConfig(width=16, layers=2, heads=2, hidden=16, memory=kind, options={"chunk": 8, **near})
+        save_model(LanguageModel(config), tmp_path / f"checkpoints/needle-{kind}.safetensors")
+    monkeypatch.setattr(wiring_measure, "asset", lambda name: tmp_path / name)
+    caches = [getattr(wiring_measure, name) for name in ("model_of", "changes", "seen", "bytes_by_part", "recall")]
+    try:
+        [cached.cache_clear() for cached in caches]
+        view = Wiring(strict=True)
+        assert view.settings["model"] == "trained on needles" and "learned nothing" not in view.readout
+        view.set(worth="recall of a needle")
+        shares = view.arrays["worth"]
+        assert list(shares) == ["whole", "without memory", "without attention", "without persistent"]
+        task = NeedleTask("passkey", length=128)
+        model = model_of("MAC", True)
+        assert shares["whole"] == needle_accuracy(model, task, rows=8, batch=8)[0].accuracy
+        assert not any(layer.memory.cut for layer in model.layers) and "Of pass keys in 128 bytes" in view.readout
+    finally:
+        [cached.cache_clear() for cached in caches]
