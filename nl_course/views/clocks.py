@@ -154,9 +154,12 @@ def read_out(arrays: dict) -> str:
         return f"At these rates the levels blow up: no numbers are left. The fast level moved {counts[0]} times."
     return (
         f"In {TOKENS} symbols the {NAMES[0]} moved {counts[0]} times and the {NAMES[1]} {counts[1]} times. At "
-        f"the switch the loss on the old task was {old[first]:.2f} (guessing: {np.log(SYMBOLS):.2f}); when the new task had "
-        f"been learnt, to {new[then]:.2f}, it was {old[then]:.2f}. Then the {NAMES[0]} put back to its start gives "
-        f"{without[0]:.2f} on the old task, the {NAMES[1]} put back {without[1]:.2f}. After the old task came back, "
+        f"the switch the loss on the old task was {old[first]:.2f} (guessing: {np.log(SYMBOLS):.2f}); when the "
+        f"new task "
+        f"had been learnt, to {new[then]:.2f}, it was {old[then]:.2f}. Then the {NAMES[0]} put back to its "
+        f"start gives "
+        f"{without[0]:.2f} on the old task, the {NAMES[1]} put back {without[1]:.2f}. After the old task came "
+        f"back, "
         f"the stream's first {len(returned(arrays))} symbols cost {returned(arrays).mean():.2f} each, those at the "
         f"very beginning {arrays['paid'][: len(returned(arrays))].mean():.2f}."
     )
@@ -188,7 +191,8 @@ class Clocks(View):
     name = "clocks"
     title = "Who remembers what after the task changes?"
     prediction = Prediction(
-        "Both levels learn the old task, then the new one. At the moment when the old task comes back: which level's "
+        "Both levels learn the old task, then the new one. At the moment when the old task comes back: which "
+        "level's "
         "weights, by themselves, still know most of it?",
         outcome,
         options=ANSWERS,
