@@ -65,10 +65,11 @@ def wrong_delta_target(m, g, rate, momentum):
 DELTA_MOMENTUM = Exercise(
     id="6.4",
     title="delta momentum's inner step",
-    aim="To turn a memory's loss into its update, and to see which side and which step size a printed form should have.",
+    aim="To turn a memory's loss into its update, and to see which side and step size a printed form should have.",
     task="""
 Momentum's memory m piles gradients up. Delta momentum writes them as a delta rule would: one gradient step of size
-`rate` on the inner loss `|m g^T + I|² / 2`, with m faded by `momentum` first. Write `delta_momentum(m, g, rate, momentum)`.
+`rate` on the inner loss `|m g^T + I|² / 2`, with m faded by `momentum` first. Write
+`delta_momentum(m, g, rate, momentum)`.
 
 * `m`, `g` (o, d); `rate`, `momentum` numbers. I is the identity, (o, o).
 * The result: the new memory (o, d). It is added to the weights afterwards, so its sign is that of a step downhill.""",
@@ -186,7 +187,7 @@ def wrong_orthogonal_large_step(M, steps):
 ORTHOGONALISE = Exercise(
     id="6.5",
     title="Newton-Schulz: an inner loop inside a step",
-    aim="To see that Muon's orthogonalisation is gradient descent on a loss of its own, done with matrix products alone.",
+    aim="To see that Muon's orthogonalisation is gradient descent on a loss of its own, by matrix products alone.",
     task="""
 Write `orthogonalise(M, steps)`, the cubic Newton-Schulz iteration.
 
@@ -208,7 +209,7 @@ def orthogonalise(M, steps):
     hints=(
         "The norm: M.square().sum().sqrt(), a single number. A singular value is never larger than it.",
         "The gradient of |X X^T - I|² by X is 4 (X X^T - I) X. An eighth of it, taken away: X - (X X^T - I) X / 2.",
-        "That is 1.5 X - 0.5 X X^T X: each singular value s becomes 1.5 s - 0.5 s³, whose only stable points are 1 and -1.",
+        "That is 1.5 X - 0.5 X X^T X: each singular value s becomes 1.5 s - 0.5 s³, which comes to rest at 1.",
     ),
     solution=solution_orthogonalise,
     wrong=(
