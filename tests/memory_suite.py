@@ -92,6 +92,7 @@ CASES = [
     Case("attention-no-positions", _attention(rope_theta=None), grows=True),
     Case("attention-window", _attention(window=4)),
     Case("attention-window-1", _attention(window=1)),
+    Case("attention-qk-norm", _attention(qk_norm=True, kv_heads=2), grows=True),
     Case("attention-window-reference", _attention("reference", window=4, kv_heads=2)),
     Case("latent", _latent(), grows=True),
     Case("latent-reference", _latent("reference", value_dim=3), grows=True),

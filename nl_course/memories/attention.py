@@ -32,7 +32,8 @@ _QUERY_BLOCK = 512
 @dataclass(frozen=True)
 class AttentionConfig:
     """Sizes of one attention layer. `kv_heads` = heads is multi-head, 1 is multi-query, between is grouped.
-    `window` counts the token itself; None reads everything. `rope_theta` None leaves positions out."""
+    `window` counts the token itself; None reads everything. `rope_theta` None leaves positions out. `qk_norm` brings
+    every query and key to unit mean square before it is turned, with learnt gains that the heads share."""
 
     width: int
     heads: int
@@ -40,6 +41,7 @@ class AttentionConfig:
     head_dim: int | None = None
     window: int | None = None
     rope_theta: float | None = 10_000.0
+    qk_norm: bool = False
 
     def __post_init__(self):
         whole("width", self.width, 1), whole("heads", self.heads, 1)
@@ -124,6 +126,8 @@ class Attention(Memory):
         self.key = nn.Linear(config.width, shared, bias=False)
         self.value = nn.Linear(config.width, shared, bias=False)
         self.output = nn.Linear(inner, config.width, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim, eps=1e-6) if config.qk_norm else None
+        self.key_norm = nn.RMSNorm(config.head_dim, eps=1e-6) if config.qk_norm else None
         self.rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
 
     def init_state(self, batch_size: int) -> AttentionState:
@@ -143,6 +147,8 @@ class Attention(Memory):
         q = rearrange(self.query(x), "b t (h d) -> b h t d", d=c.head_dim)
         k = rearrange(self.key(x), "b t (g d) -> b g t d", d=c.head_dim)
         v = rearrange(self.value(x), "b t (g d) -> b g t d", d=c.head_dim)
+        if c.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
         if self.rotary is not None:
             q, k = self.rotary(q, state.position), self.rotary(k, state.position)
         # The oldest query reads window - 1 tokens back: what lies before them is in nobody's reach.

@@ -26,6 +26,7 @@ CONFIGS = [
     (Attention, AttentionConfig(16, 4, kv_heads=2)),
     (Attention, AttentionConfig(16, 4, kv_heads=1, window=5)),
     (Attention, AttentionConfig(16, 4, window=3, rope_theta=None)),
+    (Attention, AttentionConfig(16, 4, window=5, qk_norm=True)),
     (LatentAttention, LatentAttentionConfig(16, 4, kv_rank=8, rope_dim=4, head_dim=6, value_dim=5)),
 ]
 
