@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nl_course.memories.chunks import decay_between, decay_from_start
+from nl_course.memories.chunks import decay_between
 from nl_course.memories.hope_core import TINY, Bank, Fast, Rule
 from nl_course.memories.inner import Weights
 
@@ -74,15 +74,15 @@ class Masks(NamedTuple):
 
 def masks(k: Tensor, step: Tensor, log_retention: Tensor, erase: bool, momentum: float) -> Masks:
     """k (.., c, f), step and log_retention (.., c): for one piece, or for many at once."""
-    between, kept = decay_between(log_retention), decay_from_start(log_retention)
-    earlier, step = _delayed(between), step[..., None]
-    kept_before = pad(kept[..., :-1], (1, 0), value=1.0)[..., None]
+    # One table holds them all: D[t, s] from after write s to after token t, where 0 is the start of the piece.
+    D, step = decay_between(pad(log_retention, (1, 0))), step[..., None]
+    between, earlier = D[..., 1:, 1:], D[..., :-1, 1:]
     inverse = None
     if erase:
         one = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device)
         inverse = _solved(step * earlier * (k @ k.mT), one.expand(*k.shape[:-1], -1))
     fading = _fading(between, momentum) if momentum else None
-    return Masks(step, kept[..., None], kept_before, between, earlier, inverse, fading)
+    return Masks(step, D[..., 1:, :1], D[..., :-1, :1], between, earlier, inverse, fading)
 
 
 def _fading(between: Tensor, beta: float) -> Fading:
@@ -142,11 +142,11 @@ def write(m: Masks, a: Tensor, error: Tensor, said: Tensor, erase: Tensor | None
     if erase is None:
         return Write(m, a, None if S is not None else fresh, fresh if S is not None else None, W, S)
     met = None if keyed and S is None else a @ a.mT
-    right = erase * m.kept_before * said
     if S is None:
-        right = right + fresh
+        right = torch.addcmul(fresh, erase * m.kept_before, said)
     else:
-        right = right + erase * (m.fading.spread_before * (a @ S) - (m.fading.reach_before * met) @ fresh)
+        right = m.kept_before * said + m.fading.spread_before * (a @ S) - (m.fading.reach_before * met) @ fresh
+        right = erase * right
     u = m.inverse @ right if keyed else _solved(erase * m.earlier * met, right)
     return Write(m, a, u, None if S is None else fresh, W, S)
 
