@@ -7,7 +7,7 @@ SiLU; k and q have length 1. Every head has a small network M (inner.py) and thr
 
 Where the paper is silent, this is chosen: gates a head, not a channel; half the squared error as the loss; max_step
 2 / chunk at most 1, for which a chunk of equal keys cannot overshoot in a linear memory; M plain layers without biases,
-LayerNorm or residual path, started with variance 1 / inputs and learned; alpha's bias -5 (a half-life of 100 tokens).
+LayerNorm or residual path, started with variance 1 / inputs and learned; alpha's bias -6 (a half-life of 280 tokens).
 
 Axes: b batch, h heads, t tokens, f head width.
 """
@@ -107,7 +107,7 @@ class NeuralMemory(nn.Module):
         self.step = nn.Linear(d, h)
         self.past = nn.Linear(d, h) if config.momentum else None
         self.forget = nn.Linear(d, h) if config.retention else None
-        for gate, bias in ((self.step, 0.0), (self.past, 0.0), (self.forget, -5.0)):
+        for gate, bias in ((self.step, 0.0), (self.past, 0.0), (self.forget, -6.0)):
             if gate is not None:
                 nn.init.normal_(gate.weight, std=0.02), nn.init.constant_(gate.bias, bias)
         self.start = nn.ParameterDict(
