@@ -182,6 +182,7 @@ def test_check_23_the_bound_of_a_matrix_is_not_one_for_a_deep_memory_with_moment
         for seed in (4, 7, 27):
             torch.manual_seed(seed)
             memory = Titans(TitansConfig(32, 2, layers=layers, max_step=max_step, chunk=16)).float()
+            torch.nn.init.constant_(memory.neural.forget.bias, -5.0)  # what these seeds were found with
             x = draw(1, 1, 32, seed=seed + 100).float().expand(1, 1600, 32)
             with torch.no_grad():
                 found.append(bool(memory(x)[0].isfinite().all()))
