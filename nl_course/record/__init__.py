@@ -13,6 +13,7 @@ from nl_course.files import course_root
 RECIPES = {
     "library": "the hashes of the default library's books, when a pinned version changes (half a minute)",
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
+    "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
     "first-training": "notebook 01's training, for machines too weak to train live (half a minute)",
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",

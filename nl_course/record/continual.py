@@ -1,0 +1,108 @@
+"""Who keeps what when the corpus changes? Levels of several clocks beside one plain MLP of as many parameters.
+
+Small language models are first trained in the ordinary way on general text. Then each reads a stream: the old corpus, a
+new one, the old one again. From here on only its levels learn, by themselves, one plain step of gradient descent at
+each of their boundaries. Everything else rests. On the way each is asked windows of held-out books of both corpora.
+
+Four arms. `cms`: a chain of three levels with three clocks; a step is as long as the chunk's summed gradient asks for
+(the paper's equation 71). `cms, equal steps`: the same with the mean gradient, so that a slow level learns less. `one
+clock`: the very same model, trained start and all, with the fastest clock for every level. `plain`: one MLP with as
+many parameters as the chain, fast clock. Each reads at several rates: a plain MLP with a smaller rate forgets less too,
+and learns less, so the question is what an arm keeps for what it learns. Rates count for the mean gradient of a chunk
+of the fastest clock: with `per_token` a level of 4 times its period has 4 times the rate.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
+from nl_course.nested.probe import follow
+from nl_course.record.provenance import Recording, read_config
+from nl_course.tasks.continual import domain, domain_stream, visits
+from nl_course.training import TrainingConfig, evaluate_windows, train
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Trains and reads; writes `runs/continual.json`."""
+    config = read_config("continual")
+    smaller = config.pop("quick")
+    if quick:
+        config = {**config, **smaller, "training": {**config["training"], **smaller["training"]}}
+    recording = Recording("continual", config, device)
+    texts = {side: probe_windows(config, side).to(device) for side in ("old", "new")}
+    runs = {}
+    for seed in config["seeds"]:
+        tokens = streams(config, seed).to(device)
+        starts = {levels: trained(config, levels, seed, device) for levels in levels_wanted(config)}
+        for name, arm in config["arms"].items():
+            for rate in arm["rates"]:
+                model = clocked(starts[len(arm["clocks"])], config, arm, rate)
+                curves, _ = follow(model, tokens, config["every"], texts)
+                row = {"arm": name, "clocks": arm["clocks"], "rate": rate, "parameters": model.parameter_count()}
+                found = runs.setdefault((name, rate), {**row, "old": [], "new": [], "read": []})
+                for what, values in curves.items():
+                    found[what].append([[round(v, 4) for v in reader] for reader in values.tolist()])
+                print(f"seed {seed}, {name} at rate {rate:g}: read", flush=True)
+    switches = [i * config["bytes_each"] for i in range(3)]
+    results = {
+        "units": "losses in nats per byte, by seed, reader and place; old and new on held-out books",
+        "places": list(range(0, 3 * config["bytes_each"] + 1, config["every"])),
+        "switches": switches,
+        "runs": list(runs.values()),
+    }
+    return [recording.write(assets / "runs" / "continual.json", results)]
+
+
+def levels_wanted(config: dict) -> list[int]:
+    """The numbers of levels that the arms have, each once."""
+    return sorted({len(arm["clocks"]) for arm in config["arms"].values()})
+
+
+def sizes(config: dict, clocks: Sequence[int], rates: Sequence[float]) -> NestedConfig:
+    """A model with one level for each clock, which share the hidden units."""
+    m = config["model"]
+    levels = tuple(
+        LevelConfig(m["hidden"] // len(clocks), clock, rate, learn_rate=False)
+        for clock, rate in zip(clocks, rates, strict=True)
+    )
+    window = {"window": m["window"]}  # attention with a window may read on and on
+    return NestedConfig(256, m["width"], m["layers"], m["heads"], levels, options=window, reduction="mean")
+
+
+def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> NestedLanguageModel:
+    """A model whose levels rest, trained on general text as any other is."""
+    torch.manual_seed(seed)
+    model = NestedLanguageModel(sizes(config, [0] * levels, [0] * levels)).to(device)
+    training = TrainingConfig.from_dict({**config["training"], "seed": seed})
+    general = [domain(name) for name in config["general"]]
+    train(model, visits(general, 1, training.batch_size, training.length, seed), training)
+    return model.requires_grad_(False)
+
+
+def clocked(start: NestedLanguageModel, config: dict, arm: dict, rate: float) -> NestedLanguageModel:
+    """The same weights, with an arm's clocks: arm["clocks"], and with arm["per_token"] rates in proportion to them."""
+    clocks = arm["clocks"]
+    rates = [rate * (clock / min(clocks) if arm.get("per_token") else 1) for clock in clocks]
+    model = NestedLanguageModel(sizes(config, clocks, rates)).to(start.embedding.weight.device)
+    model.load_state_dict(start.state_dict())
+    return model.requires_grad_(False)
+
+
+def streams(config: dict, seed: int) -> Tensor:
+    """A text for each reader, (readers, 3 visits + 1): the old corpus, the new one, the old one going on."""
+    old, new = domain(config["old"]), domain(config["new"])
+    rows = []
+    for reader in range(config["readers"]):
+        both = domain_stream([old, new], config["bytes_each"], rounds=2, seed=1000 * seed + reader)
+        rows.append(both.tokens[: 3 * config["bytes_each"] + 1])
+    return torch.stack(rows)
+
+
+def probe_windows(config: dict, side: str) -> Tensor:
+    """Windows of held-out books of the old or the new corpus, (windows, window + 1)."""
+    stream = domain(config[side]).held_out
+    starts = evaluate_windows(stream, config["window"], config["windows"])
+    return torch.stack([stream[s : s + config["window"] + 1] for s in starts]).long()

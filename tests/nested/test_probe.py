@@ -1,0 +1,48 @@
+"""Asking a reader from outside: the numbers are the model's own, and nothing moves."""
+
+import torch
+
+from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
+from nl_course.nested.probe import asked, follow, losses_with
+
+
+def small(chunks=(4, 8), rate=0.1):
+    torch.manual_seed(0)
+    levels = tuple(LevelConfig(6, chunk, rate, learn_rate=False) for chunk in chunks)
+    return NestedLanguageModel(NestedConfig(11, 8, 2, 2, levels, options={"window": 4}))
+
+
+def test_with_the_start_a_probe_is_the_resting_model():
+    model, resting = small(), small((0, 0))
+    resting.load_state_dict(model.state_dict())
+    windows = torch.randint(11, (3, 21))
+    fast = {clocked.name: clocked.level.start(3) for clocked in model.clocked}
+    expected = resting.token_losses(windows)
+    torch.testing.assert_close(losses_with(model, fast, windows), expected)
+    torch.testing.assert_close(asked(model, model.init_state(2), windows), expected.mean().expand(2))
+
+
+def test_each_reader_is_asked_with_its_own_weights_and_stays_as_it_was():
+    model, tokens, windows = small(), torch.randint(11, (2, 30)), torch.randint(11, (3, 9))
+    with torch.no_grad():
+        _, state = model(tokens)
+    before = {name: w.clone() for name, w in state.tensors().items()}
+    found = asked(model, state, windows)
+    for row in range(2):
+        alone = asked(model, model(tokens[row : row + 1])[1], windows)
+        torch.testing.assert_close(found[row : row + 1], alone)
+    assert found[0] != found[1]
+    assert all(torch.equal(w, before[name]) for name, w in state.tensors().items())
+
+
+def test_follow_is_one_reading_with_questions_in_between():
+    model, tokens, windows = small(), torch.randint(11, (2, 33)), torch.randint(11, (3, 9))
+    curves, state = follow(model, tokens, 8, {"a": windows})
+    assert curves["a"].shape == (2, 5) and curves["read"].shape == (2, 4)
+    with torch.no_grad():
+        _, whole = model(tokens[:, :-1])
+        paid = model.token_losses(tokens).unflatten(1, (4, 8)).mean(dim=2)
+    torch.testing.assert_close(curves["read"], paid)
+    torch.testing.assert_close(curves["a"][:, -1], asked(model, whole, windows))
+    for name, w in whole.tensors().items():
+        torch.testing.assert_close(state.tensors()[name], w)
