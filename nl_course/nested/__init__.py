@@ -2,6 +2,7 @@
 
 from nl_course.nested.clocks import updates_after
 from nl_course.nested.config import LevelConfig, NestedConfig
+from nl_course.nested.e2e import E2E_PRESETS, E2EPreset, e2e_config, without_inner_loop
 from nl_course.nested.levels import Level, NestedBlock
 from nl_course.nested.model import NestedLanguageModel
 from nl_course.nested.presets import PRESETS, preset
@@ -9,7 +10,9 @@ from nl_course.nested.stacking import from_pretrained_blocks
 from nl_course.nested.state import NestedState, OpenState
 
 __all__ = [
+    "E2E_PRESETS",
     "PRESETS",
+    "E2EPreset",
     "Level",
     "LevelConfig",
     "NestedBlock",
@@ -17,7 +20,9 @@ __all__ = [
     "NestedLanguageModel",
     "NestedState",
     "OpenState",
+    "e2e_config",
     "from_pretrained_blocks",
     "preset",
     "updates_after",
+    "without_inner_loop",
 ]
