@@ -70,3 +70,17 @@ def test_transformed_it_is_the_plain_operation():
     found = torch.func.grad(lambda y: raw(_operation(log), x, y)[0].sum())(y)
     torch.testing.assert_close(found, 2 * x * y)
     assert log == ["plain"]
+
+
+def test_what_one_given_tensor_owes_to_another_is_counted_once():
+    """y is given to both operations, and the first one's result to the second: the second must not differentiate the
+    first as well, neither twice over nor at all."""
+    log, (x, y) = [], pair()
+
+    def twice(x, y):
+        return raw(_operation(log), raw(_operation(log), x, y)[0], y)[0]  # x y^4
+
+    (gradient,) = torch.autograd.grad(twice(x, y).sum(), y, create_graph=True)
+    torch.testing.assert_close(gradient, 4 * x * y**3)
+    assert log.count("plain") == 2
+    assert torch.autograd.gradgradcheck(twice, (x, y))
