@@ -1,10 +1,11 @@
 """Named sizes of models with clocks.
 
 `hope-attention-*` is attention and a continuum memory system; `hope-*` has self-modifying Titans instead of attention
-(arXiv 2512.24695, section 8). Widths and depths are those of the transformers of `nl_course.presets`, and a block's
-levels have together as many weights as the MLP there. The paper does not say how many levels or which periods its
-models had: costs are quoted for four levels and 512 and 2,048 named as lowest frequencies, so the large ones here
-have four, the slowest of period 2,048; micro and tiny have 16, 64 and 256.
+(arXiv 2512.24695, section 8), whose main memory is read as it runs: at boundaries only, a chunk of text would not see
+itself. Widths and depths are those of the transformers of `nl_course.presets`, and a block's levels have together as
+many weights as the MLP there. The paper does not say how many levels or which periods its models had: costs are quoted
+for four levels, and 512 and 2,048 named as lowest frequencies. So the large ones here have four, the slowest of period
+2,048; micro and tiny have 16, 64 and 256.
 """
 
 from nl_course.errors import choose
@@ -22,15 +23,16 @@ def levels(chunks: tuple[int, ...], hidden: int, rate: float = 0.01) -> Levels:
     return tuple(LevelConfig(3 * hidden // (2 * len(chunks)), chunk, rate) for chunk in chunks)
 
 
-def _preset(like: str, chunks: tuple[int, ...], memory: str = "attention") -> NestedConfig:
+def _preset(like: str, chunks: tuple[int, ...], memory: str) -> NestedConfig:
     c = TRANSFORMERS[like].config
-    return NestedConfig(c.vocab, c.width, c.layers, c.heads, levels(chunks, c.hidden), memory)
+    options = {"read": "running"} if memory == SELF_MODIFYING else {}  # else a chunk is blind but for the convolution
+    return NestedConfig(c.vocab, c.width, c.layers, c.heads, levels(chunks, c.hidden), memory, options)
 
 
 _LIKE = {"micro": "micro", "tiny": "tiny", "125m": "125m", "340m": "350m", "760m": "760m", "1.3b": "1.3b"}
 _COUNTS = {
     "hope-attention": (468_588, 837_772, 109_557_552, 335_275_104, 728_815_200, 1_280_034_912),
-    "hope": (0, 0, 0, 0, 0, 0),
+    "hope": (508_556, 907_436, 107_272_272, 322_889_568, 700_799_328, 1_204_932_192),
 }
 
 

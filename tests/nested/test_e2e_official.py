@@ -7,6 +7,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.nested import NestedLanguageModel
 from tests.nested.e2e_official import FAST, ROOT, losses, random_params
+from tests.nested.suite import build
 
 SIZES = dict(layers=4, suffix=2, vocab=13, d=8, heads=2, f=7, prime=6)
 CALL = dict(num_heads=2, window=6, chunk=4)
@@ -96,7 +97,6 @@ def test_wrong_options_are_named():
     ):
         with pytest.raises(CourseError, match=message):
             NestedLanguageModel.from_official_e2e(params, **CALL | options)
+    model = build("sequential-attention-one")
     with pytest.raises(CourseError, match="e2e_config"):
-        from tests.nested.suite import build
-
-        build("sequential-attention-one").to_official_e2e()
+        model.to_official_e2e()
