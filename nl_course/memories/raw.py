@@ -52,8 +52,8 @@ class _Raw(torch.autograd.Function):
         given, kept = saved[: ctx.count], saved[ctx.count :]
         if not torch.is_grad_enabled():
             return None, *ctx.operation.backward(given, tree_unflatten(kept, ctx.tree), cotangents)
-        # Under new names: one given tensor may be made of another (the weights of a norm, used before), and what reaches
-        # it by that way is not this operation's to give.
+        # Under new names: one given tensor may be made of another (a norm's weights, used before), and what reaches it
+        # by that way is not this operation's to give.
         given = [u.view_as(u) for u in given]
         results = ctx.operation.plain(*given)
         wanted = [u for u, needed in zip(given, ctx.needs_input_grad[1:]) if needed]
