@@ -15,6 +15,7 @@ RECIPES = {
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
     "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
     "first-training": "notebook 01's training, for machines too weak to train live (half a minute)",
+    "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (a quarter of an hour on one core)",
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
     "needle": "notebook 05's needles: windowed attention and each memory (hours on one core; can be cut)",
