@@ -16,6 +16,7 @@ CASES = {
     "Gated DeltaNet": ("gated-delta", {}),
     "TTT-Linear": ("ttt-linear", {}),
     "TTT-MLP": ("ttt-mlp", {}),
+    "self-modifying Titans": ("self-modifying", {}),
 }
 
 
