@@ -1,0 +1,252 @@
+"""View 16, nested clocks: where does the gradient go?
+
+A small HOPE of the course reads `TOKENS` tokens: self-modifying Titans whose memories move every 4 tokens, then two
+levels that learn from the next token, every 8 and every 16. Then the outer loop takes the gradient of the summed loss.
+That gradient is measured, in float64: at every boundary, as it arrives at each memory's weights, and at the starts,
+which it reaches through all the writes in between. Nothing in the model is trained.
+
+`passes` truncates: after that many boundaries in a row the path is cut, and earlier writes count as constants. What a
+cut leaves is a choice of its own. "the start stays reachable": the weights are the start plus a constant, so that the
+start still gets the direct gradient (that is how a truncated meta-gradient can reach a start at all); "nothing": state
+is a plain constant, and the start hears of the first stretch alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+import ipywidgets as W
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, choose, whole
+from nl_course.memories.hope import STOPS, FastState, SelfModifyingState
+from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
+from nl_course.nested.steps import next_token_losses
+from nl_course.views import nested_clocks_drawing as drawing
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, by_name, pure
+
+TOKENS, CHUNK, LEVELS = 32, 4, (8, 16)
+VOCAB, WIDTH, HIDDEN = 12, 8, 8
+BOUNDARIES = TOKENS // CHUNK
+ALL = BOUNDARIES - 1  # passes all boundaries: no cut
+LEFT = {"the start stays reachable": True, "nothing": False}
+MEMORIES = ("key", "value", "step", "retention", "memory")
+NAMES = (*MEMORIES, *(f"level of {c}" for c in LEVELS))
+
+
+@lru_cache(maxsize=8)
+def model(stop: str) -> NestedLanguageModel:
+    """The untrained model, float64; the same weights whatever is stopped."""
+    options = {"chunk": CHUNK, "stop_gradient": choose("stop-gradient", stop, STOPS), "start": "random", "conv": 2}
+    levels = tuple(LevelConfig(HIDDEN, chunk, 0.01) for chunk in LEVELS)
+    torch.manual_seed(3)
+    made = NestedLanguageModel(NestedConfig(VOCAB, WIDTH, 1, 1, levels, "self-modifying", options)).double()
+    with torch.no_grad():
+        for name, weights in made.named_parameters():
+            if name.endswith(("first", "last", "embedding.weight", "output.weight")):
+                weights.normal_(std=weights.shape[-1] ** -0.5)
+    return made
+
+
+def text() -> Tensor:
+    """The tokens, (1, TOKENS + 1): a pattern that comes again, with some noise."""
+    generator = torch.Generator().manual_seed(0)
+    pattern = torch.randint(VOCAB, (8,), generator=generator).repeat(5)[: TOKENS + 1]
+    noise = torch.randint(VOCAB, (TOKENS + 1,), generator=generator)
+    return torch.where(torch.rand(TOKENS + 1, generator=generator) < 0.2, noise, pattern)[None]
+
+
+def carried(state: NestedState) -> list[dict[str, Tensor]]:
+    """What moves in a state: the weights of the two banks and of each level, fast one first, by their matrices."""
+    memory = state.below[0]
+    levels = [{"first": first, "last": last} for _, (first, last) in sorted(state.fast.items())]
+    return [memory.others.anchor, memory.memory.anchor, *levels]
+
+
+def by_memory(made: NestedLanguageModel, gradients: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Norms of gradients in the order of `carried`, by the names of the picture."""
+    others, memory, *levels = gradients
+    (bank, _), (read, _) = made.layers[0].memory._banks()
+    apart = {**bank.spread(others), **read.spread(memory), **dict(zip(NAMES[len(MEMORIES) :], levels))}
+    return {name: size(apart[name].values()) for name in NAMES}
+
+
+def cut(state: NestedState, begun: NestedState, keep: bool) -> NestedState:
+    """The same numbers with all writes so far constants; with `keep`, the way to the starts themselves stays open."""
+
+    def constant(now: Tensor, start: Tensor) -> Tensor:
+        return now.detach() + (start - start.detach()) if keep else now.detach()
+
+    def fast(now: FastState, start: FastState) -> FastState:
+        parts = zip(now.parts().values(), start.parts().values(), strict=True)
+        return FastState(*({n: constant(w, old[n]) for n, w in new.items()} for new, old in parts))
+
+    memory, first = state.below[0], begun.below[0]
+    moved = SelfModifyingState(
+        fast(memory.others, first.others), fast(memory.memory, first.memory), memory.tail, memory.position
+    )
+    levels = {n: tuple(constant(w, s) for w, s in zip(pair, begun.fast[n])) for n, pair in state.fast.items()}
+    gathered = {n: tuple(g.detach() for g in pair) for n, pair in state.gathered.items()}
+    return NestedState((moved,), state.above, levels, gathered, state.pending, state.targets, state.position)
+
+
+def fresh(state: NestedState) -> NestedState:
+    """The same state, at a boundary of the memories, in tensors of its own at which gradients can be asked for. There
+    the anchor and the running weights are the same numbers, and become the same tensors."""
+
+    def own(t: Tensor) -> Tensor:
+        return t.view_as(t) if t.requires_grad else t.detach().requires_grad_(t.is_floating_point())
+
+    state = state.map(own)
+    memory = state.below[0]
+    banks = (FastState(bank.anchor, bank.anchor, bank.momentum) for bank in (memory.others, memory.memory))
+    return replace(state, below=(replace(memory, **dict(zip(("others", "memory"), banks))),))
+
+
+def measured(passes: int, left: str, stop: str) -> dict:
+    """One reading and its backward pass: gradient norms at boundaries and at the starts, and the starts' gradients."""
+    keep, made, tokens = LEFT[choose("what a cut leaves", left, LEFT)], model(stop), text()
+    begun = made.init_state(1)
+    state, loss, places = begun, 0.0, []
+    for i in range(BOUNDARIES):
+        if i and passes < ALL and i % (passes + 1) == 0:
+            state = cut(state, begun, keep)
+        state = fresh(state)
+        places.append(carried(state))
+        piece = slice(i * CHUNK, (i + 1) * CHUNK)
+        logits, state = made(tokens[:, piece], state)
+        loss = loss + next_token_losses(logits, tokens[:, 1:][:, piece]).sum()
+    starts = starts_of(made)
+    everything = [w for place in places for part in place for w in part.values()]
+    everything += [w for group in starts.values() for w in group]
+    found = torch.autograd.grad(loss, everything, allow_unused=True)
+    found = iter([torch.zeros_like(w) if g is None else g for w, g in zip(everything, found, strict=True)])
+    arriving = [by_memory(made, [{name: next(found) for name in part} for part in place]) for place in places]
+    gradients = {name: torch.cat([next(found).flatten() for _ in group]) for name, group in starts.items()}
+    return {"arriving": arriving, "starts": gradients, "loss": float(loss.detach()) / TOKENS}
+
+
+def starts_of(made: NestedLanguageModel) -> dict[str, list[Tensor]]:
+    """What the outer loop learns: every memory's and level's start, and W_q beside them."""
+    layer = made.layers[0]
+    found = {name: [w for key, w in layer.memory.start.items() if key.startswith(name)] for name in MEMORIES}
+    for name, level in zip(NAMES[len(MEMORIES) :], layer.levels, strict=True):
+        found[name] = [level.first, level.last]
+    return {**found, "W_q": [layer.memory.query.weight]}
+
+
+def size(gradients: Iterable[Tensor]) -> float:
+    return float(sum(g.square().sum() for g in gradients).sqrt())
+
+
+@lru_cache(maxsize=1)
+def exact() -> dict:
+    return measured(ALL, "nothing", "none")
+
+
+def compute(moment: int, passes: int = ALL, left: str = "the start stays reachable", stop: str = "none") -> dict:
+    """`moment`: 0 to BOUNDARIES reading forward, a chunk each; as many more backwards; the last one is the outer
+    step."""
+    if not 0 <= whole("moment", moment) <= 2 * BOUNDARIES + 1:
+        raise CourseError(f"the moment must be 0 to {2 * BOUNDARIES + 1}, not {moment}.")
+    if not 0 <= whole("boundaries passed", passes) <= ALL:
+        raise CourseError(f"the gradient may pass 0 to {ALL} boundaries, not {passes}.")
+    now, true = measured_once(passes, left, stop), exact()
+    lost = {name: float((now["starts"][name] - g).norm() / g.norm()) for name, g in true["starts"].items()}
+    every = [torch.cat([each["starts"][name] for name in NAMES]) for each in (now, true)]
+    return {
+        "moment": moment, "passes": passes, "left": left, "stop": stop, "loss": now["loss"],
+        "arriving": now["arriving"],
+        "norms": {name: float(g.norm()) for name, g in now["starts"].items()},
+        "exact": {name: float(g.norm()) for name, g in true["starts"].items()},
+        "lost": lost, "lost_in_all": float((every[0] - every[1]).norm() / every[1].norm()),
+        "cosine": float(torch.cosine_similarity(*every, dim=0)),
+        "cuts": [i for i in range(1, BOUNDARIES) if passes < ALL and i % (passes + 1) == 0],
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=128)
+def measured_once(passes: int, left: str, stop: str) -> dict:
+    return measured(passes, left, stop)
+
+
+def read_out(arrays: dict) -> str:
+    """The clocks so far, and what of the gradient arrives, in words."""
+    moment, lost, norms = arrays["moment"], arrays["lost"], arrays["norms"]
+    read = min(moment, BOUNDARIES) * CHUNK
+    writes = [max(read - 1, 0) // c for c in (CHUNK, *LEVELS)]
+    if moment <= BOUNDARIES:
+        return (
+            f"After {read} of {TOKENS} tokens (loss {arrays['loss']:.3f} nats a token in all): by the next token the "
+            f"memories have moved {read // CHUNK} times, the levels {writes[1]} and {writes[2]} times, the outer loop "
+            "not yet. No gradient has flowed back."
+        )
+    back = moment - BOUNDARIES
+    if moment <= 2 * BOUNDARIES:
+        place = BOUNDARIES - back
+        row = arrays["arriving"][place]
+        most = max(row, key=row.get)
+        return (
+            f"The outer gradient has come back to the weights as they stood after {place * CHUNK} tokens; most of it "
+            f"arrives at {most}, {row[most]:.3g}. The least is at {min(row, key=row.get)}, {min(row.values()):.3g}."
+        )
+    silent = [name for name, value in norms.items() if value < 1e-12]
+    heard = f"No gradient at all reaches {', '.join(silent)}. " if silent else "A gradient reaches every start. "
+    if arrays["lost_in_all"] < 1e-9:
+        return f"{heard}Nothing is cut: this is the exact meta-gradient, and finite differences agree with it."
+    worst = max(NAMES, key=lost.get)
+    beyond = " (above 100%: worse than no gradient at all)" if arrays["lost_in_all"] > 1 else ""
+    share = f"{arrays['lost_in_all']:.0%}"
+    return (
+        f"{heard}Of the exact gradient at all starts {share} is lost{beyond}: the difference's length over its own. "
+        f"The cosine of the two is {arrays['cosine']:.2f}. Most is lost at {worst}, {lost[worst]:.0%}; at the memory "
+        f"that is read, {lost['memory']:.0%}; at key, {lost['key']:.0%}."
+    )
+
+
+ANSWERS = ("no gradient at all", "some gradient, but another one", "the same gradient")
+
+
+def outcome(arrays: dict) -> str | None:
+    """What the key memory's start gets when no boundary is passed and the start stays reachable."""
+    if arrays["passes"] or arrays["left"] != "the start stays reachable" or arrays["stop"] != "none":
+        return None
+    if arrays["norms"]["key"] < 1e-12:
+        return ANSWERS[0]
+    return ANSWERS[2] if arrays["lost"]["key"] < 1e-6 else ANSWERS[1]
+
+
+class NestedClocks(View):
+    """Token clock, chunk clocks and training clock in one timeline, and the gradient that comes back through them."""
+
+    name = "nested-clocks"
+    title = "Where does the gradient go?"
+    prediction = Prediction(
+        "The gradient may pass no boundary at all, but at a cut the start stays reachable. What reaches the start of "
+        "the key memory?",
+        outcome,
+        options=ANSWERS,
+        until="Set the boundaries passed to 0.",
+    )
+    step_by = "moment"
+    continuous = False
+    width, height = 920, 500
+
+    def controls(self):
+        last = 2 * BOUNDARIES + 1
+        return {
+            "moment": W.IntSlider(value=last, min=0, max=last, description="Moment (read, then back, then learn)"),
+            "passes": W.IntSlider(value=ALL, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
+        }
+
+    def more_controls(self):
+        stops = [("nothing", "none"), ("targets of its own", "targets"), ("errors and inputs", "first-order"),
+                 ("whole writes", "write")]  # fmt: skip
+        return {
+            "left": W.Dropdown(options=list(LEFT), value=next(iter(LEFT)), description="What a cut leaves"),
+            "stop": W.Dropdown(options=stops, value="none", description="Stop-gradient on"),
+        }
+
+    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
