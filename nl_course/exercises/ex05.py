@@ -294,7 +294,7 @@ def response(momentum, retention, tokens):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (ONE_WRITE, RESPONSE, GATE_MASK, MAC_MASK, CHUNK_READ)
+EXERCISES = (ONE_WRITE, RESPONSE, GATE_MASK, CHUNK_READ, MAC_MASK)
 
 DISCUSSION = (
     (

@@ -1,4 +1,4 @@
-"""Exercises of notebook 05, continued: a chunk's mask from its gates (5.3), what MAC's attention may see (5.4)."""
+"""Exercises of notebook 05, continued: a chunk's mask from its gates (5.3), what MAC's attention may see (5.5)."""
 
 import torch
 
@@ -169,7 +169,7 @@ def mask(step, momentum, retention):
     ),
 )
 
-# ------------------------------------------------------------------------------- 5.4 what MAC's attention sees
+# ------------------------------------------------------------------------------- 5.5 what MAC's attention sees
 
 
 def draw_mac(dice: Dice):
@@ -255,7 +255,7 @@ def wrong_mac_strict(persistent, tokens, segment):
 
 
 MAC_MASK = Exercise(
-    id="5.4",
+    id="5.5",
     title="what MAC's attention may see",
     aim="To find the leak that the paper's way of writing [P | h | S] invites, and to close it.",
     task="""

@@ -1,4 +1,4 @@
-"""Exercises of notebook 05, the last: a chunk of writes at once, with the state that it came with (5.5)."""
+"""Exercises of notebook 05, continued: a chunk of writes at once, with the state that it came with (5.4)."""
 
 import torch
 
@@ -6,7 +6,7 @@ from nl_course.exercises.engine import Exercise, Wrong
 from nl_course.exercises.ex05_chunk import draw_gates
 from nl_course.exercises.properties import Dice, compare, equals, holds, pure
 
-# ------------------------------------------------------------------------------- 5.5 one chunk at once
+# ------------------------------------------------------------------------------- 5.4 one chunk at once
 
 
 def draw_chunk(dice: Dice):
@@ -89,7 +89,7 @@ def wrong_chunk_own_reach(memory, past, queries, keys, errors, step, momentum, r
 
 
 CHUNK_READ = Exercise(
-    id="5.5",
+    id="5.4",
     title="a chunk at once, with the state it came with",
     aim="To have written the fast form of Titans: what `chunked` does for each layer of the memory.",
     task="""
