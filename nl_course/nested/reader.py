@@ -46,7 +46,7 @@ class Reader:
         self.gathered = {}
         for name, level, _ in levels:
             fresh = name not in state.gathered or self.start % level.config.chunk == 0
-            self.gathered[name] = Gathered(None if fresh else state.gathered[name])
+            self.gathered[name] = Gathered(None if fresh else state.gathered[name], self.fast[name][0].dtype)
         self.then, self.now = (tuple(getattr(block, when) for block in state.above) for when in ("then", "now"))
         self.pending, self.targets = state.pending, state.targets
         self.learnt: Learnt | None = None  # from the segment just ended, if it was run whole
@@ -120,7 +120,7 @@ class Reader:
         self.fast = move(self.config, self.levels, self.fast, self.gathered, self.position)
         for name, chunk in self.chunk_of.items():
             if self.position % chunk == 0:
-                self.gathered[name] = Gathered(None)
+                self.gathered[name] = Gathered(None, self.fast[name][0].dtype)
         passes = self.config.truncate
         if passes is not None and self.position // min(self.chunks) % (passes + 1) == 0:
             self.fast = constant(self.levels, self.fast)

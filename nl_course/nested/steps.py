@@ -84,10 +84,10 @@ def segment_errors(
 
 class Gathered:
     """A level's gradients since its last boundary: products a^T e still to be made, and a sum (None for 0) of those
-    that were."""
+    that were. All in the weights' `dtype`: under autocast a and e come in fewer digits, but no step is lost in them."""
 
-    def __init__(self, total: Pair | None):
-        self.total, self.notes = total, []
+    def __init__(self, total: Pair | None, dtype: torch.dtype):
+        self.total, self.dtype, self.notes = total, dtype, []
 
     def add(self, notes: Notes) -> None:
         self.notes.append(notes)
@@ -98,7 +98,7 @@ class Gathered:
 
     def detach(self) -> "Gathered":
         """The same numbers as constants."""
-        cut = Gathered(self.total and tuple(g.detach() for g in self.total))
+        cut = Gathered(self.total and tuple(g.detach() for g in self.total), self.dtype)
         cut.notes = [tuple((a.detach(), e.detach()) for a, e in notes) for notes in self.notes]
         return cut
 
@@ -106,16 +106,18 @@ class Gathered:
         """All a and all e that are still to be multiplied."""
         if not self.notes:
             return None
-        return tuple(tuple(torch.cat(parts, dim=1) for parts in zip(*matrix)) for matrix in zip(*self.notes))
+        joined = [[torch.cat(parts, dim=1) for parts in zip(*matrix)] for matrix in zip(*self.notes)]
+        return tuple((a.to(self.dtype), e.to(self.dtype)) for a, e in joined)
 
     def gradient(self) -> Pair | None:
         """The sum of gradients, W1's and W2's (B, in, out); None for 0."""
         rows = self.rows()
         if rows is None:
             return self.total
-        if self.total is None:
-            return tuple(a.mT @ e for a, e in rows)
-        return tuple(torch.baddbmm(g, a.mT.to(g.dtype), e.to(g.dtype)) for g, (a, e) in zip(self.total, rows))
+        with torch.autocast(rows[0][0].device.type, enabled=False):
+            if self.total is None:
+                return tuple(a.mT @ e for a, e in rows)
+            return tuple(torch.baddbmm(g, a.mT, e) for g, (a, e) in zip(self.total, rows, strict=True))
 
     def step(self, weights: Pair, factor: Tensor | float) -> Pair:
         """The weights less `factor` (a number, or (B, 1, 1)) times the gradient, which need not be made for it."""
@@ -124,7 +126,10 @@ class Gathered:
         for i, (w, (a, e)) in enumerate(zip(weights, rows, strict=True)):
             if total is not None:
                 w = w - (factor * total[i]).to(w.dtype)
-            after.append(w if a is None else torch.baddbmm(w, a.mT.to(w.dtype), (-factor * e).to(w.dtype)))
+            if a is not None:
+                with torch.autocast(w.device.type, enabled=False):
+                    w = torch.baddbmm(w, a.mT, (-factor * e).to(w.dtype))
+            after.append(w)
         return tuple(after)
 
 

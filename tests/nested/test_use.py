@@ -132,3 +132,13 @@ def test_bf16_weights_learn_too():
     losses = model.token_losses(text())
     losses.mean().backward()
     assert losses.isfinite().all() and all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_under_autocast_the_weights_keep_their_digits():
+    torch.manual_seed(0)
+    model = NestedLanguageModel(CASES["sequential-attention-mixed"])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, state = model(text())
+        logits.float().square().mean().backward()
+    assert all(w.dtype == torch.float32 for pair in (*state.fast.values(), *state.gathered.values()) for w in pair)
+    assert all(parameter.grad is not None for parameter in model.parameters())
