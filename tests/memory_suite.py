@@ -47,7 +47,8 @@ class Case:
     """One memory to be tested: `make()` builds it small, of width 8. `grows` says that its state may grow with T;
     `bf16_band` is the largest error of a bf16 run that the memory promises,
     relative to the largest output; a size that returns every few tokens does so with that `period`;
-    `compiles` False is for a reference path whose autograd inside autograd torch.compile cannot follow."""
+    `compiles` False leaves torch.compile out: one case a memory is enough, and autograd inside
+    autograd, as in the reference paths, it cannot follow."""
 
     name: str
     make: Callable[[], Memory]
@@ -119,13 +120,13 @@ CASES = [
     Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer")),
     Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2)),
     Case("titans", _titans()),
-    Case("titans-reference", _titans("reference")),
-    Case("titans-linear", _titans(layers=1, chunk=1, momentum=False)),
-    Case("titans-deep", _titans(layers=3, retention=False, conv=0, persistent=0)),
-    Case("titans-deep-reference", _titans("reference", layers=4, chunk=5, max_step=0.02)),
-    Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu")),
-    Case("titans-pooled", _titans(gates="pooled", max_step=0.1)),
-    Case("titans-pooled-reference", _titans("reference", gates="pooled", momentum=False)),
+    Case("titans-reference", _titans("reference"), compiles=False),
+    Case("titans-linear", _titans(layers=1, chunk=1, momentum=False), compiles=False),
+    Case("titans-deep", _titans(layers=3, retention=False, conv=0, persistent=0), compiles=False),
+    Case("titans-deep-reference", _titans("reference", layers=4, chunk=5, max_step=0.02), compiles=False),
+    Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu"), compiles=False),
+    Case("titans-pooled", _titans(gates="pooled", max_step=0.1), compiles=False),
+    Case("titans-pooled-reference", _titans("reference", gates="pooled", momentum=False), compiles=False),
     Case("mac", _titans(memory=MAC, config=MACConfig, segment=4), period=4),
     Case(
         "mac-reference",
@@ -133,26 +134,36 @@ CASES = [
         period=5,
         compiles=False,
     ),
-    Case("mac-odd", _titans(memory=MAC, config=MACConfig, segment=3, conv=0, momentum=False), period=3),
+    Case("mac-odd", _titans(memory=MAC, config=MACConfig, segment=3, conv=0, momentum=False), period=3, compiles=False),
     Case("mag", _titans(memory=MAG, config=MAGConfig, window=4)),
-    Case("mag-reference", _titans("reference", MAG, MAGConfig, window=3, conv=0)),
-    Case("mag-window-1", _titans(memory=MAG, config=MAGConfig, window=1, persistent=0, rope_theta=None)),
+    Case("mag-reference", _titans("reference", MAG, MAGConfig, window=3, conv=0), compiles=False),
+    Case(
+        "mag-window-1", _titans(memory=MAG, config=MAGConfig, window=1, persistent=0, rope_theta=None), compiles=False
+    ),
     Case("mal", _titans(memory=MAL, config=MALConfig, window=4)),
-    Case("mal-reference", _titans("reference", MAL, MALConfig, window=3, persistent=0)),
+    Case("mal-reference", _titans("reference", MAL, MALConfig, window=3, persistent=0), compiles=False),
     Case("self-modifying", _hope()),
-    Case("self-modifying-reference", _hope("reference", chunk=3, chunk_others=2)),
-    Case("self-modifying-running", _hope(read="running", chunk=6, chunk_others=2, erase="input")),
-    Case("self-modifying-running-reference", _hope("reference", read="running", adaptive_query=True, momentum=0.5)),
-    Case("self-modifying-single", _hope(chunk=1, values="unit", retention=False)),
-    Case("self-modifying-momentum", _hope(momentum=0.6, chunk=5, chunk_others=3, hidden=6, activation="gelu")),
-    Case("self-modifying-no-erase", _hope(erase="off", conv=0, heads=1, start="random")),
-    Case("self-modifying-plain", _hope(rung="plain", read="running")),
-    Case("self-modifying-step", _hope(rung="adaptive", adaptive=("memory", "step"), chunk_others=2)),
-    Case("self-modifying-adaptive", _hope(rung="adaptive", chunk=2, chunk_others=4)),
-    Case("self-modifying-linear", _hope(kind="linear", chunk_others=3, adaptive_query=True)),
-    Case("self-modifying-linear-reference", _hope("reference", kind="linear", rung="adaptive")),
-    Case("self-modifying-gain", _hope("gain", kind="linear", chunk_others=2)),
-    Case("self-modifying-gain-running", _hope("gain", kind="linear", read="running", momentum=0.5)),
+    Case("self-modifying-reference", _hope("reference", chunk=3, chunk_others=2), compiles=False),
+    Case("self-modifying-running", _hope(read="running", chunk=6, chunk_others=2, erase="input"), compiles=False),
+    Case(
+        "self-modifying-running-reference",
+        _hope("reference", read="running", adaptive_query=True, momentum=0.5),
+        compiles=False,
+    ),
+    Case("self-modifying-single", _hope(chunk=1, values="unit", retention=False), compiles=False),
+    Case(
+        "self-modifying-momentum",
+        _hope(momentum=0.6, chunk=5, chunk_others=3, hidden=6, activation="gelu"),
+        compiles=False,
+    ),
+    Case("self-modifying-no-erase", _hope(erase="off", conv=0, heads=1, start="random"), compiles=False),
+    Case("self-modifying-plain", _hope(rung="plain", read="running"), compiles=False),
+    Case("self-modifying-step", _hope(rung="adaptive", adaptive=("memory", "step"), chunk_others=2), compiles=False),
+    Case("self-modifying-adaptive", _hope(rung="adaptive", chunk=2, chunk_others=4), compiles=False),
+    Case("self-modifying-linear", _hope(kind="linear", chunk_others=3, adaptive_query=True), compiles=False),
+    Case("self-modifying-linear-reference", _hope("reference", kind="linear", rung="adaptive"), compiles=False),
+    Case("self-modifying-gain", _hope("gain", kind="linear", chunk_others=2), compiles=False),
+    Case("self-modifying-gain-running", _hope("gain", kind="linear", read="running", momentum=0.5), compiles=False),
 ]
 
 
