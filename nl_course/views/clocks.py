@@ -76,9 +76,13 @@ class Learner:
     def __init__(self, built: NestedLanguageModel):
         self.model, self.block = built, built.layers[0]
         self.start: Weights = {c.name: (c.level.first, c.level.last) for c in built.clocked}
-        self.fast, self.gathered = dict(self.start), {name: Gathered(None) for name in self.start}
+        self.fast, self.gathered = dict(self.start), self.nothing()
         alone = torch.arange(SYMBOLS)[None]
         self.alone, _ = self.block.mix(built.embedding(alone), self.block.init_state(1), None)
+
+    def nothing(self) -> dict[str, Gathered]:
+        """No gradients gathered yet, for each level."""
+        return {name: Gathered(None, first.dtype) for name, (first, _) in self.start.items()}
 
     @torch.no_grad()
     def losses(self, fast: Weights) -> dict[str, float]:
@@ -99,9 +103,8 @@ class Learner:
         levels = self.model.clocked
         with torch.no_grad():
             self.fast = move(self.model.config, levels, self.fast, self.gathered, position)
-            self.gathered = {
-                c.name: Gathered(None) if position % c.chunk == 0 else self.gathered[c.name] for c in levels
-            }
+            ended = [c.name for c in levels if position % c.chunk == 0]
+            self.gathered |= {name: empty for name, empty in self.nothing().items() if name in ended}
             return next_token_losses(logits, targets[None])[0]
 
 
