@@ -39,11 +39,13 @@ class NestedLanguageModel(LanguageModel):
 
     Traces, (B, T) each: `loss`, what the model had to pay for each token when it arrived (not a number for the first
     token of a text); for each moving level `layers.i.levels.j.` `changed`, `update_norm`, `gradient_norm`, `drift`; and
-    the memories' own.
+    the memories' own. With `checkpoint`, which may be set at any time, training keeps of a segment only what went into
+    it, and computes it a second time for its gradient; not where a trace is wanted.
     """
 
-    def __init__(self, config: NestedConfig, path: str = "auto"):
+    def __init__(self, config: NestedConfig, path: str = "auto", checkpoint: bool = False):
         super().__init__(config, path)
+        self.checkpoint = checkpoint
         self.clocked = clocked_levels(config, self.layers)
         self.chunks = [level.chunk for level in self.clocked]
 
@@ -155,7 +157,8 @@ class NestedLanguageModel(LanguageModel):
         before = None if trace is None or not trace.wants("loss") else self._loss_of_first(tokens, state)
         h, below = self._below(self.embedding(tokens), state.below, trace)
         if self.clocked and tokens.shape[1]:
-            reader = Reader(self.config, self.clocked, self._above, state, trace)
+            again = self._parameters_above() if self.checkpoint else None
+            reader = Reader(self.config, self.clocked, self._above, state, trace, again)
             logits, after = reader.read(h, tokens), reader.after(below)
         else:
             logits, _ = self._above(h, (), {}, {}) if not self.clocked else (self.logits(h), None)
@@ -188,6 +191,13 @@ class NestedLanguageModel(LanguageModel):
             h, state = self.layers[i](h, before, _scope(trace, i), fast, notes)
             after.append(state)
         return self.logits(h), tuple(after)
+
+    def _parameters_above(self) -> list[Tensor]:
+        """What `_above` uses, each once, the moving levels' starts aside: they come in as weights."""
+        output = self.embedding if self.head is None else self.head
+        parts = [*self.layers[self.lowest :], self.norm, output]
+        starts = {id(w) for _, level, _ in self.clocked for w in (level.first, level.last)}
+        return [w for part in parts for w in part.parameters() if id(w) not in starts]
 
     @torch.no_grad()
     def _loss_of_first(self, tokens: Tensor, state: NestedState) -> Tensor:

@@ -4,7 +4,7 @@ A segment that lies whole within a call is run once: its loss is taken from the 
 begun in an earlier call is run again at its end, from what the state keeps of its beginning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from nl_course.memories.cache import TokenCache
 from nl_course.nested.clocks import closes_at, needs_accumulator, open_since
 from nl_course.nested.config import NestedConfig
 from nl_course.nested.levels import Notes, Pair
+from nl_course.nested.recompute import recomputed
 from nl_course.nested.state import NestedState, OpenState
 from nl_course.nested.steps import (
     Clocked,
@@ -34,10 +35,19 @@ Run = Callable[[Tensor, States, Weights, dict[str, Notes], Trace | None], tuple[
 
 
 class Reader:
-    """Reads a piece of text after `state`; `run` is the network from the lowest moving level up."""
+    """Reads a piece of text after `state`; `run` is the network from the lowest moving level up. With `recompute`, the
+    parameters of that network, its segments are computed a second time for their gradient (recompute.py)."""
 
-    def __init__(self, config: NestedConfig, levels: list[Clocked], run: Run, state: NestedState, trace: Trace | None):
-        self.config, self.levels, self.run, self.trace = config, levels, run, trace
+    def __init__(
+        self,
+        config: NestedConfig,
+        levels: list[Clocked],
+        run: Run,
+        state: NestedState,
+        trace: Trace | None,
+        recompute: list[Tensor] | None = None,
+    ):
+        self.config, self.levels, self.run, self.trace, self.recompute = config, levels, run, trace, recompute
         self.chunks = [clocked.chunk for clocked in levels]
         self.position = state.position
         self.start = open_since(state.position, self.chunks)  # after how many tokens the open segment began
@@ -103,6 +113,8 @@ class Reader:
 
     def _learn(self, h: Tensor, states: States, targets: Tensor, trace: Trace | None = None):
         outer = torch.is_grad_enabled()
+        if outer and self.recompute is not None and trace is None:
+            return _forgetful(self.run, self.recompute, h, self.fast, states, targets, self.config.first_order)
         graph = outer and not self.config.first_order
         return segment_errors(
             lambda x, notes: self.run(x, states, self.fast, notes, trace), h, targets, graph, keep=outer
@@ -144,6 +156,40 @@ class Reader:
             trace.add("gradient_norm", _first(norm_of_products(learnt[name]) if learnt else none, h))
             drift = none + _distance(self.fast[name], (level.first, level.last))
             trace.add("drift", drift[:, None].expand(h.shape[:2]))
+
+
+def _forgetful(
+    run: Run, parameters: list[Tensor], h: Tensor, fast: Weights, states: States, targets: Tensor, first_order: bool
+):
+    """`segment_errors` of a segment that forgets. It must not keep hold of what comes out of it: a graph that holds
+    itself is never freed."""
+    shape = {}
+
+    def segment(tensors: Sequence[Tensor], graph: bool) -> list[Tensor]:
+        given = iter(tensors)
+        x, weights = next(given), {name: (next(given), next(given)) for name in names}
+        before = tuple(state.map(lambda _: next(given)) for state in states)
+        learnt, logits, after = segment_errors(
+            lambda x, notes: run(x, before, weights, notes, None), x, targets, graph and not first_order, keep=graph
+        )
+        if not graph:
+            shape.update(learnt=list(learnt), after=tuple(state.detach() for state in after))
+        return [logits, *(t for pair in learnt.values() for part in pair for t in part), *_tensors(after)]
+
+    names = list(fast)
+    weights = [w for pair in fast.values() for w in pair]
+    out = iter(recomputed(segment, [h, *weights, *_tensors(states)], parameters))
+    logits = next(out)
+    learnt = {name: ((next(out), next(out)), (next(out), next(out))) for name in shape.pop("learnt")}
+    return learnt, logits, tuple(state.map(lambda _: next(out)) for state in shape.pop("after"))
+
+
+def _tensors(states: States) -> list[Tensor]:
+    """The tensors of all states, in the order in which `State.map` meets them."""
+    found: list[Tensor] = []
+    for state in states:
+        state.map(lambda t: found.append(t) or t)
+    return found
 
 
 def _shared(w: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class Gathered:
         (a, _), (b, _) = notes
         held = sum(part[0][0].shape[1] for part in self.notes)
         if held >= a.shape[-1] + b.shape[-1]:  # then the rows weigh some times what their products do
-            self.total, self.notes = self.gradient(), []
+            self.multiply()
 
     def detach(self) -> "Gathered":
         """The same numbers as constants."""
@@ -119,6 +119,10 @@ class Gathered:
                 return tuple(a.mT @ e for a, e in rows)
             return tuple(torch.baddbmm(g, a.mT, e) for g, (a, e) in zip(self.total, rows, strict=True))
 
+    def multiply(self) -> None:
+        """Makes the products now."""
+        self.total, self.notes = self.gradient(), []
+
     def step(self, weights: Pair, factor: Tensor | float) -> Pair:
         """The weights less `factor` (a number, or (B, 1, 1)) times the gradient, which need not be made for it."""
         total, rows = self.total, self.rows() or ((None, None),) * len(weights)
@@ -141,6 +145,8 @@ def move(
     divide = {name: level.config.chunk if config.reduction == "mean" else 1 for name, level, _ in ending}
     share = 1.0
     if config.clip is not None and ending:
+        for name, _, _ in ending:
+            gathered[name].multiply()  # once, for the norm and for the step
         gradients = [g / divide[name] for name, _, _ in ending for g in gathered[name].gradient()]
         share = clip_share(gradients, config.clip)
     after = dict(fast)

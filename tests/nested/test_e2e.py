@@ -98,7 +98,7 @@ def moved(model: NestedLanguageModel, tokens: Tensor) -> list[Tensor]:
     with torch.no_grad():
         _, state = model(tokens[:, : CHUNK + 1])
     levels = {name: level for name, level, _ in model.clocked}
-    return [w - s for n, pair in state.fast.items() for w, s in zip(pair, (levels[n].first, levels[n].last))]
+    return [(w - s).detach() for n, pair in state.fast.items() for w, s in zip(pair, (levels[n].first, levels[n].last))]
 
 
 def length(change: list[Tensor]) -> Tensor:
@@ -111,7 +111,7 @@ def test_check_04_a_small_gradient_is_not_clipped_and_a_large_one_gives_a_step_o
     norms = length(moved(free, tokens))
     loose, tight = (like(free, replace(CONFIG, clip=float(c))) for c in (2 * norms.max(), 0.5 * norms.min()))
     for a, b in zip(moved(free, tokens), moved(loose, tokens), strict=True):
-        assert torch.equal(a, b)
+        assert_close(a, b)
     assert_close(length(moved(tight, tokens)), torch.full((2,), float(0.5 * norms.min()), dtype=torch.float64))
     # At eta = 1, clip = 1 the step has length 1; between the two norms one row is clipped, and the other is not.
     large = like(free, replace(CONFIG, clip=1e-3, levels=_with_rate(0.25)))
@@ -128,7 +128,7 @@ def test_check_04_the_clip_itself_is_differentiated():
     direction = torch.randn(VOCAB, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     loss = model.token_losses(tokens).mean()
     slope = (torch.autograd.grad(loss, model.embedding.weight)[0] * direction).sum()
-    epsilon, sides = 1e-5, []
+    epsilon, sides = 1e-6, []
     with torch.no_grad():
         for sign in (1, -1):
             other = like(model, model.config)
