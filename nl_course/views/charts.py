@@ -37,11 +37,16 @@ class Chart:
         self.figure.add_scatter(x=list(x), y=list(y), name=name, mode="lines", line=line, **more)
         return self
 
-    def points(self, x, y, name: str, memory: str = "attention", text=None, symbol=None, **more) -> "Chart":
-        """Markers in the colour and shape of `memory` (or another symbol), with a label each where `text` is given."""
+    def points(
+        self, x, y, name: str, memory: str = "attention", text=None, symbol=None, joined: bool = False, **more
+    ) -> "Chart":
+        """Markers in the colour and shape of `memory` (or another symbol), with a label each where `text` is given,
+        `joined` by a line in its dash."""
         style = _style(memory)
+        if joined:
+            more["line"] = dict(color=style.colour, dash=style.dash, width=2)
         marker = dict(color=style.colour, symbol=symbol or style.marker, size=10)
-        mode = "markers+text" if text is not None else "markers"
+        mode = ("lines+" if joined else "") + ("markers+text" if text is not None else "markers")
         more = {"textposition": "top center", "cliponaxis": False, "text": text, **more}
         self.figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, marker=marker, **more)
         return self
