@@ -78,7 +78,7 @@ def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> Nested
     model = NestedLanguageModel(sizes(config, [0] * levels, [0] * levels)).to(device)
     training = TrainingConfig.from_dict({**config["training"], "seed": seed})
     general = [domain(name) for name in config["general"]]
-    train(model, visits(general, 1, training.batch_size, training.length, seed), training)
+    train(model, visits(general, 1, training.batch_size, training.length, seed), training, progress=False)
     return model.requires_grad_(False)
 
 
