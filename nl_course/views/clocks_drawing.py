@@ -7,7 +7,7 @@ from nl_course.views import theme
 BANDS = ((0.86, 1.0), (0.47, 0.78), (0.0, 0.36))
 FAST, SLOW = theme.style("hope"), theme.style("ttt-e2e")
 OLD, NEW = theme.style("attention"), theme.style("outer")._replace(dash="dash", marker="square")
-GUESS = np.log(8)
+GUESS = float(np.log(8))
 
 
 def draw(arrays: dict, figure) -> None:
@@ -16,7 +16,7 @@ def draw(arrays: dict, figure) -> None:
     looks = (("fast level", FAST, "line-ns-open"), ("slow level", SLOW, "diamond"))
     for i, (name, look, symbol) in enumerate(looks):
         figure.add_scatter(
-            x=arrays["changed"][i], y=[name] * len(arrays["changed"][i]), name=f"{name} moves", mode="markers",
+            x=arrays["changed"][i], y=[1 - i] * len(arrays["changed"][i]), name=f"{name} moves", mode="markers",
             marker=dict(color=look.colour, symbol=symbol, size=11, line=dict(width=2, color=look.colour)),
             showlegend=False, hovertemplate="after symbol %{x}<extra></extra>",
         )  # fmt: skip
@@ -68,10 +68,10 @@ def _arrange(arrays: dict, figure) -> None:
         margin=dict(l=84, r=12, t=64, b=46),
         legend=dict(x=1, y=1.05, xanchor="right", yanchor="bottom", orientation="h", font=dict(size=12)),
         xaxis=dict(**span, showticklabels=False, anchor="y"),
-        yaxis=dict(domain=BANDS[0], categoryarray=["slow level", "fast level"], categoryorder="array"),
-        xaxis2=dict(**span, showticklabels=False, anchor="y2", matches="x"),
+        yaxis=dict(domain=BANDS[0], tickvals=[1, 0], ticktext=["fast level", "slow level"], range=[-0.6, 1.6]),
+        xaxis2=dict(**span, showticklabels=False, anchor="y2"),
         yaxis2=dict(**loss, domain=BANDS[1]),
-        xaxis3=dict(**span, anchor="y3", matches="x", title="symbols read"),
+        xaxis3=dict(**span, anchor="y3", title="symbols read"),
         yaxis3=dict(**loss, domain=BANDS[2]),
         shapes=shapes, annotations=words,
     )  # fmt: skip
