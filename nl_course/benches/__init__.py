@@ -9,5 +9,6 @@ BENCHES = {
     "optimizers": "a step of each optimiser; M3 beside Muon, ours and torch's",
     "titans": "Titans' memory of one to three layers, and with attention as context, gate or layer",
     "hope": "self-modifying Titans: chunks, reads, kinds",
+    "e2e": "TTT-E2E's training step beside the same network without its inner loop, and decoding far into a text",
     "peers": "ours beside other people's layers, in the environment of `make peers`",
 }

@@ -5,12 +5,13 @@
 itself. Widths and depths are those of the transformers of `nl_course.presets`, and a block's levels have together as
 many weights as the MLP there. The paper does not say how many levels or which periods its models had: costs are quoted
 for four levels, and 512 and 2,048 named as lowest frequencies. So the large ones here have four, the slowest of period
-2,048; micro and tiny have 16, 64 and 256.
+2,048; micro and tiny have 16, 64 and 256. `ttt-e2e-*` are e2e.py's.
 """
 
 from nl_course.errors import choose
 from nl_course.memories import MEMORIES
 from nl_course.nested.config import LevelConfig, Levels, NestedConfig
+from nl_course.nested.e2e import E2E_PRESETS, E2EPreset
 from nl_course.presets import PRESETS as TRANSFORMERS
 from nl_course.presets import Preset
 
@@ -46,7 +47,7 @@ def _presets() -> dict[str, Preset]:
     return named
 
 
-PRESETS: dict[str, Preset] = _presets()
+PRESETS: dict[str, Preset | E2EPreset] = _presets() | E2E_PRESETS
 
 
 def preset(name: str) -> NestedConfig:
