@@ -4,7 +4,7 @@ import numpy as np
 
 from nl_course.views import theme
 
-LEFT, RIGHT = (0.0, 0.62), (0.74, 1.0)
+LEFT, RIGHT = (0.0, 0.60), (0.81, 1.0)
 TOP, BOTTOM = (0.70, 1.0), (0.0, 0.52)
 
 
@@ -44,7 +44,7 @@ def _back(arrays: dict, figure, view) -> None:
     figure.add_heatmap(
         z=logs, x=np.arange(view.BOUNDARIES) * view.CHUNK, y=list(view.NAMES), xaxis="x2", yaxis="y2",
         colorscale=theme.SIZES, customdata=shown, name="gradient", zmin=-4, zmax=1, xgap=2, ygap=2,
-        colorbar=dict(title=dict(text="log10 |g|", side="top"), len=0.5, y=0.26, x=0.63, xanchor="left", thickness=10),
+        colorbar=dict(title=dict(text="log10 |g|", side="top"), len=0.5, y=0.26, x=0.62, xanchor="left", thickness=10),
         hovertemplate="%{y}, after %{x} tokens: %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def _arrange(arrays: dict, figure, view, read: int) -> None:
         yaxis=dict(domain=TOP, autorange="reversed", showgrid=False),
         xaxis2=dict(anchor="y2", title="weights as they stood after so many tokens", dtick=view.CHUNK, **span),
         yaxis2=dict(domain=BOTTOM, anchor="x2", autorange="reversed", showgrid=False),
-        xaxis3=dict(domain=RIGHT, anchor="y3", title="gradient norm at the start", rangemode="tozero"),
+        xaxis3=dict(domain=RIGHT, anchor="y3", title="gradient norm at start", type="log", range=[-3.2, 2], dtick=1),
         yaxis3=dict(domain=(0.0, 1.0), anchor="x3", autorange="reversed"),
         margin=dict(l=90, r=20, t=46, b=50),
     )  # fmt: skip

@@ -54,16 +54,17 @@ def _arrange(arrays: dict, figure) -> None:
         xaxis=dict(domain=LEFT, anchor="y", showticklabels=False, **span),
         yaxis=dict(domain=TOP, range=[0, 1.05], title="step ◆, retention ▲"),
         xaxis2=dict(domain=LEFT, anchor="y2", **span, **ticks),
-        yaxis2=dict(domain=(0.08, 0.50), range=[0, highest], title="drift / start", anchor="x2"),
+        yaxis2=dict(domain=(0.0, 0.42), range=[0, highest], title="drift / start", anchor="x2"),
         xaxis3=dict(domain=RIGHT, anchor="y3", title="word", **span),
         yaxis3=dict(domain=TOP, range=[-1.05, 1.05], title="cosine of target and v", anchor="x3"),
         xaxis4=dict(domain=(0.72, 0.97), anchor="y4", showticklabels=False, constrain="domain"),
         yaxis4=dict(domain=BOTTOM, anchor="x4", showticklabels=False, autorange="reversed", scaleanchor="x4"),
         legend=dict(orientation="h", x=0.0, xanchor="left", y=1.02, yanchor="bottom"),
-        margin=dict(l=60, r=60, t=46, b=90),
+        margin=dict(l=60, r=60, t=46, b=70),
     )
     left = arrays["unexplained"]
     figure.add_annotation(
         xref="paper", yref="paper", x=0.84, y=BOTTOM[1] + 0.015, showarrow=False, yanchor="bottom",
-        text="one gain for all that moved, unexplained: " + ("0" if left < 1e-3 else f"{left:.0%}"),
+        xanchor="center",
+        text="one gain, unexplained: " + ("0" if left < 1e-3 else f"{left:.0%}"),
     )  # fmt: skip
