@@ -72,7 +72,8 @@ def _ttt(path: str = "auto", **options) -> Callable[[], Memory]:
 
 
 def _titans(path: str = "auto", memory=Titans, config=TitansConfig, **options) -> Callable[[], Memory]:
-    sizes = dict(width=WIDTH, heads=2, expansion=2, chunk=4, conv=3, persistent=3) | options
+    # Steps so small that weights moved far from their start do not blow up in a long text.
+    sizes = dict(width=WIDTH, heads=2, expansion=2, chunk=4, conv=3, persistent=3, max_step=0.1) | options
     return lambda: memory(config(**sizes), path=path)
 
 
@@ -111,14 +112,14 @@ CASES = [
     # One read of 4 features nearly cancels here, and its norm divides bf16's errors by little.
     Case("gated-delta-plain", _matrix(GatedDeltaNet, GatedDeltaConfig, negative=True, gate=False), bf16_band=0.1),
     Case("ttt-linear", _ttt()),
-    Case("ttt-linear-reference", _ttt("reference")),
+    Case("ttt-linear-reference", _ttt("reference"), compiles=False),
     # Its inner LayerNorm is over 4 features only: where they are nearly equal, bf16's errors are divided by little.
-    Case("ttt-linear-transformer", _ttt(backbone="transformer", position_factor="sum"), bf16_band=0.2),
-    Case("ttt-linear-checkpoint", _ttt(checkpoint=1)),
+    Case("ttt-linear-transformer", _ttt(backbone="transformer", position_factor="sum"), bf16_band=0.2, compiles=False),
+    Case("ttt-linear-checkpoint", _ttt(checkpoint=1), compiles=False),
     Case("ttt-mlp", _ttt(kind="mlp")),
-    Case("ttt-mlp-reference", _ttt("reference", kind="mlp", position_factor="sum")),
-    Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer")),
-    Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2)),
+    Case("ttt-mlp-reference", _ttt("reference", kind="mlp", position_factor="sum"), compiles=False),
+    Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer"), compiles=False),
+    Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2), compiles=False),
     Case("titans", _titans()),
     Case("titans-reference", _titans("reference"), compiles=False),
     Case("titans-linear", _titans(layers=1, chunk=1, momentum=False), compiles=False),

@@ -125,7 +125,8 @@ def oracle(model: NestedLanguageModel, tokens: Tensor) -> tuple[Tensor, dict[str
         for name in over:
             level, count[name] = moving[name], count[name] + 1
             weights[name] = [
-                w - float(torch.as_tensor(level.rate).detach()) * share * g for w, g in zip(weights[name], steps[name])
+                w - float(torch.as_tensor(level.rate, dtype=torch.float64).detach()) * share * g
+                for w, g in zip(weights[name], steps[name])
             ]
             sums[name] = [torch.zeros_like(w) for w in weights[name]]
             slower = [c for c in _periods(model, name) if c > level.config.chunk]

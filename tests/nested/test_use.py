@@ -70,7 +70,7 @@ def test_it_trains_like_any_model_and_its_rates_move(tmp_path):
     before = [float(level.rate) for _, level, _ in model.clocked]
     asked = TrainingConfig(steps=12, batch_size=4, length=20, warmup=2, learning_rate=1e-2, accumulate=2)
     run = train(model, stream, asked, held_out=stream, folder=tmp_path, progress=False)
-    assert run.losses[-1] < 0.7 * run.losses[0]
+    assert run.losses[-1] < 0.8 * run.losses[0]
     assert all(float(level.rate) != rate for (_, level, _), rate in zip(model.clocked, before, strict=True))
     loaded = load_model(tmp_path / "model.safetensors")
     assert isinstance(loaded, NestedLanguageModel) and loaded.config == config
