@@ -38,9 +38,9 @@ def _back(arrays: dict, figure, view) -> None:
     """log10 of the gradient's norm at every boundary that it has come back to."""
     come = max(0, arrays["moment"] - view.BOUNDARIES)
     rows = np.array([[row[name] for row in arrays["arriving"]] for name in view.NAMES])
-    shown = np.where(np.arange(view.BOUNDARIES) >= view.BOUNDARIES - come, rows, np.nan)
-    with np.errstate(divide="ignore"):
-        logs = np.log10(np.where(shown > 1e-12, shown, np.nan))
+    shown = rows.astype(object)
+    shown[:, : max(view.BOUNDARIES - come, 0)] = None  # what is not there is None: NaN is no JSON
+    logs = [[None if g is None or g < 1e-12 else float(np.log10(g)) for g in row] for row in shown]
     figure.add_heatmap(
         z=logs, x=np.arange(view.BOUNDARIES) * view.CHUNK, y=list(view.NAMES), xaxis="x2", yaxis="y2",
         colorscale=theme.SIZES, customdata=shown, name="gradient", zmin=-4, zmax=1, xgap=2, ygap=2,
