@@ -262,7 +262,11 @@ def same_length(answer, dice):
 
 
 erase_equals = equals(
-    "the weights are those of the formula", draw_erase, lambda *args: solution_erase(*args), hint=3, tolerance=1e-9
+    "the weights are those of the formula",
+    draw_erase,
+    lambda W, a, step, retention: retention * W - step / (a @ a) * torch.outer(a, a @ W),
+    hint=3,
+    tolerance=1e-9,
 )
 
 

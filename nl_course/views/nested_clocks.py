@@ -193,7 +193,11 @@ def read_out(arrays: dict) -> str:
             f"arrives at {most}, {row[most]:.3g}. The least is at {min(row, key=row.get)}, {min(row.values()):.3g}."
         )
     silent = [name for name, value in norms.items() if value < 1e-12]
-    heard = f"No gradient at all reaches {', '.join(silent)}. " if silent else "A gradient reaches every start. "
+    heard = (
+        f"No gradient at all reaches {', '.join(silent)}. "
+        if silent
+        else f"A gradient reaches all {len(norms)} starts. "
+    )
     if arrays["lost_in_all"] < 1e-9:
         return f"{heard}Nothing is cut: this is the exact meta-gradient, and finite differences agree with it."
     worst = max(NAMES, key=lost.get)
@@ -238,7 +242,7 @@ class NestedClocks(View):
         last = 2 * BOUNDARIES + 1
         return {
             "moment": W.IntSlider(value=last, min=0, max=last, description="Moment (read, then back, then learn)"),
-            "passes": W.IntSlider(value=ALL, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
+            "passes": W.IntSlider(value=2, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
         }
 
     def more_controls(self):

@@ -291,6 +291,17 @@ def outcome(arrays: dict) -> str | None:
     return ANSWERS[0] if abs(old - new) < 0.05 else ANSWERS[1] if new > old else ANSWERS[2]
 
 
+OLDEST = ("the token's own", "that of the token before", "an older one")
+
+
+def heaviest(arrays: dict) -> str | None:
+    """Which of OLDEST holds for the last token's read from Titans' memory."""
+    if "Titans" not in arrays["memory"] or arrays["token"] != len(arrays["own"]):
+        return None
+    row = [abs(w) for w in arrays["own"][-1]]
+    return OLDEST[min(2, len(row) - 1 - row.index(max(row)))]
+
+
 class WhoReadsWhom(View):
     """The maps of attention and of one other memory on the learner's text."""
 
@@ -337,7 +348,12 @@ class TitansReads(WhoReadsWhom):
 
     name = "titans-reads"
     title = "Where does momentum put a past token's weight?"
-    prediction = None
+    prediction = Prediction(
+        "A write is carried on by momentum. In the last read of the text, whose value weighs most?",
+        heaviest,
+        options=OLDEST,
+        until="Choose Titans with some momentum, and the last token.",
+    )
 
     def __init__(self, strict: bool | None = None, **settings):
         first = {"memory": "Titans (one layer)", "momentum": 0.6, "step": 0.5, "retention": 0.9}
