@@ -20,8 +20,11 @@ def draw_clocks(dice: Dice):
 
 
 def ticks(token: int, periods: list) -> tuple:
-    moves = [bool(c) and token > 1 and (token - 1) % c == 0 for c in periods]
-    return moves, [(token - 1) // c if c else 0 for c in periods]
+    """By counting: a level moves when the token after a multiple of its period arrives."""
+    made, before = (
+        [sum((t - 1) % c == 0 for t in range(2, last + 1)) if c else 0 for c in periods] for last in (token, token - 1)
+    )
+    return [now > then for now, then in zip(made, before)], made
 
 
 def answered(answer, token: int, periods: list) -> tuple:

@@ -99,7 +99,7 @@ def test_draw_shows_what_has_come_back():
 
 def test_the_view_steps_answers_and_judges():
     view = NestedClocks(strict=True)
-    assert "A gradient reaches every start" in view.readout
+    assert "A gradient reaches all 8 starts" in view.readout
     view.controls_by_name["moment"].value = 3
     assert f"After {3 * CHUNK} of {TOKENS} tokens" in view.readout and "outer loop not yet" in view.readout
     view.set(moment=BOUNDARIES + 2)
