@@ -127,10 +127,11 @@ def draw_matrix(dice: Dice):
 
 
 def cubic(M, steps):
-    X = M / M.square().sum().sqrt()
+    """By what it does to each singular value."""
+    left, sizes, right = torch.linalg.svd(M / torch.linalg.norm(M), full_matrices=False)
     for _ in range(steps):
-        X = 1.5 * X - 0.5 * X @ X.T @ X
-    return X
+        sizes = 1.5 * sizes - 0.5 * sizes**3
+    return left * sizes @ right
 
 
 @holds("with no step it is the matrix divided by its norm", hint=1)
