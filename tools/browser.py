@@ -40,6 +40,9 @@ view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .info
 """
 
 
+OPPOSITE = {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}
+
+
 class NoBrowser(Exception):
     """No Chromium or Chrome was found; the message says what to do."""
 
@@ -236,12 +239,14 @@ class Page:
     def press(self, name: str, key: str | None = None, seconds: float = 30) -> None:
         """Moves the view's first control by one key and waits until the picture differs.
 
-        Presses again every few seconds: JupyterLab may still take the focus away just after a run.
+        Presses again every few seconds, in the other direction: a slider may stand at the end of its range, and
+        JupyterLab may still take the focus away just after a run.
         """
-        before, until = self.picture(name), time.monotonic() + seconds
+        before, until, back = self.picture(name), time.monotonic() + seconds, False
         while True:
             moved = self.focus(name)
-            self.page.keyboard.press(key or moved)
+            self.page.keyboard.press(key or (OPPOSITE[moved] if back else moved))
+            back = not back
             try:
                 return self.changed(name, before, seconds=min(5, seconds))
             except self.timeout:
