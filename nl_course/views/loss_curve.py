@@ -11,6 +11,7 @@ Where no front end answers it still collects, and `repr(curve)` says in a senten
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import accumulate
 
@@ -79,9 +80,10 @@ class LossCurve:
 
     @property
     def smooth(self) -> list[float]:
-        """The mean of each step's loss and those before it, as many as the slider says (fewer at the start)."""
+        """The mean of each step's loss and those before it, of as many steps as the slider says (fewer at the start,
+        and in a recording that kept every so many steps)."""
         sums = [0.0, *accumulate(self.losses)]
-        firsts = (max(0, stop - self.over.value) for stop in range(1, len(sums)))
+        firsts = (bisect_right(self.steps, step - self.over.value) for step in self.steps)
         return [(sums[stop] - sums[first]) / (stop - first) for stop, first in enumerate(firsts, 1)]
 
     def draw(self) -> None:
