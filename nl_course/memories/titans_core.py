@@ -6,7 +6,8 @@ SiLU; k and q have length 1. Every head has a small network M (inner.py) and thr
     theta = max_step sigmoid(x . w + b),    eta = sigmoid(x . w + b),    alpha = sigmoid(x . w + b)
 
 Where the paper is silent, this is chosen: gates a head, not a channel; half the squared error as the loss; max_step
-2 / chunk at most 1, for which a chunk of equal keys cannot overshoot in a linear memory; M plain layers without biases,
+2 / chunk at most 1, for which a chunk of equal keys cannot overshoot in a linear memory (a deep one with momentum now
+and then does: there half of it, or the inner LayerNorm); M plain layers without biases,
 LayerNorm or residual path, started with variance 1 / inputs and learned; alpha's bias -6 (a half-life of 280 tokens).
 
 Axes: b batch, h heads, t tokens, f head width.
