@@ -16,6 +16,7 @@ from torch import Tensor
 from nl_course.checkpoint import load_model, save_model
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
+from nl_course.record.parts import state_after
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, evaluate_windows, token_losses, train
@@ -118,15 +119,6 @@ def by_bin(losses: Tensor, edges: list[int], resamples: int) -> list[dict[str, f
         numbers = {"mean": means.mean().item(), "low": low, "high": high}
         out.append({"from": first, "to": last, **{name: round(value, 4) for name, value in numbers.items()}})
     return out
-
-
-@torch.no_grad()
-def state_after(model: LanguageModel, tokens: int, device: str) -> dict[str, int]:
-    """Bytes of a state that has read so many bytes, measured on its tensors, one row."""
-    state, text = model.init_state(1), torch.zeros(1, tokens, dtype=torch.long, device=device)
-    for piece in text.split(1024, dim=1):
-        _, state = model(piece, state)
-    return {"tokens": tokens, "bytes": state.nbytes}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 
 from nl_course.checkpoint import save_model
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.record.needle import start_weights
+from nl_course.record.parts import begin
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.needle import NeedleTask
 from nl_course.training import TrainingConfig, train
@@ -22,7 +22,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     recording = Recording("live-needle", config, device)
     torch.manual_seed(training.seed)
     model = LanguageModel(ModelConfig(**config["model"]))
-    start_weights(model)
+    begin(model)
     result = train(model.to(device), NeedleTask(**config["task"]), training, progress=False)
     metrics = [{"step": m["step"], "loss": round(m["loss"], 4)} for m in result.metrics]
     checkpoint = assets / "checkpoints" / "05-live-training.safetensors"

@@ -12,7 +12,7 @@ from nl_course.memories import SelfModifying
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import hope as recipe
 from nl_course.record import hope_measures as measures
-from nl_course.record import record
+from nl_course.record import parts, record
 from nl_course.tasks.recall import mqar
 
 
@@ -26,7 +26,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
         assert list(models) == list(asked["models"])
         assert load_model(checkpoint).parameter_count() == models["hope"]["parameters"]
         for name, model in models.items():
-            assert abs(model["parameters"] / asked["parameters"] - 1) < recipe.TOLERANCE
+            assert abs(model["parameters"] / asked["parameters"] - 1) < parts.TOLERANCE
             assert [seed["seed"] for seed in model["seeds"]] == asked["seeds"]
             held = set(model["seeds"][0]["found"]["frozen"])
             still = set(measures.FROZEN) - {"nothing"} | ({"levels"} if task == "text" else set())
@@ -34,17 +34,18 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
             assert held == (still if name == "hope" else set())
             states = [s["bytes"] for s in model["state"]]
             assert states[0] < states[1] if name == "attention" else task == "text" or states[0] == states[1]
-    monkeypatch.setattr(recipe, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
     assert json.loads(record("hope", tmp_path, quick=True)[-1].read_text())["tasks"] == found["tasks"]
 
 
 def test_models_of_a_task_are_equal_in_size_and_names_are_checked():
     config = recipe.settings()
     for about in config["tasks"].values():
-        counts = [recipe.build(recipe.model_config(about, name)).parameter_count() for name in about["models"]]
-        assert max(counts) / min(counts) < 1 + 2 * recipe.TOLERANCE
+        shapes = [parts.sized(about, name, spec) for name, spec in about["models"].items()]
+        counts = [parts.build(shape).parameter_count() for shape in shapes]
+        assert max(counts) / min(counts) < 1 + 2 * parts.TOLERANCE
     with pytest.raises(CourseError, match="more than the 100 asked"):
-        recipe.model_config({**config["tasks"]["parity"], "parameters": 100}, "hope")
+        parts.sized({**about, "parameters": 100}, "hope", about["models"]["hope"])
     with pytest.raises(CourseError, match="parity"):
         recipe.part(config, "party", "hope", 0, None)
 

@@ -9,7 +9,7 @@ from nl_course.checkpoint import load_model, read_info
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.record import needle as recipe
-from nl_course.record import record
+from nl_course.record import parts, record
 
 
 @pytest.mark.slow
@@ -22,7 +22,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
         assert checkpoint.name == model["checkpoint"] and checkpoint.stat().st_size < 1_000_000
         assert loaded.config.memory == model["memory"] and loaded.parameter_count() == model["parameters"]
         assert read_info(checkpoint)["info"]["trained_as"] == name
-        assert abs(model["parameters"] / config["parameters"] - 1) < recipe.TOLERANCE
+        assert abs(model["parameters"] / config["parameters"] - 1) < parts.TOLERANCE
         assert list(model["recall"]) == ["passkey", "number", "word"] and len(model["seeds"]) == 2
         for rows in model["recall"].values():
             assert [r["length"] for r in rows] == [64, 128] and [r["asked"] for r in rows] == [16, 8]
@@ -30,17 +30,18 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
             assert all(sum(d["asked"] for d in r["by_depth"]) == r["asked"] for r in rows)
     kept = {name: [s["bytes"] for s in m["state"]] for name, m in found["models"].items()}
     assert kept["gated-delta"][0] == kept["gated-delta"][1]
-    monkeypatch.setattr(recipe, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
     again = json.loads(record("needle", tmp_path, quick=True)[-1].read_text())
     assert again["models"] == found["models"]
 
 
 def test_every_model_has_as_many_parameters():
     config = recipe.settings()
-    counts = [LanguageModel(recipe.model_config(config, name)).parameter_count() for name in config["models"]]
-    assert max(counts) / min(counts) < 1 + recipe.TOLERANCE and max(counts) < 480_000  # under a megabyte in bf16
+    shapes = [parts.sized(config, name, spec) for name, spec in config["models"].items()]
+    counts = [LanguageModel(shape).parameter_count() for shape in shapes]
+    assert max(counts) / min(counts) < 1 + parts.TOLERANCE and max(counts) < 480_000  # under a megabyte in bf16
     with pytest.raises(CourseError, match="more than the 20,000 asked for"):
-        recipe.model_config({**config, "parameters": 20_000}, "ttt-linear")
+        parts.sized({**config, "parameters": 20_000}, "ttt-linear", config["models"]["ttt-linear"])
     with pytest.raises(CourseError, match="ttt-linear"):
         recipe.part(config, "ttt_linear", 0, None)
 
@@ -58,22 +59,6 @@ def test_the_curriculum_follows_its_stages():
             assert int((targets != -100).sum()) == 5 * answers
         step += stage["steps"]
     assert not torch.equal(data(0)[0], recipe.curriculum(config, seed=6)[1](0)[0])
-
-
-def test_linear_layers_start_larger_and_the_memories_starts_stay():
-    torch.manual_seed(0)
-    model = LanguageModel(
-        recipe.model_config(
-            recipe.settings(quick=True) | {"width": 64, "layers": 2, "parameters": 200_000}, "gated-delta"
-        )
-    )
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    recipe.start_weights(model)
-    after = dict(model.named_parameters())
-    assert after["layers.0.memory.query.weight"].std().item() == pytest.approx(64**-0.5, rel=0.05)
-    assert after["layers.1.memory.output.weight"].std().item() == pytest.approx(64**-0.5 / 2, rel=0.05)
-    for name in ("layers.0.memory.conv.weight", "layers.0.memory.log_rate"):
-        assert torch.equal(after[name], before[name])
 
 
 def test_seeds_are_pooled_and_shown():
