@@ -118,7 +118,7 @@ def add_train(commands) -> None:
     from nl_course.training import TrainingConfig
 
     parser = commands.add_parser("train", help=COMMANDS["train"][1], epilog=TRAIN_HELP)
-    parser.add_argument("--preset", help="the model's size: micro, tiny, ... (default: tiny)")
+    parser.add_argument("--preset", help="the model's size: micro, tiny, ttt-e2e-tiny, ... (default: tiny)")
     parser.add_argument("--memory", help="what its blocks remember with (default: the preset's)")
     parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
@@ -129,6 +129,9 @@ def add_train(commands) -> None:
         if setting.name == "optimizer_options":
             continue  # for Python and for recipes: each optimizer has its own
         names = [f"--{setting.name.replace('_', '-')}"] + (["--context"] if setting.name == "length" else [])
+        if isinstance(setting.default, bool):
+            parser.add_argument(*names, action="store_true", default=None, help=f"(default: {setting.default})")
+            continue
         count = {"nargs": 2} if setting.name == "betas" else {}
         kind = {"betas": float, "precision": str}.get(setting.name, type(setting.default))
         parser.add_argument(*names, type=number(kind), dest=setting.name, help=f"(default: {setting.default})", **count)
@@ -138,7 +141,6 @@ def add_train(commands) -> None:
 def run_train(options: argparse.Namespace) -> int:
     import torch
 
-    from nl_course.model import LanguageModel
     from nl_course.tasks.text import VOCAB
     from nl_course.training import TrainingConfig, train
 
@@ -156,7 +158,7 @@ def run_train(options: argparse.Namespace) -> int:
         print(f"The held-out part, {held_out.numel():,} bytes, is too short to look at; it is left out.")
         held_out = None
     torch.manual_seed(config.seed)
-    model = LanguageModel(sizes).to(device)
+    model = language_model(sizes).to(device)
     print(f"{about['preset']} with {sizes.memory}, {model.parameter_count():,} parameters, on {device.type}. {books}")
     show = not options.quiet and sys.stderr.isatty()
     on_step = None if show or options.quiet else print_held_out
@@ -199,13 +201,23 @@ def started_with(folder: Path) -> dict[str, Any]:
 
 def model_config(preset_name: str, memory: str | None, vocab: int):
     """The preset's sizes, reading bytes, with another memory if one is named."""
-    from nl_course.model import ModelConfig
-    from nl_course.presets import preset
+    from nl_course.nested import PRESETS as NESTED
+    from nl_course.presets import PRESETS
 
-    values = preset(preset_name).to_dict() | {"vocab": vocab}
+    presets = {**PRESETS, **NESTED}
+    config = presets[choose("preset", preset_name, presets)].config
+    values = config.to_dict() | {"vocab": vocab}
     if memory is not None and memory != values["memory"]:
         values |= {"memory": memory, "options": {}}
-    return ModelConfig.from_dict(values)
+    return type(config).from_dict(values)
+
+
+def language_model(config):
+    """The model of that config, with clocks or without."""
+    from nl_course.model import LanguageModel
+    from nl_course.nested import NestedConfig, NestedLanguageModel
+
+    return (NestedLanguageModel if isinstance(config, NestedConfig) else LanguageModel)(config)
 
 
 def library_named(name: str):

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.interrupts import Interrupts
+from nl_course.nested.outer import check_outer, inner_share, outer_step
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.run_folder import RunFolder
 from nl_course.schedule import warmup_cosine
@@ -53,6 +54,8 @@ class TrainingConfig:
     clip: float = 1.0  # largest norm of all gradients together; 0 for no limit
     accumulate: int = 1  # micro-batches a step
     precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 where there is a GPU
+    inner_warmup: float = 0.0  # share of the steps in which inner rates grow from a tenth to 1 (nested/outer.py)
+    recompute: bool = False  # for levels that learn: segments computed twice, for less memory (nested/recompute.py)
     seed: int = 0
     log_every: int = 1  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between checkpoints; 0 for one at the end only
@@ -66,6 +69,7 @@ class TrainingConfig:
         for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
             if not isfinite(at_least(name, getattr(self, name), 0)):
                 raise CourseError(f"{name} must be a finite number.")
+        inner_share(0, 1, self.inner_warmup)
         choose("precision", self.precision, ("auto", "fp32", "bf16"))
         choose("optimizer", self.optimizer, OPTIMIZERS)
         object.__setattr__(self, "betas", tuple(self.betas))
@@ -235,6 +239,7 @@ class _Loop:
 
     def __init__(self, model, data, config, held_out, folder, optimizer, about):
         self.model, self.data, self.held_out, self.config = model, data, held_out, config
+        check_outer(model, config.inner_warmup, config.recompute)
         self.optimizer = optimizer(model, config)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -303,7 +308,8 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * share
         self.optimizer.zero_grad(set_to_none=True)
-        loss = gradient(self.model, inputs, targets, config).item()
+        with outer_step(self.model, inner_share(step, config.steps, config.inner_warmup), config.recompute):
+            loss = gradient(self.model, inputs, targets, config).item()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or float("inf")).item()
         if not (isfinite(loss) and isfinite(norm)):
             raise Diverged(

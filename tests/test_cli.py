@@ -154,6 +154,8 @@ BAD = {
     "train --batch-size 0": "batch_size must be a whole number of at least 1",
     "train --accumulate 5": "batch_size 16 does not split into 5",
     "train --betas 0.9 1.5": "betas must be two numbers",
+    "train --inner-warmup 2": "inner_warmup must be a share of the steps, from 0 to 1, not 2",
+    "train --recompute --text own.txt": "recompute is for models with levels that learn",
     "train --precision fp16": "precision 'fp16' is not known; choose one of: auto, fp32, bf16",
     "train --device gpu": "device 'gpu' is not known; choose one of: auto, cpu, cuda, mps",
     "train --text pros": "--text must be prose, code, or a file or folder .* not 'pros'. Did you mean 'prose'",

@@ -50,13 +50,15 @@ class Level(nn.Module):
         self.post_norm = nn.RMSNorm(width, eps=1e-6) if post_norm else None
         learnt = config.chunk and config.learn_rate and config.rate > 0
         self.log_rate = nn.Parameter(torch.tensor(math.log(config.rate))) if learnt else None
+        self.rate_share = 1.0  # of the rate, that it moves by now; no part of the weights
         nn.init.normal_(self.first, std=0.02)
         nn.init.normal_(self.last, std=0.02 / writes**0.5)  # it writes into the residual stream, as `writes` do
 
     @property
     def rate(self) -> Tensor | float:
         """The inner step size, positive: a scalar tensor if it is learnt."""
-        return self.config.rate if self.log_rate is None else self.log_rate.exp()
+        whole = self.config.rate if self.log_rate is None else self.log_rate.exp()
+        return whole if self.rate_share == 1 else whole * self.rate_share
 
     def start(self, batch_size: int) -> Pair:
         """The learnt start for every row, (B, in, out) each."""
