@@ -267,11 +267,32 @@ def add_student(commands) -> None:
     student.add_command(commands)
 
 
+def add_check_memory(commands) -> None:
+    from nl_course.suite import check
+
+    check.add_command(commands)
+
+
+def add_runs(commands) -> None:
+    from nl_course import run_table
+
+    run_table.add_command(commands)
+
+
+def add_export(commands) -> None:
+    from nl_course.export import command
+
+    command.add_command(commands)
+
+
 COMMANDS = {
     "lab": (add_lab, "open the course in JupyterLab"),
     "doctor": (add_doctor, "is this machine ready, and what will be slow on it?"),
     "train": (add_train, "train a language model on text"),
     "record": (add_record, "make one of the course's recordings anew, into assets/"),
+    "export": (add_export, "the whole course as static pages and slides"),
+    "runs": (add_runs, "compare the runs in a folder: loss, speed, memory"),
+    "check-memory": (add_check_memory, "does a memory of your own keep what every memory must?"),
     "student": (add_student, "copy the course for a class, without its solutions"),
 }
 

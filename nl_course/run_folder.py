@@ -12,6 +12,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -112,6 +113,14 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
     }
+
+
+def memory_in_use(device: torch.device | str = "cpu") -> int:
+    """Bytes: on a GPU the most that PyTorch has held there, else what the whole process holds now."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return psutil.Process().memory_info().rss
 
 
 def _about(model: nn.Module) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.interrupts import Interrupts
 from nl_course.nested.outer import check_outer, inner_share, outer_step
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
-from nl_course.run_folder import RunFolder
+from nl_course.run_folder import RunFolder, memory_in_use
 from nl_course.schedule import warmup_cosine
 from nl_course.tasks import text
 
@@ -329,6 +329,7 @@ class _Loop:
                 "tokens": self.tokens,
                 "seconds": round(self.seconds, 4),
                 "tokens_per_second": round(targets.numel() / max(seconds, 1e-9), 1),
+                "memory_bytes": memory_in_use(next(self.model.parameters()).device),
                 **self._look(step + 1),
             }
             self._record(metrics)

@@ -1,0 +1,91 @@
+"""One memory under test, built small, and the inputs that every property reads. In float64 unless a property says
+otherwise, so that "equal" means equal to 1e-10."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nl_course.memories import Memory, State
+
+TOKENS = 11  # long enough to overflow the small windows that are tested, and no multiple of any chunk
+WIDTH = 8
+CLOSE = dict(rtol=1e-10, atol=1e-10)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One memory to be tested: `make()` builds it small, of width 8. `grows` says that its state may grow with T;
+    `bf16_band` is the largest error of a bf16 run that the memory promises,
+    relative to the largest output; a size that returns every few tokens does so with that `period`;
+    `compiles` False leaves torch.compile out: one case a memory is enough, and autograd inside
+    autograd, as in the reference paths, it cannot follow."""
+
+    name: str
+    make: Callable[[], Memory]
+    grows: bool = False
+    bf16_band: float = 0.05
+    period: int = 1
+    compiles: bool = True
+
+
+class Broken(AssertionError):
+    """A property does not hold; the message says what was seen."""
+
+
+def require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Broken(otherwise)
+
+
+def build(case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu", scale: float = 1.5) -> Memory:
+    """The case's memory with every parameter moved away from its start, the same each time: a start at which
+    something is zero would hide half of what is tested."""
+    torch.manual_seed(0)
+    memory = case.make().to(torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(0.2 * scale * noise)
+    return memory.to(device, dtype)
+
+
+def inputs(tokens: int = TOKENS, rows: int = 2, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
+    """(rows, tokens, 8), normal, the same every time."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(rows, tokens, WIDTH, generator=generator, dtype=torch.float64).to(device, dtype)
+
+
+def read_in_pieces(memory: Memory, x: Tensor, pieces: list[int], state: State | None = None) -> tuple[Tensor, State]:
+    """y of all pieces joined, and the last state."""
+    outputs = []
+    for piece in x.split(pieces, dim=1):
+        y, state = memory(piece, state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def assert_same_state(left: State, right: State, tolerance: float = 1e-10) -> None:
+    a, b = left.tensors(), right.tensors()
+    require(a.keys() == b.keys(), f"one state holds {sorted(a)}, the other {sorted(b)}")
+    for name in a:
+        torch.testing.assert_close(
+            a[name], b[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"state, {n}: {m}"
+        )
+
+
+def describe(state: State) -> object:
+    """A state's numbers and names without its tensors (positions, counters), for exact comparison."""
+
+    def walk(value):
+        if isinstance(value, Tensor):
+            return tuple(value.shape)
+        if isinstance(value, State):
+            return {name: walk(part) for name, part in value.parts().items()}
+        if isinstance(value, tuple):
+            return tuple(walk(part) for part in value)
+        return {k: walk(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return walk(state)
