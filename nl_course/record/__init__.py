@@ -13,13 +13,17 @@ from nl_course.files import course_root
 RECIPES = {
     "library": "the hashes of the default library's books, when a pinned version changes (half a minute)",
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
+    "books": "notebook 09's facts of the first book, asked as more books are read (about twenty minutes on one core)",
     "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
     "first-training": "notebook 01's training, for machines too weak to train live (half a minute)",
+    "frontier": "notebook 09's recall against bytes of state, every memory (forty minutes on one core; can be cut)",
     "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (a quarter of an hour on one core)",
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
+    "long-text": "notebook 09's loss by place in a long context, every memory (twenty minutes on one core; can be cut)",
     "needle": "notebook 05's needles: windowed attention and each memory (hours on one core; can be cut)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
+    "state-tracking": "notebook 09's word problems of groups, three seeds (ten minutes on one core; can be cut)",
 }
 
 

@@ -71,7 +71,7 @@ class PlantedText:
 @dataclass(frozen=True)
 class PlantedBooks:
     """Texts of `length` bytes: real books one after the other, `facts` in the first `within` bytes, and with `every`
-    one in each further `every` bytes. `rows` texts begin at books that lie evenly along the shelf."""
+    one somewhere in each further `every` bytes. `rows` texts begin at books that lie evenly along the shelf."""
 
     length: int = 32_768
     facts: int = 4
@@ -101,7 +101,12 @@ class PlantedBooks:
         gap = self.within // self.facts
         places = [i * gap + gap // 2 for i in range(self.facts)]
         if self.every is not None:
-            places += range(self.within + self.every // 2, self.length - self.every // 2, self.every)
+            rng, size = (
+                random.Random(hashed(f"places {self.seed} {number}")),
+                len(Fact("k" * KEY, "0" * ANSWER, 0).mark),
+            )
+            stretches = range(self.within, self.length - self.every + 1, self.every)
+            places += [start + rng.randrange(self.every - size) for start in stretches]
         facts, written, used = [], bytearray(), 0
         for fact in map(Fact, *self._facts(number, hay, len(places)), places):
             more = fact.place - len(written)
