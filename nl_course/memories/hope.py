@@ -16,11 +16,12 @@ every write, into all of them.
 `rung` is the ladder of section 8.1: "plain" (only M_memory moves, towards the shared v), "adaptive" (all move, towards
 v) and "self-modifying" (all move, each towards its own v^). `adaptive` names the memories that move, for rungs between.
 
-The paper leaves open what kind of network, which layer is erased, ranges, starts, heads, gate: see the config's fields.
+The paper leaves open what kind of network, which layer is erased, ranges, starts, heads, gate: see hope_config.py.
 Axes: b batch, h heads, t tokens, f head width, m hidden width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -28,120 +29,32 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
-from nl_course.errors import CourseError, choose, whole
-from nl_course.memories import hope_chunk, hope_reference
+from nl_course.errors import CourseError, choose
+from nl_course.memories import hope_chunk, hope_reference, hope_steps
 from nl_course.memories.base import Memory, State
 from nl_course.memories.conv import CausalConv
+from nl_course.memories.hope_config import VALUES, SelfModifyingConfig
 from nl_course.memories.hope_core import NARROW, WIDE, Bank, Fast, Rule
 from nl_course.memories.hope_gain import GainBank
 from nl_course.memories.hope_trace import explain
-from nl_course.memories.inner import ACTIVATIONS
 from nl_course.memories.matrix import unit
+from nl_course.memories.more_steps import check_open
+from nl_course.memories.sceptic import Doubted, Switches
 from nl_course.memories.trace import Trace
 
 PATHS = ("auto", "reference", "chunked", "gain")
-STOPS = ("none", "targets", "first-order", "write")
-VALUES = {
-    "bounded": lambda v: v * torch.rsqrt(1 + v.square().sum(-1, keepdim=True)),  # shorter than 1
-    "unit": unit,
-    "plain": lambda v: v,
-}
-RUNGS = {  # which memories move, None for all; towards what
-    "plain": (("memory",), "shared"),
-    "adaptive": (None, "shared"),
-    "self-modifying": (None, "self"),
-}
-
-
-@dataclass(frozen=True)
-class SelfModifyingConfig:
-    """`kind` "mlp" (two layers, `hidden` wide, the head's width if not given) or "linear". `adaptive` and `targets`
-    ("shared" or "self") None are the rung's. `erase` "per-layer", "input" (first layers only) or "off"; `momentum` a
-    constant beta; `retention` False keeps everything. `read` "boundary" or "running": M_memory with each token's own
-    write. `max_step` bounds eta, which begins at a tenth of it; alpha begins at `start_retention`. `values` "bounded"
-    (v / sqrt(1 + |v|^2), so that memories which write what they say do not run away), "unit" (length 1) or "plain".
-    `start` "identity" (second layers zero: every memory begins as the identity) or "random". `stop_gradient`, for the
-    same forward pass: "targets" takes v^ for constants, "first-order" all errors and layer inputs, "write" whole
-    writes."""
-
-    width: int
-    heads: int
-    kind: str = "mlp"
-    hidden: int | None = None
-    activation: str = "silu"
-    rung: str = "self-modifying"
-    adaptive: tuple[str, ...] | None = None
-    targets: str | None = None
-    adaptive_query: bool = False
-    chunk: int = 16
-    chunk_others: int | None = None
-    read: str = "boundary"
-    erase: str = "per-layer"
-    momentum: float = 0.0
-    retention: bool = True
-    max_step: float = 0.5
-    start_retention: float = 0.99
-    values: str = "bounded"
-    conv: int = 4
-    start: str = "identity"
-    stop_gradient: str = "none"
-
-    def __post_init__(self):
-        for name in ("width", "heads", "chunk"):
-            whole(name, getattr(self, name), 1)
-        whole("conv", self.conv, 0)
-        if self.width % self.heads:
-            raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
-        choose("kind", self.kind, ("mlp", "linear"))
-        choose("activation", self.activation, ACTIVATIONS)
-        choose("rung", self.rung, RUNGS)
-        for name, value in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
-            whole(name, value if getattr(self, name) is None else getattr(self, name), 1)
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.adaptive is not None:
-            object.__setattr__(self, "adaptive", tuple(choose("adaptive memory", n, self.names) for n in self.adaptive))
-        if self.targets is not None:
-            choose("targets", self.targets, ("shared", "self"))
-        choose("read", self.read, ("boundary", "running"))
-        choose("erase", self.erase, ("per-layer", "input", "off"))
-        choose("values", self.values, VALUES)
-        choose("start", self.start, ("identity", "random"))
-        choose("stop_gradient", self.stop_gradient, STOPS)
-        for name, low, high in (("momentum", -1e-9, 1), ("max_step", 0, 1e9), ("start_retention", 0, 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
-                raise CourseError(f"{name} must be a number between {max(0, low)} and {high:g}, not {value!r}.")
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def moving(self) -> tuple[str, ...]:
-        """The memories that move: `adaptive`, or the rung's."""
-        return (RUNGS[self.rung][0] or self.names) if self.adaptive is None else self.adaptive
-
-    @property
-    def self_made(self) -> bool:
-        """Whether each memory makes its own target."""
-        return (self.targets or RUNGS[self.rung][1]) == "self"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All memories: key, value, (query,) step, (retention,) memory."""
-        query, retention = ("query",) * self.adaptive_query, ("retention",) * self.retention
-        return ("key", "value", *query, "step", *retention, "memory")
 
 
 @dataclass(frozen=True)
 class FastState(State):
     """The fast weights of one bank (hope_core.py), every tensor (b, h, ...): at the last boundary, after the last token
-    (empty for chunks of one token, where they are the same), and their momentum (empty without)."""
+    (empty for chunks of one token, where they are the same), and their momentum (empty without). `open`, with several
+    inner steps, holds the open chunk's pairs."""
 
     anchor: dict
     running: dict
     momentum: dict
+    open: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +68,7 @@ class SelfModifyingState(State):
     position: int
 
 
-class SelfModifying(Memory):
+class SelfModifying(Doubted, Memory):
     """The layer. `path` "reference": token by token with autograd; "chunked" ("auto"): a chunk at once with matmuls;
     "gain": linear memories by the one gain they share, which is then all that the state holds.
 
@@ -195,6 +108,22 @@ class SelfModifying(Memory):
         into, after = torch.randn(c.heads, f, c.hidden) * f**-0.5, torch.randn(c.heads, c.hidden, out) * c.hidden**-0.5
         return {f"{name}_into": into, f"{name}_out": after * (c.start == "random")}
 
+    def lacks(self) -> dict[str, str]:
+        c, found = self.config, {}
+        if not c.momentum:
+            found["momentum"] = "it was built without momentum"
+        if c.kind == "linear":
+            found["last_layer_only"] = "linear memories have one layer"
+        if self.path == "gain":
+            found["inner_steps"] = 'path "gain" has one gain for all memories'
+        return found
+
+    def doubt(self, switches: Switches) -> None:
+        super().doubt(switches)
+        c, s = self.config, switches
+        momentum = float(c.momentum) if s.momentum else 0.0
+        self.rule = Rule(c.erase, momentum, c.stop_gradient, s.sign, s.last_layer_only, s.inner_steps)
+
     # -- state ---------------------------------------------------------------------------------------------------
     @property
     def freeze(self) -> tuple[str, ...]:
@@ -227,7 +156,7 @@ class SelfModifying(Memory):
         if not bank.names or (bank.names == ("memory",) and "memory" not in self.config.moving):
             return FastState({}, {}, {})
         anchor = {name: w.expand(batch_size, *w.shape[1:]) for name, w in self._begun(bank).items()}
-        momentum = {name: torch.zeros_like(w) for name, w in anchor.items()} if self.config.momentum else {}
+        momentum = {name: torch.zeros_like(w) for name, w in anchor.items()} if self.rule.momentum else {}
         return FastState(anchor, dict(anchor) if chunk > 1 else {}, momentum)
 
     def _begun(self, bank: Bank) -> dict[str, Tensor]:
@@ -244,7 +173,8 @@ class SelfModifying(Memory):
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """s per number: a wide memory has 2 f m a head, a step or retention memory (f + 1) m; linear ones f f and f; a
         gain f f for all memories of a clock. Twice that with chunks of more than one token (the anchor and the running
-        weights), once more with momentum; and conv - 1 columns of d. Whatever the number of tokens."""
+        weights), once more with momentum; and conv - 1 columns of d. Whatever the number of tokens. (With several
+        inner steps a chunk that is open holds more: its pairs.)"""
         numbers = 0
         for bank, chunk in self._banks():
             state = self._fresh(bank, chunk, 1)
@@ -279,6 +209,7 @@ class SelfModifying(Memory):
             signals, others = self._signals(z, state)
             if q is not None:
                 signals["query"] = unit(q)
+            signals["query"] = self.asked_with(signals["query"], signals["key"])
             o, memory = self._remember(signals, state)
         if trace is not None:
             explain(trace, self, state, signals, o)
@@ -296,7 +227,7 @@ class SelfModifying(Memory):
         if not bank.names:
             return self._gates(fixed), state.others
         fast, tokens, found = self._fast(state.others), z.shape[2], []
-        cuts = _cuts(state.position, tokens, chunk)
+        cuts = hope_chunk.cuts(state.position, tokens, chunk)
         sizes = [stop - start for start, stop in pairwise(cuts)]
         fixed = [dict(zip(fixed, parts)) for parts in zip(*(y.split(sizes, dim=2) for y in fixed.values()))]
         for i, piece in enumerate(z.split(sizes, dim=2)):
@@ -304,7 +235,7 @@ class SelfModifying(Memory):
             found.append(signals)
             fast, _ = self._learn(bank, fast, signals, (state.position + cuts[i]) % chunk == 0)
             if (state.position + cuts[i + 1]) % chunk == 0:
-                fast = fast._replace(anchor=fast.running)
+                fast = fast._replace(anchor=fast.running, open={})
         return {name: torch.cat([one[name] for one in found], dim=2) for name in found[0]}, _kept(fast, chunk)
 
     def _gates(self, answers: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -312,7 +243,8 @@ class SelfModifying(Memory):
         signals = {name: unit(answers[name]) for name in ("key", "query") if name in answers}
         value = answers["value"]
         signals["value"] = VALUES[self.config.values](value)
-        step = answers["step"].squeeze(-1) + self.step_bias.to(value.dtype)[:, None]
+        bias = self.step_bias.to(value.dtype)
+        step = self.rate_logit(answers["step"].squeeze(-1) + bias[:, None], bias)
         signals["step"] = self.config.max_step * step.sigmoid()
         if self.config.retention:
             kept = answers["retention"].squeeze(-1) + self.retention_bias.to(value.dtype)[:, None]
@@ -327,17 +259,21 @@ class SelfModifying(Memory):
             return fast, None
         k, v = signals["key"], signals["value"]
         gates = signals["step"], signals["log_retention"]
-        shared, q = self._shared(bank, v), signals["query"] if running else None
-        if self.path == "reference":
-            after, o = hope_reference.learn(bank, self.rule, fast, k, v, *gates, shared, q)
+        shared, q = partial(self._shared, bank), signals["query"] if running else None
+        check_open(self.rule.steps, not fresh, fast.open)
+        if self.rule.steps > 1:
+            fast = fast._replace(open={}) if fresh else fast
+            after, o = hope_steps.learn(bank, self.rule, self.path == "reference", fast, signals, shared, q)
+        elif self.path == "reference":
+            after, o = hope_reference.learn(bank, self.rule, fast, k, v, *gates, shared(v), q)
         else:
             masks = masks or self._masks(k, *gates)
-            after, o = hope_chunk.learn(bank, self.rule, fast, k, v, masks, shared, fresh, q)
+            after, o = hope_chunk.learn(bank, self.rule, fast, k, v, masks, shared(v), fresh, q)
         running, momentum = (
             bank.keep(old, new, self._frozen) if new else new
             for old, new in ((fast.running, after.running), (fast.momentum, after.momentum))
         )
-        return Fast(fast.anchor, running, momentum), o
+        return after._replace(running=running, momentum=momentum), o
 
     def _masks(self, k: Tensor, step: Tensor, log_retention: Tensor) -> hope_chunk.Masks:
         if self.rule.stop in ("first-order", "write"):
@@ -357,11 +293,11 @@ class SelfModifying(Memory):
             return bank.read(self._start(bank), q)["memory"], state.memory
         fast, answers = self._fast(state.memory), []
         running = self.config.read == "running" and "memory" not in self._frozen
-        for start, stop, size in _runs(state.position, tokens, chunk):
+        for start, stop, size in hope_chunk.runs(state.position, tokens, chunk):
             # All whole chunks together as far as they can be: what does not depend on the weights.
             run = {name: u[:, :, start:stop].unflatten(2, (-1, size)) for name, u in signals.items()}
             masks = [None] * run["key"].shape[2]
-            if self.path != "reference":
+            if self.path != "reference" and self.rule.steps == 1:
                 masks = self._masks(run["key"], run["step"], run["log_retention"]).pieces()
             chunks = zip(*(u.unbind(2) for u in run.values()))
             for i, parts in enumerate(chunks):
@@ -370,28 +306,15 @@ class SelfModifying(Memory):
                 fast, o = self._learn(bank, fast, piece, place % chunk == 0, masks[i], running)
                 answers.append(bank.read(before, piece["query"])["memory"] if o is None else o)
                 if (place + size) % chunk == 0:
-                    fast = fast._replace(anchor=fast.running)
+                    fast = fast._replace(anchor=fast.running, open={})
         return torch.cat(answers, dim=2), _kept(fast, chunk)
 
     def _fast(self, state: FastState) -> Fast:
-        anchor, running, momentum = ({n: w.to(self._wide) for n, w in p.items()} for p in state.parts().values())
-        return Fast(anchor, running or anchor, momentum)
+        anchor, running, momentum, open = ({n: w.to(self._wide) for n, w in p.items()} for p in state.parts().values())
+        if bool(momentum) != bool(self.rule.momentum):  # the switch was turned: nothing was carried on, or is from now
+            momentum = {n: torch.zeros_like(w) for n, w in anchor.items()} if self.rule.momentum else {}
+        return Fast(anchor, running or anchor, momentum, open)
 
 
 def _kept(fast: Fast, chunk: int) -> FastState:
-    return FastState(fast.anchor, fast.running if chunk > 1 else {}, fast.momentum)
-
-
-def _cuts(position: int, tokens: int, chunk: int) -> list[int]:
-    """0, the boundaries that fall within `tokens` tokens after `position`, and the end."""
-    first = -position % chunk
-    inner = [t for t in range(first, tokens, chunk) if t]
-    return [0, *inner, tokens]
-
-
-def _runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int, int]]:
-    """(start, stop, size of its pieces): what fills the open chunk, the whole chunks, what opens the next one."""
-    first = min(tokens, -position % chunk)
-    last = first + (tokens - first) // chunk * chunk
-    runs = ((0, first, first), (first, last, chunk), (last, tokens, tokens - last))
-    return [run for run in runs if run[0] < run[1]]
+    return FastState(fast.anchor, fast.running if chunk > 1 else {}, fast.momentum, dict(fast.open))

@@ -158,6 +158,9 @@ def writes(sides: dict, m: Masks, rule: Rule, running: Weights, momentum: Weight
     if rule.stop == "write":
         m = m.map(Tensor.detach)
     for name, (a, error, said) in sides.items():
+        if not rule.moves(name):
+            continue
+        error = error if rule.sign == 1 else -error
         keyed, W = name in ("into", "out"), running[name]
         if cut:
             a, error = a.detach(), error.detach()
@@ -189,13 +192,29 @@ def learn(
     sides = bank.sides(fast.anchor, k, v, shared, rule.stop == "targets")
     found = writes(sides, m, rule, fast.running, fast.momentum, fresh)
     moved = {name: one.after() for name, one in found.items()}
-    running = {name: W for name, (W, _) in moved.items()}
-    momentum = {name: S for name, (_, S) in moved.items() if S is not None}
-    return Fast(fast.anchor, running, momentum), None if q is None else _running_read(bank, found, q)
+    running = fast.running | {name: W for name, (W, _) in moved.items()}
+    momentum = fast.momentum | {name: S for name, (_, S) in moved.items() if S is not None}
+    return Fast(fast.anchor, running, momentum), None if q is None else _running_read(bank, found, fast.running, q)
 
 
-def _running_read(bank: Bank, found: dict[str, Write], q: Tensor) -> Tensor:
+def _running_read(bank: Bank, found: dict[str, Write], before: Weights, q: Tensor) -> Tensor:
     if "out" in found:
         return bank.finish(found["out"].read(q))
-    given = bank.apart(bank.activate(found["into"].read(q)))
+    into = found["into"].read(q) if "into" in found else q @ before["into"]
+    given = bank.apart(bank.activate(into))
     return found["wide"].read(given).squeeze(2) + q
+
+
+def cuts(position: int, tokens: int, chunk: int) -> list[int]:
+    """0, the boundaries that fall within `tokens` tokens after `position`, and the end."""
+    first = -position % chunk
+    inner = [t for t in range(first, tokens, chunk) if t]
+    return [0, *inner, tokens]
+
+
+def runs(position: int, tokens: int, chunk: int) -> list[tuple[int, int, int]]:
+    """(start, stop, size of its pieces): what fills the open chunk, the whole chunks, what opens the next one."""
+    first = min(tokens, -position % chunk)
+    last = first + (tokens - first) // chunk * chunk
+    every = ((0, first, first), (first, last, chunk), (last, tokens, tokens - last))
+    return [run for run in every if run[0] < run[1]]

@@ -11,6 +11,7 @@ Axes: b batch, h heads, n memories of a bank, t tokens, f head width, m hidden w
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -24,19 +25,29 @@ TINY = 1e-6  # beside |a|^2, where a layer's input is scaled to length 1
 
 
 class Fast(NamedTuple):
-    """A bank's fast weights: at the last boundary, after the last token, and their momentum (empty without)."""
+    """A bank's fast weights: at the last boundary, after the last token, and their momentum (empty without); and, only
+    with several inner steps, the open chunk's pairs (hope_steps.py)."""
 
     anchor: Weights
     running: Weights
     momentum: Weights
+    open: dict = MappingProxyType({})
 
 
 class Rule(NamedTuple):
-    """How memories are written: `erase` "per-layer", "input" or "off"; the `momentum` beta; which gradients `stop`."""
+    """How memories are written: `erase` "per-layer", "input" or "off"; the `momentum` beta; which gradients `stop`; and
+    what a sceptic switched (sceptic.py): the `sign` of a gradient's step, the last layers alone, inner `steps`."""
 
     erase: str
     momentum: float
     stop: str
+    sign: int = 1
+    last_only: bool = False
+    steps: int = 1
+
+    def moves(self, name: str) -> bool:
+        """Whether the weights of that name are written."""
+        return not (self.last_only and name == "into")
 
 
 class Side(NamedTuple):

@@ -39,6 +39,11 @@ def one_token(bank: Bank, rule: Rule, fast: Fast, k, v, step, retention, shared)
     gradient = inner_gradient(bank, fast.anchor, k, target, torch.is_grad_enabled() and not constant)
     inputs, running, momentum = bank.inputs(fast.anchor, k), {}, {}
     for name, W in fast.running.items():
+        if not rule.moves(name):
+            running[name] = W
+            if fast.momentum:
+                momentum[name] = fast.momentum[name]
+            continue
         a, keyed = inputs[name], name in ("into", "out")
         eta, alpha = (step, retention) if keyed else (step[:, :, None], retention[:, :, None])
         if constant:
@@ -49,7 +54,7 @@ def one_token(bank: Bank, rule: Rule, fast: Fast, k, v, step, retention, shared)
         erased = rate * a.mT @ (a @ W)
         if rule.erase == "off" or (rule.erase == "input" and not keyed):
             erased = torch.zeros_like(W)
-        change = -eta * gradient[name]
+        change = -rule.sign * eta * gradient[name]
         if rule.momentum:
             change = momentum[name] = rule.momentum * fast.momentum[name] + change
         running[name] = alpha * W - (erased.detach() if rule.stop == "write" else erased) + change

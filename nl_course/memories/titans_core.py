@@ -14,7 +14,7 @@ Axes: b batch, h heads, t tokens, f head width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from einops import rearrange
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, silu
 
 from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.memories import more_steps
 from nl_course.memories.base import State
 from nl_course.memories.conv import CausalConv
 from nl_course.memories.inner import InnerModel, Norm, Weights
 from nl_course.memories.matrix import unit
+from nl_course.memories.sceptic import Doubted
 from nl_course.memories.titans_chunk import Gates, chunked, chunked_sequence, masks, reference
 from nl_course.memories.titans_trace import explain
 from nl_course.memories.trace import Trace
@@ -87,15 +89,17 @@ class NeuralConfig:
 @dataclass(frozen=True)
 class NeuralState(State):
     """The network as it stands (`memory`), its past surprise (`momentum`, {} without), the weights that the open chunk
-    began with (`anchor`, {} for chunks of one token), and how many tokens were written."""
+    began with (`anchor`, {} for chunks of one token), and how many tokens were written; with several inner steps also
+    the open chunk's pairs and gates (more_steps.py)."""
 
     memory: dict
     momentum: dict
     anchor: dict
     position: int
+    open: dict = field(default_factory=dict)
 
 
-class NeuralMemory(nn.Module):
+class NeuralMemory(Doubted, nn.Module):
     """Projections, gates and learned start; `learn` writes and reads, `read` only reads."""
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
@@ -132,15 +136,24 @@ class NeuralMemory(nn.Module):
     # -- the state ---------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> NeuralState:
         memory = {n: w.to(self.wide)[None].expand(batch_size, -1, -1, -1) for n, w in self.start.items()}
-        momentum = {n: torch.zeros_like(w) for n, w in memory.items()} if self.config.momentum else {}
+        momentum = {n: torch.zeros_like(w) for n, w in memory.items()} if self.carries_on else {}
         return NeuralState(memory, momentum, memory if self.config.chunk > 1 else {}, 0)
+
+    @property
+    def carries_on(self) -> bool:
+        """Whether there is momentum now."""
+        return self.config.momentum and self.doubts.momentum
+
+    def lacks(self) -> dict[str, str]:
+        last = {} if self.inner.layers > 1 else {"last_layer_only": "its inner network has one layer"}
+        return last if self.config.momentum else last | {"momentum": "its inner loop has no momentum"}
 
     @property
     def state_numbers(self) -> int:
         """Numbers (of `wide`) that one row of the batch carries: the weights, as often again for momentum, and once
-        more for the anchor."""
+        more for the anchor. (With several inner steps a chunk that is open holds more: its pairs.)"""
         weights = sum(w.numel() for w in self.start.values())
-        return weights * (1 + self.config.momentum + (self.config.chunk > 1))
+        return weights * (1 + self.carries_on + (self.config.chunk > 1))
 
     def init_tails(self, batch_size: int, names: str) -> tuple[Tensor, ...]:
         """What stands before the first token in the convolutions of `names`, some of "q", "k", "v"."""
@@ -163,15 +176,25 @@ class NeuralMemory(nn.Module):
         rows = [rearrange(silu(u.to(self.wide)), "b t (h f) -> b h t f", h=self.config.heads) for u in rows]
         return [u if name == "v" else unit(u) for name, u in zip(names, rows)], tuple(after)
 
+    @property
+    def asking(self) -> str:
+        """Of "q", "k", "v" the projection that the memory is read at."""
+        return "k" if self.doubts.read_with == "key" else "q"
+
     def gates(self, x: Tensor) -> Gates:
         """Each token's own step, momentum and retention."""
 
         def logit(gate: nn.Linear) -> Tensor:
             return linear(x.to(self.wide), gate.weight.to(self.wide), gate.bias.to(self.wide)).mT
 
-        step = self.config.largest_step * logit(self.step).sigmoid()
-        past = None if self.past is None else logsigmoid(logit(self.past))
+        step = self.write_step(logit(self.step))
+        past = logsigmoid(logit(self.past)) if self.carries_on else None
         return Gates(step, past, None if self.forget is None else logsigmoid(-logit(self.forget)))
+
+    def write_step(self, logit: Tensor) -> Tensor:
+        """theta, from the gate's logit (b, h, t)."""
+        logit = self.rate_logit(logit, self.step.bias.to(self.wide))
+        return self.doubts.sign * self.config.largest_step * logit.sigmoid()
 
     # -- the inner loop ----------------------------------------------------------------------------------------
     def read(self, memory: Weights, q: Tensor) -> Tensor:
@@ -180,6 +203,9 @@ class NeuralMemory(nn.Module):
 
     def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
         """Writes and reads every token: y (b, h, t, f), token t's with the weights right after its write."""
+        state = self._obeying(state)
+        if self.doubts.inner_steps > 1:
+            return more_steps.learn_titans(self, q, k, v, gates, state)
         memory, momentum = state.memory, state.momentum
         anchor, answers, size = state.anchor or memory, [], self.config.chunk
         options = dict(first_order=self.config.stop_gradient == "first-order")
@@ -205,12 +231,21 @@ class NeuralMemory(nn.Module):
         position = state.position + q.shape[2]
         return torch.cat(answers, dim=2), NeuralState(memory, momentum, anchor if size > 1 else {}, position)
 
+    def _obeying(self, state: NeuralState) -> NeuralState:
+        """The state as the switches want it: with momentum, or without."""
+        more_steps.check_open(self.doubts.inner_steps, state.position % self.config.chunk > 0, state.open)
+        if self.carries_on == bool(state.momentum):
+            return state
+        momentum = {n: torch.zeros_like(w) for n, w in state.memory.items()} if self.carries_on else {}
+        return replace(state, momentum=momentum)
+
     def remember(
         self, x: Tensor, state: NeuralState, tails: tuple, trace: Trace | None = None, before: int = 0
     ) -> tuple[Tensor, NeuralState, tuple]:
         """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), and the new state
         and tails. `before` persistent tokens were written before the text; traces count without them."""
         (q, k, v), tails = self.project(x, tails, "qkv")
+        q = self.asked_with(q, k)
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates(x)
             y, after = self.learn(q, k, v, gates, state)

@@ -18,7 +18,7 @@ Axes: b batch, h heads, t tokens, f head width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nl_course.errors import CourseError, at_least, choose, whole
-from nl_course.memories import ttt_fast
+from nl_course.memories import more_steps, ttt_fast
 from nl_course.memories.base import Memory, State
 from nl_course.memories.conv import CausalConv
 from nl_course.memories.gate import gated
 from nl_course.memories.inner import InnerModel, Norm, Weights
 from nl_course.memories.rope import Rotary
+from nl_course.memories.sceptic import Doubted
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt_dual import STOPS, dual, moved, reference
 from nl_course.memories.ttt_trace import explain
@@ -108,19 +109,21 @@ class TTTMLPConfig(TTTConfig):
 @dataclass(frozen=True)
 class TTTState(State):
     """The anchor W^a and the gradients gathered since, both (b, h, in, out) by name, at least in float32; the tails of
-    the convolutions on q and k, (b, conv - 1, d) each; and the next token's position in the text."""
+    the convolutions on q and k, (b, conv - 1, d) each; the next token's position in the text; and, only with several
+    inner steps, the open mini-batch's pairs (more_steps.py)."""
 
     anchor: dict
     gathered: dict
     tails: tuple
     position: int
+    open: dict = field(default_factory=dict)
 
 
-class TTT(Memory):
+class TTT(Doubted, Memory):
     """A layer whose state learns. `path` "reference" differentiates the inner loss by autograd, a token at a time;
     "chunked" ("auto") works through a mini-batch at once with matmuls.
 
-    Traces, (B, T, h, ...): `k`, `v`, `prediction` f(k) before the write, `loss_before`, `loss_after` the write and
+    Traces, (B, T, h, ...): `q`, `k`, `v`, `prediction` f(k) before the write, `loss_before`, `loss_after` the write and
     `loss_start` with W_0, `rate` l_i and `step_size` c_i l_i, `write_norm` the distance that the weights move and
     `drift` their distance from W_0; and who reads whom, per head: `weights` (.., positions), the share of each earlier
     token's `error` (.., f) in this token's `read` (.., f), with `start` (.., f) what the learned weights alone would
@@ -175,10 +178,17 @@ class TTT(Memory):
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """2 (anchor and gathered) x the inner model's weights, and conv - 1 columns of d for each convolution:
-        2 s (d f + d) for the linear kind, 2 s (8 d f + 5 d) for the MLP, whatever the number of tokens."""
+        2 s (d f + d) for the linear kind, 2 s (8 d f + 5 d) for the MLP, whatever the number of tokens. With
+        several inner steps k, v and the rate of each token of the open mini-batch, 2 d + h, come on top."""
         weights = sum(w.numel() for w in self.start.values())
+        if self.doubts.inner_steps > 1:
+            weights += tokens % self.config.mini_batch * (2 * self.width + self.config.heads) / 2
         tails = self.conv_query.tail_size + self.conv_key.tail_size if self.config.share_qk else 0
-        return batch_size * (2 * weights * self._wide.itemsize + tails * self.dtype.itemsize)
+        return batch_size * (int(2 * weights) * self._wide.itemsize + tails * self.dtype.itemsize)
+
+    def lacks(self) -> dict[str, str]:
+        last = {} if self.inner.layers > 1 else {"last_layer_only": "its inner network has one layer"}
+        return last | {"momentum": "its inner loop has no momentum"}
 
     def weights(self, state: TTTState) -> Weights:
         """The inner model as it stands after the last token read: W1 (B, h, in, out), b1, ..."""
@@ -213,14 +223,15 @@ class TTT(Memory):
             if self.rotary is not None:
                 q, k = (self.rotary(u, state.position, self.config.mini_batch) for u in (q, k))
             theta, beta = self.rate.weight.to(self._wide), self.rate.bias.to(self._wide)
-            rate = nn.functional.linear(x.to(self._wide), theta, beta).sigmoid().mT  # (b, h, t)
-            rate = self.config.base_rate / self.config.head_dim * rate
-            z, anchor, gathered = self._learn(q, k, v, rate, state)
+            rate = self.rate_logit(nn.functional.linear(x.to(self._wide), theta, beta).mT, beta).sigmoid()  # (b, h, t)
+            rate = self.doubts.sign * self.config.base_rate / self.config.head_dim * rate
+            q = self.asked_with(q, k)
+            z, after = self.learn(q, k, v, rate, state)
         if trace is not None:
             explain(trace, self, state, q, k, v, rate)
         z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
         y = self.post_norm(z) if self.gate is None else gated(self.post_norm, z, self.gate(x), "gelu")
-        return self.output(y), TTTState(anchor, gathered, tails, state.position + x.shape[1])
+        return self.output(y), replace(after, tails=tails)
 
     def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:
         """q, k, v (b, t, d), not yet turned, and the new tails."""
@@ -230,6 +241,16 @@ class TTT(Memory):
         q, query_tail = self.conv_query(shared, state.tails[0])
         k, key_tail = self.conv_key(shared, state.tails[1])
         return q, k, self.value(x), (query_tail, key_tail)
+
+    def learn(self, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState) -> tuple[Tensor, TTTState]:
+        """Writes and reads every token: z (b, h, t, f) for q, k, v (b, h, t, f) and rate (b, h, t), and the state
+        after the last, with the old tails."""
+        steps = self.doubts.inner_steps
+        more_steps.check_open(steps, state.position % self.config.mini_batch > 0, state.open)
+        if steps > 1:
+            return more_steps.learn_ttt(self, q, k, v, rate, state)
+        z, anchor, gathered = self._learn(q, k, v, rate, state)
+        return z, TTTState(anchor, gathered, state.tails, state.position + q.shape[2])
 
     def _learn(self, q, k, v, rate, state: TTTState) -> tuple[Tensor, Weights, Weights]:
         """Writes and reads every token: z (b, h, t, f), the anchor and what is gathered after the last."""

@@ -67,7 +67,7 @@ def reference(
             inner, norm, anchor, k[:, :, token], v[:, :, token], torch.is_grad_enabled() and stop == "none"
         )
         step = rate[:, :, token, None]
-        gathered = {name: gathered[name] + step * gradient[name] for name in gathered}
+        gathered = {n: g + step * gradient[n] if inner.moves(n) else g for n, g in gathered.items()}
         answers.append(inner.read(moved(anchor, gathered, factor[i]), q[:, :, token], norm))
     return torch.cat(answers, dim=2), gathered
 
@@ -94,14 +94,17 @@ def dual(
         z = inner.layer(anchor, i, x)
         if gathered is not None:
             z = z - factor[:, None] * inner.layer(gathered, i, x)
-        products = x @ a.mT + 1 if inner.bias else x @ a.mT
-        z = z - (mask * products) @ e
-        after[f"W{i}"] = (rate[..., None] * a).mT @ e
-        if inner.bias:
-            after[f"b{i}"] = rate[:, :, None, :] @ e
+        if inner.moves(f"W{i}"):
+            products = x @ a.mT + 1 if inner.bias else x @ a.mT
+            z = z - (mask * products) @ e
+            after[f"W{i}"] = (rate[..., None] * a).mT @ e
+            if inner.bias:
+                after[f"b{i}"] = rate[:, :, None, :] @ e
         x = inner.activate(z) if i < inner.layers else z
     if gathered is not None:
-        after = {name: gathered[name] + g for name, g in after.items()}
+        after = gathered | {name: gathered[name] + g for name, g in after.items()}
+    elif inner.last_only:
+        after = {name: after.get(name, torch.zeros_like(w)) for name, w in anchor.items()}
     return inner.answer(q, x, norm), after
 
 

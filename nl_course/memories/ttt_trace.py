@@ -1,7 +1,8 @@
 """What a TTT layer did, token by token, in numbers that can be looked at.
 
 It follows the weights through the text one write at a time, which costs more than the layer itself: it runs only when
-a trace is asked for, and only as far as the names that it wants.
+a trace is asked for, and only as far as the names that it wants. With several inner steps (sceptic.py) a token has as
+many errors: then there are no `error` and no `weights`.
 """
 
 import math
@@ -22,10 +23,10 @@ def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: 
     """Adds the traces that `TTT` names; q, k, v (b, h, t, f) as the inner model meets them, rate (b, h, t)."""
     factor, size = memory._factor(), memory.config.mini_batch
     place = torch.arange(state.position, state.position + q.shape[2], device=q.device) % size
-    found = {"k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
+    found = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
     if any(trace.wants(name) for name in _LOSSES + _READS):
         found |= _follow(memory, state, factor, q, k, v, rate)
-    if trace.wants("weights"):
+    if trace.wants("weights") and "stored" in found:
         found["weights"] = _contributions(memory, state.position, factor, rate, found["given"], found["stored"])
     for name, value in found.items():
         if name not in ("given", "stored"):
@@ -39,17 +40,22 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
     start = {name: w[None] for name, w in memory._start().items()}
     anchor = {name: w.to(memory._wide) for name, w in state.anchor.items()}
     gathered = {name: w.to(memory._wide) for name, w in state.gathered.items()}
-    before, last, rows = memory.weights(state), inner.layers, []
+    before, last, rows, several = memory.weights(state), inner.layers, [], memory.doubts.inner_steps > 1
     for t in range(q.shape[2]):
         place = (state.position + t) % size
         query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))
         sides = inner.key_side(anchor, key, value, norm)
         for i, (a, e) in enumerate(sides, 1):
             step = rate[:, :, t, None, None] * e
-            gathered[f"W{i}"] = gathered[f"W{i}"] + a.mT @ step
-            if inner.bias:
-                gathered[f"b{i}"] = gathered[f"b{i}"] + step
-        after = moved(anchor, gathered, factor[place])
+            if inner.moves(f"W{i}"):
+                gathered[f"W{i}"] = gathered[f"W{i}"] + a.mT @ step
+                if inner.bias:
+                    gathered[f"b{i}"] = gathered[f"b{i}"] + step
+        if several:
+            _, state = memory.learn(query, key, value, rate[:, :, t : t + 1], state)
+            after = memory.weights(state)
+        else:
+            after = moved(anchor, gathered, factor[place])
         given = query
         for i in range(1, last):
             given = inner.activate(inner.layer(after, i, given))
@@ -71,7 +77,8 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
         before = after
         if place == size - 1:
             anchor, gathered = after, {name: torch.zeros_like(g) for name, g in gathered.items()}
-    return {name: torch.cat([row[name] for row in rows], dim=2) for name in rows[0]}
+    names = [name for name in rows[0] if not (several and name in ("error", "stored"))]
+    return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
 
 
 def _distance(one: Weights, other: Weights) -> Tensor:
