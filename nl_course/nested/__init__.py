@@ -2,7 +2,7 @@
 
 from nl_course.nested.clocks import updates_after
 from nl_course.nested.config import LevelConfig, NestedConfig
-from nl_course.nested.e2e import E2E_PRESETS, E2EPreset, e2e_config, without_inner_loop
+from nl_course.nested.e2e import E2E_PRESETS, E2EPreset, e2e_config, reconfigured, with_inner_loop, without_inner_loop
 from nl_course.nested.levels import Level, NestedBlock
 from nl_course.nested.model import NestedLanguageModel
 from nl_course.nested.presets import PRESETS, preset
@@ -23,6 +23,8 @@ __all__ = [
     "e2e_config",
     "from_pretrained_blocks",
     "preset",
+    "reconfigured",
     "updates_after",
+    "with_inner_loop",
     "without_inner_loop",
 ]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from nl_course.errors import CourseError, whole
 from nl_course.nested.config import LevelConfig, NestedConfig
+from nl_course.nested.model import NestedLanguageModel
 
 
 def e2e_config(
@@ -70,6 +71,32 @@ def without_inner_loop(config: NestedConfig) -> NestedConfig:
     """The same network with every level at rest: the fast MLPs are there and stay at their start."""
     still = tuple(tuple(replace(level, chunk=0) for level in block) for block in config.levels)
     return replace(config, levels=still)
+
+
+def with_inner_loop(
+    config: NestedConfig, chunk: int, rate: float = 1.0, clip: float | None = 1.0, first_order: bool = False
+) -> NestedConfig:
+    """The same network with its fast MLPs, the first of two levels, moving at that pace. On weights that were trained
+    with them at rest this is dynamic evaluation (Krause et al. 2018, arXiv 1709.07432): going on with ordinary training
+    on what is read, from a start that was never made for it."""
+    whole("chunk", chunk, 1)
+    if not any(len(block) > 1 for block in config.levels):
+        raise CourseError("no block of this model has a fast MLP: it needs two levels, of which the first moves.")
+    moved = tuple(
+        (replace(block[0], chunk=chunk, rate=rate), *block[1:]) if len(block) > 1 else block for block in config.levels
+    )
+    return replace(config, levels=moved, clip=clip, first_order=first_order)
+
+
+def reconfigured(model: NestedLanguageModel, config: NestedConfig) -> NestedLanguageModel:
+    """A model that reads with `model`'s own weights, not copies, by another config of the same sizes: to switch an
+    inner loop on or off, to change its step or its clip."""
+    other = NestedLanguageModel(config)
+    try:
+        other.load_state_dict(model.state_dict(), assign=True)
+    except RuntimeError as error:
+        raise CourseError(f"the weights do not fit that config: {' '.join(str(error).split())}") from error
+    return other.eval()
 
 
 class E2EPreset(NamedTuple):
