@@ -1,7 +1,7 @@
 """What is still known of the first book: trained models read on and on, and are asked for a fact planted at the start.
 
-The models are those of the recipe `needle`, as they stand, and one more that is trained here by the same curriculum:
-attention that keeps its whole cache. Each reads real books that no model of the course was trained on, in three ways:
+The models are those of the recipe `needle`, as they stand, and two more that are trained here by the same curriculum:
+attention that keeps its whole cache, without positions and with rotary ones (that one gets lost beyond its lengths). Each reads real books that no model of the course was trained on, in three ways:
 
     first        one fact in the first 512 bytes of the first book, and none after
     everywhere   a further fact in each 1,024 bytes, so that facts overwrite facts; asked by age
