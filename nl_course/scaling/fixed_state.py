@@ -1,0 +1,143 @@
+"""The roofline of decoding from a state that does not grow, beside the cache's.
+
+A cache is read once a token and written at its end only. A state that learns is read *and written* each token, whatever
+was read before. Per head, with N numbers in one copy of its weights and f the head's width (2 operations for a multiply
+and an add; what grows with f alone, such as norms and gates, is left out):
+
+    answer a query              2 N
+    what is known of the key    2 N      rules that correct an error (delta, TTT, Titans), not Hebb's
+    bring the error back        2 (N - numbers of the first layer)
+    write the outer products    2 N
+    retention                     N
+    momentum                    2 N      S <- eta S + gradient, W <- W + S
+
+In bytes: every copy is read once and written once. With `every` = c > 1 tokens between writes, the state is read to
+answer each token but written once in c, and the open chunk's inputs and errors are kept and read beside it: fewer
+bytes, and as many operations and a few more. None of it is shared by sequences: a batch shares the weights alone.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nl_course.errors import at_least, choose, whole
+from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens
+from nl_course.scaling.cache import bytes_per_token
+from nl_course.scaling.formats import TB, bytes_per_value
+from nl_course.scaling.hardware import Accelerator, accelerator, decode_bytes, decode_flops
+from nl_course.scaling.shapes import ModelShape, model
+
+
+class Writing(NamedTuple):
+    """How a memory is written: towards the `error` or the bare value; whether it forgets; with momentum or without."""
+
+    error: bool = True
+    retention: bool = False
+    momentum: bool = False
+
+
+WRITINGS = {
+    "linear": Writing(error=False),
+    "gated-delta": Writing(retention=True),
+    "ttt-linear": Writing(),
+    "ttt-linear-x2": Writing(),
+    "ttt-mlp": Writing(),
+    "ttt-mlp-x2": Writing(),
+    "titans-heads": Writing(retention=True, momentum=True),
+    "titans-matrix": Writing(retention=True, momentum=True),
+    "titans-wide-bf16": Writing(retention=True),
+    "titans-wide": Writing(retention=True, momentum=True),
+    "titans-760m": Writing(retention=True, momentum=True),
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """One token of one sequence: operations, bytes read, bytes written."""
+
+    flops: float
+    read: float
+    written: float
+
+    @property
+    def bytes(self) -> float:
+        return self.read + self.written
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte moved, to be held against an accelerator's `ridge`."""
+        return self.flops / self.bytes
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.flops + other.flops, self.read + other.read, self.written + other.written)
+
+    def times(self, count: float) -> "Traffic":
+        return Traffic(self.flops * count, self.read * count, self.written * count)
+
+    def seconds(self, device: str | Accelerator, *, compute: float = 1.0, moving: float = 1.0) -> float:
+        """The roofline: max(operations / peak, bytes / bandwidth). Reads and writes share the bandwidth; `compute` and
+        `moving` are the shares of peak and bandwidth that are reached."""
+        device = accelerator(device)
+        return max(
+            self.flops / (compute * device.dense_16bit_tflops * 1e12),
+            self.bytes / (moving * device.bandwidth_tb_s * TB),
+        )
+
+    def bound(self, device: str | Accelerator) -> str:
+        """Which of the two holds it up: "moving bytes" or "computing"."""
+        return "moving bytes" if self.intensity <= accelerator(device).ridge else "computing"
+
+
+# -- the state ---------------------------------------------------------------------------------------------------------
+def state_traffic(memory: str | FixedMemory, writing: Writing | None = None, every: int = 1) -> Traffic:
+    """Answering and writing one token, one sequence, all layers. `memory` by its name in FIXED_MEMORIES (whose rule is
+    known), or one of your own with its `writing`; `every` tokens between writes."""
+    if isinstance(memory, str):
+        writing = WRITINGS[choose("memory", memory, WRITINGS)] if writing is None else writing
+        memory = FIXED_MEMORIES[memory]
+    writing = Writing() if writing is None else writing
+    c, size, N = whole("every", every, 1), bytes_per_value(memory.dtype), memory.values
+    flops = 4 * N + 2 * N * writing.error + 2 * _behind_the_first(memory) * writing.error
+    flops += N * writing.retention + 2 * N * writing.momentum
+    if c == 1:
+        return Traffic(flops, memory.copies * N * size, memory.copies * N * size)
+    row, waiting = _row(memory), (c - 1) / 2  # tokens that wait in an open chunk, on average
+    read = (1 + memory.copies / c) * N + waiting * row
+    written = memory.copies / c * N + row
+    once_a_chunk = N * writing.retention + 2 * N * writing.momentum
+    return Traffic(flops - once_a_chunk * (1 - 1 / c) + 2 * waiting * row, read * size, written * size)
+
+
+def _behind_the_first(memory: FixedMemory) -> int:
+    """Numbers of the layers behind the first, through which an error must come back."""
+    if memory.rule != "mlp":
+        return 0
+    return memory.layers * memory.width * memory.expansion * memory.head_dim
+
+
+def _row(memory: FixedMemory) -> int:
+    """Numbers that a token waiting to be written keeps: each layer's input, and the error that came back to it."""
+    layer = 2 * memory.layers * memory.width
+    return layer * (1 + memory.expansion) if memory.rule == "mlp" else layer
+
+
+# -- beside the cache --------------------------------------------------------------------------------------------------
+def cache_traffic(shape: str | ModelShape, context: float, dtype: str | float = "bf16") -> Traffic:
+    """Attention to `context` tokens for one more, one sequence: every key and value read, one written."""
+    shape = model(shape)
+    read = decode_bytes(shape, context, 1, dtype, dtype) - decode_bytes(shape, 0, 1, dtype, dtype)
+    return Traffic(
+        decode_flops(shape, context) - 2 * shape.active, read, bytes_per_token(shape, dtype, full=True)
+    )  # fmt: skip
+
+
+def weights_traffic(parameters: float, batch: int = 1, dtype: str | float = "bf16") -> Traffic:
+    """The dense weights' part of one token, one sequence: they are read once for the whole batch."""
+    read = at_least("parameters", parameters, 0) * bytes_per_value(dtype) / whole("batch", batch, 1)
+    return Traffic(2 * parameters, read, 0.0)
+
+
+def even_traffic_tokens(state: Traffic, against: str | ModelShape, dtype: str | float = "bf16") -> float:
+    """Context at which attention moves as many bytes a token as that state: below it the cache is the cheaper of the
+    two. As each written byte counts like one that is read, it lies further out than where their sizes are even."""
+    own = bytes_per_token(against, dtype, full=True)  # the cache writes a token too
+    return break_even_tokens(max(0.0, state.bytes - own), against, dtype)
