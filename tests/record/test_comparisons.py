@@ -1,0 +1,101 @@
+"""The recipes of the comparison: quick runs are whole, models are equal in size at every size, sums are right."""
+
+import json
+
+import pytest
+import torch
+
+from nl_course.errors import CourseError
+from nl_course.record import long_text, parts, record, state_tracking
+from nl_course.record.sizes import changed, settings
+from nl_course.tasks.formal import group, products
+
+
+def found(recording: str, folder) -> dict:
+    (file,) = record(recording, folder, quick=True)
+    whole = json.loads(file.read_text())
+    assert file.name == f"{recording}.json" and whole["about"]["command"] == f"nl-course record {recording}"
+    return whole
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------------
+def test_settings_change_what_a_size_names_and_nothing_else():
+    before = {"a": 1, "b": {"c": 2, "d": 3}, "e": [1, 2]}
+    assert changed(before, {"b": {"c": 5}, "e": [9]}) == {"a": 1, "b": {"c": 5, "d": 3}, "e": [9]}
+    assert before["b"]["c"] == 2
+    for name in ("long-text", "state-tracking"):
+        cpu, gpu, quick = settings(name), settings(name, "cuda:0"), settings(name, quick=True)
+        assert cpu["parameters"] < gpu["parameters"] and quick["training"]["steps"] < cpu["training"]["steps"]
+        assert not {"gpu", "quick"} & set(cpu) and list(cpu["models"]) == list(gpu["models"]) == list(quick["models"])
+        assert quick["training"]["learning_rate"] == cpu["training"]["learning_rate"]
+    with pytest.raises(CourseError, match="long-txt"):
+        settings("long-txt")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_models_have_as_many_parameters(device):
+    text, track = settings("long-text", device), settings("state-tracking", device)
+    with torch.device("meta"):  # sized refuses what differs by more than its tolerance
+        for name, spec in text["models"].items():
+            assert parts.sized(text, name, spec).layers == text["layers"]
+        for task in track["tasks"]:
+            for name in track["models"]:
+                assert state_tracking.shape_of(track, task, name).width == track["width"]
+
+
+# -- the loss by position ----------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_long_text_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
+    first, config = found("long-text", tmp_path), settings("long-text", quick=True)
+    assert list(first["models"]) == list(config["models"])
+    for name, model in first["models"].items():
+        assert [(row["from"], row["to"]) for row in model["loss"]] == [(0, 16), (16, 80)]
+        assert all(row["low"] <= row["mean"] <= row["high"] for row in model["loss"])
+        assert model["seeds"][0]["loss"] == pytest.approx([row["mean"] for row in model["loss"]], abs=1e-4)
+        states = [row["bytes"] for row in model["state"]]
+        assert states[0] < states[1] if name == "attention" else model["state"]
+    assert all(row["mean"] == row["low"] == row["high"] == 0 for row in first["models"]["attention"]["less_attention"])
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert found("long-text", tmp_path)["models"] == first["models"]
+
+
+def test_stretches_resample_windows_and_not_places():
+    rows = torch.tensor([[[1.0, 5.0], [3.0, 5.0]]])  # one seed, two windows, two bins
+    first, second = long_text.stretches(rows, {"resamples": 200, "bins": [0, 4, 8]})
+    assert (first["mean"], first["low"], first["high"]) == (2, 1, 3)
+    assert (second["from"], second["to"], second["low"], second["high"]) == (4, 8, 5, 5)
+
+
+def test_losses_by_window_are_means_of_the_places(monkeypatch):
+    config = {"corpus": "prose", "bins": [0, 8, 32], "windows": 3, "batch": 2}
+    monkeypatch.setattr(long_text, "token_losses", lambda _, x, y: torch.arange(32.0).expand(len(x), 32))
+    assert long_text.losses_by_window(None, config) == [[3.5, 19.5]] * 3
+
+
+# -- state tracking ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_state_tracking_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
+    first, config = found("state-tracking", tmp_path), settings("state-tracking", quick=True)
+    assert list(first["tasks"]) == list(config["tasks"])
+    for task in first["tasks"].values():
+        assert list(task["models"]) == list(config["models"])
+        for model in task["models"].values():
+            assert [(row["low"], row["high"]) for row in model["asked"]] == [(2, 6), (8, 8)]
+            for row in model["asked"]:
+                assert row["by_place"] == pytest.approx(sum(row["by_place_seeds"]) / 2, abs=1e-4)
+                assert len(row["whole_seeds"]) == len(model["seeds"]) == 2
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert found("state-tracking", tmp_path)["tasks"] == first["tasks"]
+
+
+def test_the_tasks_are_what_they_are_called():
+    config = settings("state-tracking")
+    for about in config["tasks"].values():
+        elements, letters = group(about["group"]).elements, about["letters"]
+        reached = {products(about["group"], [a, b, c])[-1] for a in letters for b in letters for c in letters}
+        reached |= {products(about["group"], [a, b])[-1] for a in letters for b in letters}
+        assert reached == set(range(len(elements)))  # the letters make the whole group
+    swaps = [group("s3").elements[letter] for letter in config["tasks"]["swaps"]["letters"]]
+    assert all(sum(place != element for place, element in enumerate(swap)) == 2 for swap in swaps)
+    with pytest.raises(CourseError, match="swap"):
+        state_tracking.task_of(config, "swap", 4)
