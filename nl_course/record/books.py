@@ -1,7 +1,8 @@
 """What is still known of the first book: trained models read on and on, and are asked for a fact planted at the start.
 
 The models are those of the recipe `needle`, as they stand, and two more that are trained here by the same curriculum:
-attention that keeps its whole cache, without positions and with rotary ones (that one gets lost beyond its lengths). Each reads real books that no model of the course was trained on, in three ways:
+attention that keeps its whole cache, without positions and with rotary ones (that one gets lost beyond its lengths).
+Each reads real books that no model of the course was trained on, in three ways:
 
     first        one fact in the first 512 bytes of the first book, and none after
     everywhere   a further fact in each 1,024 bytes, so that facts overwrite facts; asked by age
@@ -72,16 +73,19 @@ def shared(config: dict) -> dict:
 
 def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> Path:
     """A model trained here, by the curriculum and in the size of the recipe `needle`."""
-    about, path = needle.settings(quick), folder / f"{name}.safetensors"
+    about = needle.settings(quick)
     shape = parts.sized(about, name, config["models"][name]["train"])
+
+    asked = {"shape": shape.to_dict(), "about": about, "seed": config["seed"]}
+    path = folder / f"{name}-{parts.mark(asked)}.safetensors"
 
     def make() -> dict:
         training, data = needle.curriculum(about, config["seed"])
-        model, made = parts.trained(shape, data, training, folder / f"{name}-training", device)
+        model, made = parts.trained(shape, data, training, path.with_suffix(""), device)
         save_model(model, path)
         return {"seconds": round(made.metrics[-1]["seconds"], 1)}
 
-    parts.kept(folder / f"{name}-taught.json", {"shape": shape.to_dict(), "about": about, "seed": config["seed"]}, make)
+    parts.kept(folder / f"{name}-taught.json", asked, make)
     return path
 
 
