@@ -7,6 +7,9 @@ width, one layer and as many parameters; parity with the same models is in the r
     turns   Z3: turns by a third, which no single reflection is
     s3      S3, all six elements: turns and exchanges, and their order matters
 
+The delta rule and self-modifying Titans stand here twice: with steps up to 1, which at most wipe out what is stored
+under a key, and as `-negative` with steps up to 2, which may turn it round (Grazzi et al. 2024, arXiv 2411.12537).
+
 A part, one model of one task from one seed, is kept as soon as it is done:
 
     nl-course record state-tracking                                everything that is missing
