@@ -15,6 +15,7 @@ RECIPES = {
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
     "books": "notebook 09's facts of the first book, asked as more books are read (about twenty minutes on one core)",
     "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
+    "decode": "notebook 09's seconds and bytes for one more token after 1k to 128k (minutes on one core)",
     "first-training": "notebook 01's training, for machines too weak to train live (half a minute)",
     "frontier": "notebook 09's recall against bytes of state, every memory (forty minutes on one core; can be cut)",
     "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (a quarter of an hour on one core)",
