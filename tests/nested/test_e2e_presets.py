@@ -12,6 +12,8 @@ from nl_course.nested import (
     NestedLanguageModel,
     e2e_config,
     preset,
+    reconfigured,
+    with_inner_loop,
     without_inner_loop,
 )
 
@@ -62,6 +64,24 @@ def test_options_are_named_and_mistakes_too():
     ):
         with pytest.raises(CourseError, match=message):
             e2e_config(**sizes | wrong)
+
+
+def test_an_inner_loop_is_switched_on_off_and_to_another_pace_on_the_same_weights():
+    config = e2e_config(width=8, layers=3, heads=2, hidden=7, window=6, chunk=4, suffix=2)
+    assert with_inner_loop(without_inner_loop(config), 4) == config
+    faster = with_inner_loop(config, 8, 2.0, None)
+    assert [[(level.chunk, level.rate) for level in block] for block in faster.levels] == [
+        [(0, 0.01)], [(8, 2.0), (0, 0.01)], [(8, 2.0), (0, 0.01)],
+    ]  # fmt: skip
+    model, tokens = NestedLanguageModel(config), torch.randint(256, (2, 18))
+    still = reconfigured(model, without_inner_loop(config))
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), still.parameters()))
+    with torch.no_grad():
+        assert torch.equal(reconfigured(still, config).token_losses(tokens), model.token_losses(tokens))
+    with pytest.raises(CourseError, match="weights do not fit"):
+        reconfigured(model, replace(config, width=10))
+    with pytest.raises(CourseError, match="no block of this model has a fast MLP"):
+        with_inner_loop(replace(config, levels=tuple(block[-1:] for block in config.levels)), 4)
 
 
 # -- check 10 ---------------------------------------------------------------------------------------------------
