@@ -151,7 +151,7 @@ def read_and_ask(
             _, state = model(piece, state)
         seconds = time.perf_counter() - began
         facts = [text.read_by(stop) if all_facts else list(text.first_facts) for text in some]
-        right = recalled(model, state, facts, config["ask"]).tolist()
+        right = recalled(model, state, facts, config["ask"])
         here = found.setdefault(stop, {"rows": [], "state_bytes": state.nbytes // len(some), "seconds": 0.0})
         here["rows"] += zip(facts, right, strict=True)
         here["seconds"] += seconds

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nl_course.errors import CourseError, whole
 from nl_course.tasks.books import Book
@@ -155,9 +155,9 @@ def _from_book(shelf: tuple[str, ...], number: int, rows: int, length: int) -> t
 
 
 @torch.no_grad()
-def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: int = 64) -> Tensor:
-    """Whether each fact is answered exactly, (rows, facts) bool. `state` is the model's after reading, a row a text; as
-    many facts are asked of every row, each of a branch of the state, so that no question disturbs another.
+def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: int = 64) -> list[list[bool]]:
+    """Whether each fact of each row is answered exactly. `state` is the model's after reading, a row a text; each fact is
+    asked of a branch of its row's state, so that no question disturbs another.
 
     As in `needle_scores`, the answer stands in the question's text, and a model that would say each of its bytes on its
     own is right."""
@@ -167,5 +167,6 @@ def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: in
         some = asked[first : first + batch]
         tokens = torch.tensor([list(fact.mark[: -len(">\n")]) for _, fact in some], device=device)
         logits, _ = model(tokens[:, :-1], state.rows(torch.tensor([row for row, _ in some], device=device)))
-        right.append((logits[:, -ANSWER:].argmax(-1) == tokens[:, -ANSWER:]).all(1).cpu())
-    return torch.cat(right).view(len(facts), -1)
+        right += (logits[:, -ANSWER:].argmax(-1) == tokens[:, -ANSWER:]).all(1).tolist()
+    hits = iter(right)
+    return [[next(hits) for _ in some] for some in facts]

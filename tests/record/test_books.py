@@ -45,7 +45,7 @@ def test_reading_in_stops_asks_what_reading_at_once_would():
     with torch.no_grad():
         _, state = model(torch.tensor([list(text.text) for text in texts]))
     right = recalled(model, state, [text.first_facts for text in texts])
-    assert [hits for _, hits in found[1024]["rows"]] == right.tolist()
+    assert [hits for _, hits in found[1024]["rows"]] == right
 
 
 def test_an_interval_is_wide_where_the_facts_of_a_text_fall_together():
