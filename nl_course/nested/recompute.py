@@ -9,7 +9,7 @@ the segment is one step of autograd, inner gradient included, so the first time 
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -54,6 +54,8 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _same_autocast(device: str) -> Callable[[], AbstractContextManager]:
-    """The autocast of now, to be entered later."""
+    """The autocast of now, to be entered later; the meta device, on which operations are only counted, has none."""
+    if device == "meta":
+        return nullcontext
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype, enabled)

@@ -1,0 +1,156 @@
+"""What a run will take: counted against direct counts and closed forms, and what may be asked."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nl_course.errors import CourseError
+from nl_course.estimate import KEPT, Estimate, _count, count, estimate, parameter_count, probe
+from nl_course.model import LanguageModel, ModelConfig
+from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, e2e_config
+from nl_course.optimizers import OPTIMIZERS, build_optimizer
+from nl_course.presets import PRESETS, preset
+from nl_course.training import TrainingConfig
+
+SMALL = ModelConfig(vocab=32, width=16, layers=3, heads=2, hidden=24)
+RUN = TrainingConfig(steps=10, batch_size=8, length=64, precision="fp32")
+STREAM = (torch.arange(4000) * 7 % 11).to(torch.uint8)
+
+
+def test_operations_of_a_plain_transformer_are_the_closed_form():
+    """6 N D over all matrices, and 12 T d a layer and token for the full square of pairs (forward 4 T d, twice that
+    backward); the embedding is a matrix as the output, and a look-up as the input."""
+    length = 2000
+    matrices = 32 * 16 + 3 * (4 * 16 * 16 + 3 * 16 * 24)
+    expected = 6 * matrices * length + 3 * 12 * 16 * length**2
+    assert count(SMALL, length)[0] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("config", "length", "within"),
+    [
+        (SMALL, 2600, 0.01),
+        (replace(SMALL, memory="ttt-linear"), 256, 0.01),
+        (replace(SMALL, memory="titans"), 96, 0.01),
+        (replace(SMALL, memory="gated-delta", conv=4), 384, 0.01),
+        (e2e_config(vocab=32, width=16, layers=3, heads=2, hidden=24, window=64, chunk=8), 56, 0.06),
+        (NestedConfig(32, 16, 3, 2, (LevelConfig(24, 8), LevelConfig(24))), 56, 0.06),
+    ],
+    ids=lambda v: getattr(v, "memory", ""),
+)
+def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length, within):
+    flops, linear, square = count(config, length)
+    direct, kept = _count(config, length, False)
+    assert flops == pytest.approx(direct, rel=within)
+    assert linear + square == pytest.approx(kept, rel=within + 0.05)
+    assert square >= 0
+
+
+def test_recomputing_costs_operations_and_saves_memory():
+    config = e2e_config(vocab=32, width=16, layers=2, heads=2, hidden=24, window=16, chunk=8)
+    plain, again = count(config, 48), count(config, 48, recompute=True)
+    assert again[0] > plain[0] and sum(again[1:]) < 0.75 * sum(plain[1:])
+
+
+def test_the_bytes_kept_are_what_a_real_backward_pass_keeps():
+    config = replace(SMALL, memory="ttt-linear")
+    model, found = LanguageModel(config), {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    tokens = torch.zeros(1, 96, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        logits, _ = model(tokens)
+    assert _count(config, 96, False)[1] == pytest.approx(sum(found.values()), rel=0.2)
+    assert logits.requires_grad
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_an_optimizer_keeps_of_a_matrix(name):
+    net = nn.Linear(24, 24, bias=False)
+    rate = {"lr": 0.01}
+    optimizer = build_optimizer(name, net, **rate)
+    net(torch.ones(2, 24)).sum().backward()
+    optimizer.step()
+    kept = sum(v.numel() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+    assert round(kept / net.weight.numel()) == KEPT[name]
+
+
+def test_the_arithmetic_of_time_memory_and_money():
+    found = estimate(SMALL, RUN, tokens_per_second=100.0, price_per_hour=3.6)
+    assert isinstance(found, Estimate)
+    assert found.parameters == LanguageModel(SMALL).parameter_count() == parameter_count(SMALL)
+    assert found.tokens == 10 * 8 * 64 and found.flops_rule == 6 * found.parameters * found.tokens
+    assert found.seconds == pytest.approx((0.9 * 51.2, 1.3 * 51.2))
+    assert found.cost == pytest.approx(tuple(s * 1e-3 for s in found.seconds))
+    assert found.weights == found.gradients == 4 * found.parameters and found.optimizer == 2 * found.weights
+    assert found.memory[1] == pytest.approx(4 * found.weights + found.activations[1])
+    split = estimate(SMALL, replace(RUN, accumulate=4))
+    assert split.activations[1] == pytest.approx(found.activations[1] / 4) and split.seconds is split.cost is None
+    for line in (
+        "parameters   7,152",
+        "of the rule 6 N D",
+        "46.1 seconds to 66.6 seconds",
+        "cost         0.05 to 0.07",
+    ):
+        assert line in str(found)
+
+
+def test_processes_share_rows_under_ddp_and_weights_too_under_fsdp():
+    alone = estimate(SMALL, RUN)
+    ddp = estimate(SMALL, RUN, processes=2, parallel="ddp")
+    fsdp = estimate(SMALL, RUN, processes=2, parallel="fsdp")
+    assert ddp.weights == alone.weights == 2 * fsdp.weights and fsdp.optimizer == alone.optimizer / 2
+    assert ddp.activations == fsdp.activations == pytest.approx(tuple(a / 2 for a in alone.activations))
+    assert ddp.flops == alone.flops
+
+
+def test_an_accelerator_gives_a_range_whether_it_fits_and_its_use():
+    large = preset("125m")
+    run = TrainingConfig(steps=100, batch_size=8, length=1024)
+    bound = estimate(large, run, accelerator="h100", price_per_hour=2)
+    assert bound.fits is True and "assuming 20% to 50%" in bound.basis
+    assert bound.seconds[0] == pytest.approx(bound.flops / 989e12 / 0.5)
+    assert estimate(preset("1.3b"), replace(run, batch_size=64), accelerator="h100").fits is False
+    known = estimate(large, run, accelerator="h100", tokens_per_second=400_000)
+    assert known.utilisation == pytest.approx(bound.flops / run.steps / 8192 * 400_000 / 989e12)
+    assert estimate(large, run, accelerator="h100", processes=2, parallel="ddp").seconds[0] < bound.seconds[0]
+
+
+def test_a_probe_measures_and_leaves_the_model_as_it_was():
+    torch.manual_seed(0)
+    net = LanguageModel(SMALL)
+    before, draw = [p.clone() for p in net.parameters()], torch.random.get_rng_state()
+    assert probe(net, STREAM, RUN, steps=2) > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert all(p.grad is None for p in net.parameters()) and torch.equal(draw, torch.random.get_rng_state())
+    clocked = NestedLanguageModel(NestedConfig(32, 16, 1, 2, (LevelConfig(24, 8),)))
+    assert probe(clocked, STREAM, replace(RUN, batch_size=2, length=16), steps=1) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tokens_per_second=0), "tokens_per_second must be more than 0"),
+        (dict(accelerator="h10"), "Did you mean"),
+        (dict(price_per_hour=-1), "price_per_hour"),
+        (dict(processes=2), '2 processes need parallel "ddp" or "fsdp"'),
+        (dict(processes=0, parallel="ddp"), "processes"),
+        (dict(processes=2, parallel="dpp"), "Did you mean 'ddp'"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises(CourseError, match=message):
+        estimate(SMALL, RUN, **options)
+
+
+def test_every_preset_can_be_counted_without_memory():
+    for name in ("tiny", "ttt-linear-125m", "1.3b"):
+        assert parameter_count(preset(name)) == PRESETS[name].parameters
