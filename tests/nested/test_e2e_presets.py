@@ -79,7 +79,7 @@ def test_an_inner_loop_is_switched_on_off_and_to_another_pace_on_the_same_weight
     with torch.no_grad():
         assert torch.equal(reconfigured(still, config).token_losses(tokens), model.token_losses(tokens))
     with pytest.raises(CourseError, match="weights do not fit"):
-        reconfigured(model, replace(config, width=10))
+        reconfigured(model, replace(config, width=12))
     with pytest.raises(CourseError, match="no block of this model has a fast MLP"):
         with_inner_loop(replace(config, levels=tuple(block[-1:] for block in config.levels)), 4)
 
