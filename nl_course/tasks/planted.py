@@ -156,7 +156,7 @@ def _from_book(shelf: tuple[str, ...], number: int, rows: int, length: int) -> t
 
 @torch.no_grad()
 def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: int = 64) -> list[list[bool]]:
-    """Whether each fact of each row is answered exactly. `state` is the model's after reading, a row a text; each fact is
+    """Whether each fact of each row is answered exactly. `state` is the model's after reading, a row a text; a fact is
     asked of a branch of its row's state, so that no question disturbs another.
 
     As in `needle_scores`, the answer stands in the question's text, and a model that would say each of its bytes on its

@@ -1,0 +1,198 @@
+"""View 18, a million books: what is still known of the first book?
+
+Trained models of the course read real books on and on, with a fact in the first one (`nl-course record books`). Shown
+are the bytes of each state and the bytes moved to read so far, by formula, which equals what was measured as far as it
+was; and how many facts of the first book are still answered, which has no formula: it is shown as far as it was
+measured, and beyond that the picture is hatched and the words say so. Beside them the third way, a text index on disk.
+"""
+
+import json
+import math
+from functools import cache
+
+import ipywidgets as W
+import numpy as np
+
+from nl_course.errors import at_least, choose
+from nl_course.files import asset
+from nl_course.model import LanguageModel, ModelConfig
+from nl_course.scaling import accelerator
+from nl_course.views import million_books_drawing as drawing
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, by_name, pure
+
+RUN = "runs/books.json"
+INDEX = "index on disk"
+BOOKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1_000, 10_000, 100_000, 1_000_000)
+SIZES = {  # bytes of a book
+    "a module's docstrings (5 kB)": 5_000,  # near the mean of the shelf that was read
+    "a novel (600 kB)": 600_000,  # about 105,000 English words
+}
+DEVICE = "h100"
+FIXED = ("TTT-Linear", "Titans (LMM)", "Titans (MAG)", "Titans (MAL)")
+GRID = np.geomspace(512, BOOKS[-1] * max(SIZES.values()), 120)
+STYLES = {
+    "attention, whole cache": "attention",
+    "whole cache, rotary": "gqa",
+    "attention, window 64": "window",
+    "TTT-Linear": "ttt-linear",
+    "Titans (LMM)": "lmm",
+    "Titans (MAG)": "mag",
+    "Titans (MAL)": "mal",
+}
+
+
+@cache
+def recorded() -> dict:
+    """The recording, `assets/runs/books.json`."""
+    return json.loads(asset(RUN).read_text(encoding="utf-8"))
+
+
+@cache
+def reader(name: str) -> LanguageModel:
+    """A model of that shape, without its trained weights: for its formula of `state_bytes`."""
+    found = recorded()["models"][choose("memory", name, recorded()["models"])]
+    config = recorded()["about"]["config"].get("model", {"width": 64, "layers": 2, "heads": 2})
+    return LanguageModel(ModelConfig(**config, **{key: found[key] for key in ("hidden", "memory", "options", "conv")}))
+
+
+def state_bytes(name: str, read: float) -> float:
+    """Bytes kept after `read` bytes of text: of a model's state by its formula, of the index in the measured
+    proportion to its text."""
+    at_least("bytes read", read, 0)
+    if name == INDEX:
+        last = recorded()["index"]["first"][-1]
+        return read * last["disk_bytes"] / last["bytes"]
+    return reader(name).state_bytes(round(read))
+
+
+def moved_bytes(name: str, read: float) -> float:
+    """Bytes of state moved from and to memory to read so far, a byte at a time. A cache is read at every byte as far as
+    it has grown; a state of fixed size is read at every byte and written at every byte, which is the most: in chunks it
+    is written less often."""
+    now, half = state_bytes(name, read), state_bytes(name, read / 2)
+    if name in FIXED:
+        return 2 * read * now
+    return read * (half if now > 1.5 * half else now)
+
+
+def rows_of(name: str) -> list[dict]:
+    """What was recorded of a memory, or of the index, at each length."""
+    if name == INDEX:
+        return recorded()["index"]["first"]
+    return recorded()["models"][choose("memory", name, recorded()["models"])]["first"]
+
+
+def known(name: str, read: float) -> dict | None:
+    """The recorded row at the longest length that is at most `read`; None below the shortest. `beyond` is true where
+    the recording ended before."""
+    rows = rows_of(name)
+    passed = [row for row in rows if row["bytes"] <= read]
+    return {**passed[-1], "beyond": read >= 2 * rows[-1]["bytes"]} if passed else None
+
+
+def compute(books: float, book: str, memory: str, facts: int) -> dict:
+    """Lines over all lengths for every memory, and where the reader stands."""
+    names = [*recorded()["models"], INDEX]
+    size = SIZES[choose("book", book, SIZES)]
+    read = books * size
+    rows = {name: rows_of(name) for name in names}
+    now = known(memory, read)
+    return {
+        "books": books,
+        "size": size,
+        "read": read,
+        "memory": memory,
+        "facts": facts,
+        "grid": GRID,
+        "state": {name: np.array([state_bytes(name, at) for at in GRID]) for name in names},
+        "moved": {name: np.array([moved_bytes(name, at) for at in GRID]) for name in names if name != INDEX},
+        "measured": {
+            name: {
+                "read": [row["bytes"] for row in some],
+                "bytes": [row.get("state_bytes", row.get("disk_bytes")) for row in some],
+                "recall": [row["accuracy"] for row in some],
+                "low": [row["low"] for row in some],
+                "high": [row["high"] for row in some],
+            }
+            for name, some in rows.items()
+        },
+        "here": {name: known(name, read) for name in names},
+        "now": now,
+        "kept": {name: state_bytes(name, read) for name in names},
+        "seconds": {n: moved_bytes(n, read) / (accelerator(DEVICE).bandwidth_tb_s * 1e12) for n in names if n != INDEX},
+    }
+
+
+def outcome(arrays: dict) -> str | None:
+    """The memory of fixed size that answers most facts when one book of docstrings has been read."""
+    if arrays["books"] != 1 or arrays["size"] != min(SIZES.values()):
+        return None
+    return max(FIXED, key=lambda name: arrays["here"][name]["accuracy"])
+
+
+def readable(count: float, units=("bytes", "kB", "MB", "GB", "TB", "PB", "EB")) -> str:
+    """Three digits and a decimal unit."""
+    power = min(len(units) - 1, int(math.log10(max(count, 1)) / 3))
+    return f"{count / 1000**power:,.3g} {units[power]}"
+
+
+def lasting(seconds: float) -> str:
+    """A time in words, in the unit that suits it."""
+    units = (("years", 3.156e7), ("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
+    name, unit = next(((name, unit) for name, unit in units if seconds >= unit), ("seconds", 1))
+    return f"{seconds / unit:,.3g} {name}"
+
+
+def read_out(arrays: dict) -> str:
+    """What is kept, what it cost, and what is known, or that this was not measured."""
+    name, read, now, facts = arrays["memory"], arrays["read"], arrays["now"], arrays["facts"]
+    told = f"After {arrays['books']:,} books ({readable(read)}) {name} keeps {readable(arrays['kept'][name])}"
+    told += (
+        ""
+        if name == INDEX
+        else f", and moving its state for it takes {lasting(arrays['seconds'][name])} of an H100's bandwidth"
+    )
+    if now is None:
+        return f"{told}. The first fact has not been read yet."
+    share = f"{now['right']} of {now['asked']} facts of the first book answered [{now['low']:.0%} to {now['high']:.0%}]"
+    if now["beyond"]:
+        return (
+            f"{told}. What it still knows of the first book was NOT measured here: the recording ends at "
+            f"{now['bytes']:,} bytes, with {share}."
+        )
+    low, high = (round(facts * now[end]) for end in ("low", "high"))
+    return (
+        f"{told}. Measured at {now['bytes']:,} bytes: {share}. Asked {facts} such facts, each in a reading of its own, "
+        f"expect {facts * now['accuracy']:.0f} right, {low} to {high}."
+    )
+
+
+def draw(arrays: dict, figure) -> None:
+    drawing.draw(arrays, figure, STYLES, INDEX)
+
+
+class MillionBooks(View):
+    """Books read against state, cost and recall of the first book."""
+
+    name = "million-books"
+    title = "What is still known of the first book?"
+    prediction = Prediction(
+        "One fact, then one book of docstrings to its end: which memory of fixed size still answers most often?",
+        outcome,
+        options=FIXED,
+        until="Set the books to 1, of a module's docstrings.",
+    )
+    width, height = 940, 560
+
+    def controls(self):
+        return {
+            "books": W.SelectionSlider(options=[(f"{n:,}", n) for n in BOOKS], value=10, description="Books read"),
+            "memory": W.Dropdown(options=[*recorded()["models"], INDEX], value="TTT-Linear", description="Memory"),
+            "facts": W.IntSlider(value=20, min=5, max=100, step=5, description="Facts asked"),
+        }
+
+    def more_controls(self):
+        return {"book": W.Dropdown(options=list(SIZES), description="A book is")}
+
+    compute, draw, read_out = pure(by_name(compute), draw, read_out)
