@@ -10,7 +10,7 @@ TEST := OMP_NUM_THREADS=1 NL_COURSE_STRICT=1 $(BIN)/python -m pytest
 UNIT := --ignore=tests/peers --ignore=tests/browser -n $(JOBS)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -n $(JOBS) --dist loadfile
 
-.PHONY: help lab test fast lint notebooks shots bench peers
+.PHONY: help lab test fast lint notebooks shots bench export peers
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -39,6 +39,9 @@ shots: $(READY) ## photograph every notebook into shots/, every view into assets
 bench: $(READY) ## speed and memory beside a bare layer, and slider to redraw in the browser
 	$(BIN)/python -m nl_course.bench
 	$(BIN)/python -m tests.browser.latency
+
+export: $(READY) ## the whole course as static pages and slides, in site/
+	$(BIN)/nl-course export site
 
 peers: $(READY) ## compare with other people's implementations, in an environment of their own (Linux)
 	sh tools/peers.sh

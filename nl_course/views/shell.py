@@ -41,6 +41,9 @@ from nl_course.views import theme
 from nl_course.views.parts import Line, Prediction, fold, stepper
 from nl_course.views.sync import send_changes, settle
 
+STILLS = "NL_COURSE_STILLS"  # where this is "1", a view's output also holds what `still` returns, under
+STILL = "application/vnd.nl-course.view+json"
+
 
 def pure(*functions: Callable) -> list[staticmethod]:
     """Functions of a module as methods of its view: they need nothing of the view itself."""
@@ -162,7 +165,19 @@ class View:
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         settle(self.figure)
-        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        still = {STILL: self.still()} if os.environ.get(STILLS) == "1" else {}
+        return {**self.widget._repr_mimebundle_(**kwargs), **still, "text/plain": repr(self)}
+
+    def still(self) -> dict:
+        """What the view shows now, for a page without a kernel: words, the controls' labels, the figure as JSON."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "question": self.prediction.question if self.prediction else "",
+            "controls": [control.description for control in self.controls_by_name.values()],
+            "read_out": self.error or self.readout,
+            "figure": go.Figure(self.figure).to_json(),
+        }
 
     # how it works
 

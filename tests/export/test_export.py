@@ -1,0 +1,175 @@
+"""The course as static pages: formulas, links, plots without a kernel, slides, and no word to the network."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import plotly.graph_objects as go
+import pytest
+
+from nl_course.errors import CourseError
+from nl_course.export import all_notebooks, cells, chosen, export, slides
+from nl_course.export.maths import with_mathml
+from nl_course.export.running import run_notebook
+from nl_course.files import course_root
+from nl_course.views.shell import STILL
+
+
+class Page(HTMLParser):
+    """What a page links to and loads, and the places in it that can be linked to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.loads, self.places, self.labels = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.places.update(found[key] for key in ("id", "name") if found.get(key))
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if tag in ("img", "script", "link", "iframe"):
+            self.loads += [found[key] for key in ("src", "href") if found.get(key)]
+        if tag == "img":
+            self.labels.append(found.get("alt"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """All pages as the notebooks stand, without running them."""
+    folder = tmp_path_factory.mktemp("site")
+    done = export(folder, run=False, say=lambda line: None)
+    return done, {path.name: Page(path.read_text("utf-8")) for path in (*done.pages, *done.slides)}
+
+
+def test_every_notebook_and_every_text_has_a_page(site):
+    done, pages = site
+    for path in all_notebooks(course_root()):
+        assert {f"{path.stem}.html", f"{path.stem}.slides.html"} <= set(pages)
+    assert {"index.html", "contributing.html"} <= set(pages) and not done.failed
+    assert len(done.slides) == len(all_notebooks(course_root()))
+
+
+def test_every_link_leads_somewhere(site):
+    done, pages = site
+    for name, page in pages.items():
+        for link in page.links:
+            target, _, place = link.partition("#")
+            if re.match(r"https?:|mailto:", link) or (name.endswith(".slides.html") and not target):
+                continue
+            assert (done.folder / (target or name)).exists(), f"{name} links to {link}"
+            if place:
+                from urllib.parse import unquote
+
+                assert unquote(place) in {unquote(p) for p in pages[target or name].places}, f"{name}: {link}"
+
+
+def test_nothing_is_fetched_and_pictures_say_what_they_show(site):
+    done, pages = site
+    for name, page in pages.items():
+        assert all((done.folder / load).is_file() for load in page.loads), name
+        assert all(page.labels), f"{name} has a picture without a text"
+    assert (done.folder / "files" / "plotly.min.js").stat().st_size > 10**6
+
+
+def test_no_formula_is_left_as_latex(site):
+    done, _ = site
+    for path in done.pages:
+        text = re.sub(r"<(pre|code|script|math)\b.*?</\1>", "", path.read_text("utf-8"), flags=re.S)
+        assert not re.search(r"\$[^$\n]*\\[a-z]+|\\(frac|alpha|eta|sum)\b", text), path.name
+
+
+def test_formulas_become_mathml_and_code_is_left_alone():
+    text = with_mathml("rate $\\eta_t$ and\n$$W_t = \\alpha W\n$$\n`$HOME` costs $5 or $6.\n```\n$x$\n```")
+    assert (
+        text.count("<math") == 2
+        and 'display="block"' in text
+        and "\n" not in re.findall(r"<math.*?</math>", text, re.S)[1]
+    )
+    assert "`$HOME` costs $5 or $6." in text and "```\n$x$\n```" in text
+    with pytest.raises(ValueError, match="cannot be read"):
+        with_mathml("$\\frac{$")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[01](01_attention.ipynb)", "[01](01_attention.html)"),
+        ("[x](notebooks/03_a.ipynb#cell)", "[x](03_a.html#cell)"),
+        ("[x](../CONTRIBUTING.md)", "[x](contributing.html)"),
+        ("[x](README.md#one)", "[x](index.html#one)"),
+        ('<img src="../assets/previews/wave.png" alt="a">', '<img src="previews/wave.png" alt="a">'),
+        ("![a](assets/previews/wave.png)", "![a](previews/wave.png)"),
+        ("[LICENSE](LICENSE)", "[LICENSE](LICENSE)"),
+        ("[arxiv](https://arxiv.org/abs/2501.00663)", "[arxiv](https://arxiv.org/abs/2501.00663)"),
+        ("[here](#below)", "[here](#below)"),
+    ],
+)
+def test_links_lead_to_pages(text, wanted):
+    assert cells.with_links(text) == wanted
+
+
+def output(**data):
+    return nbformat.v4.new_output("display_data", data)
+
+
+def test_outputs_need_no_kernel():
+    drawn = go.Figure(go.Scatter(y=[1, 3, 2]), layout={"width": 900, "height": 300})
+    shown = {"name": "wave", "title": "A <b> wave", "question": "How high?", "controls": ["Height"],
+             "read_out": "It is 3 high.", "figure": drawn.to_json()}  # fmt: skip
+    html = cells.still(output(**{STILL: shown, cells.WIDGET: {}}), "plot one").data["text/html"]
+    assert "A &lt;b&gt; wave" in html and "How high?" in html and html.count("It is 3 high.") == 2
+    assert 'id="plot-one"' in html and "Plotly.newPlot" in html and "cdn" not in html.lower() and "900" not in html
+    alone = cells.still(output(**{cells.PLOTLY: json.loads(drawn.to_json())}), "two").data["text/html"]
+    assert "Plotly.newPlot" in alone
+    said = cells.still(output(**{cells.WIDGET: {}, "text/plain": "A wave: it is 3 high."}), "three")
+    assert "it is 3 high" in said.data["text/html"]
+    assert cells.still(output(**{cells.WIDGET: {}, "text/plain": "<VBox>"}), "four") is None
+    assert cells.still(nbformat.v4.new_output("stream", name="stderr", text="noise"), "five") is None
+    text = output(**{"text/plain": "42"})
+    assert cells.still(text, "six") is text
+
+
+def test_slides_begin_at_texts_and_leave_out_what_is_folded():
+    new = nbformat.v4
+    deck = slides.split(
+        [
+            new.new_markdown_cell("# One"), new.new_code_cell("1"), new.new_code_cell("2"),
+            new.new_markdown_cell("<details><summary>s</summary>\n\npicture\n</details>"),
+            new.new_code_cell("3"), new.new_markdown_cell("two"),
+        ]
+    )  # fmt: skip
+    assert [[cell.source for cell in slide] for slide in deck] == [["# One", "1", "2", "3"], ["two"]]
+
+
+def test_a_notebook_is_named_by_its_beginning_and_bad_input_is_refused(tmp_path):
+    root = course_root()
+    assert [path.stem for path in chosen(root, ["03", "00_start_here.ipynb"])] == [
+        "00_start_here",
+        "03_memory_that_learns",
+    ]
+    with pytest.raises(CourseError, match="notebook"):
+        chosen(root, ["99"])
+    with pytest.raises(CourseError, match="own folder"):
+        export(root / "assets" / "site")
+    with pytest.raises(CourseError, match="jobs"):
+        export(tmp_path, jobs=0)
+
+
+def write(path: Path, *sources: str) -> Path:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.mark.slow
+def test_views_are_live_plots_in_what_was_run_and_failures_are_said(tmp_path):
+    path = write(tmp_path / "a.ipynb", "from nl_course.views.state_map import StateMap\nStateMap()", "1 / 0", "2")
+    before = path.read_bytes()
+    notebook, wrong = run_notebook(path)
+    assert "ZeroDivisionError" in wrong and path.read_bytes() == before
+    html = cells.as_html(notebook.cells, "a")
+    assert "Plotly.newPlot" in html and "In JupyterLab you can move" in html and "division by zero" in html
+    assert "widget-view" not in html and not re.search(r'(src|href)="https?:', html)
