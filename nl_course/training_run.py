@@ -1,6 +1,6 @@
 """A training run that one can start, pause and go on with: what a choice of memory, size and task means, and a runner.
 
-    plan = Plan("gated-delta", size="small", task="text", steps=300)
+    plan = Plan("gated-delta", size="small", task="text", steps=120)
     print(plan.estimate())                       # before anything is trained
     runner = Runner(plan, "runs/first")
     runner.start()                               # in a thread of its own; returns at once
@@ -56,7 +56,7 @@ class Plan:
     memory: str = "attention"
     size: str = "small"
     task: str = "text"
-    steps: int = 300
+    steps: int = 120
     batch_size: int = 8
     length: int = 128  # tokens a row, for text and needle; recall has its own
     learning_rate: float = 5e-3

@@ -13,6 +13,7 @@ from nl_course.files import course_root
 RECIPES = {
     "library": "the hashes of the default library's books, when a pinned version changes (half a minute)",
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
+    "board": "notebook 10's runs, each estimated and then trained (about four minutes on one core)",
     "books": "notebook 09's facts of the first book, asked as more books are read (about twenty minutes on one core)",
     "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
     "decode": "notebook 09's seconds and bytes for one more token after 1k to 128k (minutes on one core)",

@@ -1,0 +1,215 @@
+"""View 19, the training board: is the outer loop learning?
+
+    board = TrainingBoard(folder="runs")      # without a folder its runs are kept until the kernel ends
+    board                                     # choose, press Start; Pause keeps the last whole step; Start goes on
+
+The view only shows. What trains is `nl_course.training_run.Runner`, in a thread of its own, on a run folder; the board
+listens to it and draws at most a few times a second, in the kernel's own thread where there is one, so that widgets are
+never touched from two sides. Beside the run stand earlier ones of the same task: those in the folder, and the
+recorded.
+"""
+
+import asyncio
+import json
+import tempfile
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+import torch
+
+from nl_course.errors import CourseError
+from nl_course.files import asset
+from nl_course.model import LanguageModel
+from nl_course.nested import NestedConfig, NestedLanguageModel
+from nl_course.run_table import RunSummary, find_runs, summary
+from nl_course.scaling.formats import readable_bytes
+from nl_course.training_run import CHOICES, SIZES, TASKS, Plan, Runner
+from nl_course.views import training_board_drawing as drawing
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, pure
+
+EVERY = 0.3  # seconds between two drawings
+RECORDED = "runs/board.json"
+
+
+@lru_cache(maxsize=1)
+def recorded() -> tuple[tuple[RunSummary, dict], ...]:
+    """The recorded runs, each with what was estimated before it (see `nl_course/record/board.py`)."""
+    found = json.loads(asset(RECORDED).read_text("utf-8"))
+    when = found["about"]["recorded"]
+    return tuple(
+        (
+            summary(f"{run['about']['asked']['kind']}, recorded {when}", run["about"], run["metrics"], True),
+            run["before"],
+        )
+        for run in found["runs"]
+    )
+
+
+@lru_cache(maxsize=64)
+def parameters(memory: str, size: str) -> int:
+    """Parameters of a choice, from a model that is built without memory."""
+    config = Plan(memory, size).model
+    with torch.device("meta"):
+        return (NestedLanguageModel if isinstance(config, NestedConfig) else LanguageModel)(config).parameter_count()
+
+
+def off_by(estimated: float | None, actual: float | None) -> float | None:
+    """The factor between what was said and what came, 1 or more whichever way; None where either is missing."""
+    return max(estimated / actual, actual / estimated) if estimated and actual else None
+
+
+class TrainingBoard(View):
+    name = "training-board"
+    title = "Is the outer loop learning?"
+    prediction = Prediction(
+        "Estimate first, then start. By what factor will the time that the steps take miss the middle of the estimate?",
+        lambda arrays: arrays["off"],
+        until="Press Estimate, then Start, and wait for the last step.",
+    )
+    width, height = 900, 560
+
+    def __init__(self, folder=None, strict: bool | None = None, **settings):
+        self._kept = tempfile.TemporaryDirectory(prefix="nl-course-runs-") if folder is None else None
+        self.folder = Path(self._kept.name if folder is None else folder)
+        self._runners: dict[Plan, Runner] = {}
+        self._drawing, self._drawn = threading.Lock(), 0.0
+        try:
+            self._loop = asyncio.get_running_loop()  # the kernel's: what is asked for there is drawn there
+        except RuntimeError:
+            self._loop = None
+        super().__init__(strict, **settings)
+
+    def controls(self):
+        self.estimate_button = W.Button(description="Estimate", icon="clock-o")
+        self.start_button = W.Button(description="Start", icon="play")
+        self.pause_button = W.Button(description="Pause", icon="pause", disabled=True)
+        self.estimate_button.on_click(lambda _: self._pressed(self.estimate))
+        self.start_button.on_click(lambda _: self._pressed(self.start))
+        self.pause_button.on_click(lambda _: self._pressed(self.pause))
+        return {
+            "memory": W.Dropdown(options=list(CHOICES), value="attention", description="Memory"),
+            "size": W.Dropdown(options=list(SIZES), value="small", description="Size"),
+            "task": W.Dropdown(options=list(TASKS), value="text", description="Task"),
+            "steps": W.IntSlider(value=120, min=20, max=1000, step=20, description="Steps"),
+            "estimate": self.estimate_button,
+            "start": self.start_button,
+            "pause": self.pause_button,
+        }
+
+    def more_controls(self):
+        return {
+            "earlier": W.Checkbox(value=True, description="Earlier runs beside it"),
+            "seed": W.IntSlider(value=0, min=0, max=9, description="Seed"),
+        }
+
+    # what the buttons do, and code may do too
+
+    @property
+    def plan(self) -> Plan:
+        """What the controls say."""
+        chosen = self.settings
+        return Plan(*(chosen[name] for name in ("memory", "size", "task", "steps")), seed=chosen["seed"])
+
+    @property
+    def runner(self) -> Runner:
+        """The run of the present choice; a folder that holds it already is gone on with."""
+        plan = self.plan
+        if plan not in self._runners:
+            runner = self._runners[plan] = Runner(plan, self.folder / plan.name)
+            runner.listeners.append(self._heard)
+        return self._runners[plan]
+
+    def estimate(self) -> None:
+        """A few steps on a copy, and what follows from their speed."""
+        self.runner.measure_speed()
+        self.runner.estimate()
+        self.refresh()
+
+    def start(self) -> None:
+        """Starts the run of the present choice, or goes on with it."""
+        others = [r.plan.name for r in self._runners.values() if r.status == "running" and r is not self.runner]
+        if others:
+            raise CourseError(f"{others[0]} is still running; pause it first.")
+        self.runner.start()
+        self.refresh()
+
+    def pause(self) -> None:
+        """Stops after the present step and keeps it."""
+        self.runner.pause()
+
+    def _pressed(self, action) -> None:
+        with self._words():
+            action()
+
+    # how it follows a run
+
+    def _heard(self) -> None:
+        """Called by the runner, in whichever thread it trains."""
+        due = time.monotonic() - self._drawn > EVERY or self.runner.status != "running"
+        if not due:
+            return
+        self._drawn = time.monotonic()
+        if self._loop is not None and self._loop.is_running() and threading.current_thread() is not _MAIN:
+            self._loop.call_soon_threadsafe(self.refresh)
+        else:
+            self.refresh()
+
+    def refresh(self, *_) -> None:
+        with self._drawing:
+            super().refresh()
+            self._buttons()
+
+    def _changed(self, name: str) -> None:
+        with self._drawing:
+            super()._changed(name)
+            self._buttons()
+
+    def _buttons(self) -> None:
+        runner = self.runner
+        running = runner.status == "running"
+        self.start_button.disabled, self.pause_button.disabled = running or runner.status == "done", not running
+        self.estimate_button.disabled = running
+        self.start_button.description = "Go on" if runner.status == "paused" else "Start"
+        for name in ("memory", "size", "task", "steps", "seed"):  # they choose the next run, not the one that runs
+            self.controls_by_name[name].disabled = running
+        if runner.error:
+            self._error.text = f"The run stopped: {runner.error}"
+
+    def _computed(self, settings: dict):
+        return self.compute(settings)  # never remembered: a run goes on while the settings stay
+
+    def compute(self, settings: dict) -> dict[str, Any]:
+        runner, plan = self.runner, self.plan
+        said = runner.estimate() if runner.speed else None
+        metrics = list(runner.metrics)
+        seconds = metrics[-1]["seconds"] if metrics else None
+        over = runner.status == "done"
+        middle = None if said is None or said.seconds is None else sum(said.seconds) / 2
+        return {
+            "plan": plan,
+            "status": runner.status,
+            "metrics": metrics,
+            "estimate": said,
+            "held_before": runner.held_before,
+            "parameters": parameters(plan.memory, plan.size),
+            "earlier": self._earlier(runner) if settings["earlier"] else [],
+            "seconds": seconds,
+            "off": off_by(middle, seconds) if over else None,
+        }
+
+    def _earlier(self, runner: Runner) -> list[RunSummary]:
+        own = find_runs(self.folder) if self.folder.is_dir() else []
+        found = [run for run, _ in recorded()] + [run for run in own if run.metrics and run.name != runner.plan.name]
+        alike = [run for run in found if run.task == runner.plan.task and run.asked.get("size") == runner.plan.size]
+        return alike[-8:]
+
+    draw, read_out = pure(drawing.draw, drawing.read_out)
+
+
+_MAIN = threading.main_thread()
+__all__ = ["TrainingBoard", "readable_bytes", "recorded"]
