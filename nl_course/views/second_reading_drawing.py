@@ -33,7 +33,7 @@ def draw(arrays: dict, figure) -> None:
     )  # fmt: skip
     for (name, size), pattern in zip(arrays["state"].items(), (E2E.pattern, "")):
         _state_bar(figure, "this state", size, name, E2E.colour, pattern)
-    _state_bar(figure, "full cache", arrays["full"], "keys and values of all bytes", FULL.colour, FULL.pattern)
+    _state_bar(figure, "full cache", arrays["full"], "all keys and values", FULL.colour, FULL.pattern)
     _arrange(arrays, figure)
 
 
@@ -50,7 +50,8 @@ def _state_bar(figure, where: str, size: int, name: str, colour: str, pattern: s
             color=colour, line=dict(color="white", width=1),
             pattern=dict(shape=pattern, fillmode="overlay", fgcolor="white", size=10, solidity=0.1),
         ),
-        text=[name], textposition="inside", insidetextanchor="middle", textangle=-90,
+        text=["<br>".join(name.split(" and ")[0].split())], textposition="inside",
+        insidetextanchor="middle", textangle=0,
         textfont=dict(color="white", size=12),
         hovertemplate=f"{name}: %{{y:,.0f}} kB<extra></extra>",
     )  # fmt: skip

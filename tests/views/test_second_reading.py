@@ -92,7 +92,7 @@ def test_draw_shows_the_arrays(models):
     assert named["second reading"].y[-1] == pytest.approx(last, abs=1e-5)
     assert np.allclose(named["saved by the first reading"].y, arrays["fresh"] - arrays["second"])
     assert named["fast weights"].y[0] * 1000 == arrays["state"]["fast weights"]
-    assert named["keys and values of all bytes"].y[0] * 1000 == arrays["full"]
+    assert named["all keys and values"].y[0] * 1000 == arrays["full"]
 
 
 def test_the_view_answers_and_says_what_it_shows(models):
