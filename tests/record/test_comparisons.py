@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.record import long_text, parts, record, state_tracking
+from nl_course.record import corpora, long_text, optimizers, parts, record, state_tracking
 from nl_course.record.sizes import changed, settings
 from nl_course.tasks.formal import group, products
+from nl_course.tasks.text import library
+from nl_course.training import Diverged
 
 
 def found(recording: str, folder) -> dict:
@@ -99,3 +101,71 @@ def test_the_tasks_are_what_they_are_called():
     assert all(sum(place != element for place, element in enumerate(swap)) == 2 for swap in swaps)
     with pytest.raises(CourseError, match="swap"):
         state_tracking.task_of(config, "swap", 4)
+
+
+# -- optimisers --------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_optimizers_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
+    first, config = found("optimizers", tmp_path), settings("optimizers", quick=True)
+    assert list(first["arms"]) == list(config["arms"])
+    for name, arm in first["arms"].items():
+        assert [row["rate"] for row in arm["search"]] == config["arms"][name]["rates"]
+        assert arm["rate"] == min(arm["search"], key=lambda row: row["loss"])["rate"]
+        assert arm["loss"] == pytest.approx(sum(one["loss"] for one in arm["seeds"]) / 2, abs=1e-4)
+        assert [row["step"] for row in arm["seeds"][0]["held_out"]] == [2, 4]
+    states = {name: arm["state_bytes"] for name, arm in first["arms"].items()}
+    assert states["sgd"] == states["dgd"] == 0 < states["momentum"] < states["adamw"] < states["m3"]
+    assert first["arms"]["adamw"]["times_adamw"] == 1
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
+    again = found("optimizers", tmp_path)["arms"]
+    assert {name: arm["seeds"] for name, arm in again.items()} == {n: a["seeds"] for n, a in first["arms"].items()}
+
+
+def test_a_run_that_stops_being_numbers_is_kept_as_one(tmp_path, monkeypatch):
+    def diverges(*_, **__):
+        raise Diverged("no numbers")
+
+    monkeypatch.setattr(parts, "train", diverges)
+    kept = optimizers.part(settings("optimizers", quick=True), "sgd", 0.3, 0, tmp_path)
+    assert kept["loss"] is kept["search_loss"] is None and kept["rate"] == 0.3
+
+
+def test_rates_are_chosen_on_text_that_is_not_reported():
+    search, report = optimizers.halves(settings("optimizers"))
+    whole = library("prose").stream("held_out")
+    assert torch.equal(torch.cat([search, report]), whole) and abs(len(search) - len(report)) < 2
+    assert all(arm["rates"] == sorted(arm["rates"]) for arm in settings("optimizers")["arms"].values())
+    training = optimizers.training_of(settings("optimizers"), "m3", 0.5, 7)
+    assert (training.optimizer, training.learning_rate, training.seed, training.weight_decay) == ("m3", 0.5, 7, 0)
+
+
+# -- corpora -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_corpora_is_whole(tmp_path):
+    first, config = found("corpora", tmp_path), settings("corpora", quick=True)
+    assert len(first["runs"]) == sum(len(arm["rates"]) for arm in config["arms"].values())
+    for row in first["runs"]:
+        losses = torch.tensor(row["losses"])
+        assert losses.shape == (1, 4, 3) and losses.isfinite().all()
+        assert row["learnt"] == pytest.approx(
+            (losses[0, :3].diagonal() - losses[0, 1:].diagonal()).mean().item(), abs=2e-4
+        )
+
+
+def test_measures_of_losses_have_the_right_signs():
+    losses = torch.tensor([[3.0, 3.0, 3.0], [2.0, 2.5, 3.0], [2.2, 2.0, 2.8], [2.4, 2.1, 2.0]])
+    found = corpora.measures(losses)
+    assert found["learnt"] == pytest.approx((1.0 + 0.5 + 0.8) / 3)
+    assert found["forgetting"] == pytest.approx((0.4 + 0.1) / 2) and found["backward"] == pytest.approx(-0.25)
+    assert found["forward"] == pytest.approx((0.5 + 0.2) / 2) and found["average"] == pytest.approx(6.5 / 3)
+    spread = corpora.summary([losses[None], losses[None] + 1])
+    assert spread["average"] == pytest.approx(6.5 / 3 + 0.5, abs=1e-4) and spread["learnt_spread"] == 0
+
+
+def test_every_reader_reads_each_corpus_once():
+    config = settings("corpora", quick=True)
+    tokens = corpora.streams(config, 1)
+    assert tokens.shape == (2, 3 * 128 + 1) and not torch.equal(tokens[0], tokens[1])
+    for place, name in enumerate(config["corpora"]):
+        text = bytes(corpora.domain(name).train.tolist())
+        assert bytes(tokens[0, place * 128 : (place + 1) * 128].tolist()) in text

@@ -1,0 +1,104 @@
+"""Three real corpora in a row: what is forgotten of the earlier ones, and what is carried over to those not yet read?
+
+The models and the reading are those of continual.py, where one new corpus comes between two visits of an old one. Here
+every corpus is new to a model that was trained on general text. After each visit the reader is asked windows of
+held-out books of all three: a matrix of losses, row i after corpus i, and the losses before any (tasks/continual.py has
+the measures). Arms: one plain MLP, and continuum memory systems of three sets of clocks with as many parameters; with
+`per_token` a slower level's rate is in proportion to its clock. Each reads at three rates, since what an arm forgets
+must be held against what it learnt: `learnt` is how far the loss of a corpus fell while it was read.
+"""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import Tensor
+
+from nl_course.nested.probe import follow
+from nl_course.record.continual import clocked, levels_wanted, trained
+from nl_course.record.provenance import Recording
+from nl_course.record.sizes import settings
+from nl_course.tasks.continual import domain, domain_stream, transfer
+from nl_course.training import evaluate_windows
+
+NAME = "corpora"
+MEASURES = ("learnt", "forgetting", "forward", "backward", "average")
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Trains and reads; writes `runs/corpora.json`."""
+    config = settings(NAME, device, quick)
+    recording = Recording(NAME, config, device)
+    texts = {name: windows_of(config, name).to(device) for name in config["corpora"]}
+    matrices: dict[tuple[str, float], list] = {}
+    sizes: dict[str, int] = {}
+    for seed in config["seeds"]:
+        tokens = streams(config, seed).to(device)
+        starts = {levels: trained(config, levels, seed, device) for levels in levels_wanted(config)}
+        for name, arm in config["arms"].items():
+            for rate in arm["rates"]:
+                model = clocked(starts[len(arm["clocks"])], config, arm, rate)
+                curves, _ = follow(model, tokens, config["bytes_each"], texts)
+                losses = torch.stack(
+                    [curves[corpus] for corpus in texts], dim=-1
+                ).cpu()  # (readers, visits + 1, corpora)
+                matrices.setdefault((name, rate), []).append(losses)
+                sizes[name] = model.parameter_count()
+                print(f"seed {seed}, {name} at rate {rate:g}: {summary([losses])}", flush=True)
+    runs = [
+        {
+            "arm": name,
+            "clocks": config["arms"][name]["clocks"],
+            "rate": rate,
+            "parameters": sizes[name],
+            **summary(found),
+            "by_seed": [summary([one]) for one in found],
+            "losses": [[[round(x, 4) for x in row] for row in one.mean(0).tolist()] for one in found],
+        }
+        for (name, rate), found in matrices.items()
+    ]
+    results = {
+        "units": "nats per byte of held-out books; `losses` by seed: row 0 before any corpus, row i after the i-th, a "
+        "column a corpus, means of the readers. `learnt` the fall of a corpus's loss over its own visit, `forgetting` "
+        "how far it rose again by the end, `forward` how far corpora fell before they were read (below 0: they rose), "
+        "`backward` what later ones did to earlier ones; `_spread` the standard deviation over seeds",
+        "corpora": list(texts),
+        "runs": runs,
+    }
+    return [recording.write(assets / "runs" / f"{NAME}.json", results)]
+
+
+def measures(losses: Tensor) -> dict[str, float]:
+    """Of losses (visits + 1, corpora): row 0 before any corpus. MEASURES, in the units of the losses, good when high
+    except for `forgetting` and `average`."""
+    found = transfer(losses[1:], untrained=losses[0], better="lower")
+    learnt = (losses[:-1].diagonal() - losses[1:].diagonal()).mean().item()
+    return {"learnt": learnt, **{key: getattr(found, key) for key in MEASURES[1:]}}
+
+
+def summary(seeds: list[Tensor]) -> dict[str, float]:
+    """The mean of every measure over seeds and readers, and with several seeds how they spread."""
+    each = [[measures(reader) for reader in one.double()] for one in seeds]
+    found = {}
+    for key in MEASURES:
+        values = [mean(reader[key] for reader in one) for one in each]
+        found[key] = round(mean(values), 4)
+        if len(values) > 1:
+            found[f"{key}_spread"] = round(stdev(values), 4)
+    return found
+
+
+def streams(config: dict, seed: int) -> Tensor:
+    """A text for each reader, (readers, visits * bytes_each + 1): every corpus once; the last byte is only a target."""
+    corpora, rows = [domain(name) for name in config["corpora"]], []
+    for reader in range(config["readers"]):
+        tokens = domain_stream(corpora, config["bytes_each"], seed=1000 * seed + reader).tokens
+        rows.append(torch.cat([tokens, tokens[:1]]))
+    return torch.stack(rows)
+
+
+def windows_of(config: dict, name: str) -> Tensor:
+    """Windows of held-out books of a corpus, (windows, window + 1)."""
+    stream = domain(name).held_out
+    starts = evaluate_windows(stream, config["window"], config["windows"])
+    return torch.stack([stream[s : s + config["window"] + 1] for s in starts]).long()
