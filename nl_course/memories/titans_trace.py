@@ -7,9 +7,10 @@ a trace is asked for, and only as far as the names that it wants. Traces, (B, T,
 `loss_before` and `loss_after` it; `surprise` the norm of the gradient at the chunk's first weights, `past_surprise`
 that of S, `write_norm` how far the weights moved and `drift` how far they are from the learned start; and who reads
 whom: `weights` (.., positions), the share of each earlier token's `error` (.., f) in this token's `read` (.., f), and
-`start` (.., f), what the text's beginning alone would say: read = start - weights @ error. Positions before this call
-are not known any more: their weights are nan, and so is `start` unless the call began the text. With several inner
-steps (sceptic.py) a token has as many errors: then there are no `error`, `weights` and `start`.
+`start` (.., f), what the text's beginning alone would say: read = start - weights @ error; `key_features` and
+`read_features` (.., m) are what the last layer is given for k, at the anchor, and for q, after the write. Positions
+before this call are not known any more: their weights are nan, and so is `start` unless the call began the text. With
+several inner steps (sceptic.py) a token has as many errors: no `error`, `key_features`, `weights` and `start` then.
 """
 
 import math
@@ -22,7 +23,7 @@ from nl_course.memories.inner import Weights
 from nl_course.memories.titans_chunk import Gates, masks
 
 _FOLLOWED = ("prediction", "loss_before", "loss_after", "surprise", "past_surprise", "write_norm", "drift")
-_READS = ("weights", "error", "read", "start")
+_READS = ("weights", "error", "read", "start", "key_features", "read_features")
 
 
 @torch.no_grad()
@@ -39,8 +40,8 @@ def explain(trace, neural, state, before: int, q: Tensor, k: Tensor, v: Tensor, 
     if any(trace.wants(name) for name in _FOLLOWED + _READS):
         state = neural._obeying(state)
         found |= _follow(neural, state, q, k, v, gates)
-    if "stored" in found:
-        stored, given = found.pop("stored"), found["given"]
+    if "key_features" in found:
+        stored, given = found["key_features"], found["read_features"]
         mask, last = masks(gates), neural.inner.layers
         start = mask.kept * neural.inner.layer(state.memory, last, given)
         if state.momentum:
@@ -48,7 +49,6 @@ def explain(trace, neural, state, before: int, q: Tensor, k: Tensor, v: Tensor, 
         found["start"] = start if state.position == before else torch.full_like(start, math.nan)
         products = given @ stored.mT + 1 if neural.inner.bias else given @ stored.mT
         found["weights"] = pad(products * mask.reach, (state.position - before, 0), value=math.nan)
-    found.pop("given", None)
     for name, value in found.items():
         trace.add(name, value.transpose(1, 2))
 
@@ -60,8 +60,7 @@ def _shortly(trace, neural, state, k: Tensor, v: Tensor, gates: Gates) -> None:
 
 
 def _follow(neural, state, q: Tensor, k: Tensor, v: Tensor, gates: Gates) -> dict[str, Tensor]:
-    """Every token's quantities, (b, h, t, ...) each; `given` and `stored` are what the last layer reads with and what
-    it has been written with."""
+    """Every token's quantities, (b, h, t, ...) each."""
     inner, norm, size = neural.inner, neural.norm, neural.config.chunk
     learned = {name: w.to(neural.wide)[None] for name, w in neural.start.items()}
     memory, momentum, anchor, rows = state.memory, state.momentum, state.anchor or state.memory, []
@@ -96,15 +95,15 @@ def _follow(neural, state, q: Tensor, k: Tensor, v: Tensor, gates: Gates) -> dic
                 "write_norm": _size({name: after[name] - w for name, w in memory.items()}),
                 "drift": _size({name: w - learned[name] for name, w in after.items()}),
                 "error": sides[-1][1],
-                "stored": sides[-1][0],
-                "given": given,
+                "key_features": sides[-1][0],
+                "read_features": given,
                 "read": inner.layer(after, inner.layers, given),
             }
         )
         memory = after
         if (state.position + t + 1) % size == 0:
             anchor = memory
-    names = [name for name in rows[0] if not (several and name in ("error", "stored"))]
+    names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
     return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
 
 

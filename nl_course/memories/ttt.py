@@ -127,7 +127,9 @@ class TTT(Doubted, Memory):
     `loss_start` with W_0, `rate` l_i and `step_size` c_i l_i, `write_norm` the distance that the weights move and
     `drift` their distance from W_0; and who reads whom, per head: `weights` (.., positions), the share of each earlier
     token's `error` (.., f) in this token's `read` (.., f), with `start` (.., f) what the learned weights alone would
-    say: read = start - weights @ error. Positions before this call are not known any more and are nan."""
+    say: read = start - weights @ error; `key_features` and `read_features` (.., m) are what the inner network's last
+    layer is given for k, at the anchor, and for q, after the write (as_attention.py). Positions before this call are
+    not known any more and are nan."""
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
         super().__init__(config.width)

@@ -2,7 +2,7 @@
 
 It follows the weights through the text one write at a time, which costs more than the layer itself: it runs only when
 a trace is asked for, and only as far as the names that it wants. With several inner steps (sceptic.py) a token has as
-many errors: then there are no `error` and no `weights`.
+many errors: then there are no `error`, `key_features` and `weights`.
 """
 
 import math
@@ -15,7 +15,7 @@ from nl_course.memories.trace import Trace
 from nl_course.memories.ttt_dual import moved
 
 _LOSSES = ("prediction", "loss_before", "loss_after", "loss_start", "write_norm", "drift")
-_READS = ("weights", "error", "read", "start")
+_READS = ("weights", "error", "read", "start", "key_features", "read_features")
 
 
 @torch.no_grad()
@@ -26,16 +26,15 @@ def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: 
     found = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
     if any(trace.wants(name) for name in _LOSSES + _READS):
         found |= _follow(memory, state, factor, q, k, v, rate)
-    if trace.wants("weights") and "stored" in found:
-        found["weights"] = _contributions(memory, state.position, factor, rate, found["given"], found["stored"])
+    if trace.wants("weights") and "key_features" in found:
+        features = found["read_features"], found["key_features"]
+        found["weights"] = _contributions(memory, state.position, factor, rate, *features)
     for name, value in found.items():
-        if name not in ("given", "stored"):
-            trace.add(name, value.transpose(1, 2))
+        trace.add(name, value.transpose(1, 2))
 
 
 def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
-    """Every token's quantities, (b, h, t, ...) each; `given` and `stored` are what the last layer reads with and what
-    it has been written with."""
+    """Every token's quantities, (b, h, t, ...) each."""
     inner, norm, size = memory.inner, memory.norm, memory.config.mini_batch
     start = {name: w[None] for name, w in memory._start().items()}
     anchor = {name: w.to(memory._wide) for name, w in state.anchor.items()}
@@ -68,8 +67,8 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
                 "write_norm": _distance(before, after),
                 "drift": _distance(start, after),
                 "error": sides[-1][1],
-                "stored": sides[-1][0],
-                "given": given,
+                "key_features": sides[-1][0],
+                "read_features": given,
                 "read": inner.layer(after, last, given),
                 "start": inner.layer(start, last, given),
             }
@@ -77,7 +76,7 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
         before = after
         if place == size - 1:
             anchor, gathered = after, {name: torch.zeros_like(g) for name, g in gathered.items()}
-    names = [name for name in rows[0] if not (several and name in ("error", "stored"))]
+    names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
     return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
 
 

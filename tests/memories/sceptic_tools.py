@@ -1,4 +1,4 @@
-"""The inner loops with every switch, restated one row, one head, one token and one pair at a time, with plain autograd."""
+"""The inner loops with every switch, restated one row, head, token and pair at a time, with plain autograd."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def inner_loop(config, s, start, norm, chunk, q, k, v, write) -> Tensor:
     for begin in range(0, len(q), chunk):
         anchor, M0, S0 = M, M, S
         for i, t in enumerate(range(begin, min(begin + chunk, len(q)))):
-            W, sums = anchor, [{n: 0 for n in anchor} for _ in range(i + 1)]
+            W, sums = anchor, [dict.fromkeys(anchor, 0) for _ in range(i + 1)]
             for _ in range(s.inner_steps):
                 for j, U in enumerate(sums):
                     found = grads(config, W, k[begin + j], v[begin + j], norm)
@@ -140,7 +140,7 @@ def _one_head(memory, s, h: int, u: Tensor, q: Tensor) -> Tensor:
 
 
 def _moved(s, erase: str, beta: float, anchor: dict, first: dict, pairs: list) -> tuple[dict, dict]:
-    W, sums = anchor, [{p: 0 for p in anchor} for _ in pairs]
+    W, sums = anchor, [dict.fromkeys(anchor, 0) for _ in pairs]
     for _ in range(s.inner_steps):
         for j, (k, v, _, _) in enumerate(pairs):
             at = {p: w if w.requires_grad else w.detach().requires_grad_() for p, w in W.items()}
