@@ -93,13 +93,13 @@ layers before it make of the key, at that time) and the error of its output is e
 W <- retention_s W - step_s phi_s^T e_s.
 
 After n writes a query comes whose feature is now `query`. Write the answer, query @ W, as attention over the writes.
-Write `as_attention(query, start, features, errors, steps, retention)`.
+Write `read_as_attention(query, start, features, errors, steps, retention)`.
 
 * `query` (m,), `start` (m, f), `features` (n, m), `errors` (n, f), `steps` and `retention` (n,); n may be 0.
 * The result: the weight of each write (n,), and the answer (f,): what is left of the start's answer, plus the weights
   times the values, where the value of write s is -step_s e_s.""",
     stub='''
-def as_attention(query, start, features, errors, steps, retention):
+def read_as_attention(query, start, features, errors, steps, retention):
     """-> weights of the writes (n,), answer (f,)"""
     ...
 ''',
