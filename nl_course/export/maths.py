@@ -7,6 +7,11 @@ from latex2mathml.converter import convert
 # Code comes first, so that a $ inside it is left alone; then $$...$$, then $...$ on one line, which touches what it
 # holds and has no digit behind it: from one price to the next is no formula.
 _PARTS = re.compile(
+    r"(?P<code>```.*?```|~~~.*?~~~|`+[^`]+`+)"
+    r"|\$\$(?P<display>.+?)\$\$"
+    r"|\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?!\d)",
+    re.S,
+)
     r"(?P<code>```.*?```|~~~.*?~~~|`+[^`]+`+)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?!\d)",
     re.S,
 )
