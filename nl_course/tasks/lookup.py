@@ -88,10 +88,11 @@ class Index:
         has = (row for row in held if all(re.search(rf"(?i)\b{word}\b", row[1]) for word in asked))
         return [row for row, _ in zip(has, range(most))]
 
-    def fact(self, key: str) -> str | None:
-        """The answer of the mark <key:answer>, if a passage that is found under `key` holds it; else None."""
-        for _, passage in self.search(key, MOST):
-            if found := re.search(rf"<{re.escape(key)}:([^>\n]+)>", passage):
+    def fact(self, key: str, book: str | None = None) -> str | None:
+        """The answer of the mark <key:answer>, if a passage that is found under `key` holds it, in `book` where one is
+        named; else None. Where several do, that of the best match."""
+        for place, passage in self.search(key, MOST):
+            if book in (None, place) and (found := re.search(rf"<{re.escape(key)}:([^>\n]+)>", passage)):
                 return found[1]
         return None
 

@@ -23,6 +23,9 @@ def test_a_fact_is_found_among_others_and_an_absent_one_is_not(make):
         index.add("second", b"<grape:00017>\n\xff and more\n")
         assert index.fact("plumb") == "48213" and index.fact("grape") == "00017"
         assert index.fact("river") is None and index.fact("absent") is None
+        index.add("third", "<plumb:11111>\n")
+        assert index.fact("plumb", "first") == "48213" and index.fact("plumb", "third") == "11111"
+        assert index.fact("plumb", "second") is None
         book, passage = index.search("plumb line", most=1)[0]
         assert book == "first" and "plumb line" in passage
 
