@@ -31,6 +31,9 @@ class Interrupts:
             raise KeyboardInterrupt
         self._waiting = True
 
+    def between_steps(self) -> None:
+        """Where an interrupt that several processes must agree on is raised; here it comes of itself."""
+
     @contextmanager
     def hold(self):
         self._holding = True

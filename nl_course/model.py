@@ -130,7 +130,8 @@ class Block(MixingBlock):
         self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.mlp = SwiGLU(config.width, config.hidden)
 
-    def forward(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+    def forward(self, h: Tensor, state: State | None, trace: Trace | None) -> tuple[Tensor, State]:
+        state = self.init_state(h.shape[0]) if state is None else state  # here, where a sharded block is whole
         h, state = self.mix(h, state, trace)
         return h + self.mlp(self.mlp_norm(h)), state
 
@@ -185,9 +186,9 @@ class LanguageModel(nn.Module):
         Traces of layer i are named `layers.i.*`. Raises CourseError for tokens of a wrong shape, type or range.
         """
         self._check(tokens)
-        state = self.init_state(tokens.shape[0]) if state is None else state
+        states = (None,) * len(self.layers) if state is None else state.layers
         h, after = self.embedding(tokens), []
-        for i, (layer, before) in enumerate(zip(self.layers, state.layers, strict=True)):
+        for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             h, new = layer(h, before, None if trace is None else trace.scope(f"layers.{i}"))
             after.append(new)
         return self.logits(h), ModelState(tuple(after))

@@ -2,13 +2,14 @@
 
 run.json                    config, model, versions, device
 metrics.jsonl               one JSON object a line, as long as the run; resumed runs continue it
-checkpoint.safetensors      the last whole step that was saved
+checkpoint.safetensors      the last whole step that was saved; of a sharded run sharded.json and a folder instead
 model.safetensors           the model alone, once the run is done
 """
 
 import json
 import os
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from nl_course import __version__
-from nl_course.checkpoint import bare, load_training, save_model, save_training
+from nl_course.checkpoint import bare, load_training, read_info, save_model, save_training
+from nl_course.distributed import ALONE, Ranks
 from nl_course.errors import CourseError, choose
 from nl_course.files import write_atomically
 
@@ -36,11 +38,27 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
     return found
 
 
+def checkpoints(folder: Path) -> tuple[bool, bool]:
+    """Whether the run in `folder` has a checkpoint, and whether it is the sharded one that is the newest."""
+    plain, pointer = folder / "checkpoint.safetensors", folder / "sharded.json"
+    if not pointer.is_file():
+        return plain.exists(), False
+    return True, not plain.exists() or asked_for(folder)["step"] > read_info(plain)["progress"]["step"]
+
+
+def asked_for(folder: Path) -> dict[str, Any]:
+    """The progress kept with the sharded checkpoint in `folder`: its step, what was asked, ..."""
+    from nl_course.sharded_checkpoint import read_pointer
+
+    return read_pointer(folder)["progress"]
+
+
 class RunFolder:
     """Opened before the first step, so that a folder that cannot be used is refused before anything is computed."""
 
-    def __init__(self, path: str | os.PathLike):
-        self.path, self._log = Path(path), None
+    def __init__(self, path: str | os.PathLike, ranks: Ranks = ALONE, twin=None):
+        """`ranks`: who takes part; the first writes, all read. `twin` makes the optimizer of an unsharded model."""
+        self.path, self._log, self.ranks, self.twin = Path(path), None, ranks, twin
 
     @property
     def checkpoint(self) -> Path:
@@ -59,16 +77,20 @@ class RunFolder:
         `asked` is what the run was asked for; a resumed one must ask for the same, except in the fields `free`.
         """
         choose("resume", str(resume), ("True", "False", "auto"))
-        there = self.checkpoint.exists()
+        there, sharded = checkpoints(self.path)
         if there and resume is False:
             raise CourseError(f"{self.path} already holds a run; resume it, or take another folder.")
         if not there and resume is True:
             raise CourseError(f"there is no checkpoint to resume from at {self.checkpoint}.")
         progress: dict[str, Any] = {}
         if there:
-            progress = load_training(self.checkpoint, model, optimizer, lambda saved: self._same(saved, asked, free))
+            progress = self._load(sharded, model, optimizer, lambda saved: self._same(saved, asked, free))
         metrics = [m for m in read_metrics(self.path) if m["step"] <= progress["step"]] if there else []
-        about = {"asked": asked, "model": _about(model), "machine": machine(next(model.parameters()).device)}
+        self.ranks.wait()  # until all have read
+        if not self.ranks.first:
+            return progress, metrics
+        where = {**machine(next(model.parameters()).device), "processes": self.ranks.world}
+        about = {"asked": asked, "model": _about(model), "machine": where}
         try:
             _write_text(self.path / "run.json", json.dumps(about, indent=1) + "\n")
             _write_text(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in metrics))
@@ -87,14 +109,41 @@ class RunFolder:
                 )
 
     def record(self, metrics: dict[str, Any]) -> None:
-        self._log.write(json.dumps(metrics) + "\n")
-        self._log.flush()
+        if self._log is not None:
+            self._log.write(json.dumps(metrics) + "\n")
+            self._log.flush()
+
+    def _load(self, sharded: bool, model, optimizer, check) -> dict[str, Any]:
+        from nl_course import sharded_checkpoint
+
+        if sharded:
+            return sharded_checkpoint.load_sharded(self.path, model, optimizer, check, self.ranks)
+        if self.ranks.sharded:
+            return sharded_checkpoint.load_plain(self.checkpoint, model, optimizer, check, self.twin)
+        return load_training(self.checkpoint, model, optimizer, check)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-        save_training(self.checkpoint, model, optimizer, progress)
+        """Every process calls it. One kind of checkpoint stands at a time: the other goes once this one is whole."""
+        if self.ranks.sharded:
+            from nl_course.sharded_checkpoint import save_sharded
+
+            save_sharded(self.path, model, optimizer, progress, self.ranks)
+            if self.ranks.first:
+                self.checkpoint.unlink(missing_ok=True)
+            return
+        if self.ranks.first:
+            save_training(self.checkpoint, model, optimizer, progress)
+            for old in self.path.glob("sharded*"):
+                old.unlink() if old.is_file() else shutil.rmtree(old)
+        self.ranks.wait()
 
     def finish(self, model: nn.Module, info: dict[str, Any]) -> None:
-        save_model(model, self.path / "model.safetensors", torch.float32, info)
+        if self.ranks.sharded:
+            from nl_course.sharded_checkpoint import save_whole_model
+
+            save_whole_model(model, self.path / "model.safetensors", info, self.ranks)
+        elif self.ranks.first:
+            save_model(model, self.path / "model.safetensors", torch.float32, info)
 
     def close(self) -> None:
         if self._log is not None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from nl_course.distributed import ALONE, Ranks, join
 from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.interrupts import Interrupts
 from nl_course.nested.outer import check_outer, inner_share, outer_step
@@ -148,21 +149,23 @@ def token_losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return losses.view(targets.shape)
 
 
-def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, config: TrainingConfig) -> Tensor:
+def gradient(model: nn.Module, inputs: Tensor, targets: Tensor, config: TrainingConfig, ranks: Ranks = ALONE) -> Tensor:
     """Adds the gradient of the mean loss over a batch, micro-batch by micro-batch; returns that loss, a scalar.
 
-    Every micro-batch is divided by the whole batch's count of targets, so that how a batch is split does not matter.
+    Every micro-batch is divided by the whole batch's count of targets, so that how a batch is split does not matter,
+    nor between how many processes.
     """
     device = next(model.parameters()).device
-    count = (targets != IGNORED).sum().clamp(min=1).to(device)
+    count = ranks.total((targets != IGNORED).sum().to(device)).clamp(min=1)
     total = torch.zeros((), device=device)
     for part, wanted in zip(inputs.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True):
         with autocast(device, config.precision):
             losses = token_losses(model, part.to(device), wanted.to(device))
         loss = losses.sum() / count
-        loss.backward()
+        (loss * ranks.scale).backward()
         total += loss.detach()
-    return total
+    ranks.add_gradients(model)
+    return ranks.total(total)
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,7 @@ def train(
     stop: Callable[[dict[str, Any]], bool] | None = None,
     progress: bool = True,
     about: dict[str, Any] | None = None,
+    parallel: str = "auto",
 ) -> Run:
     """Trains `model` in place, on the device where it is, and returns the run.
 
@@ -228,23 +232,28 @@ def train(
     every whole step; `stop` sees them too and ends the run by returning True. ctrl-C ends it after the last whole step,
     keeps that step's checkpoint, and says so in the result. `resume`: True goes on from the folder's checkpoint, "auto"
     does if there is one, False refuses a folder that holds one. `about` (anything JSON holds) is kept with the run, and
-    a resumed run must be about the same. Raises CourseError for what cannot be done, and
-    Diverged, with the last good checkpoint left in place, when loss or gradients are no longer numbers.
+    a resumed run must be about the same. `parallel`: "ddp" or "fsdp" shares the rows of each
+    batch between processes that torchrun started (distributed.py), "auto" is "ddp" there. Raises CourseError for what
+    cannot be done, and Diverged, with the last good checkpoint left in place, when loss or gradients are no numbers.
     """
-    return _Loop(model, data, config, held_out, folder, optimizer, about or {}).run(resume, on_step, stop, progress)
+    ranks = join(parallel, next(model.parameters()).device)
+    loop = _Loop(model, data, config, held_out, folder, optimizer, about or {}, ranks)
+    return loop.run(resume, on_step, stop, progress and ranks.first)
 
 
 class _Loop:
     """One run while it runs."""
 
-    def __init__(self, model, data, config, held_out, folder, optimizer, about):
-        self.model, self.data, self.held_out, self.config = model, data, held_out, config
+    def __init__(self, model, data, config, held_out, folder, optimizer, about, ranks=ALONE):
+        self.model, self.data, self.held_out, self.config, self.ranks = model, data, held_out, config, ranks
         check_outer(model, config.inner_warmup, config.recompute)
+        ranks.check(model, config)
+        ranks.prepare(model)
         self.optimizer = optimizer(model, config)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.result = Run(config, folder=None if folder is None else Path(folder))
-        self.folder = None if folder is None else RunFolder(folder)
+        self.folder = None if folder is None else RunFolder(folder, ranks, lambda twin: optimizer(twin, config))
         self.tokens, self.seconds, self.asked = 0, 0.0, {**about, **config.to_dict()}
         if isinstance(held_out, Tensor):
             evaluate_windows(held_out, config.length, 1)
@@ -253,7 +262,7 @@ class _Loop:
             self.asked["text_hash"] = hashlib.sha256(data.cpu().contiguous().numpy()).hexdigest()[:12]
 
     def run(self, resume, on_step, stop, progress) -> Run:
-        result, interrupts = self.result, Interrupts()
+        result, interrupts = self.result, self.ranks.interrupts()
         self._open(resume)
         saved = result.step
         bar = tqdm(total=self.config.steps, initial=result.step, disable=not progress, unit="step")
@@ -261,13 +270,14 @@ class _Loop:
         with interrupts, bar:
             try:
                 while result.step < self.config.steps:
+                    interrupts.between_steps()
                     metrics = self._step(interrupts)
                     speed = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
                     bar.set_postfix_str(speed, refresh=False)
                     bar.update()
                     if on_step is not None:
                         on_step(metrics)
-                    if stop is not None and stop(metrics):
+                    if stop is not None and self.ranks.any(bool(stop(metrics))):
                         result.stopped = result.step < self.config.steps
                         break
                     if self.config.save_every and result.step % self.config.save_every == 0:
@@ -309,8 +319,8 @@ class _Loop:
             group["lr"] = group["initial_lr"] * share
         self.optimizer.zero_grad(set_to_none=True)
         with outer_step(self.model, inner_share(step, config.steps, config.inner_warmup), config.recompute):
-            loss = gradient(self.model, inputs, targets, config).item()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip or float("inf")).item()
+            loss = gradient(self.model, inputs, targets, config, self.ranks).item()
+        norm = self.ranks.clip(self.model, config.clip or float("inf"))
         if not (isfinite(loss) and isfinite(norm)):
             raise Diverged(
                 f"training diverged at step {step}: loss {loss}, gradient norm {norm}. Try a smaller learning rate or "
@@ -318,7 +328,7 @@ class _Loop:
             )
         with interrupts.hold():
             self.optimizer.step()
-            self.result.step, self.tokens = step + 1, self.tokens + targets.numel()
+            self.result.step, self.tokens = step + 1, self.tokens + targets.numel() * self.ranks.world
             seconds = time.perf_counter() - start
             self.seconds += seconds
             metrics = {
@@ -328,7 +338,7 @@ class _Loop:
                 "grad_norm": norm,
                 "tokens": self.tokens,
                 "seconds": round(self.seconds, 4),
-                "tokens_per_second": round(targets.numel() / max(seconds, 1e-9), 1),
+                "tokens_per_second": round(targets.numel() * self.ranks.world / max(seconds, 1e-9), 1),
                 "memory_bytes": memory_in_use(next(self.model.parameters()).device),
                 **self._look(step + 1),
             }
@@ -337,8 +347,9 @@ class _Loop:
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         if isinstance(self.data, Tensor):
-            return text.batch(self.data, step, self.config.batch_size, self.config.length, self.config.seed)
-        return self.data(step)
+            first, rows = self.ranks.rows(self.config.batch_size)
+            return text.batch(self.data, step, rows, self.config.length, self.config.seed, first)
+        return self.ranks.share(*self.data(step))
 
     def _look(self, done: int) -> dict[str, float]:
         """The held-out measurements that are due after `done` steps."""

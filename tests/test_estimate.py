@@ -51,7 +51,7 @@ def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length,
 def test_recomputing_costs_operations_and_saves_memory():
     config = e2e_config(vocab=32, width=16, layers=2, heads=2, hidden=24, window=16, chunk=8)
     plain, again = count(config, 48), count(config, 48, recompute=True)
-    assert again[0] > plain[0] and sum(again[1:]) < 0.75 * sum(plain[1:])
+    assert again[0] > plain[0] and sum(again[1:]) < 0.8 * sum(plain[1:])
 
 
 def test_the_bytes_kept_are_what_a_real_backward_pass_keeps():

@@ -1,0 +1,230 @@
+"""Two processes that torchrun starts (gloo) see what one sees: curves, checkpoints, interrupts, mistakes.
+
+The models are small, so nearly all the time is starting Python: many runs share one start (distributed_worker.py)."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nl_course import distributed
+from nl_course.checkpoint import load_model
+from nl_course.distributed import AgreedInterrupts, Ranks, join
+from nl_course.errors import CourseError
+from nl_course.nested import E2E_PRESETS, NestedLanguageModel
+from nl_course.run_folder import checkpoints, read_metrics
+from nl_course.sharded_checkpoint import read_pointer, to_model
+from nl_course.training import TrainingConfig, evaluate, train
+from tests.distributed_worker import RUN, STREAM, build, do
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CURVES = [
+    dict(model="attention", parallel="ddp"),
+    dict(model="attention", parallel="fsdp"),
+    dict(model="ttt-linear", parallel="fsdp"),
+    dict(model="titans", parallel="ddp"),
+    dict(model="titans", parallel="fsdp"),
+    dict(model="nested", parallel="ddp"),
+    dict(model="nested", parallel="auto", config=dict(accumulate=2, recompute=True, inner_warmup=0.5)),
+    dict(model="attention", parallel="fsdp", config=dict(accumulate=2, optimizer="momentum", learning_rate=0.1)),
+    dict(model="attention", parallel="ddp", config=dict(optimizer="muon")),
+    dict(model="attention", parallel="ddp", function=True),
+    dict(model="titans", parallel="fsdp", function=True),
+    dict(model="attention", parallel="fsdp", config=dict(precision="bf16")),
+]
+for number, one in enumerate(CURVES):
+    one["name"] = f"{number} {one['model']} {one['parallel']} {' '.join(one.get('config', {}))}".strip()
+
+
+def torchrun(*command: str) -> subprocess.CompletedProcess:
+    """Two processes on a port of the system's choosing."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([*start, *command], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def on_two(folder, tasks: list[dict]) -> dict:
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    worker = os.path.join(ROOT, "tests/distributed_worker.py")
+    ran = torchrun(worker, str(folder / "tasks.json"), str(folder / "results.json"))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+def close(found: list[dict], expected: list[dict], within: float = 2e-6) -> None:
+    """The same steps and the same numbers but for rounding."""
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=within)
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> dict[str, list[dict]]:
+    """The whole run of each kind of model on one process."""
+    return {name: do({"model": name})["curve"] for name in ("attention", "titans", "nested")}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """All that two processes are asked in one start, and the folder with their runs."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in ("one-fsdp", "one-ddp"):
+        do({"model": "titans", "folder": folder / name, "stop": 4})
+    other = {"seed": 5, "resume": True}  # weights that only the checkpoint can put right
+    results = on_two(
+        folder,
+        [
+            *CURVES,
+            dict(name="saved", model="titans", parallel="fsdp", folder=str(folder / "saved"), stop=4),
+            dict(name="again", model="titans", parallel="fsdp", folder=str(folder / "again"), stop=3),
+            dict(name="again rest", model="titans", parallel="fsdp", folder=str(folder / "again"), **other),
+            dict(name="one-fsdp", model="titans", parallel="fsdp", folder=str(folder / "one-fsdp"), **other),
+            dict(name="one-ddp", model="titans", parallel="ddp", folder=str(folder / "one-ddp"), **other),
+            dict(name="nested", model="nested", parallel="ddp", folder=str(folder / "nested"), stop=3),
+            dict(name="term", model="attention", parallel="fsdp", folder=str(folder / "term"), term=[1, 3]),
+            dict(name="clocks", model="nested", parallel="fsdp"),
+            dict(name="whole matrices", model="attention", parallel="fsdp", config=dict(optimizer="muon")),
+            dict(name="rows", model="attention", config=dict(batch_size=3)),
+            dict(name="other", model="titans", parallel="fsdp", folder=str(folder / "saved"), config=dict(steps=9)),
+            dict(name="other rate", model="titans", folder=str(folder / "saved"), resume=True, config=dict(clip=9.0)),
+        ],
+    )
+    return folder, results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CURVES, ids=[task["name"] for task in CURVES])
+def test_two_processes_give_the_curve_of_one(two, task):
+    """Loss, gradient norm before clipping (which bites here), rate, tokens and held-out loss of every step."""
+    alone = do({**task, "parallel": "none"})["curve"]
+    assert min(line["grad_norm"] for line in alone) > 0.1 and max(line["grad_norm"] for line in alone) > RUN["clip"]
+    within = {"bf16": 1e-2, "muon": 1e-4}  # where the rows' order of summation is felt: 16 bits, and an iteration
+    setting = task.get("config", {})
+    close(two[1][task["name"]]["curve"], alone, within.get(setting.get("precision", setting.get("optimizer")), 2e-5))
+
+
+@pytest.mark.slow
+def test_a_sharded_process_holds_a_part_only(two):
+    folder, results = two
+    assert results["saved"]["held_here"] < 0.6 * results["saved"]["parameters"]
+    ddp = results[CURVES[0]["name"]]
+    assert ddp["held_here"] == ddp["parameters"]
+    assert read_pointer(folder / "saved")["progress"]["step"] == 4
+    assert not (folder / "saved" / "checkpoint.safetensors").exists()
+    assert len(list((folder / "saved").glob("sharded-*"))) == 1  # the one before is gone
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_goes_on_on_one(two, unbroken, tmp_path):
+    for name, kind in (("saved", "titans"), ("nested", "nested")):
+        shutil.copytree(two[0] / name, tmp_path / name)
+        rest = do({"model": kind, "folder": tmp_path / name, "resume": True, "seed": 7})["curve"]
+        close(rest, unbroken[kind])
+        assert checkpoints(tmp_path / name) == (True, False) and not list((tmp_path / name).glob("sharded*"))
+        assert json.loads((tmp_path / name / "run.json").read_text())["machine"]["processes"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one-fsdp", "one-ddp", "again rest"])
+def test_a_checkpoint_of_one_or_two_goes_on_on_two_and_ends_in_a_plain_model(two, unbroken, name):
+    folder, results = two
+    close(results[name]["curve"], unbroken["titans"])
+    run = folder / name.split()[0]
+    assert read_metrics(run)[-1]["step"] == RUN["steps"]  # written once, not by each process
+    assert [line["step"] for line in read_metrics(run)] == list(range(1, RUN["steps"] + 1))
+    plain = load_model(run / "model.safetensors")
+    last = unbroken["titans"][-1]["held_out_loss"]
+    assert evaluate(plain, STREAM[:300], RUN["length"]).loss == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_weights_of_an_unfinished_sharded_run_become_a_plain_model(two, tmp_path):
+    to_model(two[0] / "saved", tmp_path / "m.safetensors", build("titans", seed=3))
+    plain, other = load_model(tmp_path / "m.safetensors"), build("titans", seed=0)
+    train(other, STREAM, TrainingConfig(**RUN), stop=lambda m: m["step"] == 4, progress=False)
+    for a, b in zip(plain.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_all_after_the_same_step_and_the_run_goes_on(two, unbroken, tmp_path):
+    folder, results = two
+    assert results["term"]["interrupted"] and [line["step"] for line in results["term"]["curve"]] == [1, 2, 3]
+    shutil.copytree(folder / "term", tmp_path / "term")
+    close(do({"model": "attention", "folder": tmp_path / "term", "resume": True})["curve"], unbroken["attention"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clocks", "with clocks cannot be sharded"),
+        ("whole matrices", "muon needs whole matrices, which fsdp splits"),
+        ("rows", "batch_size 3 does not split into 1 equal micro-batches on each of 2 processes"),
+        ("other", "already holds a run; resume it"),
+        ("other rate", "was started with clip = 0.5, not 9.0"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said_by_all(two, name, message):
+    assert message in two[1][name]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "parallel"), [("titans", "fsdp"), ("nested", "ddp")])
+def test_a_killed_worker_leaves_a_checkpoint_that_goes_on(tmp_path, unbroken, model, parallel):
+    task = dict(name="killed", model=model, parallel=parallel, folder=str(tmp_path / "run"), kill=[1, 5])
+    with pytest.raises(AssertionError, match=r"Signal 9|SIGKILL"):
+        on_two(tmp_path, [task])
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    rest = do({"model": model, "folder": tmp_path / "run", "resume": True, "seed": 8})["curve"]
+    close(rest, unbroken[model])
+
+
+# -- one process ------------------------------------------------------------------------------------------------
+def test_alone_nothing_is_shared():
+    alone = join("auto", torch.device("cpu"))
+    assert (alone.world, alone.first, alone.rows(6), alone.scale) == (1, True, (0, 6), 1.0)
+    value = torch.ones(2)
+    assert alone.total(value) is value and alone.any(True) and not alone.any(False)
+
+
+def test_several_processes_without_torchrun_are_refused_with_the_command():
+    for name in ("ddp", "fsdp"):
+        with pytest.raises(CourseError, match=r"torchrun --nproc-per-node N -m nl_course\.cli train"):
+            train(build("attention"), STREAM, TrainingConfig(**RUN), parallel=name)
+    with pytest.raises(CourseError, match="Did you mean 'fsdp'"):
+        train(build("attention"), STREAM, TrainingConfig(**RUN), parallel="fsdp2")
+
+
+def test_presets_with_clocks_are_refused_before_anything_is_shared():
+    ranks = Ranks()
+    ranks.mode, ranks.world = "fsdp", 2
+    with torch.device("meta"):
+        net = NestedLanguageModel(E2E_PRESETS["ttt-e2e-125m"].config)
+    with pytest.raises(CourseError, match="use --parallel ddp"):
+        ranks.check(net, TrainingConfig())
+
+
+def test_agreed_interrupts_wait_for_the_end_of_the_step():
+    with AgreedInterrupts(distributed.ALONE) as interrupts:
+        interrupts.between_steps()
+        signal_now()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.between_steps()
+
+
+def signal_now():
+    import signal
+
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("damage", ["not json", '{"folder": "sharded-1"}', '{"folder": "x", "progress": {"step": 3}}'])
+def test_a_damaged_sharded_checkpoint_is_named(tmp_path, damage):
+    (tmp_path / "sharded.json").write_text(damage)
+    with pytest.raises(CourseError, match=r"damaged|missing or incomplete"):
+        read_pointer(tmp_path)
