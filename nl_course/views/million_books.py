@@ -28,6 +28,7 @@ SIZES = {  # bytes of a book
     "a module's docstrings (5 kB)": 5_000,  # near the mean of the shelf that was read
     "a novel (600 kB)": 600_000,  # about 105,000 English words
 }
+SHAPE = {"width": 64, "layers": 2, "heads": 2}  # of all readers: those of the recipe `needle`
 DEVICE = "h100"
 FIXED = ("TTT-Linear", "Titans (LMM)", "Titans (MAG)", "Titans (MAL)")
 GRID = np.geomspace(512, BOOKS[-1] * max(SIZES.values()), 120)
@@ -52,8 +53,7 @@ def recorded() -> dict:
 def reader(name: str) -> LanguageModel:
     """A model of that shape, without its trained weights: for its formula of `state_bytes`."""
     found = recorded()["models"][choose("memory", name, recorded()["models"])]
-    config = recorded()["about"]["config"].get("model", {"width": 64, "layers": 2, "heads": 2})
-    return LanguageModel(ModelConfig(**config, **{key: found[key] for key in ("hidden", "memory", "options", "conv")}))
+    return LanguageModel(ModelConfig(**SHAPE, **{key: found[key] for key in ("hidden", "memory", "options", "conv")}))
 
 
 def state_bytes(name: str, read: float) -> float:

@@ -42,7 +42,7 @@ def draw(arrays: dict, figure, styles: dict, index: str) -> None:
 def _axes(arrays: dict, figure) -> None:
     """Three panels, all against bytes read on a log scale."""
     read = dict(type="log", range=[2.6, 12.1], exponentformat="SI", dtick=2, title="bytes read")
-    sizes = dict(type="log", exponentformat="SI", dtick=3)
+    sizes = dict(type="log", exponentformat="power", dtick=3)
     here = dict(type="line", y0=0, y1=1, line=dict(color=theme.INK, width=1.5, dash="dot"))
     at = max(arrays["read"], 10**2.6)
     figure.update_layout(
