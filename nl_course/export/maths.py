@@ -12,9 +12,6 @@ _PARTS = re.compile(
     r"|\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?!\d)",
     re.S,
 )
-    r"(?P<code>```.*?```|~~~.*?~~~|`+[^`]+`+)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?!\d)",
-    re.S,
-)
 
 
 def with_mathml(markdown: str) -> str:
