@@ -26,7 +26,6 @@ from nl_course.files import asset
 from nl_course.model import LanguageModel
 from nl_course.nested import NestedConfig, NestedLanguageModel
 from nl_course.run_table import RunSummary, find_runs, summary
-from nl_course.scaling.formats import readable_bytes
 from nl_course.training_run import CHOICES, SIZES, TASKS, Plan, Runner
 from nl_course.views import training_board_drawing as drawing
 from nl_course.views.parts import Prediction
@@ -142,6 +141,13 @@ class TrainingBoard(View):
         """Stops after the present step and keeps it."""
         self.runner.pause()
 
+    async def finished(self) -> str:
+        """`await board.finished()` in a cell waits for the run while the board goes on drawing; returns the status."""
+        while self.runner.status == "running":
+            await asyncio.sleep(EVERY)
+        self.refresh()
+        return self.runner.status
+
     def _pressed(self, action) -> None:
         with self._words():
             action()
@@ -154,7 +160,11 @@ class TrainingBoard(View):
         if not due:
             return
         self._drawn = time.monotonic()
-        if self._loop is not None and self._loop.is_running() and threading.current_thread() is not _MAIN:
+        if (
+            self._loop is not None
+            and self._loop.is_running()
+            and threading.current_thread() is not threading.main_thread()
+        ):
             self._loop.call_soon_threadsafe(self.refresh)
         else:
             self.refresh()
@@ -209,7 +219,3 @@ class TrainingBoard(View):
         return alike[-8:]
 
     draw, read_out = pure(drawing.draw, drawing.read_out)
-
-
-_MAIN = threading.main_thread()
-__all__ = ["TrainingBoard", "readable_bytes", "recorded"]
