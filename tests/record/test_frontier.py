@@ -52,13 +52,13 @@ def test_every_memory_of_the_course_that_notebook_09_compares_is_there():
     shapes = {name: recipe.shape_of(config, name, "middle") for name in config["models"]}
     assert set(MEMORIES) - {shape.memory for shape in shapes.values()} == {"latent-attention", "retnet"}
     chunks = {name: [level.chunk for level in s.levels[-1]] for name, s in shapes.items() if hasattr(s, "levels")}
-    assert chunks == {"ttt-e2e": [16, 0], "hope": [16], "hope-at-rest": [0]}
+    assert chunks == {"ttt-e2e": [8, 0], "hope": [8], "hope-at-rest": [0]}
 
 
 def test_the_window_goes_with_the_size():
     config = settings("frontier")
     windows = [recipe.shape_of(config, "window", size).options["window"] for size in config["sizes"]]
-    assert windows == [16, 32, 64]
+    assert windows == [8, 16, 32]
     with pytest.raises(CourseError, match="size 'huge'"):
         recipe.shape_of(config, "window", "huge")
     with pytest.raises(CourseError, match="windows"):
