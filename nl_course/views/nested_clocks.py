@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose, whole
-from nl_course.memories.hope import STOPS, FastState, SelfModifyingState
+from nl_course.memories.hope import FastState, SelfModifyingState
+from nl_course.memories.hope_config import STOPS
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
 from nl_course.nested.steps import next_token_losses
 from nl_course.views import nested_clocks_drawing as drawing
