@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose
-from nl_course.memories.hope import RUNGS, SelfModifying, SelfModifyingConfig
+from nl_course.memories.hope import SelfModifying
+from nl_course.memories.hope_config import RUNGS, SelfModifyingConfig
 from nl_course.memories.trace import Trace
 from nl_course.views import self_modification_drawing as drawing
 from nl_course.views.parts import Prediction
