@@ -7,6 +7,7 @@ and what only other platforms need is added, so that one file serves them all.
 """
 
 import importlib.metadata as metadata
+import importlib.util
 import tomllib
 
 from packaging.requirements import Requirement
@@ -27,9 +28,16 @@ HEAD = """\
 
 
 def wanted() -> list[Requirement]:
-    """What pyproject.toml asks for, tests included."""
+    """What pyproject.toml asks for, tests included; the extra for corpora where it is installed, as it is in CI."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["test"])]
+    extras = project["optional-dependencies"]
+    data = extras["data"] if has_data() else []
+    return [Requirement(r) for r in (*project["dependencies"], *extras["test"], *data)]
+
+
+def has_data() -> bool:
+    """Whether the extra `data` is installed here: the pins can only be written where it is."""
+    return all(importlib.util.find_spec(name) is not None for name in ("datasets", "tokenizers"))
 
 
 def installed(requirements: list[Requirement]) -> dict[str, str]:
@@ -53,6 +61,8 @@ def installed(requirements: list[Requirement]) -> dict[str, str]:
 
 def text() -> str:
     """The file as it should stand for this environment."""
+    if not has_data():
+        raise SystemExit("The pins cover the extra `data` too: pip install -e '.[test,data]' -c constraints.txt first.")
     pins = {**ELSEWHERE, **installed(wanted())}
     torch = pins.pop("torch")
     lines = [f"torch=={torch}", *(f"{name}=={version}" for name, version in sorted(pins.items()))]

@@ -2,6 +2,7 @@
 # Makes .venv and installs the course into it, at the versions of constraints.txt. `make` calls it when they changed.
 #
 #   PYTHON=python3.12     the interpreter to use, else the first on the PATH that is new enough
+#   EXTRAS=test,data      what to install besides the course: data adds streamed corpora (0.1 GB to download)
 #   TORCH_FLAGS=...       further flags for pip when it installs torch, e.g. an index of smaller CPU builds
 set -eu
 cd "$(dirname "$0")/.."
@@ -42,5 +43,5 @@ fi
 pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install"
 # shellcheck disable=SC2086  # the flags are several words
 $pip ${TORCH_FLAGS:-} torch -c constraints.txt
-$pip -e '.[test]' -c constraints.txt
+$pip -e ".[${EXTRAS:-test}]" -c constraints.txt
 touch .venv/.ready

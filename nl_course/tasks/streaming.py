@@ -21,9 +21,12 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "cs
 _PACKED = {".gz", ".xz", ".zst", ".bz2"}
 
 
-def stream_datasets(source: str, column: str = "text", split: str = "train", **options: Any) -> Iterator[Book]:
-    """Books one by one, as they arrive, from column `column` of `source`: the name of a dataset on a hub, or a path
-    or pattern of local .jsonl, .parquet, .csv or .txt files (a line a book). `options` go to `datasets.load_dataset`.
+def stream_datasets(
+    source: str, column: str = "text", split: str = "train", first: int = 0, **options: Any
+) -> Iterator[Book]:
+    """Books one by one, as they arrive, from column `column` of `source`: the name of a dataset on a hub, or a path,
+    a pattern or a folder of local .jsonl, .parquet, .csv or .txt files (a line a book), from row number `first` on.
+    `options` go to `datasets.load_dataset`.
 
     Raises CourseError if the library is not installed, the files are missing or of another kind, the dataset cannot
     be opened, or it has no such column.
@@ -44,12 +47,12 @@ def stream_datasets(source: str, column: str = "text", split: str = "train", **o
             rows = datasets.load_dataset(kind, data_files={split: files}, split=split, streaming=True, **options)
     except Exception as error:  # whatever the library and the network raise
         raise CourseError(f"the dataset {source!r} cannot be opened: {_first_line(error)}") from error
-    return _books(rows, source, column)
+    return _books(rows.skip(first) if first else rows, source, column, first)
 
 
-def _books(rows: Iterable[dict], source: str, column: str) -> Iterator[Book]:
+def _books(rows: Iterable[dict], source: str, column: str, first: int) -> Iterator[Book]:
     try:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(rows, first):
             if column not in row:
                 raise CourseError(f"{source!r} has no column {column!r}; it has: {', '.join(map(str, row))}.")
             text = str(row[column] or "").replace("\0", "")
@@ -78,10 +81,24 @@ def _local(source: str) -> tuple[str, list[str]] | None:
     if not looks_local and not (ends and ends[-1] in FORMATS):
         return None
     files = sorted(glob(str(Path(source).expanduser())))
+    if len(files) == 1 and Path(files[0]).is_dir():
+        files = sorted(str(f) for f in Path(files[0]).rglob("*") if f.is_file() and _ending(f) in FORMATS)
+        if len({FORMATS[_ending(f)] for f in files}) > 1:
+            found = ", ".join(sorted({_ending(f) for f in files}))
+            raise CourseError(
+                f"the folder {source!r} mixes formats ({found}); name one of them, like {source}/*.jsonl."
+            )
+        ends = [_ending(f) for f in files[:1]]
     if not files:
         raise CourseError(f"no file matches {source!r}.")
     kind = choose("the format of a data file", ends[-1] if ends else "(none)", FORMATS)
     return FORMATS[kind], files
+
+
+def _ending(file: str | Path) -> str:
+    """What the file's name ends in, before .gz and the like."""
+    ends = [end for end in Path(file).suffixes if end not in _PACKED]
+    return ends[-1] if ends else ""
 
 
 def _first_line(error: Exception) -> str:

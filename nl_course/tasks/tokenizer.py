@@ -1,0 +1,140 @@
+"""Text as subwords: byte-level BPE, trained on the text that is to be read, by the library `tokenizers`.
+
+    pip install nl-course[data]
+    tokenizer = train_tokenizer((book.text for book in books), vocab=8192)
+    tokenizer.save("shelf.tokenizer.json");  tokenizer = load_tokenizer("shelf.tokenizer.json")
+    tokens = tokenizer.encode("a memory")                    # (T,) int64; decode gives the text back, byte for byte
+
+Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over bytes (Radford et al. 2019, section 2.2): every text
+can be said, nothing is unknown. Token 0 is the separator between two books; no text turns into it. `BYTES` is the
+course's own reading, bytes as tokens, with the same three methods: it needs no library.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nl_course.errors import CourseError, whole
+from nl_course.files import write_atomically
+from nl_course.tasks import text as bytewise
+
+BOOK = "<|book|>"  # stands between two books, token 0
+LEAST = 257  # bytes and the separator
+MISSING = (
+    "subwords need the library `tokenizers`, which is not installed; run `pip install nl-course[data]` or "
+    "`pip install tokenizers`."
+)
+
+
+class Tokenizer:
+    """Subwords of a trained vocabulary. `vocab` tokens, of which `separator` stands between books."""
+
+    separator = 0
+
+    def __init__(self, inner: Any):
+        self._inner = inner
+        inner.encode_special_tokens = True  # a text that spells the separator out is only a text
+        self.vocab: int = inner.get_vocab_size()
+
+    def encode(self, text: str | bytes) -> Tensor:
+        """Text -> (T,) int64. Bytes that are no UTF-8 become the replacement character."""
+        said = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
+        return torch.tensor(self._inner.encode(said).ids, dtype=torch.int64)
+
+    def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        """Tokens -> text; the separator becomes an empty line."""
+        values = [int(t) for t in (tokens.flatten().tolist() if isinstance(tokens, Tensor) else tokens)]
+        if any(not 0 <= value < self.vocab for value in values):
+            raise CourseError(f"tokens must be from 0 to {self.vocab - 1}, not {min(values)} to {max(values)}.")
+        parts: list[list[int]] = [[]]
+        for value in values:
+            if value == self.separator:
+                parts.append([])
+            else:
+                parts[-1].append(value)
+        return "\n\n".join(self._inner.decode(part) for part in parts)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """As the library's own JSON, which any program that knows it can read."""
+        return write_atomically(path, lambda temporary: temporary.write_text(self._inner.to_str(), encoding="utf-8"))
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with the vocabulary."""
+        return hashlib.sha256(self._inner.to_str().encode()).hexdigest()[:12]
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.vocab:,} subwords, {self.hash})"
+
+
+class _Bytes:
+    """A token is a byte, and the separator is the zero byte."""
+
+    vocab, separator, hash = bytewise.VOCAB, bytewise.SEPARATOR, "bytes"
+
+    def encode(self, text: str | bytes) -> Tensor:
+        return bytewise.encode(text)
+
+    def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        return bytewise.decode(tokens)
+
+    def __repr__(self) -> str:
+        return "bytes as tokens"
+
+
+BYTES = _Bytes()
+
+
+def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokenizer:
+    """A vocabulary of at most `vocab` subwords learnt from `texts`: fewer where they are too short for more pairs that
+    occur twice. The same texts in the same order give the same vocabulary."""
+    if whole("vocab", vocab) < LEAST:
+        raise CourseError(f"vocab must be at least {LEAST}, the bytes and the separator, not {vocab}.")
+    tokenizers = _library()
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab,
+        min_frequency=2,
+        special_tokens=[BOOK],
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    said = (t.decode("utf-8", errors="replace") if isinstance(t, bytes) else t for t in texts)
+    inner.train_from_iterator(said, trainer)
+    return Tokenizer(inner)
+
+
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """A tokenizer from a file of `save`. Raises CourseError if it is missing, damaged, or not one of the course's."""
+    tokenizers = _library()
+    try:
+        inner = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CourseError(f"there is no tokenizer at {path} ({error.strerror}).") from error
+    except Exception as error:  # whatever the library raises for a file that is none
+        raise CourseError(f"{path} is not a tokenizer that can be read ({str(error).splitlines()[0]}).") from error
+    if inner.token_to_id(BOOK) != Tokenizer.separator:
+        raise CourseError(f"the tokenizer {path} has no {BOOK} as token 0; make one with `train_tokenizer`.")
+    if json.loads(inner.to_str())["model"]["type"] != "BPE":
+        raise CourseError(f"the tokenizer {path} is no BPE; make one with `train_tokenizer`.")
+    return Tokenizer(inner)
+
+
+def _library():
+    try:
+        import tokenizers
+        import tokenizers.decoders
+        import tokenizers.models
+        import tokenizers.pre_tokenizers
+        import tokenizers.trainers
+    except ImportError:
+        raise CourseError(MISSING) from None
+    return tokenizers
