@@ -66,18 +66,23 @@ def recorded_points(size: str = "middle") -> list[dict[str, Any]]:
     return [point for point in points if point["size"] == size]
 
 
-def answered(point: dict[str, Any], pairs: int = 8, length: int = 64) -> dict[str, Any]:
-    """What a point answered of so many pairs in texts of that length: `mean`, `low`, `high`, `bytes` and more."""
-    found = [a for a in point["asked"] if (a["pairs"], a["length"]) == (pairs, length)]
+def answered(point: dict[str, Any], pairs: int = 8, length: int | None = None) -> dict[str, Any]:
+    """What a point answered of so many pairs in texts of that length (None: the shortest asked): `mean`, `low`, `high`,
+    `bytes` and more."""
+    found = [a for a in point["asked"] if a["pairs"] == pairs and length in (None, a["length"])]
     if not found:
         there = ", ".join(f"{a['pairs']} in {a['length']}" for a in point["asked"])
         raise CourseError(f"no point was asked for {pairs} pairs in {length} tokens; asked were: {there}.")
-    return found[0]
+    return min(found, key=lambda a: a["length"])
 
 
-def describe_point(point: dict[str, Any], beside: list[dict[str, Any]], pairs: int = 8, length: int = 64) -> str:
-    """A table, smallest state first: the learner's point (marked >) among others of its size."""
-    rows = sorted([point, *beside], key=lambda p: answered(p, pairs, length)["bytes"])
+def describe_point(
+    point: dict[str, Any], beside: list[dict[str, Any]], pairs: int = 8, length: int | None = None
+) -> str:
+    """A table, smallest state first: the point (marked >) among those of `beside` that were asked the same."""
+    length = answered(point, pairs, length)["length"]
+    same = [p for p in beside if any((a["pairs"], a["length"]) == (pairs, length) for a in p["asked"])]
+    rows = sorted([point, *same], key=lambda p: answered(p, pairs, length)["bytes"])
     lines = [f"recall of {pairs} pairs in {length} tokens, size {point['size']}"]
     for row in rows:
         said = answered(row, pairs, length)

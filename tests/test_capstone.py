@@ -29,7 +29,11 @@ def test_a_point_is_made_as_the_frontier_makes_its_own(mine, tmp_path):
     assert frontier_point(mine, steps=2, folder=tmp_path) == point  # kept: nothing is trained again
     other = frontier.point("attention", "middle", [{**_part(point), "asked": _asked(point, 10**6)}])
     table = describe_point(point, [other]).splitlines()
-    assert table[1].startswith("> my_memory") and table[2].startswith("  attention")
+    assert (
+        table[0] == "recall of 8 pairs in 32 tokens, size middle"
+        and table[1].startswith("> my_memory")
+        and table[2].startswith("  attention")
+    )
     assert table[-1].endswith(f"trained for 2 steps, the others {config['training']['steps']})")
 
 
