@@ -54,11 +54,12 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     config = settings(NAME, device, quick)
     recording, folder = Recording(NAME, config, device), parts.parts_folder(NAME, assets if quick else None)
     # First seeds first, and what is trained as usual before what is not: a recording that is cut has something.
-    wanted = sorted(grid(config), key=lambda w: (w[3] != config["seeds"][0], w[2] != USUAL))
+    wanted = sorted(grid(config), key=lambda w: (config["tasks"][w[0]]["seeds"].index(w[3]), w[2] != USUAL))
     made = {w: part(config, *w, folder, device) for w in wanted}
     rows, models, written = [], {}, []
     for task, name, trained_with in dict.fromkeys(w[:3] for w in grid(config)):
-        found = [made[task, name, trained_with, seed] for seed in config["seeds"]]
+        seeds = config["tasks"][task]["seeds"]
+        found = [made[task, name, trained_with, seed] for seed in seeds]
         key = name if trained_with == USUAL else f"{name}, {trained_with}"
         models.setdefault(task, {})[key] = {
             **{key: found[0][key] for key in ("memory", "options", "hidden", "parameters")},
@@ -69,8 +70,8 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
             rows.append(about | pooled([one["asked"][asked_with] for one in found]))
         if trained_with == USUAL and "inner" in found[0]["asked"][USUAL]:
             checkpoint = assets / "checkpoints" / f"{NAME}-{task}-{name}.safetensors"
-            model = load_model(model_path(folder, task, name, USUAL, config["seeds"][0]))
-            save_model(model, checkpoint, info={"trained_on": task, "seed": config["seeds"][0], **recording.about()})
+            model = load_model(model_path(folder, task, name, USUAL, seeds[0]))
+            save_model(model, checkpoint, info={"trained_on": task, "seed": seeds[0], **recording.about()})
             models[task][key]["checkpoint"] = checkpoint.name
             written.append(checkpoint)
     results = {"units": UNITS, "switches": config["switches"], "models": models, "rows": rows}
@@ -84,7 +85,7 @@ def grid(config: dict[str, Any]) -> list[tuple[str, str, str, int]]:
         for task, about in config["tasks"].items()
         for name in about["models"]
         for trained_with in (USUAL, *about["retrained"].get(name, ()))
-        for seed in config["seeds"]
+        for seed in about["seeds"]
     ]
 
 
@@ -124,10 +125,11 @@ def part(
     """One model of one task, trained in one way from one seed, and asked in all; or what is kept of it."""
     shape, about = shape_of(config, task, name), config["tasks"][task]
     turned = Switches(**config["switches"][choose("switches", trained_with, config["switches"])])
-    training = TrainingConfig(**about["training"], seed=seed)
-    asked = {key: value for key, value in about.items() if key not in ("models", "retrained")}
+    steps = about["steps"].get(name, about["training"]["steps"])
+    training = TrainingConfig(**{**about["training"], "steps": steps}, seed=seed)
+    asked = {key: value for key, value in about.items() if key not in ("models", "seeds", "steps", "retrained")}
     asked |= {key: config[key] for key in ("curve_every", "batch", "switches")}
-    asked |= {"model": shape.to_dict(), "trained_with": trained_with, "seed": seed, "device": device}
+    asked |= {"steps": steps, "model": shape.to_dict(), "trained_with": trained_with, "seed": seed, "device": device}
     path = model_path(folder, task, name, trained_with, seed)
 
     def make() -> dict:

@@ -7,7 +7,7 @@ import torch
 
 from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
-from nl_course.memories.sceptic import Switches, switch
+from nl_course.memories.sceptic import Switches
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import parts, record
 from nl_course.record import sceptic as recipe
@@ -15,7 +15,7 @@ from nl_course.record import sceptic_measures as measures
 from nl_course.record.sizes import settings
 
 OPTIONS = {
-    "ttt-mlp": {"mini_batch": 4, "base_rate": 1e-3},
+    "ttt-mlp": {"mini_batch": 4},
     "titans": {"chunk": 4, "persistent": 0},
     "self-modifying": {"kind": "linear", "chunk": 4, "max_step": 1.0},
 }
@@ -37,8 +37,9 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
     assert ("recall", "ttt-mlp", "as trained", "no momentum") not in asked
     assert ("text", "ttt-linear", "as trained", "8 steps") in asked
     for (task, name, trained_with, asked_with), row in asked.items():
-        assert len(row["loss"]["by_seed"]) == len(config["seeds"])
-        assert row["loss"]["low"] <= row["loss"]["mean"] <= row["loss"]["high"]
+        assert len(row["loss"]["by_seed"]) == len(config["tasks"][task]["seeds"])
+        if task == "recall":
+            assert row["loss"]["low"] <= row["loss"]["mean"] <= row["loss"]["high"]
         assert ("recall" in row) == (task == "recall")
         assert ("inner" in row) == (name not in ("delta", "linear", "attention"))
         assert ("distance" in row) == ("inner" in row and asked_with in ("as trained", "sign flipped") and (
@@ -80,11 +81,9 @@ def test_a_models_chunks_are_the_memorys_own(memory):
     pieces = list(measures.met(one, tokens))
     assert len(pieces) == 2 and pieces[0].q.shape == (2, 2, 4, 8)
     torch.testing.assert_close(pieces[0].after(pieces[1].k), pieces[1].before(pieces[1].k))
-    losses = measures.inner_losses(one, tokens)
-    assert losses["after_k"] < losses["before_k"]  # a step down, in two chunks of few tokens
-    switch(one, Switches(sign=-1))
-    climbed = measures.inner_losses(one, tokens)
-    assert climbed["after_k"] > losses["after_k"]
+    whole = pieces[0].v.square().sum() + pieces[1].v.square().sum()
+    errors = sum((piece.before(piece.k) - piece.v).square().sum() for piece in pieces)
+    assert measures.inner_losses(one, tokens)["before_k"] == pytest.approx(float(errors / whole), abs=1e-3)
 
 
 def test_the_distance_of_gaussians():
