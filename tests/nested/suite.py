@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from nl_course.memories import MEMORIES
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
-from tests.memory_suite import assert_same_state, describe
+from nl_course.suite.case import assert_same_state, describe
 
 __all__ = ["CASES", "TOKENS", "assert_close", "assert_same_state", "build", "describe", "oracle", "read", "text"]
 
