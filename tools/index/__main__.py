@@ -1,0 +1,46 @@
+"""See tools/index/__init__.py."""
+
+import argparse
+import sys
+
+import nbformat
+
+from tools.index import evidence, glossary, places
+from tools.run_notebooks import ROOT, all_notebooks, write
+
+
+def pages() -> dict[str, str]:
+    return {"notebooks/glossary.md": glossary.page(), "notebooks/evidence.md": evidence.page()}
+
+
+def write_links() -> list[str]:
+    """Links the first uses in the notebooks; returns the names of the cells that changed."""
+    changed = glossary.linked(glossary.prose())
+    for path in all_notebooks():
+        notebook = nbformat.read(path, as_version=4)
+        mine = [cell for cell in notebook.cells if f"{path.stem}#{cell.id}" in changed]
+        for cell in mine:
+            cell.source = changed[f"{path.stem}#{cell.id}"]
+        if mine:
+            write(notebook, path)
+    places.cells.cache_clear()
+    return list(changed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary and table of evidence.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
+    options = parser.parse_args()
+    stale = list(glossary.linked(glossary.prose())) if options.check else write_links()
+    for name, text in pages().items():
+        path = ROOT / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if not options.check:
+                path.write_text(text, encoding="utf-8")
+    print("\n".join(stale) or "nothing to change")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The glossary, and the links from each term's first use in the course to it."""
+
+import re
+
+from tools.index.places import Cell, anchor, cells, data
+from tools.run_notebooks import all_notebooks
+
+# What a link cannot stand in: code, formulas, links and pictures, HTML, headings, and the folded still pictures.
+_CLOSED = re.compile(
+    r"```.*?```|`+[^`]+`+|\$\$.+?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)|<details>.*?</details>|<[^>]+>|^#+ .*?$",
+    re.S | re.M,
+)
+
+
+def pattern(entry: dict) -> re.Pattern:
+    """Finds a term: whole words, as it is written where it has capitals, else in any case."""
+    forms = "|".join(entry.get("match", [re.escape(entry["term"])]))
+    return re.compile(rf"(?<![\w-])(?:{forms})(?![\w-])", 0 if re.search("[A-Z]", entry["term"]) else re.I)
+
+
+def link(term: str) -> str:
+    return f"glossary.md#{anchor(term)}"
+
+
+def first_use(source: str, entry: dict) -> tuple[int, int] | None:
+    """Where in a text a term is first used in a place that can hold a link."""
+    closed = [found.span() for found in _CLOSED.finditer(source)]
+    for found in pattern(entry).finditer(source):
+        if not any(start <= found.start() < end for start, end in closed):
+            return found.span()
+    return None
+
+
+def linked(texts: list[tuple[str, str]]) -> dict[str, str]:
+    """name -> text with links, for those of the (name, text) in reading order that change. A term is linked where it is
+    first used; a link that stands elsewhere is taken away."""
+    before = dict(texts)
+    now = {name: re.sub(r"\[([^\]]+)\]\(glossary\.md#[^)]*\)", r"\1", text) for name, text in texts}
+    for entry in data("glossary"):
+        for name in now:
+            if place := first_use(now[name], entry):
+                start, end = place
+                now[name] = f"{now[name][:start]}[{now[name][start:end]}]({link(entry['term'])}){now[name][end:]}"
+                break
+    return {name: text for name, text in now.items() if text != before[name]}
+
+
+def prose() -> list[tuple[str, str]]:
+    """(notebook#id, source) of all text cells in reading order."""
+    import nbformat
+
+    found = []
+    for path in all_notebooks():
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                found.append((f"{path.stem}#{cell.id}", cell.source))
+    return found
+
+
+def used_first() -> dict[str, Cell]:
+    """Term -> the cell that links to it."""
+    found = {}
+    for name, source in prose():
+        for wanted in re.findall(r"\]\(glossary\.md#([^)]*)\)", source):
+            found.setdefault(wanted, cells()[name])
+    return {e["term"]: found[anchor(e["term"])] for e in data("glossary") if anchor(e["term"]) in found}
+
+
+def page() -> str:
+    """notebooks/glossary.md."""
+    places = used_first()
+    lines = [
+        "# Glossary",
+        "",
+        "What the course's words mean, in the course's own words, and where each is first used. Made by",
+        "`python -m tools.index`; the meanings stand in `tools/index/glossary.json`.",
+        "",
+    ]
+    for entry in sorted(data("glossary"), key=lambda e: e["term"].lower()):
+        where = f" First used in {places[entry['term']].link}." if entry["term"] in places else ""
+        lines += [f"### {entry['term']}", "", entry["meaning"] + where, ""]
+    return "\n".join(lines)
