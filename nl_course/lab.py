@@ -21,7 +21,11 @@ from nl_course.files import cache_folder, course_root, write_atomically
 START = "00_start_here.ipynb"
 _MEMORY = ".nl_course_copy.json"
 # No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
-_SETTINGS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+# The glossary opens as a page to read, not as Markdown to edit.
+_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
+}
 
 
 # -- the copy -------------------------------------------------------------------------------------------------
@@ -66,6 +70,8 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
     try:
         (folder / "notebooks").mkdir(parents=True, exist_ok=True)
         result = _copy_notebooks(sources, folder, reset, transform)
+        for page in sorted((root / "notebooks").glob("*.md")):  # glossary and evidence: the course's, never a learner's
+            _write_text(folder / "notebooks" / page.name, page.read_text(encoding="utf-8"))
         previews = root / "assets" / "previews"
         if previews.is_dir():
             shutil.copytree(previews, folder / "assets" / "previews", dirs_exist_ok=True)

@@ -32,6 +32,7 @@ def course(tmp_path, monkeypatch):
     (root / "assets" / "previews" / "view.png").write_bytes(b"picture")
     for name in ("00_start_here", "01_attention", "02_scaling"):
         (root / "notebooks" / f"{name}.ipynb").write_text(notebook(f"print('{name}')", "answer = 1", tags=["solution"]))
+    (root / "notebooks" / "glossary.md").write_text("# Glossary\n")
     monkeypatch.setattr(lab, "course_root", lambda: root)
     return root
 
@@ -148,6 +149,10 @@ def test_jupyterlab_comes_up_on_the_first_notebook_without_news(copy, tmp_path, 
         settings = json.loads(ask(f"{address}/lab/api/settings/{name}?token=t"))
         properties = settings["schema"]["properties"]
         assert properties["fetchNews"]["default"] == "false" and properties["checkForUpdates"]["default"] is False
+        viewers = json.loads(ask(f"{address}/lab/api/settings/@jupyterlab/docmanager-extension:plugin?token=t"))[
+            "schema"
+        ]
+        assert viewers["properties"]["defaultViewers"]["default"] == {"markdown": "Markdown Preview"}
         assert json.loads(ask(f"{address}/api/contents/notebooks?token=t"))["type"] == "directory"
     finally:
         server.terminate()
