@@ -6,13 +6,12 @@ Whatever is wrong with what was asked is said in one line on stderr, with exit c
 import argparse
 import sys
 import warnings
-from dataclasses import fields
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from nl_course import __version__
 from nl_course.errors import CourseError, choose
+from nl_course.options import device_named, number
 
 INTERRUPTED = 130  # what a shell calls a program that ctrl-C ended
 
@@ -106,160 +105,6 @@ def run_record(options: argparse.Namespace) -> int:
     return 0
 
 
-# -- training ---------------------------------------------------------------------------------------------------
-TRAIN_HELP = """\
-example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
-         nl-course train --resume --out runs/first        goes on after ctrl-C, with what it was started with
-
-Every setting of the run is an option too; nl_course/training.py says what each does."""
-
-
-def add_train(commands) -> None:
-    from nl_course.training import TrainingConfig
-
-    parser = commands.add_parser("train", help=COMMANDS["train"][1], epilog=TRAIN_HELP)
-    parser.add_argument("--preset", help="the model's size: micro, tiny, ttt-e2e-tiny, ... (default: tiny)")
-    parser.add_argument("--memory", help="what its blocks remember with (default: the preset's)")
-    parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
-    parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's folder")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    for setting in fields(TrainingConfig):
-        if setting.name == "optimizer_options":
-            continue  # for Python and for recipes: each optimizer has its own
-        names = [f"--{setting.name.replace('_', '-')}"] + (["--context"] if setting.name == "length" else [])
-        if isinstance(setting.default, bool):
-            parser.add_argument(*names, action="store_true", default=None, help=f"(default: {setting.default})")
-            continue
-        count = {"nargs": 2} if setting.name == "betas" else {}
-        kind = {"betas": float, "precision": str}.get(setting.name, type(setting.default))
-        parser.add_argument(*names, type=number(kind), dest=setting.name, help=f"(default: {setting.default})", **count)
-    parser.set_defaults(run=run_train)
-
-
-def run_train(options: argparse.Namespace) -> int:
-    import torch
-
-    from nl_course.tasks.text import VOCAB
-    from nl_course.training import TrainingConfig, train
-
-    folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
-    before = started_with(folder) if options.resume else {}
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    asked = {"preset": "tiny", "memory": None, "text": "prose"} | before | given
-    device = device_named(options.device)
-    about = {name: asked[name] for name in ("preset", "memory", "text")}
-    config = TrainingConfig.from_dict({f.name: asked[f.name] for f in fields(TrainingConfig) if f.name in asked})
-    sizes = model_config(about["preset"], about["memory"], VOCAB)
-    books = library_named(about["text"])
-    stream, held_out = books.stream("train"), books.stream("held_out")
-    if held_out.numel() <= config.length:
-        print(f"The held-out part, {held_out.numel():,} bytes, is too short to look at; it is left out.")
-        held_out = None
-    torch.manual_seed(config.seed)
-    model = language_model(sizes).to(device)
-    print(f"{about['preset']} with {sizes.memory}, {model.parameter_count():,} parameters, on {device.type}. {books}")
-    show = not options.quiet and sys.stderr.isatty()
-    on_step = None if show or options.quiet else print_held_out
-    run = train(
-        model,
-        stream,
-        config,
-        held_out=held_out,
-        folder=folder,
-        resume=options.resume,
-        progress=show,
-        on_step=on_step,
-        about=about,
-    )
-    print(run)
-    if run.interrupted:
-        print(f"Go on with: nl-course train --resume --out {folder}")
-        return INTERRUPTED
-    print(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
-    return 0
-
-
-def print_held_out(metrics: dict[str, Any]) -> None:
-    """Where no bar can be drawn: a line each time the held-out text was looked at."""
-    if "held_out_loss" in metrics:
-        print(
-            f"step {metrics['step']:,}: loss {metrics['loss']:.3f}, held out {metrics['held_out_loss']:.3f}", flush=True
-        )
-
-
-def started_with(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` was asked for, to go on with."""
-    from nl_course.checkpoint import read_info
-
-    info = read_info(folder / "checkpoint.safetensors")
-    if info["kind"] != "training":
-        raise CourseError(f"{folder / 'checkpoint.safetensors'} is a finished model, not a run that can be resumed.")
-    return {name: value for name, value in info["progress"]["asked"].items() if name != "text_hash"}
-
-
-def model_config(preset_name: str, memory: str | None, vocab: int):
-    """The preset's sizes, reading bytes, with another memory if one is named."""
-    from nl_course.nested import PRESETS as NESTED
-    from nl_course.presets import PRESETS
-
-    presets = {**PRESETS, **NESTED}
-    config = presets[choose("preset", preset_name, presets)].config
-    values = config.to_dict() | {"vocab": vocab}
-    if memory is not None and memory != values["memory"]:
-        values |= {"memory": memory, "options": {}}
-    return type(config).from_dict(values)
-
-
-def language_model(config):
-    """The model of that config, with clocks or without."""
-    from nl_course.model import LanguageModel
-    from nl_course.nested import NestedConfig, NestedLanguageModel
-
-    return (NestedLanguageModel if isinstance(config, NestedConfig) else LanguageModel)(config)
-
-
-def library_named(name: str):
-    """`prose` or `code` of the course's library, else the text in a file or a folder."""
-    from nl_course.tasks import text
-
-    if name in text.CORPORA:
-        return text.library(name)
-    if not Path(name).expanduser().exists():
-        close = get_close_matches(name, text.CORPORA, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise CourseError(f"--text must be prose, code, or a file or folder that exists, not {name!r}.{guess}")
-    return text.from_path(name)
-
-
-def device_named(name: str):
-    """The device to compute on; `auto` takes a CUDA GPU where there is one, else the processor."""
-    import torch
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    choose("device", name, ("auto", *there))
-    name = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
-    if not there[name]:
-        found = ", ".join(device for device, here in there.items() if here)
-        raise CourseError(f"the device {name!r} is not there on this machine; found: {found}.")
-    return torch.device(name)
-
-
-def number(kind: type):
-    """A reader of options that says what it wanted: `--steps ten` is no whole number."""
-
-    def read(text: str):
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"must be a {'whole number' if kind is int else 'number'}, not {text!r}"
-            ) from None
-
-    return read
-
-
 # -- the program ------------------------------------------------------------------------------------------------
 def add_student(commands) -> None:
     from nl_course.exercises import student
@@ -283,6 +128,12 @@ def add_export(commands) -> None:
     from nl_course.export import command
 
     command.add_command(commands)
+
+
+def add_train(commands) -> None:
+    from nl_course import train_command
+
+    train_command.add_command(commands, COMMANDS["train"][1])
 
 
 COMMANDS = {

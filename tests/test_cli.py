@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from nl_course import cli, doctor, lab, record, training
+from nl_course import cli, doctor, lab, record, train_command, training
 from nl_course.cli import main
 from nl_course.doctor import Check, Report
 from nl_course.run_folder import read_metrics
+from tools.constraints import has_data
 
 SMALL = [
     "train",
@@ -68,6 +69,34 @@ def test_where_no_bar_can_be_drawn_the_held_out_loss_is_printed(own, capsys):
     assert [line.split(":")[0] for line in lines if line.startswith("step")] == ["step 2", "step 4"]
 
 
+def test_an_estimate_measures_a_few_steps_or_reads_a_data_sheet_and_trains_nothing(own, capsys):
+    assert train("--estimate", "--price", "2", "--out", "r") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"(?m)^time .*from the measured speed", out) and re.search(r"(?m)^cost", out)
+    assert train("--estimate", "--accelerator", "h100", "--memory", "titans") == 0
+    assert "assuming 1% to 30% of the peak of 1 x H100" in capsys.readouterr().out
+    assert not (own / "r").exists() and not (own / "runs").exists()
+
+
+@pytest.mark.skipif(not has_data(), reason="the extra `data` (datasets, tokenizers) is not installed")
+def test_a_corpus_is_read_as_subwords_of_its_own_and_the_run_resumes(own, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    lines = [json.dumps({"words": f"line {i} of the shelf says {i * i}"}) for i in range(200)]
+    (own / "shelf.jsonl").write_text("\n".join(lines))
+    asked = [*SMALL, "--data", "shelf.jsonl", "--column", "words", "--tokenizer", "t.json", "--vocab", "300"]
+    assert main([*asked, "--out", "whole"]) == 0
+    assert "subwords" in capsys.readouterr().out and (own / "t.json").exists()
+    real = training.train
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 2, **k))
+        assert main([*asked, "--out", "broken"]) == 0
+    assert main(["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]) == 0
+    losses = [[line["loss"] for line in read_metrics(own / name)] for name in ("whole", "broken")]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert main([*SMALL, "--data", "shelf.jsonl", "--out", "other"]) == 2
+    assert "has no column 'text'; it has: words" in capsys.readouterr().err
+
+
 def test_another_memory_and_a_text_too_short_to_hold_out(own, capsys):
     (own / "short.txt").write_text("abcdefghij" * 4)
     assert main([*SMALL, "--text", "short.txt", "--memory", "latent-attention", "--out", "r"]) == 2  # it has options
@@ -90,7 +119,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_as_shells_expect(own):
     out, error = program.communicate(timeout=60)
     assert program.returncode == cli.INTERRUPTED and error == ""
     assert "interrupted after" in out and "nl-course train --resume --out r" in out
-    assert cli.started_with(own / "r")["steps"] == 100000
+    assert train_command.started_with(own / "r")["steps"] == 100000
 
 
 def test_lab_copies_and_starts(tmp_path, monkeypatch, capsys):
@@ -166,6 +195,16 @@ BAD = {
     "train --text own.txt --length 100000": "too short for windows of 100000 tokens",
     "train --text own.txt --out file/inside": "cannot write into the folder 'file/inside'",
     "train --text own.txt --out file": "cannot write into the folder 'file'",
+    "train --text own.txt --data shelf": "take --text or --data, not both",
+    "train --text own.txt --tokenizer t.json": "--tokenizer is about --data; add --data FILES",
+    "train --column words": "--column is about --data",
+    "train --data shelf --vocab 300": "--vocab is about a new tokenizer; add --tokenizer FILE",
+    "train --data none.jsonl": "no file matches 'none.jsonl'|`datasets`, which is not installed",
+    "train --price 2": "--price is for --estimate",
+    "train --text own.txt --estimate --accelerator h10": "Did you mean",
+    "train --text own.txt --estimate --accelerator h100 --price -1": "price_per_hour must be",
+    "train --text own.txt --parallel fsdp": "--parallel fsdp is for several processes; start them with `torchrun",
+    "train --text own.txt --parallel dpp": "Did you mean 'ddp'",
     "train --resume --out nowhere": "no checkpoint at nowhere/checkpoint.safetensors",
     "lab --port 0": "--port must be a number from 1 to 65535",
     "lab --port x": "--port: must be a whole number, not 'x'",

@@ -13,11 +13,13 @@ import torch
 
 from nl_course import distributed
 from nl_course.checkpoint import load_model
+from nl_course.cli import main
 from nl_course.distributed import AgreedInterrupts, Ranks, join
 from nl_course.errors import CourseError
 from nl_course.nested import E2E_PRESETS, NestedLanguageModel
 from nl_course.run_folder import checkpoints, read_metrics
 from nl_course.sharded_checkpoint import read_pointer, to_model
+from nl_course.train_command import started_with
 from nl_course.training import TrainingConfig, evaluate, train
 from tests.distributed_worker import RUN, STREAM, build, do
 
@@ -182,6 +184,21 @@ def test_a_killed_worker_leaves_a_checkpoint_that_goes_on(tmp_path, unbroken, mo
     assert not (tmp_path / "run" / "model.safetensors").exists()
     rest = do({"model": model, "folder": tmp_path / "run", "resume": True, "seed": 8})["curve"]
     close(rest, unbroken[model])
+
+
+@pytest.mark.slow
+def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    monkeypatch.chdir(tmp_path)
+    size = "train --preset micro --steps 3 --batch-size 2 --length 16 --device cpu --evaluate-every 1"
+    asked = [*size.split(), "--text", "own.txt", "--parallel", "fsdp", "--out", "r"]
+    ran = torchrun("-m", "nl_course.cli", *asked)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("on cpu, 2 processes (fsdp)") == ran.stdout.count("Run(done after 3 of 3 steps") == 1
+    assert ran.stdout.count("\nstep ") == 3
+    assert started_with(tmp_path / "r")["steps"] == 3 and checkpoints(tmp_path / "r") == (True, True)
+    assert main(["train", "--resume", "--out", "r", "--steps", "3", "--quiet", "--device", "cpu"]) == 0
+    assert "done after 3 of 3" in capsys.readouterr().out
 
 
 # -- one process ------------------------------------------------------------------------------------------------
