@@ -16,13 +16,13 @@ from nl_course.errors import CourseError
 from nl_course.run_folder import read_metrics
 from nl_course.scaling.formats import readable_bytes
 
-LAST = 20  # logged steps whose mean is the loss that a run has reached
+LAST = 20  # steps whose mean is the loss that a run has reached
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run as its folder tells it. `loss` is the mean of the last 20 logged steps, nats a token; `seconds` are those
-    of its steps alone; rates and bytes are None in a folder that no step was logged in."""
+    """One run as its folder tells it. `loss` is the mean of the last 20 steps, of those that were logged, nats a
+    token; `seconds` are those of its steps alone; rates and bytes are None in a folder that no step was logged in."""
 
     name: str
     memory: str
@@ -100,7 +100,7 @@ def summary(name: str, about: dict[str, Any], metrics: list[dict[str, Any]], don
         parameters=model["parameters"],
         asked=about["asked"],
         steps=last.get("step", 0),
-        loss=fmean(line["loss"] for line in metrics[-LAST:]) if metrics else None,
+        loss=fmean(line["loss"] for line in metrics if line["step"] > last["step"] - LAST) if metrics else None,
         held_out=looks[-1] if looks else None,
         tokens=last.get("tokens", 0),
         seconds=last.get("seconds", nan if metrics else 0.0),

@@ -1,5 +1,6 @@
 """How the training board draws: loss, speed, memory and gradient norms by step, and the sentence under them."""
 
+from bisect import bisect_right
 from itertools import accumulate
 
 from nl_course.scaling.formats import readable_bytes
@@ -24,17 +25,19 @@ def style(memory: str) -> theme.Style:
     return theme.style(STYLES.get(memory, memory))
 
 
-def smooth(values: list[float], over: int = MEAN_OVER) -> list[float]:
-    """The mean of each value and up to `over` - 1 before it."""
+def smooth(steps: list[int], values: list[float], over: int = MEAN_OVER) -> list[float]:
+    """The mean of each value and of those of the `over` - 1 steps before it, also where not every step was kept."""
     sums = [0.0, *accumulate(values)]
-    return [(sums[i] - sums[max(0, i - over)]) / (i - max(0, i - over)) for i in range(1, len(sums))]
+    firsts = [bisect_right(steps, step - over) for step in steps]
+    return [(sums[i] - sums[first]) / (i - first) for i, first in enumerate(firsts, 1)]
 
 
 def column(metrics: list[dict], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one measurement, where it was made; bytes in GB, losses as a running mean."""
     lines = [line for line in metrics if name in line]
     values = [line[name] / (1e9 if name == "memory_bytes" else 1) for line in lines]
-    return [line["step"] for line in lines], smooth(values) if name == "loss" else values
+    steps = [line["step"] for line in lines]
+    return steps, smooth(steps, values) if name == "loss" else values
 
 
 def draw(arrays: dict, figure) -> None:
@@ -109,7 +112,7 @@ def read_out(arrays: dict) -> str:
         least, most = said.seconds
         words.append(f"estimated {least:.0f} to {most:.0f} s and {readable_bytes(said.memory[1])} beyond what is held")
     if metrics:
-        last, losses = metrics[-1], smooth([line["loss"] for line in metrics])
+        last, (_, losses) = metrics[-1], column(metrics, "loss")
         words.append(
             f"{arrays['status']} at step {last['step']:,} after {arrays['seconds']:.0f} s: loss {losses[-1]:.2f}, "
             f"{losses[0]:.2f} at the start, gradient norm {last['grad_norm']:.2f}, "
