@@ -118,6 +118,7 @@ def compute(models: dict, rates: dict, kept: dict, settings: dict) -> dict:
         "steps": norms.shape[1], "clipped": int((norms[0] > clip).sum()), "rate": rates[start] * settings["factor"],
         "state": {"fast weights": fast, "window and open chunk": state.nbytes - fast},
         "full": full_cache(model.config, tokens), "window": model.config.options["window"],
+        "reach": model.config.layers * (model.config.options["window"] - 1),  # of all layers' windows, stacked
     }  # fmt: skip
 
 
@@ -155,8 +156,10 @@ def read_out(arrays: dict) -> str:
         loop = f"{arrays['steps']} inner steps of size {arrays['rate']:g}{cut}. "
     size, full = sum(arrays["state"].values()) / 1000, arrays["full"] / 1000
     left = fresh - second
-    gone = arrays["distance"] >= arrays["window"]
-    where = "beyond the window" if gone else "part of it still in the window"
+    where = "part of it still in the window"
+    if arrays["distance"] >= arrays["window"]:
+        gone = arrays["distance"] >= arrays["reach"]
+        where = "beyond all windows together" if gone else "beyond one window, not all layers' together"
     return (
         f"{loop}{'T' if arrays['loop'] else 't'}he passage of {len(arrays['names'])} bytes costs {first:.2f} nats a "
         f"byte when it is first read, and {second:.2f} when it comes again after {arrays['distance']} other bytes "
@@ -172,7 +175,7 @@ def outcome(arrays: dict) -> float | None:
     stacked windows reach; None otherwise."""
     asked = arrays["loop"] and arrays["start"] == next(iter(CHECKPOINTS))
     asked = asked and arrays["factor"] == arrays["clip"] == 1
-    if not asked or arrays["distance"] < 4 * arrays["window"]:
+    if not asked or arrays["distance"] < arrays["reach"]:
         return None
     return 100 * float(arrays["second"].mean() / arrays["first"].mean())
 

@@ -32,8 +32,10 @@ def draw(arrays: dict, figure) -> None:
         marker=dict(color=E2E.colour, line=dict(width=0)),
     )  # fmt: skip
     for (name, size), pattern in zip(arrays["state"].items(), (E2E.pattern, "")):
-        _state_bar(figure, "this state", size, name, E2E.colour, pattern)
-    _state_bar(figure, "full cache", arrays["full"], "all keys and values", FULL.colour, FULL.pattern)
+        _state_bar(figure, "this state", size, name, name.split(" and ")[0], E2E.colour, pattern)
+    _state_bar(
+        figure, "full cache", arrays["full"], "all keys and values", "all keys<br>and values", FULL.colour, FULL.pattern
+    )
     _arrange(arrays, figure)
 
 
@@ -43,15 +45,14 @@ def shown(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values.clip(-8, 8), np.nan)
 
 
-def _state_bar(figure, where: str, size: int, name: str, colour: str, pattern: str) -> None:
+def _state_bar(figure, where: str, size: int, name: str, label: str, colour: str, pattern: str) -> None:
     figure.add_bar(
         x=[where], y=[size / 1000], name=name, xaxis="x3", yaxis="y3", showlegend=False,
         marker=dict(
             color=colour, line=dict(color="white", width=1),
             pattern=dict(shape=pattern, fillmode="overlay", fgcolor="white", size=10, solidity=0.1),
         ),
-        text=["<br>".join(name.split(" and ")[0].split())], textposition="inside",
-        insidetextanchor="middle", textangle=0,
+        text=[label], textposition="inside", insidetextanchor="middle", textangle=0,
         textfont=dict(color="white", size=12),
         hovertemplate=f"{name}: %{{y:,.0f}} kB<extra></extra>",
     )  # fmt: skip

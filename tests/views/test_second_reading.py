@@ -100,6 +100,8 @@ def test_the_view_answers_and_says_what_it_shows(models):
     before, line = view.readout, view.figure.data[2].y
     view.set(distance=0)
     assert "still in the window" in view.readout and not np.allclose(line, view.figure.data[2].y)
+    view.set(distance=64)
+    assert "beyond all windows together" in view.readout
     view.set(loop=False)
     assert view.readout.startswith("The inner loop is off: the passage")
     view.set(loop=True, start=PLAIN, factor=0.5)
