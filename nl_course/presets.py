@@ -4,6 +4,11 @@
 of the published comparisons (TTT, arXiv 2407.04620, table 3), MLP widths those of its code. `ttt-linear-*` and
 `ttt-mlp-*` are that paper's models: the Mamba backbone and a convolution of width 4 in every block. The micro ones have
 about as many parameters as `micro`: what their memories need is taken from the MLPs.
+
+So it is with the other stages at the large sizes: `gated-delta-*`, `titans-*`, `mac-*`, `mag-*`, `mal-*` and
+`self-modifying-*` have the transformer's widths and depths, and MLPs narrowed or widened until they weigh what it does,
+within 0.2 %. The papers' own widths of these sizes are not published in full; segments and windows of 512 are our
+choice. Models with clocks are in nl_course/nested/presets.py.
 """
 
 from dataclasses import replace
@@ -35,6 +40,21 @@ _SIZES = {
     "760m": _subwords(1536, 24, 16, 4096),
     "1.3b": _subwords(2048, 24, 32, 5504),
 }
+# Memory: its options, then hidden width of the MLPs and parameters, size by size.
+_SAME_WEIGHT = {
+    "gated-delta": ({}, (1776, 109_420_320), (2384, 335_498_496), (3568, 728_560_128), (4800, 1_280_480_256)),
+    "titans": ({}, (1600, 109_456_560), (2208, 335_693_952), (3312, 729_442_944), (4608, 1_279_299_840)),
+    "mac": ({"segment": 512}, (832, 109_474_992), (1184, 335_743_104), (1776, 729_516_672), (2560, 1_279_398_144)),
+    "mag": ({"window": 512}, (832, 109_465_776), (1184, 335_718_528), (1776, 729_479_808), (2560, 1_279_348_992)),
+    "mal": ({"window": 512}, (576, 109_465_776), (832, 334_932_096), (1264, 729_479_808), (1888, 1_280_921_856)),
+    "self-modifying": (  # read as it runs: at boundaries only, a chunk of text would not see itself
+        {"read": "running"},
+        (2128, 109_456_416),
+        (2896, 334_612_224),
+        (4352, 729_000_192),
+        (6016, 1_280_282_112),
+    ),
+}
 
 
 PRESETS: dict[str, Preset] = {
@@ -55,6 +75,10 @@ PRESETS: dict[str, Preset] = {
     "ttt-mlp-760m": Preset(_ttt("mlp", _SIZES["760m"]), 758_528_256),
     "ttt-mlp-1.3b": Preset(_ttt("mlp", _SIZES["1.3b"]), 1_307_856_000),
 }
+for _memory, (_options, *_sizes) in _SAME_WEIGHT.items():
+    for (_size, _like), (_hidden, _count) in zip(_SIZES.items(), _sizes, strict=True):
+        _config = replace(_like, memory=_memory, options=_options, hidden=_hidden)
+        PRESETS[f"{_memory}-{_size}"] = Preset(_config, _count)
 
 
 def preset(name: str) -> ModelConfig:

@@ -9,6 +9,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.model import LanguageModel, ModelConfig, SwiGLU, sample
+from nl_course.nested import PRESETS as NESTED
 from nl_course.presets import PRESETS, preset
 
 LATENT = dict(kv_rank=6, rope_dim=2, head_dim=4)
@@ -148,6 +149,21 @@ def test_the_ttt_presets_add_up(size, d, h, layers, hidden):
         memory = 4 * d * d + 2 * 5 * d + (h * d + h) + 16 + start + 2 * h * f + 2 * d
         block = memory + 2 * d + (d + 5 * d) + 3 * d * hidden
         assert PRESETS[f"ttt-{kind}-{size}"].parameters == 32_000 * d + layers * block + d
+
+
+@pytest.mark.parametrize("size", ["125m", "350m", "760m", "1.3b"])
+def test_every_stage_has_every_size_and_they_weigh_the_same(size):
+    """The stages with clocks: nl_course/nested/presets.py, where 350m is called 340m in HOPE's papers."""
+    plain = PRESETS[size].parameters
+    for memory in ("gated-delta", "titans", "mac", "mag", "mal", "self-modifying"):
+        found = PRESETS[f"{memory}-{size}"]
+        assert abs(found.parameters / plain - 1) < 0.002 and found.config.memory == memory
+    for family in ("ttt-linear", "ttt-mlp"):
+        assert abs(PRESETS[f"{family}-{size}"].parameters / plain - 1) < 0.05
+    hope = {"350m": "340m"}.get(size, size)
+    e2e = {"1.3b": "1b"}.get(size, size)
+    for name in (f"hope-{hope}", f"hope-attention-{hope}", f"ttt-e2e-{e2e}"):
+        assert abs(NESTED[name].parameters / plain - 1) < 0.06
 
 
 def test_the_laptop_presets_stay_small():
