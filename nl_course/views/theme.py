@@ -46,6 +46,7 @@ _VARIANTS = {
     "mag": ("titans", "diamond"),
     "mal": ("titans", "triangle-up"),
     "hope": ("hope", "circle"),
+    "self-modifying": ("hope", "square"),
     "ttt-e2e": ("ttt-e2e", "circle"),
     "outer": ("outer", "circle"),
 }

@@ -1,0 +1,192 @@
+"""View 17, the frontier: what does a byte of state buy?
+
+Every point is a small model that `nl-course record frontier` trained and asked: the share of recall that came out
+right against the bytes its state holds after a text of that length, measured. A point is chosen by a click or in the
+list, and its config stands below. The grey steps are the frontier: no model shown with fewer bytes recalls more. The
+other picture has the same answers against the number of pairs. (frontier_drawing.py draws.)
+"""
+
+from functools import cache
+
+import ipywidgets as W
+
+from nl_course.errors import CourseError, choose
+from nl_course.scaling.shapes import read_table
+from nl_course.views import frontier_drawing as drawing
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, by_name, pure
+
+LABELS = {
+    "attention": "attention",
+    "window": "attention (window)",
+    "linear": "linear (Hebb)",
+    "delta": "delta rule",
+    "gated-delta": "Gated DeltaNet",
+    "ttt-linear": "TTT-Linear",
+    "ttt-mlp": "TTT-MLP",
+    "titans": "Titans, memory alone (LMM)",
+    "mac": "Titans (MAC)",
+    "mag": "Titans (MAG)",
+    "mal": "Titans (MAL)",
+    "self-modifying": "self-modifying Titans",
+    "hope": "HOPE",
+    "hope-at-rest": "HOPE, level at rest",
+    "ttt-e2e": "TTT-E2E",
+}
+EVERY_SIZE = ("attention", "window", "linear", "gated-delta", "ttt-linear", "titans")
+GROUPS = {
+    "all": tuple(LABELS),
+    "those of every size": EVERY_SIZE,
+    "attention and windows": ("attention", "window", "ttt-e2e"),
+    "one matrix a head": ("linear", "delta", "gated-delta", "ttt-linear"),
+    "deep memories": ("ttt-mlp", "titans", "mac", "mag", "mal", "ttt-e2e"),
+    "Titans and HOPE": ("titans", "mac", "mag", "mal", "self-modifying", "hope", "hope-at-rest"),
+}
+ALL_SIZES = "all sizes"
+AXES = ("bytes of state", "pairs asked")
+SHOWN = ("mean and interval", "each seed")
+ASKED_FIRST = 3  # the question that the view opens with and the prediction is about
+TEACHING = 0.01  # the gaps' power that the models were taught with: these questions differ in pairs alone
+
+
+@cache
+def recorded() -> dict:
+    """`runs/frontier.json`. Raises CourseError if the recording is missing."""
+    return read_table("runs/frontier.json")
+
+
+def key(point: dict) -> str:
+    """What a point is called in the list, e.g. "TTT-Linear, middle"."""
+    return f"{LABELS[point['memory']]}, {point['size']}"
+
+
+def questions() -> list[str]:
+    """What was asked, in words, in the recording's order."""
+    return [
+        f"{row['pairs']} pairs in {row['length']} tokens" + ("" if row["power"] == TEACHING else ", gaps of any length")
+        for row in recorded()["points"][0]["asked"]
+    ]
+
+
+def compute(
+    asked: int, memories: str = "all", size: str = ALL_SIZES, point: str = "", seeds: str = SHOWN[0],
+    axis: str = AXES[0],
+) -> dict:  # fmt: skip
+    """The points shown at question number `asked`, which of them are on the frontier, and the chosen one whole.
+
+    Raises CourseError where nothing is left to show, or for names that are not known.
+    """
+    wanted, run = GROUPS[choose("group of memories", memories, GROUPS)], recorded()
+    points = [p for p in run["points"] if p["memory"] in wanted and size in (ALL_SIZES, p["size"])]
+    if not points:
+        raise CourseError(f"no model of {memories!r} was recorded at size {size!r}; choose another.")
+    everything = {key(p): p for p in run["points"]}
+    rows = {key(p): p["asked"][asked] for p in points}
+    taught = [i for i, row in enumerate(run["points"][0]["asked"]) if row["power"] == TEACHING]
+    return {
+        "axis": axis,
+        "seeds": seeds,
+        "question": questions()[asked],
+        "asked": asked,
+        "points": {key(p): p for p in points},
+        "rows": rows,
+        "frontier": on_the_frontier({name: (row["bytes"], row["mean"]) for name, row in rows.items()}),
+        "by_pairs": {key(p): [p["asked"][i] for i in taught] for p in points},
+        "chosen": everything[choose("point", point, everything)] if point else points[0],
+        "widths": {name: about["width"] for name, about in run["sizes"].items()},
+    }
+
+
+def on_the_frontier(places: dict[str, tuple[int, float]]) -> list[str]:
+    """Those of (bytes, recall) that no other beats with as few bytes or fewer, fewest bytes first."""
+    found, best = [], -1.0
+    for name, (_, recall) in sorted(places.items(), key=lambda place: (place[1][0], -place[1][1])):
+        if recall > best:
+            found.append(name)
+            best = recall
+    return found
+
+
+def read_out(arrays: dict) -> str:
+    """The chosen point with its config, and the frontier."""
+    chosen = arrays["chosen"]
+    row, model = chosen["asked"][arrays["asked"]], chosen["model"]
+    by_seed = ", ".join(f"{share:.0%} (seed {seed})" for seed, share in zip(chosen["seeds"], row["by_seed"]))
+    interval = "over the seeds" if row["interval"] == "seeds" else "over the questions to one seed"
+    first, last = arrays["frontier"][0], arrays["frontier"][-1]
+    kept = {name: arrays["rows"][name] for name in (first, last)}
+    return (
+        f"{key(chosen)}, {arrays['question']}: {row['mean']:.0%} right, 95 % interval {row['low']:.0%} to "
+        f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. Its config: "
+        f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
+        f"{chosen['runs'][0]['training_seconds']:.0f} s of training, commit {chosen['runs'][0]['made']['commit']}.\n"
+        f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
+        f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
+        f"{kept[last]['mean']:.0%})."
+    )
+
+
+def described(model: dict) -> str:
+    """A model's memory and options in a line; of clocked levels their width and chunk."""
+    said = [f"memory {model['memory']}", f"{model['heads']} head" + "s" * (model["heads"] > 1)]
+    said += [f"{name} {value}" for name, value in model["options"].items()]
+    said += [f"convolution of {model['conv']}"] if model["conv"] else []
+    if "levels" in model:
+        levels = [f"{level['hidden']} wide, chunk {level['chunk'] or 'none'}" for level in model["levels"][-1]]
+        said.append("levels " + "; ".join(levels))
+    else:
+        said.append(f"MLP {model['hidden']} wide")
+    return ", ".join(said)
+
+
+def outcome(arrays: dict) -> str | None:
+    """Whether the model with most bytes recalls most, among all that were recorded, at the opening question."""
+    if arrays["asked"] != ASKED_FIRST or len(arrays["rows"]) < len(recorded()["points"]):
+        return None
+    rows = list(arrays["rows"].values())
+    most = max(rows, key=lambda row: row["bytes"])
+    better = sum(row["mean"] > most["mean"] for row in rows)
+    return "it does" if better == 0 else "a few beat it" if better <= len(rows) // 2 else "most beat it"
+
+
+class Frontier(View):
+    """Recall against bytes of state, every point a recorded model; or against pairs."""
+
+    name = "frontier"
+    title = "What does a byte of state buy?"
+    prediction = Prediction(
+        "24 pairs, more than any model was taught with: does the model that keeps most bytes recall most?",
+        outcome,
+        options=("it does", "a few beat it", "most beat it"),
+        until="Show all memories and all sizes, with 24 pairs asked.",
+    )
+    width, height = 920, 460
+
+    def controls(self):
+        asked = [(words, i) for i, words in enumerate(questions())]
+        return {
+            "asked": W.Dropdown(options=asked, value=ASKED_FIRST, description="What is asked"),
+            "memories": W.Dropdown(options=tuple(GROUPS), description="Memories"),
+            "point": W.Dropdown(options=[key(p) for p in recorded()["points"]], description="Chosen point"),
+        }
+
+    def more_controls(self):
+        sizes = (ALL_SIZES, *recorded()["sizes"])
+        return {
+            "size": W.Dropdown(options=sizes, description="Size"),
+            "seeds": W.ToggleButtons(options=SHOWN, description="Seeds"),
+            "axis": W.ToggleButtons(options=AXES, description="Recall against"),
+        }
+
+    def _redraw(self):
+        super()._redraw()
+        for trace in self.figure.data:
+            if trace.customdata is not None and not trace._click_callbacks:
+                trace.on_click(self.clicked)
+
+    def clicked(self, trace, points, _) -> None:
+        """A click on a point chooses it, as the list does."""
+        if points.point_inds:
+            self.set(point=str(trace.customdata[points.point_inds[0]]))
+
+    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
