@@ -97,6 +97,7 @@ def _run(options: argparse.Namespace, device, ranks, say) -> int:
     where = device.type if ranks.mode == "none" else f"{device.type}, {ranks.world} processes ({ranks.mode})"
     say(f"{asked['preset']} with {sizes.memory}, {model.parameter_count():,} parameters, on {where}. {what}")
     if options.estimate:
+        say("Counting what a few chunks take; of deep memories and clocks that is a minute's work.", flush=True)
         say(estimated(model, stream, config, options, ranks))
         return 0
     show = not options.quiet and sys.stderr.isatty()

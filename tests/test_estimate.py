@@ -28,6 +28,7 @@ def test_operations_of_a_plain_transformer_are_the_closed_form():
     assert count(SMALL, length)[0] == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "length", "within"),
     [
@@ -48,6 +49,7 @@ def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length,
     assert square >= 0
 
 
+@pytest.mark.slow
 def test_recomputing_costs_operations_and_saves_memory():
     config = e2e_config(vocab=32, width=16, layers=2, heads=2, hidden=24, window=16, chunk=8)
     plain, again = count(config, 48), count(config, 48, recompute=True)
