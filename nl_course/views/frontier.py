@@ -6,6 +6,7 @@ list, and its config stands below. The grey steps are the frontier: no model sho
 other picture has the same answers against the number of pairs. (frontier_drawing.py draws.)
 """
 
+import math
 from functools import cache
 
 import ipywidgets as W
@@ -119,11 +120,17 @@ def read_out(arrays: dict) -> str:
         f"{key(chosen)}, {arrays['question']}: {row['mean']:.0%} right, 95 % interval {row['low']:.0%} to "
         f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. Its config: "
         f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
-        f"{chosen['runs'][0]['training_seconds']:.0f} s of training, commit {chosen['runs'][0]['made']['commit']}.\n"
+        f"{chosen['runs'][0]['training_seconds']:.0f} s of training to a loss of {last_losses(chosen)} nats a question "
+        f"(guessing a value: {math.log(model['vocab'] // 2):.2f}), commit {chosen['runs'][0]['made']['commit']}.\n"
         f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
         f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
         f"{kept[last]['mean']:.0%})."
     )
+
+
+def last_losses(point: dict) -> str:
+    """The training loss of each seed's last step: whether it had learnt its task at all when it was asked."""
+    return ", ".join(f"{run['curve'][-1]['loss']:.2f}" for run in point["runs"])
 
 
 def described(model: dict) -> str:

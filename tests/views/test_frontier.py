@@ -83,6 +83,7 @@ def test_list_and_click_choose_a_point_and_say_its_config(view):
     row = point["asked"][ASKED_FIRST]
     assert view.readout.startswith(f"TTT-MLP, middle, {questions()[ASKED_FIRST]}: {row['mean']:.0%} right")
     assert f"{row['bytes']:,} bytes" in view.readout and f"{point['parameters']:,} parameters" in view.readout
+    assert f"a loss of {point['runs'][0]['curve'][-1]['loss']:.2f}" in view.readout and "value: 3.47" in view.readout
     ring = next(trace for trace in view.figure.data if trace.name == "chosen")
     assert (ring.x[0], ring.y[0]) == (row["bytes"], row["mean"])
     trace = next(trace for trace in view.figure.data if trace.name == "Gated DeltaNet")
