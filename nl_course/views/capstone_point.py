@@ -1,0 +1,15 @@
+"""View 17 with one point more: a learner's own, beside the recorded ones, in the colour of the outer loop."""
+
+from nl_course.views import frontier, frontier_drawing
+from nl_course.views.frontier import Frontier
+
+
+def beside_the_frontier(point: dict, **settings) -> Frontier:
+    """The frontier with `point` among its points (one of that name and size is replaced), chosen when it opens."""
+    found, memory = frontier.recorded(), point["memory"]
+    frontier.LABELS[memory] = f"{memory} (yours)"
+    frontier.GROUPS["all"] = tuple(frontier.LABELS)
+    frontier_drawing.STYLES[memory] = "outer"
+    others = [p for p in found["points"] if (p["memory"], p["size"]) != (memory, point["size"])]
+    found["points"] = [*others, point]
+    return Frontier(point=frontier.key(point), **settings)

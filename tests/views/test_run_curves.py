@@ -1,0 +1,43 @@
+"""Runs side by side in one picture, and the frontier with a learner's point on it."""
+
+import json
+
+import pytest
+
+from nl_course.errors import CourseError
+from nl_course.files import asset
+from nl_course.views import frontier, frontier_drawing
+from nl_course.views.capstone_point import beside_the_frontier
+from nl_course.views.run_curves import run_curves
+from nl_course.views.training_board import recorded
+
+RUNS = [run for run, _ in recorded() if run.task == "text"]
+
+
+def test_the_same_losses_over_steps_seconds_and_operations():
+    pictures = {over: run_curves(RUNS, over) for over in ("steps", "seconds", "operations")}
+    for i, run in enumerate(RUNS):
+        steps, seconds, operations = (picture.figure.data[i] for picture in pictures.values())
+        assert list(steps.y) == list(seconds.y) == list(operations.y)
+        assert steps.x[-1] == run.steps and seconds.x[-1] == run.seconds
+        assert operations.x[-1] == pytest.approx(6 * run.parameters * run.tokens)
+    lowest = min(RUNS, key=lambda run: run.loss)
+    assert lowest.name in pictures["steps"].says and f"{lowest.loss:.2f}" in pictures["steps"].says
+    with pytest.raises(CourseError, match="over"):
+        run_curves(RUNS, "miles")
+
+
+def test_a_learners_point_stands_beside_the_recorded_ones(monkeypatch):
+    found = json.loads(asset("runs/frontier.json").read_text("utf-8"))
+    count = len(found["points"])
+    monkeypatch.setattr(frontier, "recorded", lambda: found)
+    monkeypatch.setattr(frontier, "LABELS", dict(frontier.LABELS))
+    monkeypatch.setattr(frontier, "GROUPS", dict(frontier.GROUPS))
+    monkeypatch.setattr(frontier_drawing, "STYLES", dict(frontier_drawing.STYLES))
+    middle = next(p for p in found["points"] if p["size"] == "middle" and p["memory"] == "linear")
+    mine = {**middle, "memory": "my_memory"}
+    for _ in range(2):  # a point made again takes the place of the first
+        view = beside_the_frontier(mine, strict=True)
+        assert len(found["points"]) == count + 1
+    assert view.error == "" and view.settings["point"] == "my_memory (yours), middle"
+    assert any(t.name == "my_memory (yours)" for t in view.figure.data)
