@@ -2,11 +2,12 @@
 
 The models are those of the recipe `needle`, as they stand, and two more that are trained here by the same curriculum:
 attention that keeps its whole cache, without positions and with rotary ones (that one gets lost beyond its lengths).
-Each reads real books that no model of the course was trained on, in three ways:
+Each reads real books that no model of the course was trained on, in four ways:
 
     first        one fact in the first 512 bytes of the first book, and none after
     everywhere   a further fact in each 1,024 bytes, so that facts overwrite facts; asked by age
     load         1, 2, 4 and 8 facts in 512 bytes, asked at once: how many does a memory hold at all?
+    fresh        books first, then 512 bytes with one fact, asked at once: can it still take one in?
 
 A question goes to a branch of the state, which itself reads on undisturbed. The same bytes go into a plain text index
 on disk, which is asked the same questions. Parts are kept as they are done (see `parts`).
@@ -44,9 +45,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
             own = taught(config, name, folder, device, quick)
             written.append(assets / "checkpoints" / f"{spec['checkpoint']}.safetensors")
             save_model(load_model(own), written[-1], info={"trained_as": name, **recording.about()})
-        models[name] = read_by(
-            config, name, own or asset(f"checkpoints/{spec['checkpoint']}.safetensors"), folder, device
-        )
+        checkpoint = own or asset(f"checkpoints/{spec['checkpoint']}.safetensors")
+        models[name] = read_by(config, name, checkpoint, folder, device)
+        models[name]["fresh"] = fresh_by(config, name, checkpoint, folder, device)
         said = [f"{row['bytes'] >> 10}k {row['accuracy']:.2f}" for row in models[name]["first"]]
         print(f"{name}: {', '.join(said)}", flush=True)
     results = {
@@ -67,8 +68,8 @@ def settings(quick: bool = False) -> dict:
 
 
 def shared(config: dict) -> dict:
-    """What of the config concerns every reader."""
-    return {key: value for key, value in config.items() if key != "models"}
+    """What of the config concerns every reader and every way of reading but `fresh`, which is a part of its own."""
+    return {key: value for key, value in config.items() if key not in ("models", "fresh")}
 
 
 def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> Path:
@@ -136,6 +137,34 @@ def read_by(config: dict, name: str, checkpoint: Path, folder: Path, device: str
 
     asked = {**shared(config), "everywhere": everywhere, "weights": weights}
     return {k: v for k, v in parts.kept(folder / f"{name}-read.json", asked, make).items() if k != "mark"}
+
+
+def fresh_by(config: dict, name: str, checkpoint: Path, folder: Path, device: str) -> list[dict]:
+    """After so many bytes of books without a fact: a text of `within` bytes with one, and the question at its end."""
+    about = {**config["fresh"], **config["models"][name].get("fresh", {})}
+    piece = config["models"][name].get("piece", config["piece"])
+    size = {"within": config["within"], "rows": config["rows"], "facts": 1, "shelf": tuple(config["shelf"])}
+    weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+
+    @torch.no_grad()
+    def make() -> dict:
+        model, found = load_model(checkpoint, device).eval(), {stop: [] for stop in about["read"]}
+        long = PlantedBooks(length=config["within"] + about["read"][-1], seed=config["seed"], **size)
+        short = PlantedBooks(length=config["within"], seed=config["seed"], **size)
+        for start in range(0, about["rows"], config["batch"]):
+            rows = range(start, min(start + config["batch"], about["rows"]))
+            books = torch.tensor([list(long.text(row).text[config["within"] :]) for row in rows], device=device)
+            texts = [short.text((row + config["rows"] // 2) % config["rows"]) for row in rows]  # of other books
+            fresh, state = torch.tensor([list(text.text) for text in texts], device=device), None
+            for last, stop in pairwise([0, *about["read"]]):
+                for part in books[:, last:stop].split(piece, dim=1) if stop > last else ():
+                    _, state = model(part, state)
+                _, after = model(fresh, state)
+                found[stop] += [sum(hits) for hits in recalled(model, after, [t.facts for t in texts], config["ask"])]
+        return {"fresh": [{"bytes": stop, **shares([(hit, 1) for hit in hits])} for stop, hits in found.items()]}
+
+    asked = {**about, **size, "seed": config["seed"], "weights": weights}
+    return parts.kept(folder / f"{name}-fresh.json", asked, make)["fresh"]
 
 
 @torch.no_grad()

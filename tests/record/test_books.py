@@ -26,6 +26,7 @@ def test_a_quick_run_writes_all_and_a_second_one_keeps_its_parts(tmp_path, monke
                 and row["low"] <= row["accuracy"] <= row["high"]
             )
         assert [(row["facts"], row["asked"]) for row in model["load"]] == [(1, 2), (2, 4), (4, 8), (8, 16)]
+        assert [(row["bytes"], row["asked"]) for row in model["fresh"]] == [(0, 2), (1024, 2)]
         late = model["everywhere"][-1]["by_age"]
         assert sum(row["asked"] for row in late) == 2 * (1 + 2)  # a further fact in each 256 of the last 512 bytes
     whole, fixed = ([row["state_bytes"] for row in m["first"]] for m in found["models"].values())
