@@ -1,0 +1,193 @@
+"""View 21, the paradox board: is the inner loop storing, or mixing?
+
+The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/sceptic.py) on trained models of the
+course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss and recall
+of pairs never seen in training stand beside each other, the inner loss beside both: |f(k) - v|^2 / |v|^2 of a chunk's
+pairs with the weights that the chunk left behind.
+
+Recorded (`nl-course record sceptic`): each switch by itself, at test time and, for some, trained with it, with
+Student's 95 % interval over seeds. Live: the first seed's model, asked there and then with whatever is switched,
+several switches together too. It is asked little, or the answer would take too long: fewer rows, the more inner steps.
+"""
+
+import json
+from functools import lru_cache
+
+import ipywidgets as W
+import torch
+
+from nl_course.checkpoint import load_model
+from nl_course.errors import choose
+from nl_course.files import asset
+from nl_course.memories.sceptic import Switches, switched
+from nl_course.model import LanguageModel
+from nl_course.record.sceptic_measures import inner_losses, recall_of, text_of
+from nl_course.views import paradox_board_drawing as drawing
+from nl_course.views.paradox_board_drawing import PLACES, TASKS
+from nl_course.views.parts import Prediction
+from nl_course.views.shell import View, by_name, pure
+
+MODELS = {
+    "TTT-Linear": "ttt-linear",
+    "TTT-MLP": "ttt-mlp",
+    "LMM (Titans)": "titans",
+    "self-modifying": "self-modifying",
+}
+STYLES = {"ttt-linear": "ttt-linear", "ttt-mlp": "ttt-mlp", "titans": "lmm", "self-modifying": "hope"}
+STEPS = (1, 2, 4, 8)
+SIGNS = {"descend": 1, "climb": -1}
+ROWS, FOLLOWED, USUAL = 8, 2, "as trained"  # rows asked live; rows whose inner loss is followed
+
+
+@lru_cache(maxsize=1)
+def recording() -> dict:
+    return json.loads(asset("runs/sceptic.json").read_text("utf-8"))
+
+
+@lru_cache(maxsize=8)
+def trained(task: str, name: str) -> LanguageModel:
+    """The first seed's model, as shipped."""
+    return load_model(asset(f"checkpoints/sceptic-{task}-{name}.safetensors")).requires_grad_(False)
+
+
+def recorded(task: str, name: str, trained_with: str, asked_with: str | None) -> dict | None:
+    """A row of the recording, if there is one: "quality" and "inner", {by_seed, mean, low, high} each."""
+    for row in recording()["rows"]:
+        if [row[k] for k in ("task", "model", "trained_with", "asked_with")] == [task, name, trained_with, asked_with]:
+            return {"quality": row["recall" if task == "recall" else "loss"], "inner": row["inner"]["after_k"]}
+    return None
+
+
+def key_of(switches: Switches) -> str | None:
+    """The recording's name for these switches; None for those that were not recorded together."""
+    found = (name for name, turned in recording()["switches"].items() if Switches(**turned) == switches)
+    return next(found, None)
+
+
+@lru_cache(maxsize=128)
+@torch.no_grad()
+def live(task: str, name: str, switches: Switches) -> dict:
+    """The model under these switches: its "quality" (nats per byte, or the share right), its "inner" loss, and how many
+    rows were read."""
+    model, rows = trained(task, name), max(1, ROWS // switches.inner_steps)
+    about = recording()["about"]["config"]["tasks"][task]
+    with switched(model, switches):
+        if task == "recall":
+            found, tokens = recall_of(model, {**about, "asked_rows": rows}, rows)
+        else:
+            found, tokens = text_of(model, {**about, "windows": rows}, rows)
+        inner = inner_losses(model, tokens[:FOLLOWED, :64])["after_k"]
+    return {"quality": found.get("recall", found["loss"]), "inner": inner, "rows": rows}
+
+
+def compute(
+    model: str, inner_steps: int = 1, sign: str = "descend", read_with: str = "query", last_layer_only: bool = False,
+    trained_so: bool = False,
+) -> dict:  # fmt: skip
+    """For text, recall and the inner loss of both: the recorded row at each of PLACES, or None, and what the live model
+    says as trained and switched."""
+    name = MODELS[choose("model", model, MODELS)]
+    switches = Switches(inner_steps, SIGNS[choose("sign", sign, SIGNS)], read_with, last_layer_only)
+    key = key_of(switches)
+    arrays = {"model": model, "style": STYLES[name], "switches": switches, "key": key, "asks_trained": trained_so}
+    for task in TASKS:
+        now = {USUAL: live(task, name, Switches())}
+        rows = {USUAL: recorded(task, name, USUAL, USUAL), "switched": None, "trained so": None}
+        if switches.turned:
+            now["switched"], rows["switched"] = live(task, name, switches), recorded(task, name, USUAL, key)
+            rows["trained so"] = recorded(task, name, key, key) if trained_so and key else None
+        arrays["rows"] = now[list(now)[-1]]["rows"]
+        for kind, place in (("quality", task), ("inner", f"inner, {task}")):
+            arrays[place] = {p: row and row[kind] for p, row in rows.items()}
+            arrays[place]["live"] = {p: one[kind] for p, one in now.items()}
+    return arrays
+
+
+# -- in words ----------------------------------------------------------------------------------------------------------
+def told_apart(after: dict, before: dict) -> str:
+    """Whether seeds rose or fell together: "rises" or "falls" if every one of several did, else "is not told apart"."""
+    change = [a - b for a, b in zip(after["by_seed"], before["by_seed"])]
+    if len(change) == 1:
+        return "one seed"
+    return "rises" if min(change) > 0 else "falls" if max(change) < 0 else "is not told apart"
+
+
+def said(row: dict) -> str:
+    if row["mean"] is None:
+        return "no number (an inner loop ran away)"
+    return f"{row['mean']:.2f}" + (f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else "")
+
+
+def read_out(arrays: dict) -> str:
+    """What the switch does, recorded and live, in words."""
+    names = {"text": "text loss", "recall": "recall", "inner, text": "inner loss on text",
+             "inner, recall": "inner loss on recall"}  # fmt: skip
+    model, switches = arrays["model"], arrays["switches"]
+    usual = "; ".join(f"{names[p]} {said(arrays[p][USUAL])}" for p in names)
+    if not switches.turned:
+        return f"{model} as trained: {usual}. Turn a switch."
+    parts = []
+    for where, words in (("switched", "Switched at test time only"), ("trained so", "Trained that way too")):
+        found = []
+        for place, name in names.items():
+            row, before = arrays[place][where], arrays[place][USUAL]
+            if row is not None:
+                known = row["mean"] is not None and before["mean"] is not None
+                found.append(
+                    f"{name} {said(before)} -> {said(row)}" + (f" ({told_apart(row, before)})" if known else "")
+                )
+        if found:
+            parts.append(f"{words}: {'; '.join(found)}.")
+        elif where == "switched":
+            parts.append("These switches were not recorded together; the crosses are the live model's.")
+        elif arrays["asks_trained"]:
+            parts.append("No model was trained that way.")
+    now = [arrays[place]["live"]["switched"] for place in ("text", "recall")]
+    count = f"{arrays['rows']} rows" if arrays["rows"] > 1 else "one row"
+    text, recall = ("no number" if value is None else f"{value:.2f}" for value in now)
+    return f"{model}. {' '.join(parts)} Asked just now, {count}: text loss {text}, recall {recall}."
+
+
+ANSWERS = ("recall rises or holds", "recall falls too", "the inner loss does not fall")
+
+
+def outcome(arrays: dict) -> str | None:
+    """With eight inner steps instead of one, on recall; None until they were chosen and nothing else."""
+    if arrays["key"] != "8 steps":
+        return None
+    inner, recall = arrays["inner, recall"], arrays["recall"]
+    if inner["switched"] is None or inner["switched"]["mean"] is None:
+        return ANSWERS[2]
+    if inner["switched"]["mean"] >= inner[USUAL]["mean"]:
+        return ANSWERS[2]
+    return ANSWERS[1] if recall["switched"]["mean"] < recall[USUAL]["mean"] - 0.01 else ANSWERS[0]
+
+
+class ParadoxBoard(View):
+    """Four switches on trained memories: text loss and recall beside each other, the inner loss beside both."""
+
+    name = "paradox-board"
+    title = "Is the inner loop storing, or mixing?"
+    prediction = Prediction(
+        "Eight inner steps instead of one should lower the inner loss. If it falls, what will recall do?",
+        outcome,
+        options=ANSWERS,
+        until="Choose 8 inner steps, and nothing else.",
+    )
+    continuous = False
+    width, height = 920, 400
+
+    def controls(self):
+        return {
+            "model": W.Dropdown(options=list(MODELS), value="TTT-MLP", description="Model"),
+            "inner_steps": W.Dropdown(options=STEPS, value=1, description="Inner steps"),
+            "sign": W.Dropdown(options=list(SIGNS), value="descend", description="The inner loss is to"),
+            "read_with": W.Dropdown(options=["query", "key"], value="query", description="Read with"),
+            "last_layer_only": W.Checkbox(value=False, description="Write the last layer only"),
+            "trained_so": W.Checkbox(value=False, description="Trained that way too, where recorded"),
+        }
+
+    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
+
+
+__all__ = ["PLACES", "ParadoxBoard", "compute"]
