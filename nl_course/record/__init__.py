@@ -28,7 +28,7 @@ RECIPES = {
     "optimizers": "notebook 09's optimisers on one small model, each at its best rate (ten minutes on one core)",
     "reading": "notebook 08's TTT-E2E, and the same network without its loop, on text (half an hour on one core)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
-    "sceptic": "notebook 08's trained memories with their inner loop changed (forty minutes on one core; can be cut)",
+    "sceptic": "notebook 08's trained memories with their inner loop changed (twenty minutes on one core; can be cut)",
     "state-tracking": "notebook 09's word problems of groups, three seeds (ten minutes on one core; can be cut)",
 }
 
