@@ -1,8 +1,11 @@
 """The comparison's pictures: what they draw and say follows from the recording, whatever came out."""
 
+import json
+
 import pytest
 
 from nl_course.errors import CourseError
+from nl_course.files import asset
 from nl_course.views import comparison, theme
 
 
@@ -123,3 +126,18 @@ def test_a_recording_of_another_kind_is_refused_by_name():
         comparison.optimizers(track_run())
     with pytest.raises(CourseError, match=r"runs/long-text\.json"):
         comparison.loss_by_position({"tasks": {}})
+
+
+def shipped(name):
+    return json.loads(asset(f"runs/{name}.json").read_text())
+
+
+def test_the_shipped_recordings_can_be_drawn():
+    text, track, parity = shipped("long-text"), shipped("state-tracking"), shipped("hope")
+    assert len(comparison.loss_by_position(text).figure.data) == len(text["models"]) == 13
+    for task in track["tasks"]:
+        assert len(comparison.state_tracking(track, task).figure.data) == 8
+    assert len(comparison.state_tracking(parity, "parity").figure.data) == 6
+    assert len(comparison.optimizers(shipped("optimizers")).figure.data) == 7
+    for what in ("forgetting", "forward"):
+        assert len(comparison.corpora(shipped("corpora"), what).figure.data) == 4
