@@ -4,11 +4,10 @@
     print(estimate(model.config, config, tokens_per_second=speed, price_per_hour=2.0))
 
 Nothing is guessed that can be counted. The network is built without memory (PyTorch's meta device) and taken through
-one row forwards and backwards, which counts the operations of its matrix products, inner loops and what is
-differentiated twice included, and the bytes
-held at the fullest moment. Few blocks and few chunks are counted
-and extended to the depth and the length: exact to a percent for blocks that are all alike, to a seventh or so for
-clocked levels of several periods. Elementwise work is not counted.
+some rows forwards and backwards, which counts the operations of its matrix products, inner loops and what is
+differentiated twice included, and the bytes held at the fullest moment. Few blocks and few chunks are counted and
+extended to the depth and the length: exact to a percent for blocks that are all alike, to a seventh or so for clocked
+levels of several periods. Elementwise work is not counted.
 
 Operations are held against the rule 6 N D of a plain transformer (Kaplan et al. 2020, section 2.1: 2 forwards and 4
 backwards for every weight and token). Time from a data sheet rests on the share of its peak that is reached, which is
