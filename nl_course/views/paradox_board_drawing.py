@@ -5,8 +5,8 @@ from nl_course.views import theme
 TASKS = ("text", "recall")
 PLACES = ("as trained", "switched", "trained so")
 PANELS = (  # what stands in a panel, the title of its axis, its place
-    (("text",), "text: loss (nats per byte)", (0.0, 0.27)),
-    (("recall",), "recall: share right", (0.37, 0.64)),
+    (("text",), "text: loss (nats per byte)", (0.0, 0.26)),
+    (("recall",), "recall: share right", (0.37, 0.63)),
     (("inner, text", "inner, recall"), "inner loss at the key (share of |v|²)", (0.74, 1.0)),
 )
 SYMBOLS = {"text": "circle", "recall": "square"}
@@ -15,21 +15,19 @@ SYMBOLS = {"text": "circle", "recall": "square"}
 def draw(arrays: dict, figure) -> None:
     """Three panels; in each, for each place, the mean with its interval, the single seeds, and the live model."""
     style = theme.style(arrays["style"])
-    for number, (names, title, domain) in enumerate(PANELS, 1):
+    for number, (names, title, domain) in zip(("", "2", "3"), PANELS):
         axes = dict(xaxis=f"x{number}", yaxis=f"y{number}")
         for i, name in enumerate(names):
             shift = 0.2 * (2 * i - 1) if len(names) > 1 else 0.0
             _marks(figure, arrays[name], name.split(", ")[-1], shift, style, axes, legend=len(names) > 1)
-        ticks = dict(tickvals=[0, 1, 2], ticktext=[p.replace(" ", "<br>") for p in PLACES], tickangle=0)
-        figure.update_layout(
-            {
-                f"xaxis{number}": dict(domain=domain, anchor=f"y{number}", range=[-0.5, 2.5], showgrid=False, **ticks),
-                f"yaxis{number}": dict(
-                    anchor=f"x{number}", title=title, range=_span([arrays[n] for n in names], names)
-                ),
-            }
-        )
-    figure.update_layout(legend=dict(orientation="h", y=1.03, yanchor="bottom", x=0), margin=dict(t=56))
+        labels = [place.replace(" ", "<br>") for place in PLACES]
+        span = _span([arrays[name] for name in names], names)
+        x = dict(domain=domain, range=[-0.5, 2.5], tickvals=[0, 1, 2], ticktext=labels, tickfont=dict(size=11))
+        x |= dict(anchor=f"y{number}", showgrid=False, tickangle=0)
+        y = dict(anchor=f"x{number}", title=title, range=span)
+        figure.update_layout({f"xaxis{number}": x, f"yaxis{number}": y})
+    legend = dict(orientation="h", y=1.03, yanchor="bottom", x=0, xanchor="left")
+    figure.update_layout(legend=legend, margin=dict(t=56, l=64, b=60))
 
 
 def _known(rows: dict) -> list[tuple[int, dict]]:
