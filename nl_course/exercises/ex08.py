@@ -19,10 +19,11 @@ def draw_clip(dice: Dice, size: float = 1.0):
 
 
 def by_definition(weights, gradients, rate, clip):
-    means = [g.mean(0) for g in gradients]
-    norm = torch.cat([m.flatten() for m in means]).norm()
-    shrink = torch.clamp(clip / norm, max=1.0) if norm > 0 else 1.0
-    return tuple(W - rate * shrink * m for W, m in zip(weights, means))
+    """All means as one long vector, shortened as a whole."""
+    long = torch.cat([g.sum(0).flatten() / len(g) for g in gradients])
+    step = rate * long * min(1.0, clip / max(float(long.norm()), 1e-300))
+    pieces = step.split([W.numel() for W in weights])
+    return tuple(W - piece.view_as(W) for W, piece in zip(weights, pieces))
 
 
 @holds("below the clip the step is the rate times the mean gradient", hint=1)

@@ -6,6 +6,7 @@ import math
 from nl_course.exercises.engine import Exercise, Wrong
 from nl_course.exercises.ex09_hybrid import HYBRID, PAIRED
 from nl_course.exercises.properties import Dice, compare, equals, holds
+from nl_course.scaling.information import least_bits as bound
 
 # ------------------------------------------------------------------------------- 9.1 the load of a matrix
 
@@ -30,6 +31,14 @@ def error_of_one(answer, dice):
 def halves(answer, dice):
     width, error, choices, bits = draw_load(dice)
     compare(answer(width, error, choices, bits)[1] / 2, answer(width, error, choices, 2 * bits)[1])
+
+
+def load_by_hand(width, error, choices, bits):
+    fit = math.floor(error * width) + 1
+    return fit, fit * math.log2(choices) / bits / width**2
+
+
+load_equals = equals("pairs and share are right", draw_load, load_by_hand, hint=3)
 
 
 def solution_load(width, error, choices, bits):
@@ -80,7 +89,7 @@ def matrix_load(width, error, choices, bits):
         one_pair,
         error_of_one,
         halves,
-        equals("pairs and share are right", draw_load, solution_load, hint=3),
+        load_equals,
     ),
     hints=(
         "Solve (n - 1) / width <= error for n and round down. The first pair has nobody to disturb it.",
@@ -139,6 +148,14 @@ def longer_chunks(answer, dice):
     compare(state / chunk / 2 / per_token, once - twice)
 
 
+def moved_by_hand(state, per_token, reads, writes, chunk):
+    """The context at which a cache's entries, the new one with them, weigh as much as the traffic of one token."""
+    return (state * reads * chunk + state * writes - per_token * chunk) / (per_token * chunk)
+
+
+moved_equals = equals("the numbers are right", draw_moved, moved_by_hand, hint=3)
+
+
 def solution_moved(state, per_token, reads, writes, chunk):
     return state * (reads + writes / chunk) / per_token - 1
 
@@ -182,7 +199,7 @@ def break_even_moved(state, per_token, reads, writes, chunk):
         only_read,
         write_counts,
         longer_chunks,
-        equals("the numbers are right", draw_moved, solution_moved, hint=3),
+        moved_equals,
     ),
     hints=(
         "The cache moves per_token * T bytes in and per_token out. Set that equal to what the fixed state moves.",
@@ -240,6 +257,9 @@ def in_proportion(answer, dice):
     compare(2 * float(answer(facts, choices, recall)), float(answer(2 * facts, choices, recall)))
 
 
+bits_equal = equals("the bound is right", draw_bits, bound, hint=3)
+
+
 def solution_bits(facts, choices, recall):
     if recall * choices <= 1:
         return 0.0
@@ -291,7 +311,7 @@ def least_bits(facts, choices, recall):
         all_right,
         guessing,
         in_proportion,
-        equals("the bound is right", draw_bits, solution_bits, hint=3),
+        bits_equal,
     ),
     hints=(
         "With recall 1 nothing may be lost: facts * log2(choices). Note that h(0) = h(1) = 0, though log2(0) is not.",

@@ -43,6 +43,14 @@ def slope(answer, dice):
     compare(100 * full * per_token, answer(tokens + 100, *rest) - answer(tokens, *rest))
 
 
+def bytes_by_hand(tokens, layers, full, window, per_token, state):
+    """Layer by layer."""
+    return sum(tokens * per_token if i < full else min(tokens, window) * per_token + state for i in range(layers))
+
+
+hybrid_equals = equals("the bytes are right", draw_hybrid, bytes_by_hand, hint=3)
+
+
 def solution_hybrid(tokens, layers, full, window, per_token, state):
     short = layers - full
     return full * tokens * per_token + short * (min(tokens, window) * per_token + state)
@@ -82,7 +90,7 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
         all_full,
         short_text,
         slope,
-        equals("the bytes are right", draw_hybrid, solution_hybrid, hint=3),
+        hybrid_equals,
     ),
     hints=(
         "Count the full layers and the others apart: full * tokens * per_token is the part that never stops growing.",
@@ -139,6 +147,16 @@ def by_hand(answer, dice):
     compare((0.0, 2.0), (float(low), float(high)), 1e-7)
 
 
+def interval_by_hand(first, second, t):
+    apart = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    n, mean = len(apart), sum(apart) / len(apart)
+    half = t * (sum((a - mean) ** 2 for a in apart) / (n - 1) / n) ** 0.5
+    return mean - half, mean + half
+
+
+paired_equals = equals("the interval is right", draw_paired, interval_by_hand, hint=3)
+
+
 def solution_paired(first, second, t):
     apart = first - second
     half = t * apart.std() / len(apart) ** 0.5
@@ -184,7 +202,7 @@ def paired_interval(first, second, t):
         constant,
         turned,
         by_hand,
-        equals("the interval is right", draw_paired, solution_paired, hint=3),
+        paired_equals,
         pure("the results are left as they were", draw_paired, hint=1),
     ),
     hints=(

@@ -17,8 +17,8 @@ def draw_command(dice: Dice):
 
 
 def by_hand(nodes, per_node, rows, accumulate, length, steps):
-    processes = nodes * per_node
-    return processes, rows * processes, rows * processes * length * steps, rows // accumulate
+    readers = per_node * nodes
+    return readers, rows * readers, rows * readers * length * steps, rows // accumulate
 
 
 @holds("one process, one micro-batch: the batch is its rows", hint=1)
