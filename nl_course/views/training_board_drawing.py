@@ -105,7 +105,7 @@ def read_out(arrays: dict) -> str:
     plan, metrics, said = arrays["plan"], arrays["metrics"], arrays["estimate"]
     tokens = plan.steps * plan.batch_size * plan.length
     words = [
-        f"{plan.memory}, {plan.size}, on {plan.task}: {arrays['parameters']:,} parameters, {plan.steps:,} steps, "
+        f"{plan.memory}, {plan.size}, on {plan.task}, seed {plan.seed}: {arrays['parameters']:,} parameters, {plan.steps:,} steps, "
         f"{tokens:,} tokens, {6.0 * arrays['parameters'] * tokens:.1e} operations by the rule 6 N D"
     ]
     if said is not None:
