@@ -105,8 +105,8 @@ def read_out(arrays: dict) -> str:
     plan, metrics, said = arrays["plan"], arrays["metrics"], arrays["estimate"]
     tokens = plan.steps * plan.batch_size * plan.length
     words = [
-        f"{plan.memory}, {plan.size}, on {plan.task}, seed {plan.seed}: {arrays['parameters']:,} parameters, {plan.steps:,} steps, "
-        f"{tokens:,} tokens, {6.0 * arrays['parameters'] * tokens:.1e} operations by the rule 6 N D"
+        f"{plan.memory}, {plan.size}, on {plan.task}, seed {plan.seed}: {arrays['parameters']:,} parameters, "
+        f"{plan.steps:,} steps, {tokens:,} tokens, {6.0 * arrays['parameters'] * tokens:.1e} operations by the rule 6 N D"
     ]
     if said is not None:
         least, most = said.seconds
