@@ -106,7 +106,8 @@ def read_out(arrays: dict) -> str:
     tokens = plan.steps * plan.batch_size * plan.length
     words = [
         f"{plan.memory}, {plan.size}, on {plan.task}, seed {plan.seed}: {arrays['parameters']:,} parameters, "
-        f"{plan.steps:,} steps, {tokens:,} tokens, {6.0 * arrays['parameters'] * tokens:.1e} operations by the rule 6 N D"
+        f"{plan.steps:,} steps, {tokens:,} tokens, "
+        f"{6.0 * arrays['parameters'] * tokens:.1e} operations by the rule 6 N D"
     ]
     if said is not None:
         least, most = said.seconds
