@@ -55,9 +55,9 @@ def _marks(figure, rows: dict, task: str, shift: float, style, axes: dict, legen
     live = [(PLACES.index(place) + shift - 0.1, value) for place, value in rows["live"].items() if value is not None]
     pink = dict(width=2.5, color=theme.style("outer").colour)
     figure.add_scatter(
-        x=[p[0] for p in live], y=[p[1] for p in live], mode="markers", name="asked just now",
+        x=[p[0] for p in live], y=[p[1] for p in live], mode="markers", name="asked just now, on a few texts",
         showlegend=legend and task == "recall", marker=dict(symbol="x-thin", size=10, line=pink),
-        hovertemplate="%{y:.3f}<extra>asked just now</extra>", **axes,
+        hovertemplate="%{y:.3f}<extra>asked just now, on a few texts</extra>", **axes,
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_draw_shows_the_arrays():
     means = [t for t in figure.data if t.name == "recall, recorded"]
     places = ("as trained", "switched", "trained so")
     assert list(means[0].y) == [arrays["recall"][p]["mean"] for p in places if arrays["recall"][p]]
-    crosses = [t for t in figure.data if t.name == "asked just now"]
+    crosses = [t for t in figure.data if t.name == "asked just now, on a few texts"]
     assert list(crosses[0].y) == list(arrays["text"]["live"].values())
     assert len(figure.data) == 12
 
