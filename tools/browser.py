@@ -40,7 +40,7 @@ view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .info
 """
 
 
-OPPOSITE = {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}
+OPPOSITE = {"ArrowRight": "ArrowLeft", "End": "Home"}
 
 
 class NoBrowser(Exception):
@@ -228,9 +228,13 @@ class Page:
         return self.view(name).evaluate(PLOT)
 
     def focus(self, name: str) -> str:
-        """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it."""
+        """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it.
+
+        For a list it is End: the arrows JupyterLab keeps for itself, to go from cell to cell, as long as a list is not
+        open (jupyter-widgets/ipywidgets, issue 3912).
+        """
         view = self.view(name)
-        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "ArrowDown")):
+        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "End")):
             if view.locator(selector).count():
                 view.locator(selector).first.focus()
                 return key

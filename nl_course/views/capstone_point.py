@@ -7,6 +7,8 @@ from nl_course.views.frontier import Frontier
 def beside_the_frontier(point: dict, **settings) -> Frontier:
     """The frontier with `point` among its points (one of that name and size is replaced), chosen when it opens."""
     found, memory = frontier.recorded(), point["memory"]
+    runs = [{**run, "made": {k: v for k, v in run["made"].items() if k != "commit"}} for run in point["runs"]]
+    point = {**point, "runs": runs}  # the learner's file is in no commit of the course's
     frontier.LABELS[memory] = f"{memory} (yours)"
     frontier.GROUPS["all"] = tuple(frontier.LABELS)
     frontier_drawing.STYLES[memory] = "outer"

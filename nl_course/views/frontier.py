@@ -121,11 +121,17 @@ def read_out(arrays: dict) -> str:
         f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. Its config: "
         f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
         f"{chosen['runs'][0]['training_seconds']:.0f} s of training to a loss of {last_losses(chosen)} nats a question "
-        f"(guessing a value: {math.log(model['vocab'] // 2):.2f}), commit {chosen['runs'][0]['made']['commit']}.\n"
+        f"(guessing a value: {math.log(model['vocab'] // 2):.2f}){made_by(chosen)}.\n"
         f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
         f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
         f"{kept[last]['mean']:.0%})."
     )
+
+
+def made_by(point: dict) -> str:
+    """The commit that a recorded point was made by; nothing for a learner's own, which no commit holds."""
+    commit = point["runs"][0]["made"].get("commit")
+    return f", commit {commit}" if commit else ""
 
 
 def last_losses(point: dict) -> str:

@@ -41,3 +41,5 @@ def test_a_learners_point_stands_beside_the_recorded_ones(monkeypatch):
         assert len(found["points"]) == count + 1
     assert view.error == "" and view.settings["point"] == "my_memory (yours), middle"
     assert any(t.name == "my_memory (yours)" for t in view.figure.data)
+    assert "commit" not in view.readout  # the learner's file is in none
+    assert "commit" in view.set(point="linear (Hebb), middle").readout
