@@ -34,7 +34,7 @@ SETTINGS = {  # JupyterLab's own, by plugin
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 CLUTTER = "#jp-menu-panel, #jp-top-panel, #jp-bottom-panel, .jp-Toolbar, .jp-SideBar"
 PLOT = """
-view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .infolayer text')]
+view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .shapelayer path, .infolayer text')]
   .map(mark => mark.getAttribute('d') || mark.getAttribute('href') || mark.getAttribute('xlink:href')
     || mark.textContent).join('|')
 """
@@ -224,7 +224,7 @@ class Page:
         return self.page.locator(f".nl-{name}").first
 
     def picture(self, name: str) -> str:
-        """What the view's plots show, as one string of path data, heat-map images and texts."""
+        """What the view's plots show, as one string of path data (marks and shapes), heat-map images and texts."""
         return self.view(name).evaluate(PLOT)
 
     def focus(self, name: str) -> str:
