@@ -15,6 +15,9 @@ PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widg
 # Links between what becomes pages; a notebook or a text may stand one folder up or down from what links to it.
 _LINK = re.compile(r"(?P<before>\]\(|href=\"|src=\")(?P<up>(?:\.\./|\./)*)(?P<path>[^)\"#\s:]+)(?P<rest>#[^)\"\s]*)?")
 
+# The course's files that are no page: a name to look up there, nothing to follow from a page.
+_FILE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./|\./)*(?:nl_course|tests|tools|assets)/[^)\s]*\)")
+
 
 def as_html(cells: list, name: str) -> str:
     """The cells' HTML; `name` is the notebook's, from which the names of its plots are made."""
@@ -36,7 +39,8 @@ def prepared(cell, name: str):
 
 
 def with_links(text: str) -> str:
-    """Links to notebooks and to Markdown become links to their pages; pictures stand in `previews`."""
+    """Links to notebooks and to Markdown become links to their pages, pictures stand in `previews`, and of a link to a
+    file of the package its name is left."""
 
     def replaced(found: re.Match) -> str:
         path, rest = found["path"], found["rest"] or ""
@@ -48,7 +52,7 @@ def with_links(text: str) -> str:
             path = found["up"] + path
         return found["before"] + path + rest
 
-    return _LINK.sub(replaced, text)
+    return _LINK.sub(replaced, _FILE.sub(r"\1", text))
 
 
 def page_of(path: str) -> str:

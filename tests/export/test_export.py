@@ -103,6 +103,7 @@ def test_formulas_become_mathml_and_code_is_left_alone():
         ('<img src="../assets/previews/wave.png" alt="a">', '<img src="previews/wave.png" alt="a">'),
         ("![a](assets/previews/wave.png)", "![a](previews/wave.png)"),
         ("[LICENSE](LICENSE)", "[LICENSE](LICENSE)"),
+        ("[`Rotary`](../nl_course/memories/rope.py), so", "`Rotary`, so"),
         ("[arxiv](https://arxiv.org/abs/2501.00663)", "[arxiv](https://arxiv.org/abs/2501.00663)"),
         ("[here](#below)", "[here](#below)"),
     ],
