@@ -111,9 +111,8 @@ def read_by(config: dict, name: str, checkpoint: Path, folder: Path, device: str
 
     def make() -> dict:
         model = load_model(checkpoint, device).eval()
-        found = needle.described(model, model.config) | {
-            "checkpoint": f"{config['models'][name]['checkpoint']}.safetensors"
-        }
+        found = parts.about_model(model.config, model)
+        found |= {"conv": model.config.conv, "checkpoint": f"{config['models'][name]['checkpoint']}.safetensors"}
         first, row = {}, 0
         for group in config["groups"]:
             for some in texts(config, group, row):

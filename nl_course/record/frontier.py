@@ -29,13 +29,11 @@ from typing import Any
 from nl_course.errors import choose
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
+from nl_course.record.seeds import reach
 from nl_course.record.sizes import changed, settings
 from nl_course.tasks.needle_scores import wilson
 from nl_course.tasks.recall import accuracy, mqar
 from nl_course.training import TrainingConfig
-
-# Student's t: how many standard errors of the mean of 2, 3, ... seeds hold 95 of 100.
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
@@ -141,9 +139,8 @@ def pooled(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
     if len(shares) == 1:
         low, high = wilson(first["right"], first["questions"])
     else:
-        deviation = (sum((s - mean) ** 2 for s in shares) / (len(shares) - 1)) ** 0.5
-        reach = T95[len(shares)] * deviation / len(shares) ** 0.5
-        low, high = max(0.0, mean - reach), min(1.0, mean + reach)
+        half = reach(shares)
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
     return {
         **{key: first[key] for key in ("pairs", "length", "power", "questions", "bytes", "formula")},
         "by_seed": [round(s, 4) for s in shares],

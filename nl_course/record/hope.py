@@ -92,15 +92,9 @@ def part(config: dict, task: str, name: str, seed: int, folder: Path, device: st
         model = load_model(model_path(folder, task, name, seed), device)  # as shipped: weights in bf16
         nested = isinstance(shape, NestedConfig)
         found = {
-            "memory": shape.memory,
-            "options": dict(shape.options),
+            **parts.described(shape, model, result, about["curve_every"], made),
             "levels": [level.chunk for level in shape.levels[0]] if nested else None,
-            "hidden": parts.hidden_of(shape),
-            "parameters": model.parameter_count(),
             "seed": seed,
-            "training_seconds": round(result.metrics[-1]["seconds"], 1),
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(result, about["curve_every"]),
             "state": [parts.state_after(model, length, device) for length in about["state_lengths"]],
             "found": MEASURES[about["kind"]](model, about),
         }

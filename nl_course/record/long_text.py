@@ -101,15 +101,9 @@ def part(config: dict, name: str, seed: int, folder: Path, device: str = "cpu") 
         means = [round(sum(column) / len(column), 3) for column in zip(*by_window, strict=True)]
         print(f"{name} from seed {seed}: {model.parameter_count():,} parameters, {seconds} s, {means}", flush=True)
         return {
-            "memory": shape.memory,
-            "options": dict(shape.options),
+            **parts.described(shape, model, done, config["curve_every"], made),
             "levels": [[level.chunk for level in block] for block in shape.levels] if nested else None,
-            "hidden": parts.hidden_of(shape),
-            "parameters": model.parameter_count(),
             "seed": seed,
-            "training_seconds": seconds,
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(done, config["curve_every"]),
             "state": [parts.state_after(model, length, device) for length in config["state_lengths"]],
             "by_window": by_window,
         }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nl_course.checkpoint import load_model, save_model
 from nl_course.errors import choose
-from nl_course.model import LanguageModel, ModelConfig
+from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.needle import NeedleTask, mixed, stages
@@ -79,11 +79,9 @@ def part(config: dict, name: str, seed: int, folder: Path, device: str = "cpu") 
         made = Recording("needle", config, device).about()
         save_model(model, model_path(folder, name, seed))
         model = load_model(model_path(folder, name, seed), device)  # as shipped: weights in bf16
-        found = described(model, shape) | {
+        found = parts.described(shape, model, result, config["curve_every"], made) | {
+            "conv": shape.conv,
             "seed": seed,
-            "training_seconds": round(result.metrics[-1]["seconds"], 1),
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(result, config["curve_every"]),
             "recall": {kind: recall(model, config, kind) for kind in config["kinds"]},
             "state": [parts.state_after(model, length, device) for length in config["lengths"]],
         }
@@ -93,17 +91,6 @@ def part(config: dict, name: str, seed: int, folder: Path, device: str = "cpu") 
         return found
 
     return parts.kept(folder / f"{name}-{seed}.json", {**shape.to_dict(), "seed": seed}, make)
-
-
-def described(model: LanguageModel, shape: ModelConfig) -> dict:
-    """What of a model stands beside its results."""
-    return {
-        "memory": shape.memory,
-        "options": dict(shape.options),
-        "conv": shape.conv,
-        "hidden": shape.hidden,
-        "parameters": model.parameter_count(),
-    }
 
 
 def curriculum(config: dict, seed: int):

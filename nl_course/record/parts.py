@@ -100,6 +100,26 @@ def curve(run: Run, every: int) -> list[dict[str, Any]]:
     return found[::every] + found[-1:]
 
 
+def about_model(shape: Shape, model: LanguageModel) -> dict[str, Any]:
+    """The model in a few words and numbers."""
+    return {
+        "memory": shape.memory,
+        "options": dict(shape.options),
+        "hidden": hidden_of(shape),
+        "parameters": model.parameter_count(),
+    }
+
+
+def described(shape: Shape, model: LanguageModel, run: Run, every: int, about: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside the results of any part: the model, its training, and from which commit it came."""
+    return {
+        **about_model(shape, model),
+        "training_seconds": round(run.metrics[-1]["seconds"], 1),
+        "made": {key: about[key] for key in ("commit", "recorded")},
+        "curve": curve(run, every),
+    }
+
+
 @torch.no_grad()
 def state_after(model: LanguageModel, tokens: int, device: str = "cpu") -> dict[str, int]:
     """Bytes of a state that has read so many tokens, measured on its tensors, one row."""

@@ -24,6 +24,7 @@ from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config, with
 from nl_course.record import parts
 from nl_course.record import reading_measures as measures
 from nl_course.record.provenance import Recording, read_config
+from nl_course.record.seeds import over_seeds
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig
 
@@ -186,9 +187,9 @@ def second_readings(made: dict) -> dict[str, dict]:
             rows = [p["second_reading"][way] for p in made[name]]
             second, fresh = [r["second"] for r in rows], [r["fresh"] for r in rows]
             found[f"{name} {way}"] = {
-                "first": measures.over_seeds([r["first"] for r in rows]),
-                "second": [measures.over_seeds(values) for values in zip(*second)],
-                "fresh": [measures.over_seeds(values) for values in zip(*fresh)],
+                "first": over_seeds([r["first"] for r in rows]),
+                "second": [over_seeds(values) for values in zip(*second)],
+                "fresh": [over_seeds(values) for values in zip(*fresh)],
                 "second - fresh": measures.compared(second, fresh),
             }
     return found
@@ -202,7 +203,7 @@ def check_10(about: dict, made: dict) -> dict:
     less = [[a[i] - b[i] for i in far] for a, b in zip(on, off)]
     return {
         "distances": [about["distances"][i] for i in far],
-        "on - off": [measures.over_seeds(values) for values in zip(*less)],
+        "on - off": [over_seeds(values) for values in zip(*less)],
         "holds": all(value < 0 for seed in less for value in seed),
     }
 

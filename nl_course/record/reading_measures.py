@@ -8,7 +8,6 @@ less `second`.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -17,11 +16,11 @@ from nl_course.errors import CourseError
 from nl_course.memories import Trace
 from nl_course.nested import NestedLanguageModel, reconfigured, with_inner_loop, without_inner_loop
 from nl_course.nested.steps import next_token_losses
+from nl_course.record.seeds import over_seeds
 from nl_course.training import evaluate_windows
 
 ROWS = 8  # texts read at a time
 # Student's t: 95 of 100 intervals m +- t s / sqrt(n) of n seeds hold the mean, by n.
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
 def at_pace(model: NestedLanguageModel, about: dict, rate: float | None, clip: float | None) -> NestedLanguageModel:
@@ -112,16 +111,6 @@ def share_clipped(model: NestedLanguageModel, tokens: Tensor) -> float:
 
 
 # -- over seeds --------------------------------------------------------------------------------------------------------
-def over_seeds(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """The mean, Student's 95 % interval for it (none from a single seed), and the values."""
-    x = torch.tensor(values, dtype=torch.float64)
-    mean, found = x.mean().item(), {"values": [round(v, 4) for v in values]}
-    if len(values) > 1:
-        half = STUDENT[len(values)] * x.std().item() / sqrt(len(values))
-        found = {"low": round(mean - half, 4), "high": round(mean + half, 4), **found}
-    return {"mean": round(mean, 4), **found}
-
-
 def compared(left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> list[dict]:
     """left less right, lists by seed of numbers by place: for each place the difference over seeds."""
     return [over_seeds([a - b for a, b in zip(*pair)]) for pair in zip(zip(*left), zip(*right))]

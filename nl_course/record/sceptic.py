@@ -23,9 +23,9 @@ from nl_course.checkpoint import load_model, save_model
 from nl_course.errors import CourseError, choose
 from nl_course.memories.sceptic import Doubted, Switches, switch, switched
 from nl_course.record import parts
-from nl_course.record.frontier import T95
 from nl_course.record.provenance import Recording
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
+from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, train
@@ -102,8 +102,7 @@ def interval(values: list[float]) -> dict:
     """Each seed's, their mean, and what holds 95 of 100 by Student's t; all None if a seed's is no number."""
     if None in values:
         return {"by_seed": values, "mean": None, "low": None, "high": None}
-    mean, n = sum(values) / len(values), len(values)
-    half = None if n < 2 else T95[n] * (sum((v - mean) ** 2 for v in values) / (n - 1) / n) ** 0.5
+    mean, half = sum(values) / len(values), reach(values)
     low, high = (None, None) if half is None else (round(mean - half, 4), round(mean + half, 4))
     return {"by_seed": values, "mean": round(mean, 4), "low": low, "high": high}
 
@@ -145,14 +144,8 @@ def part(
         said = ", ".join(f"{w} {one.get('recall', one['loss'])}" for w, one in found.items())
         print(f"{task}, {name}, {trained_with}, seed {seed}: {seconds} s. {said}", flush=True)
         return {
-            "memory": shape.memory,
-            "options": dict(shape.options),
-            "hidden": parts.hidden_of(shape),
-            "parameters": model.parameter_count(),
+            **parts.described(shape, model, done, config["curve_every"], made),
             "seed": seed,
-            "training_seconds": seconds,
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(done, config["curve_every"]),
             "asked": found,
         }
 

@@ -94,14 +94,8 @@ def part(config: dict, task: str, name: str, seed: int, folder: Path, device: st
         seconds = round(done.metrics[-1]["seconds"], 1)
         print(f"{task}, {name} from seed {seed}: {seconds} s, {[r['by_place'] for r in rows]}", flush=True)
         return {
-            "memory": shape.memory,
-            "options": dict(shape.options),
-            "hidden": parts.hidden_of(shape),
-            "parameters": model.parameter_count(),
+            **parts.described(shape, model, done, config["curve_every"], made),
             "seed": seed,
-            "training_seconds": seconds,
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(done, config["curve_every"]),
             "asked": rows,
         }
 

@@ -105,12 +105,7 @@ def test_the_share_of_clipped_steps_counts_gradients_longer_than_the_clip():
     assert measures.share_clipped(measures.at_pace(model, ABOUT, 1.0, 1e-9), tokens) == 1.0
 
 
-def test_intervals_over_seeds_are_students():
-    found = measures.over_seeds([1.0, 2.0, 4.0])
-    assert found["mean"] == pytest.approx(7 / 3, abs=1e-4) and found["values"] == [1.0, 2.0, 4.0]
-    half = 4.303 * (7 / 3) ** 0.5 / 3**0.5  # the sample variance of 1, 2, 4 is 7/3
-    assert found["high"] - found["mean"] == pytest.approx(half, abs=1e-3)
-    assert measures.over_seeds([0.5]) == {"mean": 0.5, "values": [0.5]}
+def test_two_are_compared_seed_by_seed():
     less = measures.compared([[1.0, 5.0], [2.0, 5.0]], [[0.5, 1.0], [0.5, 1.0]])
     assert [x["values"] for x in less] == [[0.5, 1.5], [4.0, 4.0]]
 
