@@ -197,5 +197,15 @@ def complain(message: str) -> int:
     return 2
 
 
+def program() -> None:
+    """`main` as a program of its own, which torchrun may have started in several processes."""
+    code = main()
+    if "torch.distributed" in sys.modules:
+        from nl_course.distributed import end
+
+        end(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

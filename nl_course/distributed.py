@@ -16,8 +16,10 @@ Processes meet as torchrun's environment says: gloo on processors, nccl on GPUs 
 On several machines the run's folder must be one that all of them see.
 """
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import warnings
 from contextlib import contextmanager
@@ -210,14 +212,28 @@ def join(parallel: str, device: torch.device) -> Ranks:
                 f"--parallel {parallel} is for several processes; start them with "
                 "`torchrun --nproc-per-node N -m nl_course.cli train ...`."
             )
+        # Its functions take the group of their time of import as a default. Imported later (an optimizer does), they
+        # would hold the group, and gloo's threads, past `leave`, until Python's own end, where those threads crash.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Ranks(parallel)
 
 
 def leave() -> None:
-    """The end of a program that may have joined."""
+    """The end of the work of a program that may have joined."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(code: int) -> None:
+    """The end of a program: where torchrun started it, without Python's own end. DTensor's caches hold the group, and
+    so gloo's threads, which may still have a tensor to let go of; while Python ends, that ends the process with an
+    abort, and torchrun reports a run that went well as failed."""
+    if not under_torchrun():
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _is_sharded(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nl_course.distributed import is_first, leave
+from nl_course.distributed import end, is_first, leave
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
@@ -87,6 +87,7 @@ def main(tasks: str, results: str) -> None:
     leave()
     if is_first():
         Path(results).write_text(json.dumps(found))
+    end(0)
 
 
 if __name__ == "__main__":

@@ -201,6 +201,28 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
     assert "done after 3 of 3" in capsys.readouterr().out
 
 
+THREADS_AFTER = """
+import os, torch
+from nl_course.distributed import join, leave
+from nl_course.training import TrainingConfig, train
+from tests.distributed_worker import RUN, STREAM, build
+train(build("attention"), STREAM, TrainingConfig(**RUN), parallel="ddp", progress=False)
+names = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+before = names()
+leave()
+print("met with gloo", any("gloo" in name for name in before), "and left", not any("gloo" in name for name in names()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in /proc")
+def test_who_has_left_has_no_thread_of_gloo_that_could_meet_the_end_of_python(tmp_path):
+    (tmp_path / "leaves.py").write_text(THREADS_AFTER)
+    ran = torchrun(str(tmp_path / "leaves.py"))
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("met with gloo True and left True") == 2
+
+
 # -- one process ------------------------------------------------------------------------------------------------
 def test_alone_nothing_is_shared():
     alone = join("auto", torch.device("cpu"))
