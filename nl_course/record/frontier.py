@@ -8,7 +8,8 @@ Six memories are trained at every size, the others of the course at the middle o
 convolution: the memory's own, or one before it (Zoology gives every model one too). TTT-E2E's fast MLP and HOPE's level
 learn the next token of what is read: a value after its key is one, so that a pair gets into their weights at the end of
 its chunk, and not before. "hope-at-rest" is the same HOPE with a level that never moves. What came out against the
-papers is kept as it came out.
+papers is kept as it came out. Those that did not learn the task in the steps that all have are trained once more, for
+`longer`: beside the comparison, not in it, since they read more than the others.
 
 Batching the seeds of a model (torch.func.vmap over stacked weights) was measured and does not pay: on one core a step
 of three seeds together took 1.25 to 1.45 times as long as three steps apart (attention, linear, gated-delta, ttt-linear
@@ -19,6 +20,7 @@ A part, one memory of one size from one seed, is kept as soon as it is done, so 
     nl-course record frontier                                    everything that is missing
     nl-course record frontier --device cuda                      the sizes of a GPU
     python -m nl_course.record.frontier ttt-linear middle 0      one part
+    python -m nl_course.record.frontier mag longer 0             one part of those trained for longer
 """
 
 import json
@@ -43,6 +45,13 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     wanted = [(name, size, seed) for name, size, seeds in grid(config) for seed in seeds]
     made = {w: part(config, *w, folder, device) for w in sorted(wanted, key=lambda w: w[2])}  # first seeds first
     points = [point(name, size, [made[name, size, seed] for seed in seeds]) for name, size, seeds in grid(config)]
+    more = config["longer"]
+    longer = [
+        point(
+            name, more["size"], [part(lengthened(config), name, more["size"], s, folder, device) for s in more["seeds"]]
+        )
+        for name in more["models"]
+    ]
     results = {
         "units": "state in bytes, one row, measured on its tensors after a text of that length; `formula` the same by "
         "the memory's own formula. recall: the share of `questions` answered rightly, `by_seed` and the mean of the "
@@ -50,6 +59,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         "over the questions. power: of the law that gaps are drawn from, 1 is uniform",
         "sizes": config["sizes"],
         "points": points,
+        "longer": {"steps": lengthened(config)["training"]["steps"], "points": longer},
     }
     return [recording.write(assets / "runs" / "frontier.json", results)]
 
@@ -64,6 +74,12 @@ def grid(config: dict[str, Any]) -> list[tuple[str, str, list[int]]]:
     ]
 
 
+def lengthened(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the runs that are given more steps; their parts are kept under names of their own."""
+    more = config["longer"]
+    return {**config, "training": {**config["training"], **more["training"]}, "suffix": "-longer"}
+
+
 def shape_of(config: dict[str, Any], name: str, size: str) -> parts.Shape:
     """The model of a point. A model's `by_size` has what differs from size to size, such as the window."""
     about = {**config["shared"], **config["sizes"][choose("size", size, config["sizes"])]}
@@ -72,7 +88,7 @@ def shape_of(config: dict[str, Any], name: str, size: str) -> parts.Shape:
 
 
 def training_of(config: dict[str, Any], size: str, seed: int) -> TrainingConfig:
-    return TrainingConfig(**config["training"], **config["sizes"][size].get("training", {}), seed=seed)
+    return TrainingConfig(**{**config["training"], **config["sizes"][size].get("training", {}), "seed": seed})
 
 
 # -- one part ----------------------------------------------------------------------------------------------------------
@@ -101,7 +117,7 @@ def part(config: dict[str, Any], name: str, size: str, seed: int, folder: Path, 
         sys.stdout.flush()
         return found
 
-    return parts.kept(folder / f"{name}-{size}-{seed}.json", wanted, make)
+    return parts.kept(folder / f"{name}-{size}-{seed}{config.get('suffix', '')}.json", wanted, make)
 
 
 def asked(model, vocab: int, question: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -153,5 +169,8 @@ def pooled(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     which, of_size, seeds = sys.argv[1], sys.argv[2], sys.argv[3:]
+    everything = settings("frontier")
+    if of_size == "longer":
+        everything, of_size = lengthened(everything), everything["longer"]["size"]
     for number in seeds:
-        part(settings("frontier"), which, of_size, int(number), parts.parts_folder("frontier"))
+        part(everything, which, of_size, int(number), parts.parts_folder("frontier"))

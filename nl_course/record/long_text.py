@@ -2,8 +2,9 @@
 length trained with, of models with as many parameters that read the very same bytes.
 
 Training teaches short windows; then windows of held-out books are read to far beyond. `loss` is the mean at a stretch
-of places, with an interval from resampling the windows: it says how sure this model's mean is, not how another seed of
-the same memory would come out. `less_attention` is the difference from full attention on the very same windows.
+of places. `less_attention` is the difference from full attention on the very same windows, from the same seed. With
+several seeds the intervals are Student's over the seeds; a single seed has one from resampling the windows, which says
+how sure this model's mean is, not how another seed of the same memory would come out.
 
 A part, one model from one seed, is kept as soon as it is done:
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from nl_course.errors import choose
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
+from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, evaluate_windows, token_losses
@@ -49,9 +51,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
             ],
         }
     results = {
-        "units": "nats per byte at places of a context, means of the windows and the seeds; intervals hold 95 of 100 "
-        "resamplings of the windows, and say nothing of other seeds; states in bytes; `less_attention` is the "
-        "difference from full attention window by window",
+        "units": "nats per byte at places of a context, means of the windows and the seeds; intervals of 95 % are "
+        "Student's over the seeds, or, of a single seed, from resampling the windows; states in bytes; "
+        "`less_attention` is the difference from full attention window by window, from the same seed",
         "trained_length": config["training"]["length"],
         "models": models,
     }
@@ -59,16 +61,26 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
 
 
 def stretches(by_window: Tensor, config: dict) -> list[dict]:
-    """(seeds, windows, bins) -> for each bin its mean over windows and seeds, with an interval over windows."""
-    rows, resamples = by_window.double().mean(0), config["resamples"]
-    picks = torch.randint(len(rows), (resamples, len(rows)), generator=torch.Generator().manual_seed(0))
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = rows[picks].mean(1).quantile(ends, dim=0).tolist()
-    columns = zip(pairwise(config["bins"]), rows.mean(0).tolist(), low, high, strict=True)
+    """(seeds, windows, bins) -> for each bin its mean over windows and seeds, with an interval."""
+    seeds = by_window.double().mean(1)
+    means = seeds.mean(0).tolist()
+    if len(seeds) > 1:
+        halves = [reach(column) for column in seeds.T.tolist()]
+        low, high = ([mean + sign * half for mean, half in zip(means, halves, strict=True)] for sign in (-1, 1))
+    else:
+        low, high = resampled(by_window[0], config["resamples"])
+    columns = zip(pairwise(config["bins"]), means, low, high, strict=True)
     return [
         {"from": first, "to": last, "mean": round(mean, 4), "low": round(least, 4), "high": round(most, 4)}
         for (first, last), mean, least, most in columns
     ]
+
+
+def resampled(rows: Tensor, times: int) -> list[list[float]]:
+    """(windows, bins) -> the ends of what 95 of 100 resamplings of the windows give for each bin's mean."""
+    picks = torch.randint(len(rows), (times, len(rows)), generator=torch.Generator().manual_seed(0))
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    return rows.double()[picks].mean(1).quantile(ends, dim=0).tolist()
 
 
 @torch.no_grad()

@@ -69,19 +69,20 @@ def loss_by_position(run: dict, against: bool = True) -> Chart:
     last = {name: model[what][-1] for name, model in models.items()}
     first, to = last["attention"]["from"], last["attention"]["to"]
     seeds = len(models["attention"]["seeds"])
+    spread = "resampling the windows" if seeds == 1 else "another seed"
     if against:
         sure = [n for n, row in last.items() if row["high"] < 0]
         worse = [n for n, row in last.items() if row["low"] > 0]
         found = (
             f"{listed(map(named, sure))} lie below full attention" if sure else "no memory lies below full attention"
         )
-        found += f", {len(worse)} of {len(models) - 1} above it, beyond what resampling the windows moves"
+        found += f", {len(worse)} of {len(models) - 1} above it, beyond what {spread} moves"
     else:
         ends = {name: row["mean"] for name, row in last.items()}
         low, high = min(ends, key=ends.get), max(ends, key=ends.get)
         found = f"the lowest loss is {named(low)}'s ({ends[low]:.3f}), the highest {named(high)}'s ({ends[high]:.3f})"
     says = f"Trained on {trained:,} bytes at a time and read on to {to:,}: at places {first:,} to {to:,} {found}. " + (
-        "One seed each: no ranking." if seeds == 1 else f"{seeds} seeds each."
+        "One seed each: no ranking." if seeds == 1 else f"Means and Student's 95 % intervals of {seeds} seeds."
     )
     y = "nats per byte less full attention" if against else "nats per byte"
     picture = chart(says, x="bytes read before", y=y, log="x", height=460)

@@ -53,7 +53,8 @@ def test_long_text_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
     for name, model in first["models"].items():
         assert [(row["from"], row["to"]) for row in model["loss"]] == [(0, 16), (16, 80)]
         assert all(row["low"] <= row["mean"] <= row["high"] for row in model["loss"])
-        assert model["seeds"][0]["loss"] == pytest.approx([row["mean"] for row in model["loss"]], abs=1e-4)
+        means = [sum(column) / 2 for column in zip(*(seed["loss"] for seed in model["seeds"]), strict=True)]
+        assert means == pytest.approx([row["mean"] for row in model["loss"]], abs=1e-4)
         states = [row["bytes"] for row in model["state"]]
         assert states[0] < states[1] if name == "attention" else model["state"]
     assert all(row["mean"] == row["low"] == row["high"] == 0 for row in first["models"]["attention"]["less_attention"])
@@ -66,6 +67,14 @@ def test_stretches_resample_windows_and_not_places():
     first, second = long_text.stretches(rows, {"resamples": 200, "bins": [0, 4, 8]})
     assert (first["mean"], first["low"], first["high"]) == (2, 1, 3)
     assert (second["from"], second["to"], second["low"], second["high"]) == (4, 8, 5, 5)
+
+
+def test_stretches_of_several_seeds_have_students_interval():
+    rows = torch.tensor([[[1.0, 5.0], [3.0, 5.0]], [[2.0, 5.0], [4.0, 5.0]]])  # two seeds, whose means are 2 and 3
+    first, second = long_text.stretches(rows, {"bins": [0, 4, 8]})
+    half = 12.7062 / 2  # t of one degree of freedom, times the standard error 1/2
+    assert (first["mean"], first["low"], first["high"]) == pytest.approx((2.5, 2.5 - half, 2.5 + half), abs=1e-3)
+    assert second["low"] == second["high"] == 5
 
 
 def test_losses_by_window_are_means_of_the_places(monkeypatch):

@@ -28,8 +28,13 @@ def test_a_quick_run_has_every_point_and_a_second_one_goes_on_from_its_parts(tmp
             assert row["bytes"] == row["formula"] > 0
         short, long = (row["bytes"] for row in point["asked"])
         assert short < long if point["memory"] == "attention" else short <= long
+    usual = next(p for p in found["points"] if p["memory"] == "mag")
+    (longer,) = found["longer"]["points"]
+    assert [run["curve"][-1]["step"] for point in (usual, longer) for run in point["runs"]] == [2, 3]
+    assert found["longer"]["steps"] == 3 and (longer["memory"], longer["model"]) == ("mag", usual["model"])
     monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert json.loads(record("frontier", tmp_path, quick=True)[0].read_text())["points"] == found["points"]
+    again = json.loads(record("frontier", tmp_path, quick=True)[0].read_text())
+    assert (again["points"], again["longer"]) == (found["points"], found["longer"])
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
