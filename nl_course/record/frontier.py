@@ -45,13 +45,11 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     wanted = [(name, size, seed) for name, size, seeds in grid(config) for seed in seeds]
     made = {w: part(config, *w, folder, device) for w in sorted(wanted, key=lambda w: w[2])}  # first seeds first
     points = [point(name, size, [made[name, size, seed] for seed in seeds]) for name, size, seeds in grid(config)]
-    more = config["longer"]
-    longer = [
-        point(
-            name, more["size"], [part(lengthened(config), name, more["size"], s, folder, device) for s in more["seeds"]]
-        )
-        for name in more["models"]
-    ]
+    more, patient = config["longer"], lengthened(config)
+    longer = []
+    for name in more["models"]:
+        found = [part(patient, name, more["size"], seed, folder, device) for seed in more["seeds"]]
+        longer.append(point(name, more["size"], found))
     results = {
         "units": "state in bytes, one row, measured on its tensors after a text of that length; `formula` the same by "
         "the memory's own formula. recall: the share of `questions` answered rightly, `by_seed` and the mean of the "
@@ -59,7 +57,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         "over the questions. power: of the law that gaps are drawn from, 1 is uniform",
         "sizes": config["sizes"],
         "points": points,
-        "longer": {"steps": lengthened(config)["training"]["steps"], "points": longer},
+        "longer": {"steps": patient["training"]["steps"], "points": longer},
     }
     return [recording.write(assets / "runs" / "frontier.json", results)]
 
