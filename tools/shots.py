@@ -43,6 +43,7 @@ def photograph_pages(page: Page, stem: str) -> int:
         old.unlink()
     taken = 0
     for taken, _ in enumerate(page.scroll(), 1):
+        page.page.wait_for_timeout(800)  # plots that come into sight draw themselves anew
         page.page.screenshot(path=SHOTS / f"{stem}-{taken:02}.png")
     return taken
 

@@ -8,8 +8,8 @@ HATCH = "not measured"
 
 
 def look(name: str, styles: dict, index: str) -> theme.Style:
-    """A memory's style; the index on disk is no memory of the course and is grey."""
-    return theme.Style(theme.MUTED, "dot", ".", "x") if name == index else theme.style(styles[name])
+    """A memory's style, or that of the index on disk."""
+    return theme.style("index" if name == index else styles[name])
 
 
 def draw(arrays: dict, figure, styles: dict, index: str) -> None:

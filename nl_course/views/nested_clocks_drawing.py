@@ -73,7 +73,8 @@ def _arrange(arrays: dict, figure, view, read: int) -> None:
         yaxis=dict(domain=TOP, autorange="reversed", showgrid=False),
         xaxis2=dict(anchor="y2", title="weights as they stood after so many tokens", dtick=view.CHUNK, **span),
         yaxis2=dict(domain=BOTTOM, anchor="x2", autorange="reversed", showgrid=False),
-        xaxis3=dict(domain=RIGHT, anchor="y3", title="gradient norm at start", type="log", range=[-3.2, 2], dtick=1),
+        xaxis3=dict(domain=RIGHT, anchor="y3", title="gradient norm at start", type="log", range=[-3.2, 2],
+                    tickvals=[0.001, 0.1, 10], tickangle=0),
         yaxis3=dict(domain=(0.0, 1.0), anchor="x3", autorange="reversed"),
         margin=dict(l=90, r=20, t=46, b=50),
     )  # fmt: skip

@@ -102,6 +102,14 @@ def _titans(layers: int) -> Row:
     return Row("lmm", answers, lambda tape: neural_memory(tape.width, layers).state_numbers)
 
 
+def _looked_up(tape: Tape) -> Tensor:
+    """The value filed last under the key nearest to each question."""
+    alike = tape.queries[0] @ tape.pairs.keys[0].T
+    newest = torch.arange(tape.writes)
+    place = torch.where(alike >= alike.max(1, keepdim=True).values - 1e-9, newest, -1).max(1).values
+    return tape.pairs.values[0, place]
+
+
 ROWS: dict[str, Row] = {
     "attention": Row(
         "attention",
@@ -119,6 +127,7 @@ ROWS: dict[str, Row] = {
     "delta with retention": Row("gated-delta", _matrix("delta", True), _square),
     "Titans (1 layer)": _titans(1),
     "Titans (2 layers)": _titans(2),
+    "index on disk": Row("index", _looked_up, lambda tape: 2 * tape.writes * tape.width),
 }
 
 
@@ -263,4 +272,12 @@ class LongerTape(OneTape):
 
     name = "one-tape-later"
     height = 520
+    rows = tuple(ROWS)[:8]
+
+
+class LastTape(OneTape):
+    """The same tape with all rows: who neither keeps everything on the desk nor learns it looks it up."""
+
+    name = "one-tape-last"
+    height = 560
     rows = tuple(ROWS)

@@ -44,10 +44,12 @@ ON_THE_MAP = (
     Place("linear (Hebb)", "linear", _named("linear")),
     Place("delta rule", "delta", _named("delta")),
     Place("TTT-Linear", "ttt-linear", _named("ttt-linear")),
+    Place("TTT-MLP", "ttt-mlp", _named("ttt-mlp")),
     Place("Titans, memory alone (LMM)", "lmm", _named("titans")),
     Place("Titans (MAC, segment 64)", "mac", _named("mac")),
     Place("Titans (MAG, window 64)", "mag", _named("mag")),
     Place("Titans (MAL, window 64)", "mal", _named("mal")),
+    Place("self-modifying (HOPE)", "hope", _named("self-modifying", kind="linear", chunk=128)),
 )
 
 

@@ -52,12 +52,15 @@ _VARIANTS = {
 }
 
 MUTED, INK, GRID = "#8A8F98", "#1B1F24", "#E3E6EA"
+_INDEX = Style(MUTED, "dot", ".", "x")  # a text index on disk is no memory of the course, and grey
 SIZES = "Viridis"  # heat maps of sizes
 SIGNS = "RdBu"  # heat maps of signed values; use zmid=0
 
 
 def style(memory: str) -> Style:
     """The style of a memory or variant by its name, e.g. `style("gqa")`; a KeyError lists no name silently."""
+    if memory == "index":
+        return _INDEX
     family, marker = _VARIANTS[memory]
     return _FAMILIES[family]._replace(marker=marker)
 
