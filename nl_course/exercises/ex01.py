@@ -1,4 +1,4 @@
-"""Exercises of notebook 01, attention: read the past (1.1), keep it (1.2); for 1.3 to 1.5 see `ex01_beyond`."""
+"""Exercises of notebook 01, attention: read the past (1.1), keep it (1.4); for the others see `ex01_beyond`."""
 
 import math
 
@@ -163,7 +163,7 @@ def attend(queries, keys, values):
     ),
 )
 
-# ------------------------------------------------------------------------------- 1.2 one step with a cache
+# ------------------------------------------------------------------------------- 1.4 one step with a cache
 
 
 def decode(answer, queries, keys, values, cache=None):
@@ -230,7 +230,7 @@ def wrong_decode_shared_pages(query, key, value, cache):
 
 
 DECODE_STEP = Exercise(
-    id="1.2",
+    id="1.4",
     title="one step with a cache",
     aim="To see that a cache is the same attention, computed as tokens arrive: append, then read all of it.",
     task="""
@@ -282,7 +282,7 @@ def decode_step(query, key, value, cache):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (ATTEND, DECODE_STEP, DECODE_COSTS, ROTATE, COPYING_SCORE)
+EXERCISES = (ATTEND, ROTATE, COPYING_SCORE, DECODE_STEP, DECODE_COSTS)
 
 DISCUSSION = (
     (
@@ -306,7 +306,7 @@ DISCUSSION = (
         "while the past was computed, attention could not tell one order of the same words from another.",
     ),
     (
-        "Exercise 1.3 counts what the newest token's queries meet. What else does a model of two layers "
+        "Exercise 1.5 counts what the newest token's queries meet. What else does a model of two layers "
         "have to do at each step when it keeps no cache?",
         "The keys and values of layer 2 are made from layer 1's output at every earlier token, so layer "
         "1's attention has to be run again for all of them: t (t + 1) / 2 reads at step t instead of t. "

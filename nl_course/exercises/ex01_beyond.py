@@ -1,4 +1,4 @@
-"""Exercises of notebook 01, continued: what a cache saves (1.3), places as angles (1.4), copying (1.5)."""
+"""Exercises of notebook 01, continued: what a cache saves (1.5), places as angles (1.2), copying (1.3)."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from nl_course.exercises.engine import Exercise, Wrong
 from nl_course.exercises.properties import Dice, Miss, compare, equals, holds, pure, right_shape, short
 
-# ------------------------------------------------------------------------------- 1.3 what the cache saves
+# ------------------------------------------------------------------------------- 1.5 what the cache saves
 
 
 def draw_sizes(dice: Dice):
@@ -80,7 +80,7 @@ def wrong_costs_reads_too(tokens, layers, kv_heads, head_dim, number_bytes, cach
 
 
 DECODE_COSTS = Exercise(
-    id="1.3",
+    id="1.5",
     title="what a cache saves, and what it does not",
     aim="To meet the claim that a cache makes decoding O(1) with a count: projections fall to one a step, reads stay.",
     task="""
@@ -132,7 +132,7 @@ def decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
     ),
 )
 
-# ------------------------------------------------------------------------------- 1.4 rotary phase
+# ------------------------------------------------------------------------------- 1.2 rotary phase
 
 
 def draw_rows(dice: Dice):
@@ -201,7 +201,7 @@ def wrong_rotate_one_speed(x, positions, theta=10000.0):
 
 
 ROTATE = Exercise(
-    id="1.4",
+    id="1.2",
     title="places as angles",
     aim="To find out why turning by position makes a score depend on distance alone, and what the speeds are for.",
     task="""
@@ -258,7 +258,7 @@ def rotate(x, positions, theta=10000.0):
     ),
 )
 
-# ------------------------------------------------------------------------------- 1.5 copying, measured
+# ------------------------------------------------------------------------------- 1.3 copying, measured
 
 
 def draw_text(dice: Dice):
@@ -333,7 +333,7 @@ def wrong_copying_all_of_it(logits, tokens, period):
 
 
 COPYING_SCORE = Exercise(
-    id="1.5",
+    id="1.3",
     title="how well does it copy?",
     aim="To measure in-context learning fairly: same tokens, same weights, only the context differs.",
     task="""

@@ -1,4 +1,4 @@
-"""Exercises of notebook 09: the load of a matrix (9.1), break-even with writes (9.2), the least bits (9.3); then
+"""Exercises of notebook 09: the load of a matrix (9.3), break-even with writes (9.4), the least bits (9.2); then
 `ex09_hybrid`."""
 
 import math
@@ -8,7 +8,7 @@ from nl_course.exercises.ex09_hybrid import HYBRID, PAIRED
 from nl_course.exercises.properties import Dice, compare, equals, holds
 from nl_course.scaling.information import least_bits as bound
 
-# ------------------------------------------------------------------------------- 9.1 the load of a matrix
+# ------------------------------------------------------------------------------- 9.3 the load of a matrix
 
 
 def draw_load(dice: Dice):
@@ -67,7 +67,7 @@ def wrong_load_nats(width, error, choices, bits):
 
 
 LOAD = Exercise(
-    id="9.1",
+    id="9.3",
     title="the load of a matrix memory",
     aim="To see that a matrix holds pairs in proportion to its width, and far less information than it has bits.",
     task="""
@@ -121,7 +121,7 @@ def matrix_load(width, error, choices, bits):
     ),
 )
 
-# ------------------------------------------------------------------------------- 9.2 break-even with writes
+# ------------------------------------------------------------------------------- 9.4 break-even with writes
 
 
 def draw_moved(dice: Dice):
@@ -177,7 +177,7 @@ def wrong_moved_new_entry(state, per_token, reads, writes, chunk):
 
 
 MOVED = Exercise(
-    id="9.2",
+    id="9.4",
     title="break-even in bytes moved",
     aim="To see that a state which is written breaks even later in traffic than in size, and what chunks change.",
     task="""
@@ -231,7 +231,7 @@ def break_even_moved(state, per_token, reads, writes, chunk):
     ),
 )
 
-# ------------------------------------------------------------------------------- 9.3 the least bits
+# ------------------------------------------------------------------------------- 9.2 the least bits
 
 
 def draw_bits(dice: Dice):
@@ -286,7 +286,7 @@ def wrong_bits_guessed(facts, choices, recall):
 
 
 LEAST = Exercise(
-    id="9.3",
+    id="9.2",
     title="the least bits for so much recall",
     aim="To own the bound that no architecture escapes: recall of N random facts takes bits in proportion to N.",
     task="""
@@ -341,7 +341,7 @@ def least_bits(facts, choices, recall):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (LOAD, MOVED, LEAST, HYBRID, PAIRED)
+EXERCISES = (PAIRED, LEAST, LOAD, MOVED, HYBRID)
 
 DISCUSSION = (
     (

@@ -1,11 +1,11 @@
-"""Exercises of notebook 09, continued: bytes of a hybrid (9.4), an interval over seeds (9.5)."""
+"""Exercises of notebook 09, continued: bytes of a hybrid (9.5), an interval over seeds (9.1)."""
 
 import torch
 
 from nl_course.exercises.engine import Exercise, Wrong
 from nl_course.exercises.properties import Dice, compare, equals, holds, pure
 
-# ------------------------------------------------------------------------------- 9.4 a hybrid's bytes
+# ------------------------------------------------------------------------------- 9.5 a hybrid's bytes
 
 
 def draw_hybrid(dice: Dice):
@@ -69,7 +69,7 @@ def wrong_hybrid_state_everywhere(tokens, layers, full, window, per_token, state
 
 
 HYBRID = Exercise(
-    id="9.4",
+    id="9.5",
     title="the bytes of a hybrid",
     aim="To count what hybrids keep: a window, a fixed state and a few full layers, each with its own growth.",
     task="""
@@ -117,7 +117,7 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
     ),
 )
 
-# ------------------------------------------------------------------------------- 9.5 an interval over seeds
+# ------------------------------------------------------------------------------- 9.1 an interval over seeds
 
 
 def draw_paired(dice: Dice):
@@ -182,7 +182,7 @@ def wrong_paired_population(first, second, t):
 
 
 PAIRED = Exercise(
-    id="9.5",
+    id="9.1",
     title="an interval over seeds",
     aim="To know when a ranking of two memories is one: seeds in pairs, few of them, and the mean's own uncertainty.",
     task="""

@@ -1,4 +1,4 @@
-"""Exercises of notebook 10: a command read (10.1), the mean over ranks (10.2); then `ex10_memory`, `ex10_resume`."""
+"""Exercises of notebook 10: a command read (10.2), the mean over ranks (10.4); then `ex10_memory`, `ex10_resume`."""
 
 import torch
 
@@ -7,7 +7,7 @@ from nl_course.exercises.ex10_memory import MEMORY
 from nl_course.exercises.ex10_resume import RESUME
 from nl_course.exercises.properties import Dice, compare, equals, holds, pure
 
-# ------------------------------------------------------------------------------- 10.1 what a command trains
+# ------------------------------------------------------------------------------- 10.2 what a command trains
 
 
 def draw_command(dice: Dice):
@@ -66,7 +66,7 @@ def wrong_command_whole_batch(nodes, per_node, rows, accumulate, length, steps):
 
 
 COMMAND = Exercise(
-    id="10.1",
+    id="10.2",
     title="what a command trains",
     aim="To read off a launch line what reaches the optimiser in one step, and what one device must hold for it.",
     task="""
@@ -111,7 +111,7 @@ def what_it_trains(nodes, per_node, rows, accumulate, length, steps):
     ),
 )
 
-# ------------------------------------------------------------------------------- 10.2 the mean over ranks
+# ------------------------------------------------------------------------------- 10.4 the mean over ranks
 
 
 def draw_ranks(dice: Dice):
@@ -167,7 +167,7 @@ def wrong_ranks_sum(parts, size):
 
 
 RANKS = Exercise(
-    id="10.2",
+    id="10.4",
     title="the mean over ranks that read unequally",
     aim="To see that averaging averages weighs targets unequally as soon as ranks have different numbers of them.",
     task="""
@@ -218,7 +218,7 @@ def over_ranks(parts, size):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (COMMAND, RANKS, MEMORY, RESUME)
+EXERCISES = (RESUME, COMMAND, MEMORY, RANKS)
 
 DISCUSSION = (
     (

@@ -1,4 +1,4 @@
-"""Exercise 10.4: what a checkpoint must hold for a resumed run to be the unbroken one, bit for bit."""
+"""Exercise 10.1: what a checkpoint must hold for a resumed run to be the unbroken one, bit for bit."""
 
 import torch
 
@@ -97,7 +97,7 @@ def wrong_checkpoint_same_tensors(state, seed):
 
 
 RESUME = Exercise(
-    id="10.4",
+    id="10.1",
     title="what a checkpoint must hold",
     aim="To find that weights are not a training run: the optimiser's memory, the step and the seed belong to it.",
     task="""

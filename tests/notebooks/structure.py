@@ -220,7 +220,7 @@ def it_opens_and_closes_as_all_do(book):
 def exercises_are_checked(book):
     number = re.match(r"(\d\d)_", book.name)
     exercises = [(i, cell) for i, cell in enumerate(book.cells) if "exercise" in tags(cell)]
-    asked = set()
+    asked = {}  # in the order of the page
     for i, cell in exercises:
         if cell.cell_type != "code":
             continue
@@ -228,7 +228,9 @@ def exercises_are_checked(book):
         called = re.findall(r"""\bcheck\(\s*["'](\d+\.\d+)["']""", cell.source + "\n" + following)
         if not called:
             yield f'the exercise {first(cell)} is not checked: check("1.1", ...) must follow.'
-        asked.update(called)
+        asked |= dict.fromkeys(called)
+    if list(asked) != sorted(asked):
+        yield f"its exercises are numbered in another order than they come: {', '.join(asked)}."
     if number and int(number.group(1)) > 0:
         if len(asked) < 3:
             yield f"it checks {len(asked)} exercises; at least 3."
