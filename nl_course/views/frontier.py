@@ -120,8 +120,9 @@ def read_out(arrays: dict) -> str:
         f"{key(chosen)}, {arrays['question']}: {row['mean']:.0%} right, 95 % interval {row['low']:.0%} to "
         f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. Its config: "
         f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
-        f"{chosen['runs'][0]['training_seconds']:.0f} s of training to a loss of {last_losses(chosen)} nats a question "
-        f"(guessing a value: {math.log(model['vocab'] // 2):.2f}){made_by(chosen)}.\n"
+        f"{steps_of(chosen):,} steps in {chosen['runs'][0]['training_seconds']:.0f} s to a loss of "
+        f"{last_losses(chosen)} nats a question (guessing a value: {math.log(model['vocab'] // 2):.2f})"
+        f"{made_by(chosen)}.\n"
         f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
         f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
         f"{kept[last]['mean']:.0%})."
@@ -132,6 +133,10 @@ def made_by(point: dict) -> str:
     """The commit that a recorded point was made by; nothing for a learner's own, which no commit holds."""
     commit = point["runs"][0]["made"].get("commit")
     return f", commit {commit}" if commit else ""
+
+
+def steps_of(point: dict) -> int:
+    return point["runs"][0]["curve"][-1]["step"]
 
 
 def last_losses(point: dict) -> str:
@@ -173,7 +178,7 @@ class Frontier(View):
         options=("it does", "a few beat it", "most beat it"),
         until="Show all memories and all sizes, with 24 pairs asked.",
     )
-    width, height = 920, 460
+    width, height = 920, 500
 
     def controls(self):
         asked = [(words, i) for i, words in enumerate(questions())]
