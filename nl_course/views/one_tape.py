@@ -180,6 +180,8 @@ def said(place: int) -> str:
 
 def cell(answered: int, margin: float) -> str:
     """What stands in a cell of the table."""
+    if not np.isfinite(margin):
+        return "blown<br>up"
     if abs(margin) <= TIE:
         return "tie<br>0.00"
     return f"right<br>{margin:.2f}" if margin > 0 else f"says {said(answered)}<br>{margin:.2f}"

@@ -53,7 +53,7 @@ FILLER = (
 SHORTEST, LONGEST, STEP = 16, 200, 64
 FARTHEST = len(encode(FILLER)) // STEP * STEP
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-CLIPS = [("0.25", 0.25), ("1, as trained", 1.0), ("none", None)]
+CLIPS = [("0.25", 0.25), ("1, as trained", 1.0), ("none", 0.0)]  # a list that holds None shows it as nothing chosen
 
 
 class Text:
@@ -128,7 +128,9 @@ def _paced(models: dict, start: str, rate: float, settings: dict) -> NestedLangu
     if not settings["loop"]:
         return reconfigured(model, without_inner_loop(model.config))
     chunk = max(max(m.chunks, default=0) for m in models.values())
-    return reconfigured(model, with_inner_loop(model.config, chunk, rate * settings["factor"], settings["clip"]))
+    return reconfigured(
+        model, with_inner_loop(model.config, chunk, rate * settings["factor"], settings["clip"] or None)
+    )
 
 
 def _text(kept: dict, asked: tuple, model: NestedLanguageModel, openings: Tensor) -> Text:
@@ -152,7 +154,7 @@ def read_out(arrays: dict) -> str:
     if not np.isfinite([first, second, fresh]).all():
         return f"At a step of {arrays['rate']:g} the fast weights blow up: no numbers are left."
     if arrays["loop"]:
-        cut = f", {arrays['clipped']} of them clipped" if arrays["clip"] is not None else ", none clipped"
+        cut = f", {arrays['clipped']} of them clipped" if arrays["clip"] else ", none clipped"
         loop = f"{arrays['steps']} inner steps of size {arrays['rate']:g}{cut}. "
     size, full = sum(arrays["state"].values()) / 1000, arrays["full"] / 1000
     left = fresh - second

@@ -48,7 +48,7 @@ NAMES = {
     "query": "the query projection",
     "step": "the step",
 }
-RANGES = {"start": (-2.0, 2.0), "key": (-0.6, 2.0), "value": (-0.5, 2.5), "query": (-0.5, 2.5), "step": (0.0, 2.4)}
+RANGES = {"start": (-2.0, 2.0), "key": (-0.6, 2.0), "value": (-0.5, 2.5), "query": (-0.5, 2.5), "step": (0.0, 2.8)}
 
 
 def unroll(learned: dict, inner_steps: int, name: str = "", gradient: str = "exact") -> tuple:

@@ -128,6 +128,13 @@ def test_draw_shows_those_arrays():
     assert "rewritten" in figure.layout.xaxis.ticktext[1]
 
 
+def test_a_memory_that_blew_up_says_so():
+    arrays, figure = compute(256, 8, width=64, similarity=0.9), go.Figure()
+    draw(arrays, figure)
+    assert set(figure.data[0].text[list(ROWS).index("Titans (2 layers)")]) == {"blown<br>up"}
+    assert arrays["right"]["Titans (2 layers)"] == 0
+
+
 def test_controls_drive_picture_and_sentence(view):
     assert all(control.description for control in view.controls_by_name.values())
     view.set(filler=0)

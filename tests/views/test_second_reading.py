@@ -46,7 +46,7 @@ def whole(model: NestedLanguageModel, config, opening: str, distance: int) -> np
     [
         (MADE, {}, CONFIG),
         (MADE, {"loop": False}, without_inner_loop(CONFIG)),
-        (MADE, {"factor": 2.0, "clip": None}, with_inner_loop(CONFIG, 8, 2.0, None)),
+        (MADE, {"factor": 2.0, "clip": 0.0}, with_inner_loop(CONFIG, 8, 2.0, None)),
         (PLAIN, {}, with_inner_loop(CONFIG, 8, 0.5, 1.0)),
         (PLAIN, {"loop": False, "distance": 0}, without_inner_loop(CONFIG)),
     ],
