@@ -26,9 +26,14 @@ EVERY = 0.25  # seconds between two redraws
 
 
 class LossCurve:
-    """Training loss of every step (thin), its running mean (thick), held-out loss (diamonds); nats per token."""
+    """Training loss of every step (thin), its running mean (thick), held-out loss (diamonds); nats per token.
 
-    def __init__(self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live"):
+    `name` is the page's name for it, by which its still picture is found."""
+
+    def __init__(
+        self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live",
+        name: str = "loss-curve",
+    ):  # fmt: skip
         self.title, self.label, self.vocab = title, label, vocab
         self.steps, self.losses, self.held_out = [], [], []
         self._drawn = -math.inf
@@ -53,7 +58,7 @@ class LossCurve:
         self.over.observe(lambda change: self.draw(), "value")
         self.widget = W.VBox([self.over, self.figure, self._readout], layout=W.Layout(overflow="visible"))
         self.widget.add_class("nl-view")
-        self.widget.add_class("nl-loss-curve")
+        self.widget.add_class(f"nl-{name}")
         self.draw()
 
     @classmethod
