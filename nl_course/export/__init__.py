@@ -58,7 +58,7 @@ def export(
     copy_files(root, folder)
 
     def one(path: Path) -> tuple[Path, nbformat.NotebookNode, str]:
-        return path, *(run_notebook(path) if run else (nbformat.read(path, as_version=4), ""))
+        return path, *(run_notebook(path, jobs) if run else (nbformat.read(path, as_version=4), ""))
 
     with ThreadPoolExecutor(jobs) as pool:
         for path, notebook, wrong in pool.map(one, sources):

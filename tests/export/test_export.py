@@ -1,6 +1,7 @@
 """The course as static pages: formulas, links, plots without a kernel, slides, and no word to the network."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -163,6 +164,16 @@ def write(path: Path, *sources: str) -> Path:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     nbformat.write(notebook, path)
     return path
+
+
+@pytest.mark.slow
+def test_notebooks_that_run_at_once_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    notebook, wrong = run_notebook(
+        write(tmp_path / "a.ipynb", "import os\nprint(os.environ['OMP_NUM_THREADS'])"), jobs=2
+    )
+    assert not wrong and notebook.cells[0].outputs[0].text == "3\n"
 
 
 @pytest.mark.slow
