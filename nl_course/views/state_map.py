@@ -37,9 +37,7 @@ def _named(name: str, **options) -> Callable[[], Memory]:
 
 ON_THE_MAP = (
     Place("attention", "attention", _named("attention")),
-    Place(
-        "attention (latent cache)", "mla", _named("latent-attention", kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)
-    ),
+    Place("attention (latent cache)", "mla", _named("latent-attention", **LATENT)),
     Place("attention (window 256)", "window", _named("attention", window=256)),
     Place("linear (Hebb)", "linear", _named("linear")),
     Place("delta rule", "delta", _named("delta")),

@@ -229,7 +229,7 @@ def exercises_are_checked(book):
         if not called:
             yield f'the exercise {first(cell)} is not checked: check("1.1", ...) must follow.'
         asked |= dict.fromkeys(called)
-    if list(asked) != sorted(asked):
+    if list(asked) != sorted(asked, key=lambda a: [int(part) for part in a.split(".")]):
         yield f"its exercises are numbered in another order than they come: {', '.join(asked)}."
     if number and int(number.group(1)) > 0:
         if len(asked) < 3:

@@ -138,6 +138,7 @@ SPOILED = [
     ("exercises_are_checked", alter(7, source="def doubled(x): ..."), "checks 2 exercises"),
     ("exercises_are_checked", alter(11, source="def doubled(x): ..."), "is not checked"),
     ("exercises_are_checked", alter(7, source="check('2.1', doubled)"), "2.1 belongs to another"),
+    ("exercises_are_checked", alter(7, source="check('1.10', doubled)"), "numbered in another order than they come"),
     ("no_paths_of_one_machine", add(code("open('/home/me/data')")), "/home/me"),
     ("no_paths_of_one_machine", alter(2, outputs=[printed("in /tmp/abc")]), "/tmp/abc"),
     ("no_paths_of_one_machine", add(text("See C:\\Users")), "C:"),
