@@ -37,7 +37,7 @@ shots: $(READY) ## photograph every notebook into shots/, every view into assets
 	$(BIN)/python -m tools.shots
 
 bench: $(READY) ## speed and memory beside a bare layer, and slider to redraw in the browser
-	$(BIN)/python -m nl_course.bench
+	$(BIN)/python -m nl_course.benches
 	$(BIN)/python -m tests.browser.latency
 
 export: $(READY) ## the whole course as static pages and slides, in site/

@@ -3,4 +3,8 @@
 Importing it is light: each part is loaded when it is first used.
 """
 
+from nl_course.moved import install as _install_moved_names
+
 __version__ = "0.1.0"
+
+_install_moved_names()

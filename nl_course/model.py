@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.memories import MEMORIES, State, Trace, build_memory
-from nl_course.memories.conv import CausalConv
+from nl_course.memories.common.conv import CausalConv
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class LanguageModel(nn.Module):
     @classmethod
     def from_official(cls, state_dict: Mapping, *, num_heads: int, **options) -> "LanguageModel":
         """The model with weights of the TTT authors' PyTorch code, by its names; options as `TTT.from_official`'s."""
-        from nl_course.official import read_model
+        from nl_course.official.model import read_model
 
         config, weights = read_model(state_dict, num_heads, **options)
         model = cls(config).to(weights["embedding.weight"].dtype)

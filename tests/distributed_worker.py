@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from nl_course.distributed import end, is_first, leave
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
-from nl_course.training import TrainingConfig, train
+from nl_course.training.distributed import end, is_first, leave
+from nl_course.training.loop import TrainingConfig, train
 
 STREAM = (torch.arange(4000) * 7 % 11 + torch.arange(4000) // 500).to(torch.uint8)
 SIZES = dict(vocab=32, width=16, layers=2, heads=2)

@@ -32,16 +32,16 @@ import nl_course.model as model_module
 import nl_course.nested as nested
 import nl_course.suite.template as template
 import nl_course.training as training
-import nl_course.training_run as training_run
-from nl_course.checkpoint import load_model, read_info
+import nl_course.training.runner as training_run
+from nl_course.app.train_command import started_with
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, Memory, State
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
-from nl_course.run_folder import checkpoints, read_metrics
-from nl_course.run_table import read_run
-from nl_course.train_command import started_with
 from nl_course.training import TrainingConfig, train
-from nl_course.training_run import Plan
+from nl_course.training.checkpoint import load_model, read_info
+from nl_course.training.run_folder import checkpoints, read_metrics
+from nl_course.training.run_table import read_run
+from nl_course.training.runner import Plan
 
 HOMES = (memories, model_module, nested, template, training, training_run)  # where classes are looked for by name
 
@@ -335,7 +335,7 @@ NO_MODULES = {
     "nl_course.renamed": "asked for above, and not there yet",
     "nl_course.nothing": "a test asks for what is not there",
 }
-NO_FILES = {"nl_course/configs/NAME.json", "nl_course/_course/assets", "nl_course/_course/notebooks"}
+NO_FILES = {"nl_course/record/configs/NAME.json", "nl_course/_course/assets", "nl_course/_course/notebooks"}
 
 
 def texts() -> Iterator[tuple[Path, str]]:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nl_course import bench
 from nl_course.benches import BENCHES, measure
+from nl_course.benches import __main__ as bench
 from nl_course.memories import build_memory
 
 

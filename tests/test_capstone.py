@@ -2,12 +2,12 @@
 
 import pytest
 
-from nl_course.capstone import answered, describe_point, frontier_point, registered
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES
 from nl_course.record import frontier
 from nl_course.record.sizes import settings
 from nl_course.suite import copy_template, load_memory
+from nl_course.views.capstone import answered, describe_point, frontier_point, registered
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from nl_course import checkpoint
-from nl_course.checkpoint import load_model, load_training, read_info, save_model, save_training
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
+from nl_course.training import checkpoint
+from nl_course.training.checkpoint import load_model, load_training, read_info, save_model, save_training
 
 SMALL = ModelConfig(vocab=11, width=8, layers=2, heads=2, hidden=12)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nl_course.claims import VERDICTS, Claim, by_verdict, cell_of, claims, link, table
 from nl_course.errors import CourseError
+from nl_course.record.claims import VERDICTS, Claim, by_verdict, cell_of, claims, link, table
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

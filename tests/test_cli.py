@@ -10,10 +10,12 @@ import time
 
 import pytest
 
-from nl_course import cli, doctor, lab, record, train_command, training
-from nl_course.cli import main
-from nl_course.doctor import Check, Report
-from nl_course.run_folder import read_metrics
+from nl_course import record
+from nl_course.app import cli, doctor, lab, train_command
+from nl_course.app.cli import main
+from nl_course.app.doctor import Check, Report
+from nl_course.training import loop as training
+from nl_course.training.run_folder import read_metrics
 from tools.constraints import has_data
 
 SMALL = [
@@ -106,7 +108,7 @@ def test_another_memory_and_a_text_too_short_to_hold_out(own, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_as_shells_expect(own):
-    command = [sys.executable, "-m", "nl_course.cli", *SMALL, "--steps", "100000", "--text", "own.txt", "--out", "r"]
+    command = [sys.executable, "-m", "nl_course", *SMALL, "--steps", "100000", "--text", "own.txt", "--out", "r"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = subprocess.Popen(
         command, cwd=own, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -270,7 +272,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(trained, capsys):
 
 @pytest.mark.slow
 def test_the_installed_command_itself_prints_no_traceback(own):
-    command = [sys.executable, "-m", "nl_course.cli", "train", "--preset", "tinny"]
+    command = [sys.executable, "-m", "nl_course", "train", "--preset", "tinny"]
     done = subprocess.run(command, cwd=own, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
 

@@ -11,16 +11,16 @@ import sys
 import pytest
 import torch
 
-from nl_course import distributed
-from nl_course.checkpoint import load_model
-from nl_course.cli import main
-from nl_course.distributed import AgreedInterrupts, Ranks, join
+from nl_course.app.cli import main
+from nl_course.app.train_command import started_with
 from nl_course.errors import CourseError
 from nl_course.nested import E2E_PRESETS, NestedLanguageModel
-from nl_course.run_folder import checkpoints, read_metrics
-from nl_course.sharded_checkpoint import read_pointer, to_model
-from nl_course.train_command import started_with
-from nl_course.training import TrainingConfig, evaluate, train
+from nl_course.training import distributed
+from nl_course.training.checkpoint import load_model
+from nl_course.training.distributed import AgreedInterrupts, Ranks, join
+from nl_course.training.loop import TrainingConfig, evaluate, train
+from nl_course.training.run_folder import checkpoints, read_metrics
+from nl_course.training.sharded_checkpoint import read_pointer, to_model
 from tests.distributed_worker import RUN, STREAM, build, do
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -192,7 +192,7 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
     monkeypatch.chdir(tmp_path)
     size = "train --preset micro --steps 3 --batch-size 2 --length 16 --device cpu --evaluate-every 1"
     asked = [*size.split(), "--text", "own.txt", "--parallel", "fsdp", "--out", "r"]
-    ran = torchrun("-m", "nl_course.cli", *asked)
+    ran = torchrun("-m", "nl_course", *asked)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("on cpu, 2 processes (fsdp)") == ran.stdout.count("Run(done after 3 of 3 steps") == 1
     assert ran.stdout.count("\nstep ") == 3
@@ -203,8 +203,8 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
 
 THREADS_AFTER = """
 import os, torch
-from nl_course.distributed import join, leave
-from nl_course.training import TrainingConfig, train
+from nl_course.training.distributed import join, leave
+from nl_course.training.loop import TrainingConfig, train
 from tests.distributed_worker import RUN, STREAM, build
 train(build("attention"), STREAM, TrainingConfig(**RUN), parallel="ddp", progress=False)
 names = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
@@ -233,7 +233,7 @@ def test_alone_nothing_is_shared():
 
 def test_several_processes_without_torchrun_are_refused_with_the_command():
     for name in ("ddp", "fsdp"):
-        with pytest.raises(CourseError, match=r"torchrun --nproc-per-node N -m nl_course\.cli train"):
+        with pytest.raises(CourseError, match=r"torchrun --nproc-per-node N -m nl_course train"):
             train(build("attention"), STREAM, TrainingConfig(**RUN), parallel=name)
     with pytest.raises(CourseError, match="Did you mean 'fsdp'"):
         train(build("attention"), STREAM, TrainingConfig(**RUN), parallel="fsdp2")

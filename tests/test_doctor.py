@@ -9,8 +9,8 @@ import psutil
 import pytest
 import torch
 
-from nl_course import doctor
-from nl_course.doctor import Check, Report
+from nl_course.app import doctor
+from nl_course.app.doctor import Check, Report
 from nl_course.tasks import text
 
 REAL_VERSION = importlib.metadata.version

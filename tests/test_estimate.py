@@ -8,12 +8,12 @@ from torch import nn
 
 from nl_course.benches.measure import peak_bytes
 from nl_course.errors import CourseError
-from nl_course.estimate import KEPT, Estimate, _count, count, estimate, parameter_count, probe
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, e2e_config
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.presets import PRESETS, preset
-from nl_course.training import TrainingConfig
+from nl_course.training.estimate import KEPT, Estimate, _count, count, estimate, parameter_count, probe
+from nl_course.training.loop import TrainingConfig
 
 SMALL = ModelConfig(vocab=32, width=16, layers=3, heads=2, hidden=24)
 RUN = TrainingConfig(steps=10, batch_size=8, length=64, precision="fp32")
@@ -61,7 +61,7 @@ REAL = """
 import torch
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
-from nl_course.training import TrainingConfig, train
+from nl_course.training.loop import TrainingConfig, train
 def run(rows, length):
     stream = (torch.arange(100000) * 7 % 251).to(torch.uint8)
     config = TrainingConfig(steps=2, batch_size=rows, length=length, precision="fp32", save_every=0, evaluate_every=0)

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from nl_course import lab
+from nl_course.app import lab
 from nl_course.errors import CourseError
 
 

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.schedule import warmup_cosine
+from nl_course.training.schedule import warmup_cosine
 
 
 def test_the_rate_rises_to_one_falls_to_its_last_share_and_stays():

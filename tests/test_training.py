@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from nl_course import training
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
-from nl_course.interrupts import Interrupts
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.optimizers import OPTIMIZERS
-from nl_course.run_folder import read_metrics
 from nl_course.tasks import text
-from nl_course.training import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
+from nl_course.training import loop as training
+from nl_course.training.checkpoint import load_model
+from nl_course.training.interrupts import Interrupts
+from nl_course.training.loop import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
+from nl_course.training.run_folder import read_metrics
 
 STREAM = (torch.arange(4000) * 7 % 11 + torch.arange(4000) // 500).to(torch.uint8)
 CONFIG = TrainingConfig(steps=8, batch_size=4, length=12, learning_rate=0.02, warmup=2, save_every=3, evaluate_every=4)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.run_table import read_run
-from nl_course.training_run import CHOICES, CLOCKED, TASKS, Plan, Runner
+from nl_course.training.run_table import read_run
+from nl_course.training.runner import CHOICES, CLOCKED, TASKS, Plan, Runner
 
 SHORT = dict(steps=6, batch_size=2, length=32)
 

@@ -20,4 +20,4 @@ if [ ! -f .peers/.ready ] || [ "$lock" -nt .peers/.ready ] || [ constraints.txt 
     touch .peers/.ready
 fi
 OMP_NUM_THREADS=1 .peers/bin/python -m pytest tests/peers
-OMP_NUM_THREADS=2 .peers/bin/python -m nl_course.bench peers
+OMP_NUM_THREADS=2 .peers/bin/python -m nl_course.benches peers

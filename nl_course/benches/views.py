@@ -6,7 +6,7 @@ from statistics import median
 
 from nl_course import views
 from nl_course.benches.measure import seconds
-from nl_course.views.shell import View
+from nl_course.views.kit.shell import View
 
 
 def rows() -> list[dict]:

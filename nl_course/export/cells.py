@@ -9,7 +9,7 @@ import plotly.io
 from nbconvert import HTMLExporter
 
 from nl_course.export.maths import with_mathml
-from nl_course.views.shell import STILL
+from nl_course.views.kit.shell import STILL
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 # Links between what becomes pages; a notebook or a text may stand one folder up or down from what links to it.

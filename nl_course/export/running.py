@@ -14,7 +14,7 @@ def run_notebook(path: Path, jobs: int = 1) -> tuple[nbformat.NotebookNode, str]
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    from nl_course.views.shell import STILLS
+    from nl_course.views.kit.shell import STILLS
 
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:

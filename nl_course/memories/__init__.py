@@ -1,18 +1,18 @@
 """The memories of the course, by name. Adding one: its file, its page, a line here, a line in the tests' suite."""
 
 from nl_course.errors import CourseError, choose
-from nl_course.memories.attention import Attention, AttentionConfig
+from nl_course.memories.attention.attention import Attention, AttentionConfig
+from nl_course.memories.attention.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.base import Memory, State
-from nl_course.memories.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
-from nl_course.memories.hope import SelfModifying, SelfModifyingConfig
-from nl_course.memories.latent import LatentAttention, LatentAttentionConfig
-from nl_course.memories.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
-from nl_course.memories.titans import Titans, TitansConfig
-from nl_course.memories.titans_mac import MAC, MACConfig
-from nl_course.memories.titans_mag import MAG, MAGConfig
-from nl_course.memories.titans_mal import MAL, MALConfig
+from nl_course.memories.hope.layer import SelfModifying, SelfModifyingConfig
+from nl_course.memories.linear.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories.linear.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
+from nl_course.memories.titans.lmm import Titans, TitansConfig
+from nl_course.memories.titans.mac import MAC, MACConfig
+from nl_course.memories.titans.mag import MAG, MAGConfig
+from nl_course.memories.titans.mal import MAL, MALConfig
 from nl_course.memories.trace import Trace
-from nl_course.memories.ttt import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
+from nl_course.memories.ttt.layer import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
 
 MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "attention": (Attention, AttentionConfig),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories import State, Trace
-from nl_course.memories.cache import TokenCache
+from nl_course.memories.attention.cache import TokenCache
 from nl_course.model import LanguageModel
 from nl_course.nested.clocks import needs_accumulator, open_since
 from nl_course.nested.config import NestedConfig
@@ -84,7 +84,7 @@ class NestedLanguageModel(LanguageModel):
     ) -> "NestedLanguageModel":
         """The model with weights of TTT-E2E's authors' JAX code: a flat dict of arrays under that code's names, listed
         in e2e_official.py. `inner_clip` None is no clipping. `to_official_e2e` goes the other way."""
-        from nl_course.nested.e2e_official import read_e2e
+        from nl_course.official.e2e import read_e2e
 
         config, weights = read_e2e(
             params,
@@ -101,7 +101,7 @@ class NestedLanguageModel(LanguageModel):
 
     def to_official_e2e(self, gradients: bool = False) -> dict[str, Tensor]:
         """The weights under those names, or their gradients (0 where there is none)."""
-        from nl_course.nested.e2e_official import write_e2e
+        from nl_course.official.e2e import write_e2e
 
         if not gradients:
             return write_e2e(self)

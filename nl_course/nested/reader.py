@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import State, Trace
-from nl_course.memories.cache import TokenCache
+from nl_course.memories.attention.cache import TokenCache
 from nl_course.nested.clocks import closes_at, needs_accumulator, open_since
 from nl_course.nested.config import NestedConfig
 from nl_course.nested.levels import Notes, Pair

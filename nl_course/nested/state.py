@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import State
-from nl_course.memories.cache import TokenCache
+from nl_course.memories.attention.cache import TokenCache
 from nl_course.model import BlockState
 from nl_course.nested.levels import Pair
 

@@ -1,7 +1,8 @@
 """Makes the recordings that the course ships: `nl-course record NAME`.
 
-A recipe is a module here with `run(assets, device, quick)`: it trains or measures from `nl_course/configs/NAME.json`
-and writes under the folder `assets`. `quick` shrinks it to seconds, to test the recipe itself.
+A recipe is a module here with `run(assets, device, quick)`: it trains or measures from
+`nl_course/record/configs/NAME.json` and writes under the folder `assets`. `quick` shrinks it to seconds, to test the
+recipe itself.
 """
 
 from importlib import import_module

@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 
 from nl_course.record.provenance import Recording, read_config
-from nl_course.run_table import read_run
-from nl_course.training_run import Plan, Runner
+from nl_course.training.run_table import read_run
+from nl_course.training.runner import Plan, Runner
 
 KEPT = ("step", "loss", "grad_norm", "tokens", "seconds", "tokens_per_second", "memory_bytes", "held_out_loss")
 

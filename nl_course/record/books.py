@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nl_course.checkpoint import load_model, save_model
 from nl_course.files import asset
 from nl_course.record import needle, parts
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.lookup import Index
 from nl_course.tasks.needle_scores import wilson
 from nl_course.tasks.planted import PlantedBooks, PlantedText, recalled
+from nl_course.training.checkpoint import load_model, save_model
 
 AGES = (0, 256, *(512 * 2**i for i in range(7)))  # edges of the classes of age, in bytes
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
-from nl_course.memories.attention import AttentionState
-from nl_course.memories.cache import TokenCache
+from nl_course.memories.attention.attention import AttentionState
+from nl_course.memories.attention.cache import TokenCache
 from nl_course.model import LanguageModel, ModelState
 from nl_course.record import parts
 from nl_course.record.provenance import Recording

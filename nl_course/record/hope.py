@@ -19,7 +19,6 @@ import json
 import sys
 from pathlib import Path
 
-from nl_course.checkpoint import load_model, save_model
 from nl_course.errors import choose
 from nl_course.nested import NestedConfig
 from nl_course.record import parts
@@ -27,7 +26,8 @@ from nl_course.record.hope_measures import FROZEN, MEASURES
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.formal import FormalTask
 from nl_course.tasks.text import batch, library
-from nl_course.training import TrainingConfig
+from nl_course.training.checkpoint import load_model, save_model
+from nl_course.training.loop import TrainingConfig
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

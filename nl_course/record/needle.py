@@ -13,14 +13,14 @@ A part, one memory from one seed, is kept as soon as it is done, so that a recor
 import sys
 from pathlib import Path
 
-from nl_course.checkpoint import load_model, save_model
 from nl_course.errors import choose
 from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.needle import NeedleTask, mixed, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
-from nl_course.training import TrainingConfig
+from nl_course.training.checkpoint import load_model, save_model
+from nl_course.training.loop import TrainingConfig
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

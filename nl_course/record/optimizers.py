@@ -22,7 +22,7 @@ from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
-from nl_course.training import Diverged, TrainingConfig, by_name, evaluate, gradient
+from nl_course.training.loop import Diverged, TrainingConfig, by_name, evaluate, gradient
 
 NAME = "optimizers"
 BASE = "adamw"  # whose time is the unit

@@ -9,12 +9,12 @@ from typing import Any
 
 from nl_course.errors import CourseError
 from nl_course.files import course_root, write_atomically
-from nl_course.run_folder import machine
+from nl_course.training.run_folder import machine
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """The config of a recording, `nl_course/configs/NAME.json`. Raises CourseError if there is none."""
-    file = resources.files("nl_course") / "configs" / f"{name}.json"
+    """The config of a recording, `nl_course/record/configs/NAME.json`. Raises CourseError if there is none."""
+    file = resources.files("nl_course.record") / "configs" / f"{name}.json"
     if not file.is_file():
         raise CourseError(f"there is no config {name!r} among the course's recordings.")
     return json.loads(file.read_text(encoding="utf-8"))

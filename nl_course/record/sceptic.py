@@ -19,16 +19,16 @@ from typing import Any
 
 import torch
 
-from nl_course.checkpoint import load_model, save_model
 from nl_course.errors import CourseError, choose
-from nl_course.memories.sceptic import Doubted, Switches, switch, switched
+from nl_course.memories.ablations.switches import Doubted, Switches, switch, switched
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
-from nl_course.training import TrainingConfig, train
+from nl_course.training.checkpoint import load_model, save_model
+from nl_course.training.loop import TrainingConfig, train
 
 NAME, USUAL = "sceptic", "as trained"
 UNITS = (

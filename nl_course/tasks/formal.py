@@ -31,7 +31,7 @@ from nl_course.errors import CourseError, choose, whole
 from nl_course.tasks.text import hashed
 
 BLANK = 0
-IGNORED = -100  # a target that is not scored, as in nl_course.training
+IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
 BIN0, BIN1 = (2, 50), (51, 100)  # lengths to train on, and beyond
 
 

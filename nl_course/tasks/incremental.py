@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nl_course.errors import CourseError, choose, whole
 from nl_course.tasks.text import SPLITS, hashed, library
 
-IGNORED = -100  # a target that is not scored, as in nl_course.training
+IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PARTS = (  # ordered by how much text they have; each has 60 kB or more
     "sympy.physics", "sympy.polys", "sympy.solvers", "sympy.core", "sympy.combinatorics", "sympy.functions",

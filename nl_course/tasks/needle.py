@@ -29,7 +29,7 @@ from nl_course.errors import CourseError, at_least, choose, whole
 from nl_course.tasks.books import rank
 from nl_course.tasks.text import SPLITS, Library, hashed, library
 
-IGNORED = -100  # a target that is not scored, as in nl_course.training
+IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
 HAYS = ("text", "noise", "bytes")
 STYLES = {
     "mark": ("<{key}:", ">"),

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError, at_least, choose, whole
-from nl_course.memories.chunks import hebb_chunked
-from nl_course.memories.delta import delta_chunked
+from nl_course.memories.linear.chunks import hebb_chunked
+from nl_course.memories.linear.delta import delta_chunked
 
 RULES = ("hebb", "delta")
 

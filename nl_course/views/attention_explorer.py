@@ -9,13 +9,12 @@ import ipywidgets as W
 import numpy as np
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
 from nl_course.files import asset
 from nl_course.memories import Attention, Trace
 from nl_course.model import LanguageModel
 from nl_course.tasks.text import encode
-from nl_course.views import theme
+from nl_course.training.checkpoint import load_model
 from nl_course.views.attention_reading import (
     Reading,
     entropy_bits,
@@ -27,8 +26,9 @@ from nl_course.views.attention_reading import (
     word_ticks,
     words,
 )
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 CHECKPOINT = "checkpoints/attention-micro.safetensors"
 LONGEST = 128  # bytes

@@ -13,16 +13,16 @@ import ipywidgets as W
 import numpy as np
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import choose
 from nl_course.files import asset
 from nl_course.memories import Trace
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.text import encode
-from nl_course.views import theme
+from nl_course.training.checkpoint import load_model
 from nl_course.views.attention_reading import with_holes, word_ticks
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 CHECKPOINT = "checkpoints/attention-micro.safetensors"
 TEXT = "A cache keeps the key and the value of each token it has read.  "

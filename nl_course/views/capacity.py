@@ -12,9 +12,9 @@ import numpy as np
 
 from nl_course.errors import choose
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, recalled, written
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 LOADS = (4, 8, 16, 32, 64, 128, 256)  # numbers of pairs
 WIDTHS = (16, 32, 64)

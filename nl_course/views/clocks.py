@@ -21,8 +21,8 @@ from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.config import VARIANTS
 from nl_course.nested.steps import Gathered, Weights, move, next_token_losses, segment_errors
 from nl_course.views import clocks_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 SYMBOLS, WIDTH, HIDDEN, TOKENS = 8, 16, 24, 256
 PERIODS = (8, 16, 32, 64)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 BANDS = ((0.86, 1.0), (0.47, 0.78), (0.0, 0.36))
 FAST, SLOW = theme.style("hope"), theme.style("ttt-e2e")

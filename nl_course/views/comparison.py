@@ -13,9 +13,9 @@ that a recording made again says what it says then.
 from collections.abc import Iterable
 
 from nl_course.errors import CourseError, choose
-from nl_course.views import theme
-from nl_course.views.charts import Chart, chart
-from nl_course.views.optimisers_drawing import LOOKS as OPTIMISERS
+from nl_course.views.kit import theme
+from nl_course.views.kit.charts import Chart, chart
+from nl_course.views.optimizers_drawing import LOOKS as OPTIMISERS
 
 # A model's name -> the memory whose style it has, its marker where that is another, and its name in words.
 MODELS = {

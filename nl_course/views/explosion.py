@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import choose, whole
-from nl_course.memories.inner import InnerModel, Norm
-from nl_course.memories.ttt_dual import dual, moved
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, pure
+from nl_course.memories.common.inner_model import InnerModel, Norm
+from nl_course.memories.ttt.dual import dual, moved
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, pure
 
 TOKENS, WIDTH = 192, 16
 STEPS = np.concatenate([np.linspace(0.01, 0.2, 20), np.linspace(0.24, 3.0, 70)])

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose, whole
-from nl_course.memories.inner import InnerModel, Norm
-from nl_course.memories.titans_chunk import Gates, Masks, chunked, masks
+from nl_course.memories.common.inner_model import InnerModel, Norm
+from nl_course.memories.titans.chunk import Gates, Masks, chunked, masks
 from nl_course.views import explosion
 from nl_course.views.explosion import BLOWN, WIDTH, Explosion, stream
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import pure
 
 TOKENS = 128
 STEPS = (*(i / 50 for i in range(1, 10)), *(i / 20 for i in range(4, 20)), *(i / 10 for i in range(10, 31, 2)))

@@ -14,8 +14,8 @@ import ipywidgets as W
 from nl_course.errors import CourseError, choose
 from nl_course.scaling.shapes import read_table
 from nl_course.views import frontier_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 LABELS = {
     "attention": "attention",

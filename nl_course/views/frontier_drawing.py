@@ -1,6 +1,6 @@
 """How view 17 looks: a marker a memory, larger for larger models; the frontier as grey steps; a ring on the choice."""
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 STYLES = {"titans": "lmm", "hope-at-rest": "hope"}  # where a memory's name is not its style's
 MARKER = (8, 11, 15)  # pixels, by size, smallest first

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError, choose, whole
 from nl_course.files import asset
 from nl_course.memories import Trace
-from nl_course.memories.ttt import TTT
+from nl_course.memories.ttt.layer import TTT
 from nl_course.model import LanguageModel
 from nl_course.tasks.text import encode
+from nl_course.training.checkpoint import load_model
 from nl_course.views import microscope_drawing as drawing
 from nl_course.views.attention_reading import labels
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 CHECKPOINT = "checkpoints/ttt-linear-micro.safetensors"
 TEXT = "The memory reads a word and writes a word. The memory reads a word and writes a word. "

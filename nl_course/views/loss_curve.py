@@ -18,9 +18,9 @@ from itertools import accumulate
 import ipywidgets as W
 import plotly.graph_objects as go
 
-from nl_course.views import theme
-from nl_course.views.parts import Line
-from nl_course.views.sync import settle
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Line
+from nl_course.views.kit.sync import settle
 
 EVERY = 0.25  # seconds between two redraws
 

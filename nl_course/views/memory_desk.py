@@ -18,9 +18,9 @@ from nl_course.scaling import (
     readable_tokens,
     tokens_in,
 )
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 CONTEXTS = tuple(2**n for n in range(10, 24))  # 1k to 8M
 READERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 BANDS = ((0.65, 1.0), (0.44, 0.56), (0.0, 0.28))  # inner losses, next-byte loss, the chosen byte
 LEFT, RIGHT = (0.0, 0.56), (0.70, 0.92)

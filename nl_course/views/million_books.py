@@ -18,8 +18,8 @@ from nl_course.files import asset
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.scaling import accelerator
 from nl_course.views import million_books_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 RUN = "runs/books.json"
 INDEX = "index on disk"

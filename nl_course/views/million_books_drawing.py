@@ -2,7 +2,7 @@
 
 import math
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 HATCH = "not measured"
 

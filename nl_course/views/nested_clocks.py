@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose, whole
-from nl_course.memories.hope import FastState, SelfModifyingState
-from nl_course.memories.hope_config import STOPS
+from nl_course.memories.hope.config import STOPS
+from nl_course.memories.hope.layer import FastState, SelfModifyingState
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
 from nl_course.nested.steps import next_token_losses
 from nl_course.views import nested_clocks_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 TOKENS, CHUNK, LEVELS = 32, 4, (8, 16)
 VOCAB, WIDTH, HIDDEN = 12, 8, 8

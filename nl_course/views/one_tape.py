@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError
-from nl_course.memories.titans_chunk import Gates
-from nl_course.memories.titans_core import NeuralConfig, NeuralMemory
+from nl_course.memories.titans.chunk import Gates
+from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, written
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, pure
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, pure
 
 PAIRS = 8
 WIDTHS = (16, 32, 64)

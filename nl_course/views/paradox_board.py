@@ -1,7 +1,7 @@
 """View 21, the paradox board: is the inner loop storing, or mixing?
 
-The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/sceptic.py) on trained models of the
-course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss and recall
+The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/ablations/switches.py) on trained models of
+the course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss and recall
 of pairs never seen in training stand beside each other, the inner loss beside both: |f(k) - v|^2 / |v|^2 of a chunk's
 pairs with the weights that the chunk left behind.
 
@@ -16,16 +16,16 @@ from functools import lru_cache
 import ipywidgets as W
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import choose
 from nl_course.files import asset
-from nl_course.memories.sceptic import Switches, switched
+from nl_course.memories.ablations.switches import Switches, switched
 from nl_course.model import LanguageModel
 from nl_course.record.sceptic_measures import inner_losses, recall_of, text_of
+from nl_course.training.checkpoint import load_model
 from nl_course.views import paradox_board_drawing as drawing
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 from nl_course.views.paradox_board_drawing import PLACES, TASKS
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
 
 MODELS = {
     "TTT-Linear": "ttt-linear",

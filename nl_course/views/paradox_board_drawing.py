@@ -1,6 +1,6 @@
 """How the paradox board draws: text loss, recall and the inner losses, as trained, switched, and trained so."""
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 TASKS = ("text", "recall")
 PLACES = ("as trained", "switched", "trained so")

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from nl_course.errors import choose
-from nl_course.run_table import RunSummary
-from nl_course.views.charts import Chart, chart
+from nl_course.training.run_table import RunSummary
+from nl_course.views.kit.charts import Chart, chart
 from nl_course.views.training_board_drawing import STYLES, column
 
 OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "operations, by the rule 6 N D"}

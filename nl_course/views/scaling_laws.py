@@ -13,9 +13,9 @@ import numpy as np
 from nl_course.errors import CourseError
 from nl_course.scaling import fit_law, kaplan_loss, law, laws, own_runs
 from nl_course.scaling.power_laws import PF_DAY
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 AXES = {
     "split": "one budget, split between parameters and tokens",

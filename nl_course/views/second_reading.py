@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.checkpoint import load_model, read_info
 from nl_course.errors import CourseError, choose, whole
 from nl_course.files import asset
 from nl_course.memories import Trace
@@ -28,10 +27,11 @@ from nl_course.nested import (
 )
 from nl_course.nested.steps import next_token_losses
 from nl_course.tasks.text import encode
+from nl_course.training.checkpoint import load_model, read_info
 from nl_course.views import second_reading_drawing as drawing
 from nl_course.views.attention_reading import labels
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, pure
 
 CHECKPOINTS = {"made for the loop": "reading-e2e", "plain": "reading-plain"}
 TEXT = "Returns the inverse of a matrix, if there is one, and raises ValueError where the determinant is zero. "

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nl_course.views import theme
 from nl_course.views.inner_microscope import running_mean
+from nl_course.views.kit import theme
 
 LEFT, RIGHT = (0.0, 0.66), (0.8, 1.0)
 TOP, BOTTOM = (0.44, 1.0), (0.0, 0.28)

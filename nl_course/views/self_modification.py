@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, choose
-from nl_course.memories.hope import SelfModifying
-from nl_course.memories.hope_config import RUNGS, SelfModifyingConfig
+from nl_course.memories.hope.config import RUNGS, SelfModifyingConfig
+from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.trace import Trace
 from nl_course.views import self_modification_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 from nl_course.views.surprise_stream import _plain, direction
 
 WIDTH, HIDDEN = 16, 8

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 LEFT, RIGHT = (0.0, 0.60), (0.70, 1.0)
 TOP, BOTTOM = (0.60, 1.0), (0.0, 0.40)

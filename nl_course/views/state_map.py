@@ -12,9 +12,9 @@ import ipywidgets as W
 import torch
 
 from nl_course.memories import Memory, build_memory
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 WIDTH, HEADS = 32, 1
 LATENT = dict(kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 LEFT, RIGHT = (0.0, 0.66), (0.75, 1.0)
 BANDS = ((0.57, 1.0), (0.0, 0.42))

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError, at_least, whole
-from nl_course.memories.titans_chunk import Gates, masks
-from nl_course.memories.titans_core import NeuralConfig, NeuralMemory
-from nl_course.memories.titans_trace import explain
+from nl_course.memories.titans.chunk import Gates, masks
+from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
+from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
 from nl_course.views import surprise_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 WIDTH, EXPANSION = 64, 2
 LONGEST = 120  # words

@@ -3,11 +3,10 @@
     board = TrainingBoard(folder="runs")      # without a folder its runs are kept until the kernel ends
     board                                     # choose, press Start; Pause keeps the last whole step; Start goes on
 
-The view only shows. What trains is `nl_course.training_run.Runner`, in a thread of its own, on a run folder; the board
-listens to it and draws at most a few times a second, in the kernel's own thread where there is one, so that widgets are
-never touched from two sides. Beside the run stand earlier ones of the same task: those in the folder, and the
-recorded.
-"""
+The view only shows. What trains is `nl_course.training.runner.Runner`, in a thread of its own, on a run folder; the
+board listens to it and draws at most a few times a second, in the kernel's own thread where there is one, so that
+widgets are never touched from two sides. Beside the run stand earlier ones of the same task: those in the folder, and
+the recorded."""
 
 import asyncio
 import json
@@ -25,11 +24,11 @@ from nl_course.errors import CourseError
 from nl_course.files import asset
 from nl_course.model import LanguageModel
 from nl_course.nested import NestedConfig, NestedLanguageModel
-from nl_course.run_table import RunSummary, find_runs, summary
-from nl_course.training_run import CHOICES, SIZES, TASKS, Plan, Runner
+from nl_course.training.run_table import RunSummary, find_runs, summary
+from nl_course.training.runner import CHOICES, SIZES, TASKS, Plan, Runner
 from nl_course.views import training_board_drawing as drawing
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, pure
 
 EVERY = 0.3  # seconds between two drawings
 RECORDED = "runs/board.json"

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from nl_course.scaling.formats import readable_bytes
-from nl_course.views import theme
+from nl_course.views.kit import theme
 
 MEAN_OVER = 20  # steps of the loss's running mean
 STYLES = {  # a choice of the board -> its style's name, where that is another

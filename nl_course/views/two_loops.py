@@ -17,9 +17,9 @@ import ipywidgets as W
 import numpy as np
 
 from nl_course.errors import choose, whole
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, pure
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, pure
 
 SLOPES = np.array([0.5, 1.0, 1.8])  # one sequence each
 PLACES = np.array([1.0, 0.7, 1.2, 0.9, 1.1, 0.8, 1.3, 0.6])  # x of the pairs, in reading order

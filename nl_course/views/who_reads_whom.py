@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError, choose
 from nl_course.memories import Memory, Titans, Trace, build_memory
-from nl_course.memories.linear import Retention, RetentionConfig
+from nl_course.memories.linear.linear import Retention, RetentionConfig
 from nl_course.tasks.text import encode
-from nl_course.views import theme
 from nl_course.views.attention_reading import labels, with_holes
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 
 LETTER = 32  # numbers of one letter: the first is shared by all letters, each other one belongs to one of them
 WIDTH = 2 * LETTER + 1  # a token's input: itself, the letter before it, and a 1

@@ -12,8 +12,8 @@ from nl_course.errors import CourseError, choose
 from nl_course.tasks.text import encode
 from nl_course.views import wiring_drawing as drawing
 from nl_course.views.attention_reading import words
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View, by_name, pure
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
 from nl_course.views.wiring_measure import CUTS, KINDS, LONGEST, MOST_WORDS, measure, recall, trained
 
 TEXT = "The key is 7. Keep it. The sea is calm and the boats are in. What is the key? "

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nl_course.views import theme
 from nl_course.views.attention_reading import with_holes
+from nl_course.views.kit import theme
 
 # Boxes (x, y, text, part) and arrows (from, to, text, its share of the way, above or below); numbers are the order.
 GRAPHS = {

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError, choose
 from nl_course.files import asset
 from nl_course.memories import Memory, Trace, build_memory
@@ -20,6 +19,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
 from nl_course.tasks.text import encode
+from nl_course.training.checkpoint import load_model
 from nl_course.views.attention_reading import labels, words
 
 KINDS = {"LMM": "titans", "MAC": "mac", "MAG": "mag", "MAL": "mal"}

@@ -13,9 +13,9 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.tasks.pairs import Pairs, attended, written
-from nl_course.views import theme
-from nl_course.views.parts import Prediction
-from nl_course.views.shell import View
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View
 
 LETTERS = "ABCDEF"
 WIDTH = 8

@@ -15,7 +15,7 @@ from tools.shots import copy_course
 ROOT = Path(__file__).parents[2]
 TOY = """
 import ipywidgets as W, numpy as np
-from nl_course.views.shell import Prediction, View
+from nl_course.views.kit.shell import Prediction, View
 
 class Wave(View):
     name, title, step_by = "wave", "How often does a wave repeat?", "frequency"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from nl_course.lab import START
+from nl_course.app.lab import START
 from tools.browser import free_port, wait_for
 
 pytestmark = pytest.mark.browser
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 def address(lab, tmp_path):
     """Where a learner's own copy is served by the command; `lab` is asked for its browser only."""
     port, token = free_port(), "0" * 32
-    command = [sys.executable, "-m", "nl_course.cli", "lab", "--no-browser", f"--port={port}"]
+    command = [sys.executable, "-m", "nl_course", "lab", "--no-browser", f"--port={port}"]
     own = {"JUPYTER_TOKEN": token, "HOME": str(tmp_path), "NL_COURSE_CACHE": str(tmp_path / "cache")}
     server = subprocess.Popen(
         [*command, "--copy", str(tmp_path / "copy")],

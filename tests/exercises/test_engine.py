@@ -5,8 +5,8 @@ import torch
 
 from nl_course import exercises
 from nl_course.errors import CourseError
-from nl_course.exercises import engine
-from nl_course.exercises.engine import Exercise, Miss, Property, Wrong
+from nl_course.exercises.framework import engine
+from nl_course.exercises.framework.engine import Exercise, Miss, Property, Wrong
 
 STUB = "def double(x):\n    ...\n"
 
@@ -190,7 +190,7 @@ def test_check_prints_the_verdict_and_returns_it_quietly(capsys):
 
 def test_a_verdict_is_shown_once_in_its_own_cell(monkeypatch, capsys):
     cell = [5]
-    monkeypatch.setattr("nl_course.exercises.show._running_cell", lambda: cell[0])
+    monkeypatch.setattr("nl_course.exercises.framework.show._running_cell", lambda: cell[0])
     verdict = exercises.check("1.1", None)
     capsys.readouterr()
     verdict._ipython_display_()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.exercises.ex00 import QUESTIONS, answer, entry_check, questions, verdict
-from nl_course.exercises.form import as_html
+from nl_course.exercises.ex00.core import QUESTIONS, answer, entry_check, questions, verdict
+from nl_course.exercises.framework.form import as_html
 
 BY_ID = {q.id: q for q in QUESTIONS}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nl_course.exercises.engine import chapters, discussion, exercise, exercises_of
+from nl_course.exercises.framework.engine import chapters, discussion, exercise, exercises_of
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 WRONG = [pytest.param(e, w, id=f"{e.id}-{w.answer.__name__}") for e in ALL for w in e.wrong]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from nl_course.exercises.engine import chapters, discussion, exercises_of
+from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
 from nl_course.files import course_root
 
 NOTEBOOKS = {int(path.name[:2]): path for path in sorted((course_root() / "notebooks").glob("[0-9][0-9]_*.ipynb"))}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nl_course.exercises.answer import Answer, Failed, Miss, describe, short
-from nl_course.exercises.properties import (
+from nl_course.exercises.framework.answer import Answer, Failed, Miss, describe, short
+from nl_course.exercises.framework.properties import (
     Dice,
     any_size,
     causal,

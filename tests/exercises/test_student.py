@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
+from nl_course.app.student import add_command, build, strip_notebook, strip_source
 from nl_course.errors import CourseError
-from nl_course.exercises.engine import chapters, discussion, exercises_of
-from nl_course.exercises.student import add_command, build, strip_notebook, strip_source
+from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 
@@ -69,14 +69,14 @@ def test_no_answer_to_a_discussion_question_is_in_it(made):
         for question, answer in discussion(chapter):
             assert answer[:60] not in text
             assert question[:60] in ast.unparse(
-                ast.parse((made / f"nl_course/exercises/ex{chapter:02d}.py").read_text())
+                ast.parse((made / f"nl_course/exercises/ex{chapter:02d}/core.py").read_text())
             )
 
 
 JUDGE = """
 import json, sys, types
 import nl_course
-from nl_course.exercises.engine import exercise, discussion, chapters
+from nl_course.exercises.framework.engine import exercise, discussion, chapters
 from nl_course import exercises
 sys.dont_write_bytecode = True
 report = {"where": nl_course.__file__, "verdicts": [], "kind": repr(exercises.solution("1.2"))}
@@ -87,7 +87,7 @@ for id, source, name in json.load(sys.stdin):
     verdict = exercise(id).check(module.__dict__[name])
     report["verdicts"].append([verdict.status, verdict.fails])
 report["empty"] = [[e.aim, e.wrong, e.solution] for c in chapters()
-                   for e in __import__("nl_course.exercises.engine").exercises.engine.exercises_of(c)]
+                   for e in __import__("nl_course.exercises.framework.engine").exercises.engine.exercises_of(c)]
 report["answers"] = [answer for c in chapters() for _, answer in discussion(c)]
 print(json.dumps(report))
 """
@@ -143,7 +143,7 @@ def test_it_judges_as_the_course_does(made, tmp_path):
 
 
 def test_what_it_holds(made):
-    assert (made / "nl_course" / "memories" / "attention.py").is_file()
+    assert (made / "nl_course" / "memories" / "attention" / "attention.py").is_file()
     assert (made / "assets").is_dir() and (made / "pyproject.toml").is_file()
     assert not (made / "tests").exists() and not list(made.rglob("__pycache__"))
     assert [p.name for p in made.parent.iterdir()] == ["course"], "nothing is left beside it"
@@ -155,7 +155,7 @@ SOURCE = '''
 """Exercises."""
 import math
 import torch
-from nl_course.exercises.engine import Exercise, Wrong
+from nl_course.exercises.framework.engine import Exercise, Wrong
 
 # a comment that says the answer is 42
 def reference(x): return torch.exp(x)
@@ -252,4 +252,4 @@ def test_the_command(tmp_path, capsys):
     arguments = parser.parse_args(["student", str(tmp_path / "empty")])
     assert arguments.run(arguments) == 0
     assert "Student build written to" in capsys.readouterr().out
-    assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01.py").is_file()
+    assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01" / "core.py").is_file()

@@ -15,7 +15,7 @@ from nl_course.export import all_notebooks, cells, chosen, export, slides
 from nl_course.export.maths import with_mathml
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
-from nl_course.views.shell import STILL
+from nl_course.views.kit.shell import STILL
 
 
 class Page(HTMLParser):
@@ -104,7 +104,7 @@ def test_formulas_become_mathml_and_code_is_left_alone():
         ('<img src="../assets/previews/wave.png" alt="a">', '<img src="previews/wave.png" alt="a">'),
         ("![a](assets/previews/wave.png)", "![a](previews/wave.png)"),
         ("[LICENSE](LICENSE)", "[LICENSE](LICENSE)"),
-        ("[`Rotary`](../nl_course/memories/rope.py), so", "`Rotary`, so"),
+        ("[`Rotary`](../nl_course/memories/attention/rope.py), so", "`Rotary`, so"),
         ("[arxiv](https://arxiv.org/abs/2501.00663)", "[arxiv](https://arxiv.org/abs/2501.00663)"),
         ("[here](#below)", "[here](#below)"),
     ],

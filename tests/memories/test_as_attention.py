@@ -5,8 +5,8 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
-from nl_course.memories.as_attention import as_attention
-from nl_course.memories.sceptic import Switches, switched
+from nl_course.memories.ablations.as_attention import as_attention
+from nl_course.memories.ablations.switches import Switches, switched
 from tests.memories import titans_tools, ttt_tools
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)

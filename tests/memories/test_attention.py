@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from nl_course.errors import CourseError
 from nl_course.memories import Attention, AttentionConfig, LatentAttention, LatentAttentionConfig, Trace
-from nl_course.memories.attention import visible
-from nl_course.memories.rope import Rotary
+from nl_course.memories.attention.attention import visible
+from nl_course.memories.attention.rope import Rotary
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 

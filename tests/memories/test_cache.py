@@ -2,7 +2,7 @@
 
 import torch
 
-from nl_course.memories.cache import TokenCache
+from nl_course.memories.attention.cache import TokenCache
 
 
 def column(value: float) -> torch.Tensor:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import conv1d, pad, silu
 
 from nl_course.errors import CourseError
-from nl_course.memories.conv import CausalConv
+from nl_course.memories.common.conv import CausalConv
 
 CLOSE = dict(rtol=1e-12, atol=1e-12)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from nl_course.memories.gate import gated
-from nl_course.memories.inner import ACTIVATIONS
+from nl_course.memories.common.gate import gated
+from nl_course.memories.common.inner_model import ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

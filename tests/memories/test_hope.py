@@ -7,9 +7,9 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import SelfModifying, SelfModifyingConfig, Trace
-from nl_course.memories.inner import InnerModel
-from nl_course.memories.titans_chunk import Gates
-from nl_course.memories.titans_chunk import reference as titans_reference
+from nl_course.memories.common.inner_model import InnerModel
+from nl_course.memories.titans.chunk import Gates
+from nl_course.memories.titans.chunk import reference as titans_reference
 from tests.memories.hope_tools import ALL, CLOSE, draw, gradients, layer, same, same_weights, twin
 
 OPTIONS = [

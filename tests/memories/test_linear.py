@@ -21,10 +21,15 @@ from nl_course.memories import (
     Trace,
     build_memory,
 )
-from nl_course.memories.chunks import decay_between, hebb_chunked
-from nl_course.memories.delta import delta_chunked, delta_reference, delta_writes, gated_delta_reference
-from nl_course.memories.linear import half_life, linear_attention_reference, retention_reference, retnet_retention
-from nl_course.memories.matrix import unit
+from nl_course.memories.linear.chunks import decay_between, hebb_chunked
+from nl_course.memories.linear.delta import delta_chunked, delta_reference, delta_writes, gated_delta_reference
+from nl_course.memories.linear.layer import unit
+from nl_course.memories.linear.linear import (
+    half_life,
+    linear_attention_reference,
+    retention_reference,
+    retnet_retention,
+)
 from nl_course.model import LanguageModel, ModelConfig
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)

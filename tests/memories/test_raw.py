@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nl_course.memories.raw import Operation, raw
+from nl_course.memories.common.custom_vjp import Operation, raw
 
 
 def _operation(log: list[str]) -> Operation:

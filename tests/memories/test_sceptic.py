@@ -5,7 +5,7 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
-from nl_course.memories.sceptic import Switches, switch, switched
+from nl_course.memories.ablations.switches import Switches, switch, switched
 from nl_course.model import LanguageModel, ModelConfig
 from tests.memories import hope_tools, sceptic_tools, titans_tools, ttt_tools
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nl_course.memories import Titans, TitansConfig
-from nl_course.memories.delta import gated_delta_reference
-from nl_course.memories.titans_chunk import Gates, reference
+from nl_course.memories.linear.delta import gated_delta_reference
+from nl_course.memories.titans.chunk import Gates, reference
 from tests.memories.titans_tools import (
     bare,
     by_hand,

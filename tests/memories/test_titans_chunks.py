@@ -8,8 +8,8 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Titans, TitansConfig, Trace, build_memory
-from nl_course.memories.inner import InnerModel
-from nl_course.memories.titans_chunk import Gates
+from nl_course.memories.common.inner_model import InnerModel
+from nl_course.memories.titans.chunk import Gates
 from tests.memories.titans_tools import bare, constant_gates, layer, learn, network, some_gates, surprise, twin
 from tests.memories.ttt_tools import CLOSE, draw, gradients, same_gradients
 

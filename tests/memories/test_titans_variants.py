@@ -6,8 +6,8 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
-from nl_course.memories.rope import Rotary
-from nl_course.memories.titans_attention import Prefix, Rows, attend_window, attend_window_blocks
+from nl_course.memories.attention.rope import Rotary
+from nl_course.memories.titans.attention import Prefix, Rows, attend_window, attend_window_blocks
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 WIDTH, HEADS, TOKENS = 8, 2, 13

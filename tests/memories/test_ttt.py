@@ -5,8 +5,8 @@ import torch
 from torch.autograd.functional import hessian
 
 from nl_course.memories import TTT, Trace, TTTConfig
-from nl_course.memories.inner import ACTIVATIONS, InnerModel, Norm, layer_norm, ln_l2_gradient
-from nl_course.memories.ttt_dual import dual, reference
+from nl_course.memories.common.inner_model import ACTIVATIONS, InnerModel, Norm, layer_norm, ln_l2_gradient
+from nl_course.memories.ttt.dual import dual, reference
 from tests.memories.ttt_tools import BACKBONES, CLOSE, KINDS, bare, draw, gradients, layer, learn, same_gradients, twin
 
 PATHS = ("reference", "chunked")

@@ -7,7 +7,7 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, TTTConfig, build_memory
-from nl_course.memories.inner import InnerModel
+from nl_course.memories.common.inner_model import InnerModel
 from tests.memories.ttt_tools import CLOSE, KINDS, bare, draw, gradients, layer, learn, same_gradients, twin
 
 SIZES = (1, 2, 3, 5, 12)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, sigmoid, silu
 
 from nl_course.memories import Titans, TitansConfig
-from nl_course.memories.titans_chunk import Gates
+from nl_course.memories.titans.chunk import Gates
 from tests.memories.ttt_tools import draw
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import TTT, TTTConfig
-from nl_course.memories.ttt import TTTState
+from nl_course.memories.ttt.layer import TTTState
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 GRADIENTS = dict(rtol=1e-8, atol=1e-8)

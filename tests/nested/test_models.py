@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from nl_course.checkpoint import load_model, save_model
 from nl_course.memories import State, Trace
 from nl_course.nested import updates_after
+from nl_course.training.checkpoint import load_model, save_model
 from tests.nested.suite import (
     CASES,
     TOKENS,

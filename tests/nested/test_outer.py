@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nl_course import training
-from nl_course.cli import main
+from nl_course.app.cli import main
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedLanguageModel, e2e_config, without_inner_loop
 from nl_course.nested.outer import inner_share, outer_step
-from nl_course.run_folder import read_metrics
-from nl_course.training import TrainingConfig, train
+from nl_course.training import loop as training
+from nl_course.training.loop import TrainingConfig, train
+from nl_course.training.run_folder import read_metrics
 from tests.nested.suite import build, text
 
 SMALL = e2e_config(vocab=32, width=8, layers=3, heads=2, hidden=6, window=6, chunk=4, suffix=2, clip=0.5)

@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tools.run_notebooks import normalise, run, write
 
 pytestmark = pytest.mark.slow
-TOY = """from nl_course.views.parts import Line
+TOY = """from nl_course.views.kit.parts import Line
 Line(text="a sentence")"""
 NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=180", "-p", "no:cacheprovider"]
 

@@ -86,7 +86,7 @@ def test_a_link_that_is_no_longer_first_goes(monkeypatch):
     ("look", "name"),
     [
         (places.cell, "03_memory_that_learns#nowhere"),
-        (places.function, "nl_course.memories.delta:nothing"),
+        (places.function, "nl_course.memories.linear.delta:nothing"),
         (places.function, "nl_course.nothing:at_all"),
         (places.test, "tests/test_model.py::test_nothing"),
         (places.test, "tests/nothing.py::test_it"),
@@ -99,7 +99,7 @@ def test_what_is_gone_is_named(look, name):
 
 def test_functions_and_tests_lead_to_their_files():
     for markdown in (
-        places.function("nl_course.memories.delta:DeltaNet.forward"),
+        places.function("nl_course.memories.linear.delta:DeltaNet.forward"),
         places.function("nl_course.nested:NestedLanguageModel"),
         places.test("tests/notebooks/test_index.py::test_what_is_gone_is_named"),
     ):

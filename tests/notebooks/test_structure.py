@@ -52,7 +52,7 @@ def good(tmp_path) -> Book:
         text("## A section\n" + PROSE),
         code("print(1 + 1)", "nbval-check-output", outputs=[printed("2\n")]),
         text(PROSE + " See [the paper](https://example.invalid/paper)."),
-        code("from nl_course.views.shell import View\n\nView()"),
+        code("from nl_course.views.kit.shell import View\n\nView()"),
         text(f"{details}</details>"),
         *[cell for i in "123" for cell in (text(PROSE), code(exercise.format(i), "exercise"))],
         text("What you can now say. Three questions to discuss. Further reading. Where the paper is silent: here."),
@@ -161,7 +161,7 @@ def book(name: str, *cells) -> Book:
 
 
 def test_definitions_that_stand_twice_are_found():
-    known = {"softmax": "nl_course.memories.attention"}
+    known = {"softmax": "nl_course.memories.attention.attention"}
     built = code("def softmax(x):\n    return x", "builds:softmax")
     assert list(structure.twice_defined([book("01", built)], known)) == []
     assert "tag the cell builds:softmax" in next(structure.twice_defined([book("01", code(built.source))], known))
@@ -170,7 +170,7 @@ def test_definitions_that_stand_twice_are_found():
     assert "does not export" in next(structure.twice_defined([book("01", built)], {}))
     empty = code("1", "builds:softmax")
     assert "does not define it" in next(structure.twice_defined([book("01", empty)], known))
-    imports = code("from nl_course.memories.attention import softmax")
+    imports = code("from nl_course.memories.attention.attention import softmax")
     assert "then defined again" in next(structure.twice_defined([book("01", imports, built)], known))
 
 

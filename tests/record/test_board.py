@@ -7,7 +7,7 @@ import nbformat
 from nl_course.files import course_root
 from nl_course.record import board
 from nl_course.record.provenance import Recording, read_config
-from nl_course.training_run import Plan
+from nl_course.training.runner import Plan
 
 
 def test_a_quick_run_is_what_the_board_reads(tmp_path):

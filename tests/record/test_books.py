@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.record import RECIPES, parts, record
 from nl_course.record import books as recipe
 from nl_course.tasks.planted import PlantedBooks, recalled
+from nl_course.training.checkpoint import load_model
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
 from nl_course.memories import SelfModifying
 from nl_course.model import LanguageModel, ModelConfig
@@ -14,6 +13,7 @@ from nl_course.record import hope as recipe
 from nl_course.record import hope_measures as measures
 from nl_course.record import parts, record
 from nl_course.tasks.recall import mqar
+from nl_course.training.checkpoint import load_model
 
 
 @pytest.mark.slow

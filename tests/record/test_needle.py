@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from nl_course.checkpoint import load_model, read_info
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.record import needle as recipe
 from nl_course.record import parts, record
+from nl_course.training.checkpoint import load_model, read_info
 
 
 @pytest.mark.slow

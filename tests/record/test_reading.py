@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
 from nl_course.nested import NestedLanguageModel, with_inner_loop, without_inner_loop
 from nl_course.record import RECIPES, parts, record
 from nl_course.record import reading as recipe
 from nl_course.record import reading_measures as measures
+from nl_course.training.checkpoint import load_model
 
 ABOUT = recipe.settings(quick=True)
 

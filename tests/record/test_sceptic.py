@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from nl_course.checkpoint import load_model
 from nl_course.errors import CourseError
-from nl_course.memories.sceptic import Switches
+from nl_course.memories.ablations.switches import Switches
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import parts, record
 from nl_course.record import sceptic as recipe
 from nl_course.record import sceptic_measures as measures
 from nl_course.record.sizes import settings
+from nl_course.training.checkpoint import load_model
 
 OPTIONS = {
     "ttt-mlp": {"mini_batch": 4},

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.incremental import LETTERS, PARTS, ClassTask, class_accuracy, part_text, text_accuracy
-from nl_course.training import TrainingConfig, train
+from nl_course.training.loop import TrainingConfig, train
 
 
 def origin(scrap):

@@ -22,7 +22,7 @@ from nl_course.views.attention_reading import (
     word_ticks,
     words,
 )
-from nl_course.views.sync import same
+from nl_course.views.kit.sync import same
 
 SETTINGS = dict(unit="bytes", layer=2, head=1, token=9, temperature=1.0, mask=True)
 TEXT = "the cat and the caté "

@@ -1,7 +1,7 @@
 """Charts: the theme's styles, a sentence in the picture's place, axes with names."""
 
-from nl_course.views import theme
-from nl_course.views.charts import chart
+from nl_course.views.kit import theme
+from nl_course.views.kit.charts import chart
 
 
 def test_a_chart_says_what_it_shows_and_uses_the_theme():

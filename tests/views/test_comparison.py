@@ -6,7 +6,8 @@ import pytest
 
 from nl_course.errors import CourseError
 from nl_course.files import asset
-from nl_course.views import comparison, theme
+from nl_course.views import comparison
+from nl_course.views.kit import theme
 
 
 def row(first, to, mean):

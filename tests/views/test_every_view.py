@@ -7,8 +7,8 @@ import ipywidgets as W
 import pytest
 
 import nl_course.views
-from nl_course.views.shell import View
-from nl_course.views.sync import changes, flat
+from nl_course.views.kit.shell import View
+from nl_course.views.kit.sync import changes, flat
 
 
 def every_view() -> list[type[View]]:

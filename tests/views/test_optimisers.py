@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.views.optimisers import (
+from nl_course.views.optimizers import (
     AGES,
     ANSWERS,
     LOOK,
@@ -20,7 +20,7 @@ from nl_course.views.optimisers import (
     loss_of,
     outcome,
 )
-from nl_course.views.optimisers_drawing import draw
+from nl_course.views.optimizers_drawing import draw
 
 BEGIN = {
     "one": "momentum", "other": "Adam", "curvature": 8.0, "tilt": 30, "ripple": 0.3, "rate": 0.05, "momentum": 0.8

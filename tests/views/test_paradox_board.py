@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from nl_course.memories.sceptic import Switches, switched
+from nl_course.memories.ablations.switches import Switches, switched
 from nl_course.views import paradox_board as board
 from nl_course.views import paradox_board_drawing as drawing
 from nl_course.views.paradox_board import ANSWERS, MODELS, ParadoxBoard, compute, key_of, live, told_apart

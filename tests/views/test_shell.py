@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.views.shell import Prediction, View
+from nl_course.views.kit.shell import Prediction, View
 
 
 class Wave(View):

@@ -86,7 +86,9 @@ def test_another_choice_is_another_run_and_both_are_kept(board):
 
 
 def test_what_stops_a_run_is_said_in_the_view(board, monkeypatch):
-    monkeypatch.setattr("nl_course.training_run.Plan.data", lambda plan: (_ for _ in ()).throw(CourseError("no books")))
+    monkeypatch.setattr(
+        "nl_course.training.runner.Plan.data", lambda plan: (_ for _ in ()).throw(CourseError("no books"))
+    )
     board.start_button.click()
     assert board.runner.wait() == "failed"
     board.refresh()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.memories.inner import InnerModel
-from nl_course.memories.ttt_dual import moved, reference
+from nl_course.memories.common.inner_model import InnerModel
+from nl_course.memories.ttt.dual import moved, reference
 from nl_course.views.two_loops import (
     GRADIENTS,
     NAMES,

@@ -7,12 +7,12 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from nl_course.checkpoint import save_model
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
 from nl_course.tasks.text import encode
+from nl_course.training.checkpoint import save_model
 from nl_course.views import wiring_measure
 from nl_course.views.attention_reading import words
 from nl_course.views.wiring import ANSWERS, TEXT, Wiring, compute

@@ -1,0 +1,5 @@
+"""`python -m nl_course` is the command `nl-course`."""
+
+from nl_course.app.cli import program
+
+program()

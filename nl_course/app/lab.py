@@ -1,0 +1,196 @@
+"""`nl-course lab`: JupyterLab on the course, quiet and offline; and a learner's own copy that updates never overwrite.
+
+In a copy, a notebook whose cells the learner has not changed follows the course; one that was changed is kept, and
+said so. `.nl_course_copy.json` in the copy remembers what was written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from nl_course.errors import CourseError, choose
+from nl_course.files import cache_folder, course_root, write_atomically
+
+START = "00_start_here.ipynb"
+_MEMORY = ".nl_course_copy.json"
+# No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
+# The glossary opens as a page to read, not as Markdown to edit.
+_SETTINGS = {
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}},
+}
+
+
+# -- the copy -------------------------------------------------------------------------------------------------
+@dataclass
+class Copied:
+    """What became of each notebook, by file name; `kept` ones hold the learner's changes."""
+
+    folder: Path
+    added: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    behind: list[str] = field(default_factory=list)  # kept, and the course's own has changed since
+    saved_as: str = ""  # where a reset notebook's earlier version went
+
+    def __str__(self) -> str:
+        lines = []
+        for what, names in (("Added", self.added), ("Updated", self.updated), ("Kept with your changes", self.kept)):
+            if names:
+                lines.append(f"{what}: {', '.join(sorted(names))}.")
+        if self.behind:
+            names = ", ".join(sorted(self.behind))
+            lines.append(f"The course has a newer version of: {names}. `--reset NOTEBOOK` takes it and keeps yours.")
+        if self.saved_as:
+            lines.append(f"Your version was kept as {self.saved_as}.")
+        return "\n".join(lines or ["The copy is up to date."])
+
+
+def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bool = False) -> Copied:
+    """Makes or updates a learner's copy of the notebooks in `folder`; `reset` puts one of them back, keeping the
+    learner's version under a dated name; `student` leaves the solution cells out.
+
+    Raises CourseError for a folder that cannot be written or lies inside the course, and for an unknown notebook.
+    """
+    folder, root = Path(folder).expanduser().resolve(), course_root().resolve()
+    if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets")):
+        raise CourseError(f"a copy cannot stand in the course's own folder {folder}; choose another one.")
+    sources = {path.name: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    if not sources:
+        raise CourseError(f"the course's notebooks are missing from {root / 'notebooks'}.")
+    reset = None if reset is None else _which(reset, sources)
+    transform = _without_solutions if student else (lambda text: text)
+    try:
+        (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+        result = _copy_notebooks(sources, folder, reset, transform)
+        for page in sorted((root / "notebooks").glob("*.md")):  # glossary and evidence: the course's, never a learner's
+            _write_text(folder / "notebooks" / page.name, page.read_text(encoding="utf-8"))
+        previews = root / "assets" / "previews"
+        if previews.is_dir():
+            shutil.copytree(previews, folder / "assets" / "previews", dirs_exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"cannot write the copy into {folder}: {error.strerror or error}.") from error
+    return result
+
+
+def _copy_notebooks(
+    sources: dict[str, Path], folder: Path, reset: str | None, transform: Callable[[str], str]
+) -> Copied:
+    result, written = Copied(folder), _remembered(folder)
+    for name, source in sources.items():
+        text, target = transform(source.read_text(encoding="utf-8")), folder / "notebooks" / name
+        if not target.exists():
+            result.added.append(name)
+        else:
+            here = fingerprint(target.read_text(encoding="utf-8", errors="replace"))
+            changed = here not in (written.get(name), fingerprint(text))
+            if name == reset:
+                result.saved_as = _keep(target) if changed else ""
+                result.updated.append(name)
+            elif changed:
+                result.kept.append(name)
+                if written.get(name) != fingerprint(text):
+                    result.behind.append(name)
+                continue
+            elif here == fingerprint(text):
+                written[name] = here
+                continue
+            else:
+                result.updated.append(name)
+        _write_text(target, text)
+        written[name] = fingerprint(text)
+        _write_text(folder / _MEMORY, json.dumps(written, indent=1) + "\n")
+    _write_text(folder / _MEMORY, json.dumps(written, indent=1) + "\n")
+    return result
+
+
+def fingerprint(notebook: str) -> str:
+    """A hash of what an author writes in a notebook: kinds and sources of its cells. Running it changes nothing."""
+    try:
+        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in json.loads(notebook)["cells"]]
+    except (ValueError, TypeError, KeyError):
+        return hashlib.sha256(notebook.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:12]
+
+
+def _remembered(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads((folder / _MEMORY).read_text(encoding="utf-8"))
+        return {str(name): str(value) for name, value in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}  # then every notebook that differs from the course's counts as the learner's own
+
+
+def _keep(target: Path) -> str:
+    """Renames a learner's notebook after today; returns the new name."""
+    stem = f"{target.stem}_{datetime.now():%Y-%m-%d}"
+    names = (f"{stem}{end}.ipynb" for end in ("", *(f"_{n}" for n in range(2, 1000))))
+    kept = next(target.with_name(name) for name in names if not target.with_name(name).exists())
+    target.rename(kept)
+    return kept.name
+
+
+def _which(name: str, sources: dict[str, Path]) -> str:
+    """The notebook that the learner means: its file name, with or without its ending, or its number."""
+    wanted = Path(name).name.removesuffix(".ipynb")
+    matching = [source for source in sources if source.removesuffix(".ipynb") == wanted]
+    if not matching and wanted.isdigit():
+        matching = [source for source in sources if source.startswith(f"{int(wanted):02d}_")]
+    return matching[0] if matching else choose("notebook", f"{wanted}.ipynb", sources)
+
+
+def _without_solutions(text: str) -> str:
+    from nl_course.app.student import strip_notebook
+
+    return strip_notebook(text)
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+# -- the server -----------------------------------------------------------------------------------------------
+def launch(folder: Path | None = None, browser: bool = True, port: int | None = None) -> int:
+    """Runs JupyterLab on the course, or on a copy of it, until it is stopped; returns its exit code."""
+    command, environment = command_line(folder, browser, port)
+    server = subprocess.Popen(command, env=environment)
+    while True:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:  # ctrl-C reached the server too, which asks and shuts down by itself
+            continue
+
+
+def command_line(
+    folder: Path | None = None, browser: bool = True, port: int | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The command that `launch` runs, and its environment. The learner's own Jupyter settings stay in force."""
+    root = course_root() if folder is None else folder
+    if not (root / "notebooks" / START).is_file():
+        raise CourseError(
+            f"the first notebook is missing: {root / 'notebooks' / START}; restore it, or reset the copy."
+        )
+    settings = cache_folder() / "jupyter"
+    _write_text(settings / "labconfig" / "default_setting_overrides.json", json.dumps(_SETTINGS, indent=1) + "\n")
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--LabApp.default_url=/lab/tree/notebooks/{START}",
+        f"--ServerApp.root_dir={root}",
+    ]
+    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--LabApp.extension_manager=readonly"]
+    command += [] if browser else ["--no-browser"]
+    command += [] if port is None else [f"--port={port}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    paths = [str(settings), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    return command, {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(path for path in paths if path)}

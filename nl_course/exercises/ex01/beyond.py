@@ -1,0 +1,391 @@
+"""Exercises of notebook 01, continued: what a cache saves (1.5), places as angles (1.2), copying (1.3)."""
+
+import math
+
+import torch
+
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, right_shape, short
+
+# ------------------------------------------------------------------------------- 1.5 what the cache saves
+
+
+def draw_sizes(dice: Dice):
+    tokens, layers, kv_heads = dice.whole(3, 9), dice.whole(2, 4), dice.whole(1, 3)  # small: a hand can follow
+    return tokens, layers, kv_heads, dice.whole(2, 6), dice.pick((1, 2, 4))
+
+
+def counted(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    row, held, projected, read = 0, 0, 0, 0
+    for _layer in range(layers):
+        row += number_bytes * head_dim * kv_heads  # its key
+        row += number_bytes * head_dim * kv_heads  # its value
+    for step in range(tokens):
+        projected += 1 if cached else step + 1
+        held += row if cached else 0
+        read += (step + 1) * row
+    return held, projected, read
+
+
+def counts(name, which, cached, hint):
+    @holds(name, hint)
+    def test(answer, dice):
+        sizes = draw_sizes(dice)
+        got = answer(*sizes, cached)
+        if not isinstance(got, (tuple, list)) or len(got) != 3:
+            raise Miss("three numbers: held, projected, read", short(got))
+        what = ("held", "projected", "read")[which]
+        compare(counted(*sizes, cached)[which], got[which], what=what)
+
+    return test
+
+
+@holds("the cache saves no reads: they are the same with it and without", hint=3)
+def same_reads(answer, dice):
+    sizes = draw_sizes(dice)
+    compare(answer(*sizes, True)[2], answer(*sizes, False)[2], what="read without a cache")
+
+
+COUNTS = (
+    counts("the cache holds a key and a value for each token, layer and key-value head", 0, True, 1),
+    counts("without a cache nothing is held", 0, False, 1),
+    counts("with a cache each token is projected once", 1, True, 2),
+    counts("without a cache each step projects the whole past again", 1, False, 2),
+    counts("step number t reads t keys and t values in each layer and head", 2, True, 3),
+    same_reads,
+)
+
+
+def solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    one_token = 2 * layers * kv_heads * head_dim * number_bytes
+    steps = tokens * (tokens + 1) // 2
+    if cached:
+        return tokens * one_token, tokens, steps * one_token
+    return 0, steps, steps * one_token
+
+
+def wrong_costs_constant_step(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
+    return held, projected, held if cached else read
+
+
+def wrong_costs_keys_only(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
+    return held // 2, projected, read // 2
+
+
+def wrong_costs_reads_too(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
+    return held, projected, read if cached else read * tokens
+
+
+DECODE_COSTS = Exercise(
+    id="1.5",
+    title="what a cache saves, and what it does not",
+    aim="To meet the claim that a cache makes decoding O(1) with a count: projections fall to one a step, reads stay.",
+    task="""
+A model writes `tokens` tokens, one a step, from an empty start. Write `decode_costs(...)`, which returns
+three numbers:
+
+* **held**: the bytes of the cache at the end; 0 without a cache.
+* **projected**: how often some token's keys and values are computed, over all steps. A token done once, in
+  all layers and heads together, counts as 1. Without a cache, step t has to do all t tokens read so far.
+* **read**: the bytes of keys and values that the *newest* token's queries meet, over all steps. Step t
+  meets t tokens, itself included.
+
+`layers`, `kv_heads` and `head_dim` describe the model; `number_bytes` is the size of one number; `cached`
+says whether there is a cache.""",
+    stub='''
+def decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """-> held (bytes), projected (tokens), read (bytes)"""
+    ...
+''',
+    properties=COUNTS,
+    hints=(
+        "Begin with one token: a key and a value, each of head_dim numbers, in every layer and every "
+        "key-value head. Multiply out, then by the bytes of a number.",
+        "With a cache, step t projects the new token only. Without one it projects tokens 1 to t. Add up "
+        "over the steps: 1 + 2 + ... + n = n (n + 1) / 2.",
+        "Where the keys come from, from a cache or freshly computed, changes nothing about how many of "
+        "them the new query is compared with: t at step t. So the reads add up to n (n + 1) / 2 tokens in "
+        "both cases.",
+    ),
+    solution=solution_decode_costs,
+    wrong=(
+        Wrong(
+            wrong_costs_constant_step,
+            "The cache makes a step cost the same however long the text. It does for the projections; the "
+            "read still grows with every token, and soon is the larger part.",
+            COUNTS[4].name,
+        ),
+        Wrong(
+            wrong_costs_keys_only,
+            "The factor 2 is forgotten: a key to be found by, and a value to be mixed, for each token.",
+            COUNTS[0].name,
+        ),
+        Wrong(
+            wrong_costs_reads_too,
+            "The saving is put in the wrong place: without a cache the past is computed again, but the "
+            "newest query still meets it once.",
+            same_reads.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 1.2 rotary phase
+
+
+def draw_rows(dice: Dice):
+    tokens, width = dice.whole(2, 6), 2 * dice.whole(1, 5)
+    positions = torch.tensor([dice.whole(0, 300) for _ in range(tokens)])
+    return dice.normal(tokens, width), positions, dice.pick((100.0, 10_000.0))
+
+
+@holds("at position 0 nothing is turned, whatever the row", hint=1)
+def still_at_zero(answer, dice):
+    x, positions, theta = draw_rows(dice)
+    compare(x, answer(x, torch.zeros_like(positions), theta))
+
+
+@holds("turning keeps the length of every row", hint=2)
+def keeps_length(answer, dice):
+    x, positions, theta = draw_rows(dice)
+    compare(x.norm(dim=1), answer(x, positions, theta).norm(dim=1), what="lengths")
+
+
+@holds("a score depends on the distance of the two tokens alone", hint=2)
+def distance_alone(answer, dice):
+    x, positions, theta = draw_rows(dice)
+    shift = dice.whole(1, 200)
+    here, there = answer(x, positions, theta), answer(x, positions + shift, theta)
+    compare(here @ here.T, there @ there.T, tolerance=1e-8, what=f"scores when all move by {shift}")
+
+
+@holds("pair number i turns by theta^(-2 i / d) a token", hint=3)
+def right_speeds(answer, dice):
+    # The trace of the whole turn, 2 sum cos(angle), does not depend on which features make up a pair.
+    width, position, theta = 2 * dice.whole(1, 5), dice.whole(1, 300), dice.pick((100.0, 10_000.0))
+    turned = answer(torch.eye(width, dtype=torch.float64), torch.full((width,), position), theta)
+    cosines = [math.cos(position * math.exp(-math.log(theta) * 2 * i / width)) for i in range(width // 2)]
+    compare(2 * sum(cosines), turned.trace().item(), tolerance=1e-7, what="trace of the turn")
+
+
+def solution_rotate(x, positions, theta=10000.0):
+    width = x.shape[1]
+    speeds = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = positions[:, None] * speeds
+    even, odd = x[:, 0::2], x[:, 1::2]
+    turned = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
+    return torch.stack(turned, dim=2).flatten(1)
+
+
+def wrong_rotate_added(x, positions, theta=10000.0):
+    speeds = theta ** (-torch.arange(0, x.shape[1], 2, dtype=torch.float64) / x.shape[1])
+    angles = positions[:, None] * speeds
+    return x + torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def wrong_rotate_mixed_pairs(x, positions, theta=10000.0):
+    half = x.shape[1] // 2
+    speeds = theta ** (-torch.arange(0, x.shape[1], 2, dtype=torch.float64) / x.shape[1])
+    angles = (positions[:, None] * speeds).repeat_interleave(2, dim=1)
+    swapped = torch.cat([-x[:, half:], x[:, :half]], dim=1)
+    return x * angles.cos() + swapped * angles.sin()
+
+
+def wrong_rotate_one_speed(x, positions, theta=10000.0):
+    angles = positions[:, None] * torch.ones(x.shape[1] // 2, dtype=torch.float64)
+    even, odd = x[:, 0::2], x[:, 1::2]
+    turned = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
+    return torch.stack(turned, dim=2).flatten(1)
+
+
+ROTATE = Exercise(
+    id="1.2",
+    title="places as angles",
+    aim="To find out why turning by position makes a score depend on distance alone, and what the speeds are for.",
+    task="""
+Write `rotate(x, positions, theta=10000.0)`, the rotary embedding.
+
+* `x` is (T, d) with d even: queries or keys of one head. `positions` is (T,), whole numbers.
+* The features make d / 2 pairs. In the row of position p, pair i = 0, 1, ... is turned in its plane by the
+  angle p * theta^(-2 i / d), in radians.
+* Which features make a pair (neighbours, or one from each half) is yours to choose.
+
+The result is (T, d). A turn by an angle takes (a, b) to (a cos - b sin, a sin + b cos).""",
+    stub='''
+def rotate(x, positions, theta=10000.0):
+    """x (T, d), positions (T,) -> (T, d)"""
+    ...
+''',
+    properties=(
+        right_shape("the result has the shape of x", draw_rows, lambda x, positions, theta: x.shape, hint=1),
+        still_at_zero,
+        keeps_length,
+        distance_alone,
+        right_speeds,
+        pure("the inputs are left as they were", draw_rows, hint=3),
+    ),
+    hints=(
+        "Begin with the angles: positions[:, None] * speeds is (T, d / 2), one angle for each token and "
+        "pair. At position 0 every angle is 0, and the row comes out as it went in.",
+        "Split x into two (T, d / 2) parts, a and b, whose columns make the pairs: x[:, 0::2] and x[:, "
+        "1::2], or the two halves. The same column of the angles must turn a and b; then lengths stay, "
+        "and turning both of two rows by a further angle leaves their product as it is.",
+        "The speeds are theta ** (-torch.arange(0, d, 2) / d): 1 for the first pair, slower and slower "
+        "after it. Put the two turned parts back where you took them from.",
+    ),
+    solution=solution_rotate,
+    wrong=(
+        Wrong(
+            wrong_rotate_added,
+            "Mistakes rotary for the added sinusoids of the first transformer: adding marks the place in "
+            "the vector itself, and scores then depend on both places.",
+            still_at_zero.name,
+        ),
+        Wrong(
+            wrong_rotate_mixed_pairs,
+            "Two conventions mixed: pairs across the halves, angles laid out for neighbours. The classic "
+            "slip when weights are carried from one code to another.",
+            keeps_length.name,
+        ),
+        Wrong(
+            wrong_rotate_one_speed,
+            "One speed for all pairs: distances 1 and 1 + 2 pi k look the same, and nothing turns slowly "
+            "enough to mark a far place.",
+            right_speeds.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 1.3 copying, measured
+
+
+def draw_text(dice: Dice):
+    vocab, period, batch = dice.whole(5, 12), dice.whole(3, 9), dice.whole(1, 4)
+    tokens = dice.tokens(vocab, batch, period).repeat(1, 2)
+    return dice.normal(batch, 2 * period, vocab), tokens, period
+
+
+def score_reference(logits, tokens, period):
+    total = 0.0
+    for row, text in zip(logits.tolist(), tokens.tolist()):
+        for place in range(1, period):
+            for target, sign in ((place, 1), (place + period, -1)):
+                guesses = row[target - 1]
+                largest = max(guesses)
+                total_weight = sum(math.exp(g - largest) for g in guesses)
+                total += sign * (math.log(total_weight) + largest - guesses[text[target]])
+    return torch.tensor(total / (len(tokens) * (period - 1)), dtype=torch.float64)
+
+
+def as_number(result):
+    if isinstance(result, torch.Tensor) and result.numel() == 1:
+        return result.item()
+    if isinstance(result, (int, float)):
+        return float(result)
+    raise Miss("one number", short(result))
+
+
+@holds("only differences between logits count: adding one number to all of a place's changes nothing", hint=1)
+def ignores_constants(answer, dice):
+    logits, tokens, period = draw_text(dice)
+    moved = logits + dice.normal(*tokens.shape, 1) * 5
+    compare(as_number(answer(logits, tokens, period)), as_number(answer(moved, tokens, period)))
+
+
+@holds("a model that guesses blindly, then copies without a fault, scores log(vocabulary)", hint=2)
+def perfect_copy(answer, dice):
+    logits, tokens, period = draw_text(dice)
+    logits = torch.zeros_like(logits)
+    following = torch.nn.functional.one_hot(tokens[:, period:], logits.shape[-1]).double()
+    logits[:, period - 1 : -1] = 60 * following
+    compare(math.log(logits.shape[-1]), as_number(answer(logits, tokens, period)))
+
+
+@holds("a model that says the same at every place scores 0: both copies are asked the same tokens", hint=3)
+def blind_model(answer, dice):
+    logits, tokens, period = draw_text(dice)
+    compare(0.0, as_number(answer(logits[:1, :1].expand_as(logits), tokens, period)))
+
+
+def solution_copying_score(logits, tokens, period):
+    guesses = torch.log_softmax(logits[:, :-1], dim=-1)
+    losses = -guesses.gather(-1, tokens[:, 1:, None])[..., 0]
+    first, second = losses[:, : period - 1], losses[:, period:]
+    return first.mean() - second.mean()
+
+
+def wrong_copying_unshifted(logits, tokens, period):
+    losses = -torch.log_softmax(logits, dim=-1).gather(-1, tokens[..., None])[..., 0]
+    return losses[:, 1:period].mean() - losses[:, period + 1 :].mean()
+
+
+def wrong_copying_raw_logits(logits, tokens, period):
+    losses = -logits[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
+    return losses[:, : period - 1].mean() - losses[:, period:].mean()
+
+
+def wrong_copying_all_of_it(logits, tokens, period):
+    guesses = torch.log_softmax(logits[:, :-1], dim=-1)
+    losses = -guesses.gather(-1, tokens[:, 1:, None])[..., 0]
+    return losses[:, : period - 1].mean() - losses[:, period - 1 :].mean()
+
+
+COPYING_SCORE = Exercise(
+    id="1.3",
+    title="how well does it copy?",
+    aim="To measure in-context learning fairly: same tokens, same weights, only the context differs.",
+    task="""
+A random string of `period` tokens stands twice in a row. A model that can look back will find the second
+copy easy. Write `copying_score(logits, tokens, period)`: by how many nats a token, on average, the loss is
+*lower* in the second.
+
+* `tokens` is (B, 2 * period). `logits` is (B, 2 * period, V): those at place t are the model's guess at
+  token t + 1.
+* Leave the first token of each copy out: nothing precedes the very first, and nothing tells that a second
+  copy is about to begin. So both sides of the comparison ask for the same tokens.
+
+The result is one number (a float, or a tensor with one entry).""",
+    stub='''
+def copying_score(logits, tokens, period):
+    """logits (B, 2 period, V), tokens (B, 2 period) -> nats a token, one number"""
+    ...
+''',
+    properties=(
+        ignores_constants,
+        perfect_copy,
+        blind_model,
+        equals("the number equals the loss by hand, token by token", draw_text, score_reference, hint=3),
+        pure("the inputs are left as they were", draw_text, hint=1),
+    ),
+    hints=(
+        "The loss of a token is minus the log of the probability that it was given: minus its entry in "
+        "torch.log_softmax(logits, dim=-1). Plain logits are no log-probabilities.",
+        "Line guesses and targets up: logits[:, :-1] are the guesses, tokens[:, 1:] what they guess at. "
+        "gather(-1, targets[..., None])[..., 0] picks each target's entry.",
+        "The losses are now (B, 2 period - 1), and column j is about token j + 1. Tokens 1 to period - 1 "
+        "are columns 0 to period - 2; tokens period + 1 to 2 period - 1 are columns period to the end.",
+    ),
+    solution=solution_copying_score,
+    wrong=(
+        Wrong(
+            wrong_copying_unshifted,
+            "Judges a guess by the token that was just read. It measures whether the model repeats its "
+            "input, not whether it foresees.",
+            perfect_copy.name,
+        ),
+        Wrong(
+            wrong_copying_raw_logits,
+            "Takes logits for log-probabilities: they are free up to a constant at every place, so the "
+            "mean says nothing.",
+            ignores_constants.name,
+        ),
+        Wrong(
+            wrong_copying_all_of_it,
+            "Lets the second copy's first token in: a different set of tokens on either side, and one "
+            "that no memory could foresee.",
+            blind_model.name,
+        ),
+    ),
+)

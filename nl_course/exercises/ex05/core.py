@@ -1,0 +1,327 @@
+"""Exercises of notebook 05: one write of Titans (5.1), what becomes of it (5.2); `ex05_chunk` and `ex05_dual` go on."""
+
+import torch
+
+from nl_course.exercises.ex05.chunk import GATE_MASK, MAC_MASK
+from nl_course.exercises.ex05.dual import CHUNK_READ
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, right_shape
+
+# ------------------------------------------------------------------------------- 5.1 one write
+
+
+def draw_token(dice: Dice):
+    f = dice.whole(2, 5)
+    m = f + dice.whole(1, 2)
+    gates = dice.number(0.1, 0.9), dice.number(0.1, 0.9), dice.number(0.1, 0.9)
+    return dice.normal(f, m), dice.normal(f, m), dice.normal(f), dice.normal(m), *gates
+
+
+def by_autograd(memory, past, k, v, step, momentum, retention):
+    memory = memory.clone().requires_grad_()
+    (surprise,) = torch.autograd.grad((k @ memory - v).square().sum() / 2, memory)
+    moving = -step * surprise + momentum * past
+    return (memory * retention + moving).detach(), moving
+
+
+@holds("with no past, no momentum and full retention it is 03's delta rule", hint=1)
+def is_delta_rule(answer, dice):
+    memory, past, k, v, step, *_ = draw_token(dice)
+    after = memory + step * k[:, None] * (v - k @ memory)
+    compare(after, answer(memory, past * 0, k, v, step, 0.0, 1.0)[0])
+
+
+@holds("S is momentum times the old one, less the whole step times the surprise", hint=2)
+def adds_up(answer, dice):
+    *args, _ = draw_token(dice)
+    compare(by_autograd(*args, 1.0)[1], answer(*args, 1.0)[1])
+
+
+@holds("the surprise is that of the memory as it was, before any forgetting", hint=3)
+def surprise_first(answer, dice):
+    args = draw_token(dice)
+    compare(by_autograd(*args)[1], answer(*args)[1])
+
+
+@holds("retention wears the old memory alone, not what is written now", hint=2)
+def wears_the_old(answer, dice):
+    memory, past, k, v, step, momentum, _ = draw_token(dice)
+    compare(by_autograd(memory, past, k, v, step, momentum, 0.0)[1], answer(memory, past, k, v, step, momentum, 0.0)[0])
+
+
+write_equals = equals("memory and past surprise are those of autograd", draw_token, by_autograd, hint=3)
+
+
+def solution_write(memory, past, k, v, step, momentum, retention):
+    surprise = torch.outer(k, k @ memory - v)
+    past = momentum * past - step * surprise
+    return retention * memory + past, past
+
+
+def wrong_write_uphill(memory, past, k, v, step, momentum, retention):
+    past = momentum * past + step * torch.outer(k, k @ memory - v)
+    return retention * memory + past, past
+
+
+def wrong_write_step_outside(memory, past, k, v, step, momentum, retention):
+    past = momentum * past - torch.outer(k, k @ memory - v)
+    return retention * memory + step * past, past
+
+
+def wrong_write_wears_all(memory, past, k, v, step, momentum, retention):
+    past = momentum * past - step * torch.outer(k, k @ memory - v)
+    return retention * (memory + past), past
+
+
+def wrong_write_forgets_first(memory, past, k, v, step, momentum, retention):
+    memory = retention * memory
+    past = momentum * past - step * torch.outer(k, k @ memory - v)
+    return memory + past, past
+
+
+def wrong_write_averages(memory, past, k, v, step, momentum, retention):
+    past = momentum * past - (1 - momentum) * step * torch.outer(k, k @ memory - v)
+    return retention * memory + past, past
+
+
+ONE_WRITE = Exercise(
+    id="5.1",
+    title="one write: surprise, momentum, retention",
+    aim="To hold the whole recurrence in two lines, in the right order.",
+    task="""
+Write `write(memory, past, k, v, step, momentum, retention)` for a linear memory, which answers a key k with k @ memory.
+
+* The surprise is the gradient of |k @ memory - v|² / 2 with respect to the memory, taken at the memory **as it was**.
+* The past surprise S becomes momentum times the old one, less `step` times the surprise.
+* The memory becomes `retention` times the old one, plus the new S.
+
+`memory`, `past` (f, m); `k` (f,), `v` (m,); three numbers. The result: the new memory and the new past surprise.""",
+    stub='''
+def write(memory, past, k, v, step, momentum, retention):
+    """(f, m), (f, m), (f,), (m,), three numbers -> memory (f, m), past surprise (f, m)"""
+    ...
+''',
+    properties=(
+        is_delta_rule,
+        adds_up,
+        surprise_first,
+        wears_the_old,
+        write_equals,
+        pure("the inputs are left as they were", draw_token, hint=1),
+    ),
+    hints=(
+        "The gradient of |k @ memory - v|² / 2 is torch.outer(k, k @ memory - v): the key times the error. One goes "
+        "against it.",
+        "Two lines, in this order: past = momentum * past - step * surprise; memory = retention * memory + past.",
+        "The error in the surprise uses the memory that came in, not retention * memory: Titans looks first and "
+        "forgets afterwards.",
+    ),
+    solution=solution_write,
+    wrong=(
+        Wrong(
+            wrong_write_uphill,
+            "Goes up the loss. The sign sits in S: it collects steps, which point against the gradients.",
+            is_delta_rule.name,
+        ),
+        Wrong(
+            wrong_write_step_outside,
+            "The step multiplies the whole momentum instead of this token's surprise. With one step for all tokens "
+            "the memory would be the same; with a step of its own for each token an old surprise would be scaled by "
+            "the step of a later token.",
+            adds_up.name,
+        ),
+        Wrong(
+            wrong_write_averages,
+            "A moving average, as Adam keeps it. Titans' momentum adds up: with momentum near 1 a write "
+            "grows to many times its step, which is why large momentum and large steps do not go together.",
+            adds_up.name,
+        ),
+        Wrong(
+            wrong_write_forgets_first,
+            "Decays, then takes the gradient: that is Gated DeltaNet. The paper's appendix calls the two equivalent; "
+            "they are equal only while nothing is forgotten.",
+            surprise_first.name,
+        ),
+        Wrong(
+            wrong_write_wears_all,
+            "Wears what has just been written too. A token that says `forget everything` could not write anything.",
+            wears_the_old.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 5.2 the response to one write
+
+
+def draw_response(dice: Dice):
+    return dice.number(0.1, 0.95), dice.number(0.1, 0.95), dice.whole(4, 12)
+
+
+def stepped(momentum, retention, tokens):
+    stands, rows = 0.0, []
+    for age in range(tokens):
+        stands = stands * retention + momentum**age
+        rows.append(stands)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@holds("at the write itself exactly one step stands in the memory", hint=1)
+def begins_at_one(answer, dice):
+    compare(1.0, answer(*draw_response(dice))[0].item())
+
+
+@holds("without momentum a write only fades: retention to the power of its age", hint=1)
+def only_fades(answer, dice):
+    _, retention, tokens = draw_response(dice)
+    compare(retention ** torch.arange(tokens, dtype=torch.float64), answer(0.0, retention, tokens))
+
+
+@holds("with full retention a write grows towards 1 / (1 - momentum)", hint=2)
+def grows(answer, dice):
+    momentum = dice.number(0.3, 0.8)
+    got = answer(momentum, 1.0, 400)[-1].item()
+    if not abs(got - 1 / (1 - momentum)) < 1e-6:
+        raise Miss(f"{1 / (1 - momentum):.4f} after 400 tokens with momentum {momentum:.4f}", short_number(got))
+
+
+@holds("momentum equal to retention is no special case", hint=3)
+def equal_gates(answer, dice):
+    momentum, _, tokens = draw_response(dice)
+    compare(stepped(momentum, momentum, tokens), answer(momentum, momentum, tokens))
+
+
+response_equals = equals("the numbers are those of the recurrence", draw_response, stepped, hint=2)
+
+
+def short_number(number: float) -> str:
+    return f"{number:.4f}"
+
+
+def solution_response(momentum, retention, tokens):
+    memory, past, found = 0.0, 1.0, []
+    for _ in range(tokens):
+        memory = retention * memory + past
+        found.append(memory)
+        past = momentum * past
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def wrong_response_fades(momentum, retention, tokens):
+    return retention ** torch.arange(tokens, dtype=torch.float64)
+
+
+def wrong_response_product(momentum, retention, tokens):
+    return (momentum * retention) ** torch.arange(tokens, dtype=torch.float64)
+
+
+def wrong_response_late(momentum, retention, tokens):
+    return torch.cat([torch.zeros(1, dtype=torch.float64), solution_response(momentum, retention, tokens)[:-1]])
+
+
+def wrong_response_not_worn(momentum, retention, tokens):
+    return (momentum ** torch.arange(tokens, dtype=torch.float64)).cumsum(0)
+
+
+def wrong_response_formula(momentum, retention, tokens):
+    age = torch.arange(1, tokens + 1, dtype=torch.float64)
+    return (retention**age - momentum**age) / (retention - momentum + 1e-300)
+
+
+RESPONSE = Exercise(
+    id="5.2",
+    title="the response to one write",
+    aim="To know where a surprise is a while later: momentum delays it, retention wears it.",
+    task="""
+One token writes, no other does: every later surprise is zero. Write `response(momentum, retention, tokens)`: how much
+of that write stands in the memory at its own token and at the tokens that follow, counted in units of the step it took.
+
+* `momentum` and `retention` are the same at every token, between 0 and 1; `tokens` is a whole number, 1 or more.
+* The result is a float64 tensor (tokens,); its first number, age 0, is 1.
+
+A loop of three lines is enough. (There is a closed form; it has a trap.)""",
+    stub='''
+def response(momentum, retention, tokens):
+    """two numbers, a whole number -> (tokens,), float64"""
+    ...
+''',
+    properties=(
+        right_shape("a number for each token comes out", draw_response, lambda m, r, tokens: (tokens,)),
+        begins_at_one,
+        only_fades,
+        grows,
+        response_equals,
+        equal_gates,
+    ),
+    hints=(
+        "Start with memory 0 and past surprise 1 (one step). At every token: memory = retention * memory + past, then "
+        "past = momentum * past.",
+        "At age j the memory holds the sum over i of retention^(j - i) * momentum^i: what momentum brought i tokens "
+        "after the write has been worn j - i times since.",
+        "The sum is (retention^(j+1) - momentum^(j+1)) / (retention - momentum), which is 0 / 0 for equal gates, where "
+        "the sum is (j + 1) * retention^j. The loop has no such trouble.",
+    ),
+    solution=solution_response,
+    wrong=(
+        Wrong(
+            wrong_response_fades,
+            "Forgets the momentum: the write happens once and fades. It is right without momentum.",
+            grows.name,
+        ),
+        Wrong(
+            wrong_response_product,
+            "Multiplies the two rates. They act on different things: momentum on what is still to come, retention on "
+            "what stands already.",
+            only_fades.name,
+        ),
+        Wrong(
+            wrong_response_late,
+            "One token late. S is added to the memory at the very token that makes it.",
+            begins_at_one.name,
+        ),
+        Wrong(
+            wrong_response_not_worn,
+            "Adds up what momentum brings and wears none of it: right only if nothing is forgotten.",
+            only_fades.name,
+        ),
+        Wrong(
+            wrong_response_formula,
+            "The closed form without its special case. The gates of a trained model are never exactly equal; those "
+            "that a learner sets by hand are.",
+            equal_gates.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- what the notebook loads
+
+EXERCISES = (ONE_WRITE, RESPONSE, GATE_MASK, CHUNK_READ, MAC_MASK)
+
+DISCUSSION = (
+    (
+        "Surprise is the gradient of the memory's own loss. Which texts would surprise it greatly and yet not be worth "
+        "keeping, and which part of the layer could learn to let them pass?",
+        "Noise (random digits, hashes, typing errors) never stops surprising, and text in which everything is new at "
+        "once, a table say, surprises at every token. A gradient does not tell important from merely new. What can "
+        "tell is trained outside: the step is a function of the token and can be near 0 for such tokens, the "
+        "retention can be low right after them, and the projections can map them to keys that disturb nothing. All "
+        "three learn only from the outer loss, that is, from whether keeping something paid in the training texts.",
+    ),
+    (
+        "MAC, MAG and MAL join the same two parts. With the parts cut one at a time, a model's recall falls by so much "
+        "for the memory and by so much for attention. Why do these shares not add up, and what would you have to "
+        "train to learn what a part is really worth?",
+        "Cutting a part out of a trained model measures how much this model relies on it, not what the part could do: "
+        "the rest was trained to work beside it and has never seen its absence, so that two parts can each look "
+        "indispensable, and two that back each other up can each look useless. To learn what a part is worth one "
+        "trains a model without it, of equal size, on the same data, from several seeds, and compares the two.",
+    ),
+    (
+        "A state of fixed size, read and written at every token: what must happen as the text grows without end, "
+        "whatever is learned? Which of momentum, retention, depth and attention changes that, and which only moves it?",
+        "A fixed number of bits can tell only so many pasts apart, so from some length on something must be lost or "
+        "blurred. Depth and width move the length at which it begins; retention decides what goes, the old rather "
+        "than the new; momentum does not hold more, it delays and smooths. Attention with a window keeps its few "
+        "tokens exactly and loses the others altogether. Only a state that grows changes it, and then the desk "
+        "grows too. What can be learned is which part of the past to spend the bits on.",
+    ),
+)

@@ -1,0 +1,151 @@
+"""Exercises of notebook 05, continued: a chunk of writes at once, with the state that it came with (5.4)."""
+
+import torch
+
+from nl_course.exercises.ex05.chunk import draw_gates
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+
+# ------------------------------------------------------------------------------- 5.4 one chunk at once
+
+
+def draw_chunk(dice: Dice):
+    c, f = dice.whole(3, 6), dice.whole(2, 4)
+    m = f + 1
+    rows = dice.normal(f, m), dice.normal(f, m), dice.normal(c, f), dice.normal(c, f), dice.normal(c, m)
+    return *rows, *draw_gates(dice, c)
+
+
+def chunk_by_token(memory, past, queries, keys, errors, step, momentum, retention):
+    answers = []
+    for t in range(len(keys)):
+        past = momentum[t] * past - step[t] * torch.outer(keys[t], errors[t])
+        memory = retention[t] * memory + past
+        answers.append(queries[t] @ memory)
+    return torch.stack(answers), memory
+
+
+def chunk_parts(step, momentum, retention):
+    """A, and P without its steps: products of the gates between two tokens; and the products from the start."""
+
+    def between(gate):
+        rows = gate[:, None].expand(len(gate), len(gate))
+        after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
+        return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
+
+    return between(retention), between(momentum), retention.cumprod(0), momentum.cumprod(0)
+
+
+@holds("with no error only old things are read: the memory, worn, and the old motion, carried on", hint=2)
+def old_things(answer, dice):
+    args = draw_chunk(dice)
+    args = (*args[:4], args[4] * 0, *args[5:])
+    compare(chunk_by_token(*args)[0], answer(*args)[0])
+
+
+@holds("from an empty memory at rest, the answers are those of the loop", hint=1)
+def from_rest(answer, dice):
+    args = draw_chunk(dice)
+    args = (args[0] * 0, args[1] * 0, *args[2:])
+    compare(chunk_by_token(*args)[0], answer(*args)[0])
+
+
+chunk_equals = equals(
+    "answers and the memory after the chunk are those of the loop", draw_chunk, chunk_by_token, hint=3
+)
+
+
+def solution_chunk(memory, past, queries, keys, errors, step, momentum, retention):
+    def between(gate):  # [t, j] = gate[j + 1] * ... * gate[t]
+        rows = gate[:, None].expand(len(gate), len(gate))
+        after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
+        return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
+
+    A, P = between(retention), between(momentum) * step
+    kept, spread, G = retention.cumprod(0), A @ momentum.cumprod(0), A @ P
+    answers = kept[:, None] * (queries @ memory) + spread[:, None] * (queries @ past) - (queries @ keys.T * G) @ errors
+    return answers, kept[-1] * memory + spread[-1] * past - (G[-1, :, None] * keys).T @ errors
+
+
+def wrong_chunk_no_past(memory, past, queries, keys, errors, step, momentum, retention):
+    return solution_chunk(memory, past * 0, queries, keys, errors, step, momentum, retention)
+
+
+def wrong_chunk_counts_twice(memory, past, queries, keys, errors, step, momentum, retention):
+    answers, after = solution_chunk(memory, past, queries, keys, errors, step, momentum, retention)
+    kept = retention.cumprod(0)[:, None]
+    return answers + kept * (queries @ past), after + kept[-1] * past
+
+
+def wrong_chunk_uphill(memory, past, queries, keys, errors, step, momentum, retention):
+    return solution_chunk(memory, past, queries, keys, -errors, step, momentum, retention)
+
+
+def wrong_chunk_own_reach(memory, past, queries, keys, errors, step, momentum, retention):
+    answers, _ = solution_chunk(memory, past, queries, keys, errors, step, momentum, retention)
+    A, H, kept, lasting = chunk_parts(step, momentum, retention)
+    spread, G = A @ lasting, A @ (H * step)
+    return answers, kept[-1] * memory + spread[-1] * past - (G.diagonal()[:, None] * keys).T @ errors
+
+
+CHUNK_READ = Exercise(
+    id="5.4",
+    title="a chunk at once, with the state it came with",
+    aim="To have written the fast form of Titans: what `chunked` does for each layer of the memory.",
+    task="""
+A linear memory begins a chunk of c tokens as `memory`, with the past surprise `past`; the errors of all tokens, taken
+at the chunk's anchor, are known. Token by token it would be
+
+`past = momentum[t] * past - step[t] * outer(keys[t], errors[t])`, then `memory = retention[t] * memory + past`,
+then the answer `queries[t] @ memory`.
+
+Write `read_chunk(memory, past, queries, keys, errors, step, momentum, retention)` without a loop over tokens and
+without a matrix for each of them.
+
+* `memory`, `past` (f, m); `queries`, `keys` (c, f); `errors` (c, m); the gates (c,) each.
+* The result: the answers (c, m), and the memory after the chunk (f, m).""",
+    stub='''
+def read_chunk(memory, past, queries, keys, errors, step, momentum, retention):
+    """-> answers (c, m), the memory after the chunk (f, m)"""
+    ...
+''',
+    properties=(
+        from_rest,
+        old_things,
+        chunk_equals,
+        pure("the inputs are left as they were", draw_chunk, hint=1),
+    ),
+    hints=(
+        "With G from exercise 5.3, what the chunk itself wrote is read as -((queries @ keys.T) * G) @ errors.",
+        "The old memory is worn: kept[t] = retention[1] * ... * retention[t]. The old motion goes on: it brings "
+        "momentum[1] * ... * momentum[j] at each token j, and that is worn from there to t: "
+        "spread = A @ momentum.cumprod(0).",
+        "answers = kept * (queries @ memory) + spread * (queries @ past) - (...). The memory after the chunk uses the "
+        "last kept, the last spread and the last row of G: (G[-1, :, None] * keys).T @ errors.",
+    ),
+    solution=solution_chunk,
+    wrong=(
+        Wrong(
+            wrong_chunk_uphill,
+            "Adds the errors. They are answer less target; a write goes against them.",
+            from_rest.name,
+        ),
+        Wrong(
+            wrong_chunk_no_past,
+            "Begins each chunk at rest. A surprise at the end of a chunk would stop at its edge.",
+            old_things.name,
+        ),
+        Wrong(
+            wrong_chunk_counts_twice,
+            "Lets the sum over j begin at 0, with the past surprise as it came. It has entered the memory already, "
+            "at the last token of the chunk before.",
+            old_things.name,
+        ),
+        Wrong(
+            wrong_chunk_own_reach,
+            "Carries every token's write on as it stood at that token. What is carried is the last row of G, how it "
+            "stands at the chunk's end.",
+            chunk_equals.name,
+        ),
+    ),
+)

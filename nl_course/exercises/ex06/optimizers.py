@@ -1,0 +1,236 @@
+"""Exercises 6.4, the inner step of delta momentum, and 6.5, Newton-Schulz; both extra."""
+
+import torch
+
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure
+
+# ------------------------------------------------------------------------------- 6.4 delta momentum's inner step
+
+
+def draw_memory(dice: Dice):
+    out = dice.whole(2, 3)
+    width = out + dice.whole(1, 2)
+    return dice.normal(out, width), dice.normal(out, width), dice.number(0.05, 0.4), dice.number(0.5, 0.95)
+
+
+def inner_step(m, g, rate, momentum):
+    """momentum * m less the rate times the gradient of |m g^T + I|^2 / 2 at m, by autograd."""
+    start = m.detach().clone().requires_grad_()
+    identity = torch.eye(len(g), dtype=g.dtype)
+    loss = (start @ g.T + identity).square().sum() / 2
+    (slope,) = torch.autograd.grad(loss, start)
+    return momentum * m - rate * slope
+
+
+@holds("an empty memory takes the plain step, -rate * g", hint=1)
+def empty_takes_the_plain_step(answer, dice):
+    m, g, rate, momentum = draw_memory(dice)
+    compare(-rate * g, answer(m * 0, g, rate, momentum), 1e-9)
+
+
+@holds("what is held along no row of g only fades", hint=2)
+def the_rest_only_fades(answer, dice):
+    m, g, rate, momentum = draw_memory(dice)
+    along = torch.linalg.pinv(g) @ g  # onto the rows of g
+    rest = m - m @ along
+    compare(momentum * rest - rate * g, answer(rest, g, rate, momentum), 1e-9)
+
+
+equals_inner_step = equals(
+    "it is one gradient step on |m g^T + I|² / 2, with the momentum before m", draw_memory, inner_step, hint=3
+)
+
+
+def solution_delta_momentum(m, g, rate, momentum):
+    return momentum * m - rate * (m @ g.T @ g + g)
+
+
+def wrong_delta_plain(m, g, rate, momentum):
+    return momentum * m - rate * g
+
+
+def wrong_delta_left(m, g, rate, momentum):
+    return momentum * m - rate * (g @ g.T @ m + g)
+
+
+def wrong_delta_no_rate(m, g, rate, momentum):
+    return momentum * m - m @ g.T @ g - rate * g
+
+
+def wrong_delta_target(m, g, rate, momentum):
+    return momentum * m - rate * (m @ g.T @ g - g)
+
+
+DELTA_MOMENTUM = Exercise(
+    id="6.4",
+    title="delta momentum's inner step",
+    aim="To turn a memory's loss into its update, and to see which side and step size a printed form should have.",
+    task="""
+Momentum's memory m piles gradients up. Delta momentum writes them as a delta rule would: one gradient step of size
+`rate` on the inner loss `|m g^T + I|² / 2`, with m faded by `momentum` first. Write
+`delta_momentum(m, g, rate, momentum)`.
+
+* `m`, `g` (o, d); `rate`, `momentum` numbers. I is the identity, (o, o).
+* The result: the new memory (o, d). It is added to the weights afterwards, so its sign is that of a step downhill.""",
+    stub='''
+def delta_momentum(m, g, rate, momentum):
+    """(o, d), (o, d), two numbers -> the new memory (o, d)"""
+    ...
+''',
+    properties=(
+        empty_takes_the_plain_step,
+        the_rest_only_fades,
+        equals_inner_step,
+        pure("memory and gradient are left as they were", draw_memory, hint=1),
+    ),
+    hints=(
+        "The gradient of |m g^T + I|² / 2 by m is (m g^T + I) g: the error (o, o), times the keys. For m = 0 it is g.",
+        "m is multiplied from the right: m g^T g. The rows of g are keys in the space of d numbers; what is "
+        "held at right "
+        "angles to all of them is not touched.",
+        "momentum * m - rate * (m @ g.T @ g + g).",
+    ),
+    solution=solution_delta_momentum,
+    wrong=(
+        Wrong(
+            wrong_delta_plain,
+            "Heavy ball: it writes without asking what is there already, so the same direction is written "
+            "again and again.",
+            equals_inner_step.name,
+        ),
+        Wrong(
+            wrong_delta_left,
+            "Erases from the left, as the paper's first version prints it: it mixes outputs instead of asking "
+            "the keys.",
+            the_rest_only_fades.name,
+        ),
+        Wrong(
+            wrong_delta_no_rate,
+            "An erase without the rate, also as printed: with gradients longer than 1 the memory flips and grows.",
+            equals_inner_step.name,
+        ),
+        Wrong(
+            wrong_delta_target,
+            "The target +I: the memory then holds the gradient uphill, and W + m climbs.",
+            empty_takes_the_plain_step.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 6.5 Newton-Schulz
+
+
+def draw_matrix(dice: Dice):
+    rows = dice.whole(2, 4)
+    return dice.normal(rows, rows + dice.whole(1, 3)) * dice.pick((0.1, 1.0, 10.0)), dice.whole(1, 4)
+
+
+def cubic(M, steps):
+    """By what it does to each singular value."""
+    left, sizes, right = torch.linalg.svd(M / torch.linalg.norm(M), full_matrices=False)
+    for _ in range(steps):
+        sizes = 1.5 * sizes - 0.5 * sizes**3
+    return left * sizes @ right
+
+
+@holds("with no step it is the matrix divided by its norm", hint=1)
+def only_normalised(answer, dice):
+    M, _ = draw_matrix(dice)
+    compare(M / M.square().sum().sqrt(), answer(M, 0), 1e-9)
+
+
+@holds("one step is a gradient step of size 1/8 on |X X^T - I|²", hint=2)
+def one_step_is_descent(answer, dice):
+    M, _ = draw_matrix(dice)
+    X = (M / M.square().sum().sqrt()).requires_grad_()
+    loss = (X @ X.T - torch.eye(len(M), dtype=M.dtype)).square().sum()
+    (slope,) = torch.autograd.grad(loss, X)
+    compare((X - slope / 8).detach(), answer(M, 1), 1e-9)
+
+
+@holds("after many steps all singular values are 1", hint=3)
+def ends_orthogonal(answer, dice):
+    M, _ = draw_matrix(dice)
+    got = torch.linalg.svdvals(answer(M, 40))
+    if not (got - 1).abs().max() < 1e-6:
+        raise Miss("singular values of 1", f"from {got.min():.3g} to {got.max():.3g}")
+
+
+def solution_orthogonalise(M, steps):
+    X = M / M.square().sum().sqrt()
+    for _ in range(steps):
+        X = 1.5 * X - 0.5 * X @ X.T @ X
+    return X
+
+
+def wrong_orthogonal_by_largest_entry(M, steps):
+    X = M / M.abs().max() / 4
+    for _ in range(steps):
+        X = 1.5 * X - 0.5 * X @ X.T @ X
+    return X
+
+
+def wrong_orthogonal_uphill(M, steps):
+    X = M / M.square().sum().sqrt()
+    for _ in range(steps):
+        X = 0.5 * X + 0.5 * X @ X.T @ X
+    return X
+
+
+def wrong_orthogonal_large_step(M, steps):
+    X = M / M.square().sum().sqrt()
+    for _ in range(steps):
+        X = 2 * X - X @ X.T @ X
+    return X
+
+
+ORTHOGONALISE = Exercise(
+    id="6.5",
+    title="Newton-Schulz: an inner loop inside a step",
+    aim="To see that Muon's orthogonalisation is gradient descent on a loss of its own, by matrix products alone.",
+    task="""
+Write `orthogonalise(M, steps)`, the cubic Newton-Schulz iteration.
+
+* First X = M / |M|, with |M| the root of the sum of all squares, so that no singular value is above 1.
+* Then `steps` times: one gradient step of size 1/8 on the loss |X X^T - I|². Work out what that is; it is one line.
+* `M` (r, c) with r < c; the result has its shape.""",
+    stub='''
+def orthogonalise(M, steps):
+    """(r, c), a whole number -> (r, c), its singular values pushed towards 1"""
+    ...
+''',
+    properties=(
+        only_normalised,
+        one_step_is_descent,
+        equals("several steps are the loop", draw_matrix, cubic, hint=2),
+        ends_orthogonal,
+        pure("the matrix is left as it was", draw_matrix, hint=1),
+    ),
+    hints=(
+        "The norm: M.square().sum().sqrt(), a single number. A singular value is never larger than it.",
+        "The gradient of |X X^T - I|² by X is 4 (X X^T - I) X. An eighth of it, taken away: X - (X X^T - I) X / 2.",
+        "That is 1.5 X - 0.5 X X^T X: each singular value s becomes 1.5 s - 0.5 s³, which comes to rest at 1.",
+    ),
+    solution=solution_orthogonalise,
+    wrong=(
+        Wrong(
+            wrong_orthogonal_by_largest_entry,
+            "Divides by something else than the norm: singular values above the root of 3 would blow up, and "
+            "here all come "
+            "out at another place on their way to 1.",
+            only_normalised.name,
+        ),
+        Wrong(
+            wrong_orthogonal_uphill,
+            "Steps uphill: it drives the small singular values to 0 instead of up.",
+            one_step_is_descent.name,
+        ),
+        Wrong(
+            wrong_orthogonal_large_step,
+            "A step of 1/4: at s = 1 the slope is then -1, so singular values hop around 1 for ever instead of "
+            "settling.",
+            one_step_is_descent.name,
+        ),
+    ),
+)

@@ -1,0 +1,335 @@
+"""Exercises of notebook 07, continued: the gain that linear memories share (7.3), the blind zone (7.4), the erase of a
+layer with its own input (7.5, extra)."""
+
+import torch
+
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, Miss, any_size, compare, equals, holds, pure
+
+# ------------------------------------------------------------------------------- 7.3 the shared gain
+
+
+def draw_gain(dice: Dice, tokens: int | None = None):
+    t, f = dice.whole(2, 5) if tokens is None else tokens, dice.whole(2, 4)
+    steps = torch.tensor([dice.number(0.1, 0.6) for _ in range(t)], dtype=torch.float64)
+    kept = torch.tensor([dice.number(0.5, 1.0) for _ in range(t)], dtype=torch.float64)
+    return dice.normal(t, f), dice.normal(t, f), steps, kept
+
+
+def written(start, keys, values, steps, retention):
+    """A linear memory through one chunk, by its definition: errors at the start, decay and erase token by token."""
+    W = start
+    for k, v, step, kept in zip(keys, values, steps, retention, strict=True):
+        W = kept * W - step * torch.outer(k, k @ W) - step * torch.outer(k, k @ start - v @ start)
+    return W
+
+
+def gain_loop(keys, values, steps, retention):
+    return written(torch.eye(keys.shape[1], dtype=keys.dtype), keys, values, steps, retention)
+
+
+@holds("before any token the gain changes nothing", hint=1)
+def begins_at_one(answer, dice):
+    keys, values, steps, retention = draw_gain(dice)
+    compare(torch.eye(keys.shape[1], dtype=keys.dtype), answer(keys[:0], values[:0], steps[:0], retention[:0]))
+
+
+@holds("with v = k only retention and erase are left", hint=2)
+def no_error(answer, dice):
+    keys, _, steps, retention = draw_gain(dice)
+    compare(gain_loop(keys, keys, steps, retention), answer(keys, keys, steps, retention))
+
+
+@holds("the gain times the start of any memory is that memory after the chunk", hint=3)
+def serves_all(answer, dice):
+    args = draw_gain(dice)
+    gain = answer(*args)
+    for columns in (1, args[0].shape[1], 7):  # a step memory, a key memory, all of them side by side
+        start = dice.normal(args[0].shape[1], columns)
+        if gain.shape[-1] != len(start):
+            raise Miss(f"a gain with {len(start)} columns", f"one of shape {tuple(gain.shape)}")
+        compare(written(start, *args), gain @ start)
+
+
+def solution_gain(keys, values, steps, retention):
+    gain = torch.eye(keys.shape[1], dtype=keys.dtype)
+    for k, v, step, kept in zip(keys, values, steps, retention):
+        gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, k - v)
+    return gain
+
+
+def wrong_gain_running_error(keys, values, steps, retention):
+    gain = torch.eye(keys.shape[1], dtype=keys.dtype)
+    for k, v, step, kept in zip(keys, values, steps, retention):
+        gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, (k - v) @ gain)
+    return gain
+
+
+def wrong_gain_from_the_right(keys, values, steps, retention):
+    gain = torch.eye(keys.shape[1], dtype=keys.dtype)
+    for k, v, step, kept in zip(keys, values, steps, retention):
+        gain = kept * gain - step * torch.outer(gain @ k, k) - step * torch.outer(k - v, k)
+    return gain
+
+
+def wrong_gain_from_zero(keys, values, steps, retention):
+    gain = torch.zeros(keys.shape[1], keys.shape[1], dtype=keys.dtype)
+    for k, v, step, kept in zip(keys, values, steps, retention):
+        gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, k - v)
+    return gain
+
+
+def wrong_gain_no_erase(keys, values, steps, retention):
+    gain = torch.eye(keys.shape[1], dtype=keys.dtype)
+    for k, v, step, kept in zip(keys, values, steps, retention):
+        gain = kept * gain - step * torch.outer(k, k - v)
+    return gain
+
+
+GAIN = Exercise(
+    id="7.3",
+    title="the gain that all linear memories share",
+    aim="To see in one matrix why linear self-modifying memories cannot part ways, and why a zero start stays zero.",
+    task="""
+In one chunk every linear memory W, begun at W_0, moves by
+
+W <- retention[t] W - steps[t] k^T (k W) - steps[t] k^T (k W_0 - v W_0),    k = keys[t], v = values[t] as rows.
+
+Nothing in it but W_0 says which memory it is. Write `shared_gain(keys, values, steps, retention)`: the matrix G with
+W = G W_0 after the chunk, for every W_0.
+
+* `keys`, `values` (t, f), t >= 0; `steps`, `retention` (t,).
+* The result: G (f, f).""",
+    stub='''
+def shared_gain(keys, values, steps, retention):
+    """-> G (f, f): every memory after the chunk is G @ its start"""
+    ...
+''',
+    properties=(
+        begins_at_one,
+        no_error,
+        serves_all,
+        any_size("one token, and many", (1, 2, 9), draw_gain, gain_loop, hint=3),
+        pure("the inputs are left as they were", draw_gain, hint=1),
+    ),
+    hints=(
+        "W_0 = G_0 W_0 before any token: G begins as torch.eye(f, dtype=keys.dtype).",
+        "Put W = G W_0 into the rule and take W_0 out to the right: the erase is - step * outer(k, k @ G).",
+        "The error is taken at the start, where G is the identity: - step * outer(k, k - v), without G.",
+    ),
+    solution=solution_gain,
+    wrong=(
+        Wrong(
+            wrong_gain_running_error,
+            "Takes the error at the running weights. In a chunk errors are taken at the boundary, where G is 1.",
+            serves_all.name,
+        ),
+        Wrong(
+            wrong_gain_from_the_right,
+            "Multiplies from the right, as with columns. Here vectors are rows, and writes stand to the left of W.",
+            no_error.name,
+        ),
+        Wrong(
+            wrong_gain_from_zero,
+            "Begins at zero. Before the first token every memory is its own start, so that G is the identity.",
+            begins_at_one.name,
+        ),
+        Wrong(wrong_gain_no_erase, "Leaves out the erase, the part that flips signs.", no_error.name),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 7.4 the blind zone
+
+
+def draw_place(dice: Dice):
+    chunk = dice.whole(1, 12)
+    return dice.whole(1, 40), chunk, dice.whole(1, 5)
+
+
+def unseen(token, chunk, conv):
+    boundary = chunk * ((token - 1) // chunk)
+    return [s for s in range(boundary + 1, token + 1) if s <= token - conv]
+
+
+@holds("token 32 with chunks of 16 and a convolution of 4 is blind to 17 to 28", hint=2)
+def example(answer, dice):
+    compare(list(range(17, 29)), [int(s) for s in answer(32, 16, 4)])
+
+
+@holds("with chunks of one token nothing is unseen", hint=1)
+def sees_all(answer, dice):
+    compare([], [int(s) for s in answer(dice.whole(1, 20), 1, dice.whole(1, 4))])
+
+
+@holds("the first token of a chunk sees all that came before", hint=2)
+def fresh(answer, dice):
+    chunk = dice.whole(2, 9)
+    compare([], [int(s) for s in answer(3 * chunk + 1, chunk, dice.whole(1, 4))])
+
+
+@holds("the tokens are those between the boundary and the convolution's reach, whatever the sizes", hint=3)
+def zone(answer, dice):
+    for _ in range(8):
+        args = draw_place(dice)
+        compare(unseen(*args), [int(s) for s in answer(*args)])
+
+
+def solution_blind(token, chunk, conv):
+    boundary = (token - 1) // chunk * chunk
+    return list(range(boundary + 1, token - conv + 1))
+
+
+def wrong_blind_whole_chunk(token, chunk, conv):
+    boundary = (token - 1) // chunk * chunk
+    return list(range(boundary + 1, token))
+
+
+def wrong_blind_boundary(token, chunk, conv):
+    boundary = token // chunk * chunk
+    return list(range(boundary + 1, token - conv + 1))
+
+
+def wrong_blind_off_by_one(token, chunk, conv):
+    boundary = (token - 1) // chunk * chunk
+    return list(range(boundary + 1, token - conv))
+
+
+BLIND = Exercise(
+    id="7.4",
+    title="the blind zone of a chunk",
+    aim="To know before training which tokens a one-layer model cannot use, and what chunk parity needs.",
+    task="""
+One layer of self-modifying Titans with boundary reads: the output of token t is made from the memories as they stood at
+the last boundary before it (after `chunk`, 2 `chunk`, ... tokens), and from a causal convolution that sees the token
+and the `conv` - 1 before it.
+
+Write `blind_zone(token, chunk, conv)`: the tokens up to `token` that its output cannot depend on, in order.
+
+* `token` counts from 1; `chunk` and `conv` are whole numbers of at least 1.
+* The result: a list of whole numbers, empty if there are none.""",
+    stub='''
+def blind_zone(token, chunk, conv):
+    """-> the earlier tokens, counted from 1, that the output at `token` does not see"""
+    ...
+''',
+    properties=(sees_all, example, fresh, zone),
+    hints=(
+        "With chunk = 1 the last boundary before token t is t - 1: all before it is in the memories.",
+        "The last boundary before token t is (t - 1) // chunk * chunk. A token at the end of a chunk is still read "
+        "with that chunk's opening weights.",
+        "The convolution reaches back to t - conv + 1. Unseen are boundary + 1 to t - conv: a range that may be empty.",
+    ),
+    solution=solution_blind,
+    wrong=(
+        Wrong(wrong_blind_whole_chunk, "Forgets the convolution, which sees the last tokens directly.", example.name),
+        Wrong(
+            wrong_blind_boundary,
+            "Takes token // chunk: the chunk's last token then reads its own chunk's writes, which come after it.",
+            example.name,
+        ),
+        Wrong(
+            wrong_blind_off_by_one, "The convolution sees conv tokens with the present one among them.", example.name
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 7.5 the erase of a layer
+
+
+def draw_erase(dice: Dice):
+    n, m = dice.whole(2, 5), dice.whole(2, 4)
+    return dice.normal(n, m), dice.normal(n), dice.number(0.1, 0.9), dice.number(0.5, 1.0)
+
+
+@holds("what the layer answers to its own input shrinks to retention - step times", hint=2)
+def shrinks(answer, dice):
+    W, a, step, retention = draw_erase(dice)
+    compare((retention - step) * (a @ W), a @ answer(W, a, step, retention))
+
+
+@holds("inputs at right angles only meet the retention", hint=2)
+def spares(answer, dice):
+    W, a, step, retention = draw_erase(dice)
+    other = dice.normal(len(a))
+    other = other - (other @ a) / (a @ a) * a
+    compare(retention * (other @ W), other @ answer(W, a, step, retention))
+
+
+@holds("an input ten times as long erases no more", hint=1)
+def same_length(answer, dice):
+    W, a, step, retention = draw_erase(dice)
+    compare(answer(W, a, step, retention), answer(W, 10 * a, step, retention))
+
+
+erase_equals = equals(
+    "the weights are those of the formula",
+    draw_erase,
+    lambda W, a, step, retention: retention * W - step / (a @ a) * torch.outer(a, a @ W),
+    hint=3,
+    tolerance=1e-9,
+)
+
+
+def solution_erase(weights, a, step, retention):
+    a = a / a.norm()
+    return retention * weights - step * torch.outer(a, a @ weights)
+
+
+def wrong_erase_raw(weights, a, step, retention):
+    return retention * weights - step * torch.outer(a, a @ weights)
+
+
+def wrong_erase_half(weights, a, step, retention):
+    return retention * weights - step / a.norm() * torch.outer(a, a @ weights)
+
+
+def wrong_erase_inside(weights, a, step, retention):
+    a = a / a.norm()
+    return retention * (weights - step * torch.outer(a, a @ weights))
+
+
+ERASE = Exercise(
+    id="7.5",
+    title="extra: the erase of a second layer",
+    aim="To see what `per-layer` means where the paper writes an erase that fits one matrix only.",
+    task="""
+The paper's erase, W (alpha I - eta k k^T), is written for one matrix. A two-layer memory has a second layer whose input
+is not the key but `a`, what the first layer made of it, and `a` is of any length. Our choice erases each layer along
+its own input, brought to length 1.
+
+Write `erase_layer(weights, a, step, retention)`: the layer's weights after retention and erase, without any error.
+
+* `weights` (n, m), used as a @ weights; `a` (n,), not zero; `step`, `retention` numbers.
+* The result: (n, m).""",
+    stub='''
+def erase_layer(weights, a, step, retention):
+    """-> the layer's weights after retention and erase, (n, m)"""
+    ...
+''',
+    properties=(
+        same_length,
+        shrinks,
+        spares,
+        erase_equals,
+        pure("the inputs are left as they were", draw_erase, hint=1),
+    ),
+    hints=(
+        "First bring a to length 1: its length must not matter.",
+        "Along a the answer a @ W is to become (retention - step) (a @ W); elsewhere only retention acts.",
+        "retention * weights - step * torch.outer(a, a @ weights), with a = a / a.norm().",
+    ),
+    solution=solution_erase,
+    wrong=(
+        Wrong(
+            wrong_erase_raw,
+            "Uses the input as it is: a long one erases many times over, and may turn the sign of what stands there.",
+            same_length.name,
+        ),
+        Wrong(wrong_erase_half, "Divides by |a| once. The write passes through a twice: |a|^2.", same_length.name),
+        Wrong(
+            wrong_erase_inside,
+            "Lets retention wear the erase too. In the rule they stand side by side: retention I - step a^T a.",
+            shrinks.name,
+        ),
+    ),
+)

@@ -1,0 +1,265 @@
+"""Exercises of notebook 08: a clipped step (8.1), break-even (8.3); and those of `ex08_stream` and `ex08_sceptic`."""
+
+import torch
+
+from nl_course.exercises.ex08.ablations import IDENTITY, SIGN
+from nl_course.exercises.ex08.stream import READ
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+
+# ------------------------------------------------------------------------------- 8.1 one clipped step
+
+
+def draw_clip(dice: Dice, size: float = 1.0):
+    shapes = [(dice.whole(2, 4), dice.whole(2, 4)) for _ in range(dice.whole(2, 4))]
+    tokens = dice.whole(2, 5)
+    weights = tuple(dice.normal(*shape) for shape in shapes)
+    gradients = tuple(size * dice.normal(tokens, *shape) for shape in shapes)
+    return weights, gradients, dice.number(0.2, 1.0), 1.0
+
+
+def by_definition(weights, gradients, rate, clip):
+    """All means as one long vector, shortened as a whole."""
+    long = torch.cat([g.sum(0).flatten() / len(g) for g in gradients])
+    step = rate * long * min(1.0, clip / max(float(long.norm()), 1e-300))
+    pieces = step.split([W.numel() for W in weights])
+    return tuple(W - piece.view_as(W) for W, piece in zip(weights, pieces))
+
+
+@holds("below the clip the step is the rate times the mean gradient", hint=1)
+def below(answer, dice):
+    weights, gradients, rate, clip = draw_clip(dice, 0.02)
+    compare(tuple(W - rate * g.mean(0) for W, g in zip(weights, gradients)), answer(weights, gradients, rate, clip))
+
+
+@holds("without any gradient nothing moves, and nothing is divided by zero", hint=3)
+def at_rest(answer, dice):
+    weights, gradients, rate, clip = draw_clip(dice, 0.0)
+    compare(weights, answer(weights, gradients, rate, clip))
+
+
+@holds("above the clip, all matrices together move exactly rate times clip", hint=2)
+def together(answer, dice):
+    weights, gradients, rate, clip = draw_clip(dice, 30.0)
+    moved = [new - W for new, W in zip(answer(weights, gradients, rate, clip), weights)]
+    compare(rate * clip, torch.cat([m.flatten() for m in moved]).norm().item())
+
+
+clip_equals = equals("the new matrices are those of the definition", lambda d: draw_clip(d, 3.0), by_definition)
+
+
+def solution_clip(weights, gradients, rate, clip):
+    means = [g.mean(0) for g in gradients]
+    norm = sum(m.square().sum() for m in means) ** 0.5
+    shrink = clip / norm if norm > clip else 1.0
+    return tuple(W - rate * shrink * m for W, m in zip(weights, means))
+
+
+def wrong_clip_sum(weights, gradients, rate, clip):
+    return solution_clip(weights, tuple(g.sum(0, keepdim=True) for g in gradients), rate, clip)
+
+
+def wrong_clip_each(weights, gradients, rate, clip):
+    return tuple(solution_clip((W,), (g,), rate, clip)[0] for W, g in zip(weights, gradients))
+
+
+def wrong_clip_tokens(weights, gradients, rate, clip):
+    shrunk = []
+    for g in gradients:
+        norm = g.flatten(1).norm(dim=1).clamp(min=clip)
+        shrunk.append((g * (clip / norm)[:, None, None]).mean(0))
+    return tuple(W - rate * g for W, g in zip(weights, shrunk))
+
+
+def wrong_clip_always(weights, gradients, rate, clip):
+    means = [g.mean(0) for g in gradients]
+    norm = sum(m.square().sum() for m in means) ** 0.5 + 1e-12
+    return tuple(W - rate * clip / norm * m for W, m in zip(weights, means))
+
+
+CLIP = Exercise(
+    id="8.1",
+    title="one step of TTT-E2E",
+    aim="To see that the inner step is ordinary training: the mean over a chunk, one clip for all that moves.",
+    task="""
+A chunk has been read. Each fast matrix has a gradient for each of the chunk's n tokens. TTT-E2E takes one step:
+
+W <- W - rate * clip(mean of the gradients)
+
+where the clip looks at **all** fast matrices of the text together: their mean gradients, strung into one long vector,
+are shrunk to length `clip` if that vector is longer, and left alone if not.
+
+Write `clipped_step(weights, gradients, rate, clip)`.
+
+* `weights`: a tuple of matrices (in, out), each of its own shape; `gradients`: a tuple of (n, in, out) in the same
+  order; `rate` and `clip` numbers.
+* The result: a tuple of the matrices after the step.""",
+    stub='''
+def clipped_step(weights, gradients, rate, clip):
+    """-> the matrices after one step, a tuple"""
+    ...
+''',
+    properties=(
+        below,
+        at_rest,
+        together,
+        clip_equals,
+        pure("the inputs are left as they were", draw_clip, hint=1),
+    ),
+    hints=(
+        "First the mean over tokens, g.mean(0), for each matrix. If their common length is below clip, that is all.",
+        "One length for all: the root of the sum of squares over all matrices. One factor for all: clip / length.",
+        "The factor is clip / length only where length > clip, else 1; a length of 0 then never divides.",
+    ),
+    solution=solution_clip,
+    wrong=(
+        Wrong(
+            wrong_clip_sum,
+            "Sums over the chunk. Then a longer chunk takes a longer step, until the clip hides it.",
+            below.name,
+        ),
+        Wrong(
+            wrong_clip_each,
+            "Clips each matrix by itself. The direction of the whole step changes: small matrices gain weight.",
+            together.name,
+        ),
+        Wrong(
+            wrong_clip_tokens,
+            "Clips each token's gradient before the mean. That is what private training does; here one surprising "
+            "token may still fill the whole step.",
+            together.name,
+        ),
+        Wrong(
+            wrong_clip_always,
+            "Brings every step to the same length. A text that is predicted well would then move the weights as far as "
+            "one that is not.",
+            below.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 8.3 break-even
+
+
+def draw_sizes(dice: Dice):
+    layers = dice.whole(4, 40)
+    return dice.whole(64, 4096), layers, dice.whole(1, layers), dice.whole(64, 8192), dice.whole(64, 8192)
+
+
+def state_numbers(tokens, width, layers, suffix, hidden, window):
+    """Numbers that TTT-E2E keeps for one text at a boundary, and that a full cache keeps."""
+    return 2 * width * min(tokens, window) * layers + 3 * width * hidden * suffix, 2 * width * tokens * layers
+
+
+@holds("the paper's 3B model: 10,304 tokens", hint=3)
+def of_3b(answer, dice):
+    compare(10304.0, float(answer(2560, 32, 8, 5632, 8192)))
+
+
+@holds("with no learning block it is where the window is full", hint=1)
+def no_learning(answer, dice):
+    width, layers, _, hidden, window = draw_sizes(dice)
+    compare(float(window), float(answer(width, layers, 0, hidden, window)))
+
+
+@holds("there the two states weigh the same", hint=2)
+def weigh_same(answer, dice):
+    sizes = draw_sizes(dice)
+    tokens = float(answer(*sizes))
+    ours, cache = state_numbers(tokens, *sizes)
+    compare(1.0, ours / cache if cache else 0.0)
+
+
+def solution_even(width, layers, suffix, hidden, window):
+    return window + 3 * hidden * suffix / (2 * layers)
+
+
+def wrong_even_all_blocks(width, layers, suffix, hidden, window):
+    return window + 3 * hidden * (suffix > 0) / 2
+
+
+def wrong_even_no_window(width, layers, suffix, hidden, window):
+    return 3 * hidden * suffix / (2 * layers)
+
+
+def wrong_even_two_matrices(width, layers, suffix, hidden, window):
+    return window + 2 * hidden * suffix / (2 * layers)
+
+
+EVEN = Exercise(
+    id="8.3",
+    title="how long must the text be?",
+    aim="To weigh weights of one's own for each text against pages: they are not free, and soon they are cheaper.",
+    task="""
+At a boundary, TTT-E2E keeps for one text the keys and values of the last `window` tokens in each of `layers` blocks,
+`width` numbers each, and in the last `suffix` blocks a fast SwiGLU MLP with three matrices of width x hidden. A
+transformer with a full cache keeps keys and values of all tokens in all blocks. Both in the same dtype.
+
+Write `break_even(width, layers, suffix, hidden, window)`: from how many tokens on is TTT-E2E's state the smaller?
+
+* All whole numbers. The result: a number of tokens, not rounded (it is never below `window`).""",
+    stub='''
+def break_even(width, layers, suffix, hidden, window):
+    """-> the number of tokens at which both states weigh the same"""
+    ...
+''',
+    properties=(no_learning, of_3b, weigh_same),
+    hints=(
+        "The last `window` tokens are cached either way; so the fast weights stand against the tokens beyond the "
+        "window.",
+        "Full cache: 2 width T layers numbers. TTT-E2E: 2 width window layers + 3 width hidden suffix. Set them equal.",
+        "The width cancels: T = window + 3 hidden suffix / (2 layers).",
+    ),
+    solution=solution_even,
+    wrong=(
+        Wrong(
+            wrong_even_all_blocks,
+            "Gives every block a fast MLP. Only the suffix has one, while all blocks have a cache.",
+            of_3b.name,
+        ),
+        Wrong(
+            wrong_even_no_window,
+            "Forgets that TTT-E2E keeps a window too; its pages must be paid for as well.",
+            no_learning.name,
+        ),
+        Wrong(
+            wrong_even_two_matrices,
+            "A SwiGLU MLP has three matrices: gate, value and output.",
+            of_3b.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- what the notebook loads
+
+EXERCISES = (CLIP, READ, EVEN, IDENTITY, SIGN)
+
+DISCUSSION = (
+    (
+        "A model lowers its loss on a text while it reads it. Name two things that it may have learnt, of which only "
+        "one is a fact of the text. Which measurement tells them apart?",
+        "It may have learnt the text's manner (its words, its style, its language: what makes the next page cheaper), "
+        "or a fact that stands in it once. Loss on the following page rewards both and mostly the first. Recall of a "
+        "pair that was never seen in training and occurs once in the text tells: manner does not help there, since "
+        "the pair is drawn at random. A second reading of the same passage against a first reading of a passage like "
+        "it lies between the two.",
+    ),
+    (
+        "Linear attention over moving features with error values: does that formula show that nothing is stored? What "
+        "would an observation have to look like that storage forbids, and one that mixing forbids?",
+        "No. The delta rule has the same form and stores pairs exactly, as notebook 03 shows; the form says how an "
+        "answer is put together, not what it is good for. Storage forbids that a pair is recalled just as well when "
+        "the writes at its key are made useless (the step at 0, or its sign turned without retraining). Mixing of "
+        "features shaped by training forbids that arbitrary new pairs are recalled, and that an old value under the "
+        "same key gives way to the new one without any trace of it in the weights. Both descriptions may fit at once.",
+    ),
+    (
+        "Suppose that a model retrained with the inner step turned round does as well as before. What does that say "
+        "about the inner loop, what does it say about training, and which task would be harder to rescue?",
+        "That training found projections with which ascent on its new targets writes what descent wrote on the old "
+        "ones (exercise 8.5: exactly so within one chunk). It says that the name of the inner loss means little to a "
+        "model that may choose its targets. It does not say that nothing is written. Harder to rescue is rewriting: "
+        "where a key comes again with a new value, descent takes the old value away, 1 - step |k|^2 of it stays, and "
+        "ascent makes it larger, 1 + step |k|^2, whatever the values are.",
+    ),
+)

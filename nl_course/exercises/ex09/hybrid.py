@@ -1,0 +1,231 @@
+"""Exercises of notebook 09, continued: bytes of a hybrid (9.5), an interval over seeds (9.1)."""
+
+import torch
+
+from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+
+# ------------------------------------------------------------------------------- 9.5 a hybrid's bytes
+
+
+def draw_hybrid(dice: Dice):
+    layers = dice.whole(2, 48)
+    window = dice.whole(4, 64)
+    return (
+        dice.whole(window + 1, 4000),
+        layers,
+        dice.whole(1, layers - 1),
+        window,
+        dice.whole(1, 512),
+        dice.whole(1, 10**5),
+    )
+
+
+@holds("with all layers full it is a plain cache", hint=1)
+def all_full(answer, dice):
+    tokens, layers, _, window, per_token, state = draw_hybrid(dice)
+    compare(layers * tokens * per_token, answer(tokens, layers, layers, window, per_token, state))
+
+
+@holds("before the window is full, every layer keeps all tokens", hint=2)
+def short_text(answer, dice):
+    _, layers, full, window, per_token, state = draw_hybrid(dice)
+    tokens = dice.whole(0, window)
+    compare(
+        layers * tokens * per_token + (layers - full) * state, answer(tokens, layers, full, window, per_token, state)
+    )
+
+
+@holds("once the windows are full, only the full layers grow", hint=2)
+def slope(answer, dice):
+    tokens, *rest = draw_hybrid(dice)
+    full, per_token = rest[1], rest[3]
+    compare(100 * full * per_token, answer(tokens + 100, *rest) - answer(tokens, *rest))
+
+
+def bytes_by_hand(tokens, layers, full, window, per_token, state):
+    """Layer by layer."""
+    return sum(tokens * per_token if i < full else min(tokens, window) * per_token + state for i in range(layers))
+
+
+hybrid_equals = equals("the bytes are right", draw_hybrid, bytes_by_hand, hint=3)
+
+
+def solution_hybrid(tokens, layers, full, window, per_token, state):
+    short = layers - full
+    return full * tokens * per_token + short * (min(tokens, window) * per_token + state)
+
+
+def wrong_hybrid_window_always(tokens, layers, full, window, per_token, state):
+    return full * tokens * per_token + (layers - full) * (window * per_token + state)
+
+
+def wrong_hybrid_either(tokens, layers, full, window, per_token, state):
+    return full * tokens * per_token + (layers - full) * state
+
+
+def wrong_hybrid_state_everywhere(tokens, layers, full, window, per_token, state):
+    return full * tokens * per_token + (layers - full) * min(tokens, window) * per_token + layers * state
+
+
+HYBRID = Exercise(
+    id="9.5",
+    title="the bytes of a hybrid",
+    aim="To count what hybrids keep: a window, a fixed state and a few full layers, each with its own growth.",
+    task="""
+A hybrid has `layers` layers. `full` of them keep the whole cache. Each of the others keeps a cache of the last `window`
+tokens and, beside it, a memory of fixed size.
+
+Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: bytes kept for one reader after `tokens` tokens.
+
+* `per_token`: bytes that one layer's cache keeps for a token; `state`: bytes of one layer's fixed memory.
+* All are whole numbers of at least 0, and `full` is at most `layers`.
+* The result: bytes, a whole number.""",
+    stub='''
+def hybrid_bytes(tokens, layers, full, window, per_token, state):
+    """-> bytes kept after so many tokens"""
+    ...
+''',
+    properties=(
+        all_full,
+        short_text,
+        slope,
+        hybrid_equals,
+    ),
+    hints=(
+        "Count the full layers and the others apart: full * tokens * per_token is the part that never stops growing.",
+        "A window keeps min(tokens, window) tokens; a fixed memory is there from the first token on.",
+        "full * tokens * per_token + (layers - full) * (min(tokens, window) * per_token + state)",
+    ),
+    solution=solution_hybrid,
+    wrong=(
+        Wrong(
+            wrong_hybrid_window_always,
+            "A window that is not full yet keeps fewer tokens: min(tokens, window).",
+            short_text.name,
+        ),
+        Wrong(
+            wrong_hybrid_either,
+            "A hybrid layer keeps both: its memory is for what has left the window, the window for what has not.",
+            short_text.name,
+        ),
+        Wrong(
+            wrong_hybrid_state_everywhere,
+            "Full layers keep their cache and nothing else; they need no memory of fixed size.",
+            all_full.name,
+        ),
+    ),
+)
+
+# ------------------------------------------------------------------------------- 9.1 an interval over seeds
+
+
+def draw_paired(dice: Dice):
+    seeds = dice.whole(3, 6)
+    common = dice.normal(seeds)
+    return common + 0.1 * dice.normal(seeds), common + 0.1 * dice.normal(seeds), dice.number(2.0, 4.5)
+
+
+@holds("a difference that is the same for every seed leaves no doubt", hint=1)
+def constant(answer, dice):
+    first, _, t = draw_paired(dice)
+    low, high = answer(first + 0.25, first, t)
+    compare((0.25, 0.25), (float(low), float(high)), 1e-7)
+
+
+@holds("the other way round the interval is turned round", hint=1)
+def turned(answer, dice):
+    first, second, t = draw_paired(dice)
+    low, high = answer(first, second, t)
+    compare((-float(high), -float(low)), tuple(float(end) for end in answer(second, first, t)), 1e-9)
+
+
+@holds("two seeds, differences 0 and 2, t = 1: from 0 to 2", hint=2)
+def by_hand(answer, dice):
+    second = dice.normal(2)
+    low, high = answer(second + torch.tensor([0.0, 2.0], dtype=torch.float64), second, 1.0)
+    compare((0.0, 2.0), (float(low), float(high)), 1e-7)
+
+
+def interval_by_hand(first, second, t):
+    apart = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    n, mean = len(apart), sum(apart) / len(apart)
+    half = t * (sum((a - mean) ** 2 for a in apart) / (n - 1) / n) ** 0.5
+    return mean - half, mean + half
+
+
+paired_equals = equals("the interval is right", draw_paired, interval_by_hand, hint=3)
+
+
+def solution_paired(first, second, t):
+    apart = first - second
+    half = t * apart.std() / len(apart) ** 0.5
+    return apart.mean() - half, apart.mean() + half
+
+
+def wrong_paired_unpaired(first, second, t):
+    half = t * ((first.var() + second.var()) / len(first)) ** 0.5
+    middle = first.mean() - second.mean()
+    return middle - half, middle + half
+
+
+def wrong_paired_spread(first, second, t):
+    apart = first - second
+    half = t * apart.std()
+    return apart.mean() - half, apart.mean() + half
+
+
+def wrong_paired_population(first, second, t):
+    apart = first - second
+    half = t * apart.std(correction=0) / len(apart) ** 0.5
+    return apart.mean() - half, apart.mean() + half
+
+
+PAIRED = Exercise(
+    id="9.1",
+    title="an interval over seeds",
+    aim="To know when a ranking of two memories is one: seeds in pairs, few of them, and the mean's own uncertainty.",
+    task="""
+Two memories were trained from the same seeds, so that seed by seed they saw the same data. Is one better, or lucky?
+
+Write `paired_interval(first, second, t)`: the interval of the mean difference, first less second, over the seeds: mean
+plus and minus t * s / sqrt(n). s is the standard deviation of the differences, with n - 1 below the root.
+
+* `first`, `second` (n,), n >= 2, one result a seed, in the same order; `t` a number (Student's; 4.30 for three seeds).
+* The result: the two ends, low and high, numbers or tensors with one.""",
+    stub='''
+def paired_interval(first, second, t):
+    """-> low, high of the mean difference"""
+    ...
+''',
+    properties=(
+        constant,
+        turned,
+        by_hand,
+        paired_equals,
+        pure("the results are left as they were", draw_paired, hint=1),
+    ),
+    hints=(
+        "Take the differences seed by seed first; what a seed does to both memories alike is then gone.",
+        "torch's std divides by n - 1 by default. The mean of n numbers is surer than one of them, by sqrt(n).",
+        "apart = first - second; half = t * apart.std() / len(apart) ** 0.5; mean less half, mean plus half.",
+    ),
+    solution=solution_paired,
+    wrong=(
+        Wrong(
+            wrong_paired_unpaired,
+            "Treats the seeds of the two as strangers. What a seed does to both then counts as doubt.",
+            constant.name,
+        ),
+        Wrong(
+            wrong_paired_spread,
+            "That is how far one seed may lie from the mean. The mean itself is surer by the root of n.",
+            by_hand.name,
+        ),
+        Wrong(
+            wrong_paired_population,
+            "Divides by n. With three seeds that makes the interval almost a fifth too narrow.",
+            by_hand.name,
+        ),
+    ),
+)

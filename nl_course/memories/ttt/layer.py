@@ -1,0 +1,302 @@
+"""TTT-Linear and TTT-MLP: the hidden state is a model, and to read a token is to train it on that token.
+
+Sun et al. 2024, "Learning to (Learn at Test Time): RNNs with Expressive Hidden States", arXiv 2407.04620. Each head has
+a small network f (inner.py). Token t writes by one gradient step on l = |f(k_t; W) - v_t|^2 / 2 and then reads:
+
+    W_t = W^a - c_i sum_{j <= i} l_j grad l(W^a; k_j, v_j),     z_t = f(q_t; W_t)          i the place in the mini-batch
+    l_j = (base / f) sigmoid(x_j . theta + beta),               c_i = max(0, 1 / i + delta_i)
+
+W^a are the weights at the mini-batch's start; at the start of a text they are W_0, which the outer loop learns through
+all these steps (gradients flow through the gradients). theta, beta and delta are learned too. c_i and the division by f
+are in the authors' code, not in the paper: `position_factor="sum"` has the paper's plain sum, c_i = 1.
+
+Around it: backbone "mamba" shares one projection between q and k, which differ by a causal convolution each, and gates
+the output; backbone "transformer" has three projections and no gate. Both turn q and k by the token's place in its
+mini-batch and normalise all heads together before the output projection (the paper's figure 16).
+
+Axes: b batch, h heads, t tokens, f head width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.memories.ablations import inner_steps as more_steps
+from nl_course.memories.ablations.switches import Doubted
+from nl_course.memories.attention.rope import Rotary
+from nl_course.memories.base import Memory, State
+from nl_course.memories.common.conv import CausalConv
+from nl_course.memories.common.gate import gated
+from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
+from nl_course.memories.trace import Trace
+from nl_course.memories.ttt import fused as ttt_fast
+from nl_course.memories.ttt.dual import STOPS, dual, moved, reference
+from nl_course.memories.ttt.trace import explain
+
+PATHS = ("auto", "reference", "chunked")
+KINDS = {"linear": 1, "mlp": 2}  # layers of the inner model
+BASE_RATES = {"linear": 1.0, "mlp": 0.1}  # the paper's, section 2.7
+
+
+@dataclass(frozen=True)
+class TTTConfig:
+    """One TTT layer. `kind` "linear" or "mlp"; `backbone` "mamba" or "transformer", of which `share_qk` and `gate`
+    may differ; `base_rate` None is the paper's (1 linear, 0.1 MLP). `position_factor` "learned" or "sum"; `norm`,
+    `residual` and `bias` False bare the inner model, for the lesson; `stop_gradient` "first-order" takes the inner
+    gradients for constants and "write" the whole step; `checkpoint` n recomputes groups of n mini-batches in the
+    backward pass instead of keeping what they need (0: keep all)."""
+
+    width: int
+    heads: int
+    kind: str = "linear"
+    backbone: str = "mamba"
+    mini_batch: int = 16
+    base_rate: float | None = None
+    position_factor: str = "learned"
+    rope_theta: float | None = 10_000.0
+    conv: int = 4
+    share_qk: bool | None = None
+    gate: bool | None = None
+    norm: bool = True
+    residual: bool = True
+    bias: bool = True
+    stop_gradient: str = "none"
+    checkpoint: int = 0
+
+    def __post_init__(self):
+        for name in ("width", "heads", "mini_batch", "conv"):
+            whole(name, getattr(self, name), 1)
+        whole("checkpoint", self.checkpoint, 0)
+        choose("kind", self.kind, KINDS)
+        choose("backbone", self.backbone, ("mamba", "transformer"))
+        choose("position_factor", self.position_factor, ("learned", "sum"))
+        choose("stop_gradient", self.stop_gradient, STOPS)
+        if self.width % self.heads:
+            raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
+        if self.base_rate is None:
+            object.__setattr__(self, "base_rate", BASE_RATES[self.kind])
+        at_least("base_rate", self.base_rate, 0)
+        for name in ("share_qk", "gate"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.backbone == "mamba")
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def inner(self) -> InnerModel:
+        return InnerModel(KINDS[self.kind], bias=self.bias, norm=self.norm, residual=self.residual)
+
+
+@dataclass(frozen=True)
+class TTTLinearConfig(TTTConfig):
+    """`TTTConfig` of kind "linear"."""
+
+
+@dataclass(frozen=True)
+class TTTMLPConfig(TTTConfig):
+    """`TTTConfig` of kind "mlp"."""
+
+    kind: str = "mlp"
+
+
+@dataclass(frozen=True)
+class TTTState(State):
+    """The anchor W^a and the gradients gathered since, both (b, h, in, out) by name, at least in float32; the tails of
+    the convolutions on q and k, (b, conv - 1, d) each; the next token's position in the text; and, only with several
+    inner steps, the open mini-batch's pairs (more_steps.py)."""
+
+    anchor: dict
+    gathered: dict
+    tails: tuple
+    position: int
+    open: dict = field(default_factory=dict)
+
+
+class TTT(Doubted, Memory):
+    """A layer whose state learns. `path` "reference" differentiates the inner loss by autograd, a token at a time;
+    "chunked" ("auto") works through a mini-batch at once with matmuls.
+
+    Traces, (B, T, h, ...): `q`, `k`, `v`, `prediction` f(k) before the write, `loss_before`, `loss_after` the write and
+    `loss_start` with W_0, `rate` l_i and `step_size` c_i l_i, `write_norm` the distance that the weights move and
+    `drift` their distance from W_0; and who reads whom, per head: `weights` (.., positions), the share of each earlier
+    token's `error` (.., f) in this token's `read` (.., f), with `start` (.., f) what the learned weights alone would
+    say: read = start - weights @ error; `key_features` and `read_features` (.., m) are what the inner network's last
+    layer is given for k, at the anchor, and for q, after the write (as_attention.py). Positions before this call are
+    not known any more and are nan."""
+
+    def __init__(self, config: TTTConfig, path: str = "auto"):
+        super().__init__(config.width)
+        self.config, self.path = config, choose("path", path, PATHS)
+        self.inner = config.inner
+        d, h, f = config.width, config.heads, config.head_dim
+        if config.share_qk:
+            self.query_key = nn.Linear(d, d, bias=False)
+            self.conv_query, self.conv_key = CausalConv(d, config.conv), CausalConv(d, config.conv)
+        else:
+            self.query, self.key = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        self.gate = nn.Linear(d, d, bias=False) if config.gate else None
+        self.value, self.output = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        self.rotary = None if config.rope_theta is None else Rotary(f, config.rope_theta)
+        self.rate = nn.Linear(d, h)  # one row of theta and one beta a head
+        nn.init.normal_(self.rate.weight, std=0.02), nn.init.zeros_(self.rate.bias)
+        if config.position_factor == "learned":
+            self.place = nn.Parameter(torch.zeros(config.mini_batch))  # delta
+        self.start = nn.ParameterDict(
+            {
+                name: torch.randn(h, *shape) * 0.02 if name[0] == "W" else torch.zeros(h, *shape)
+                for name, shape in self.inner.shapes(f).items()
+            }
+        )
+        if config.norm:
+            self.gain, self.shift = nn.Parameter(torch.ones(h, 1, f)), nn.Parameter(torch.zeros(h, 1, f))
+        self.post_norm = nn.LayerNorm(d, eps=1e-6)
+
+    @classmethod
+    def from_official(
+        cls, state_dict: Mapping, *, num_heads: int, mini_batch_size: int = 16, base_lr: float | None = None
+    ) -> "TTT":
+        """The layer with weights of the authors' PyTorch code, by its names (see ttt_official.py); `base_lr` None is
+        that code's default, 1 for both kinds. Raises CourseError for names or shapes that do not fit."""
+        from nl_course.official.ttt import read_layer
+
+        config, weights = read_layer(state_dict, num_heads, mini_batch_size, base_lr)
+        memory = cls(config).to(weights["output.weight"].dtype)
+        memory.load_state_dict(weights)
+        return memory
+
+    def init_state(self, batch_size: int) -> TTTState:
+        anchor = {name: w[None].expand(batch_size, -1, -1, -1) for name, w in self._start().items()}
+        tails = ()
+        if self.config.share_qk:
+            tails = (self.conv_query.init_tail(batch_size), self.conv_key.init_tail(batch_size))
+        return TTTState(anchor, {name: torch.zeros_like(w) for name, w in anchor.items()}, tails, 0)
+
+    def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
+        """2 (anchor and gathered) x the inner model's weights, and conv - 1 columns of d for each convolution:
+        2 s (d f + d) for the linear kind, 2 s (8 d f + 5 d) for the MLP, whatever the number of tokens. With
+        several inner steps k, v and the rate of each token of the open mini-batch, 2 d + h, come on top."""
+        weights = sum(w.numel() for w in self.start.values())
+        if self.doubts.inner_steps > 1:
+            weights += tokens % self.config.mini_batch * (2 * self.width + self.config.heads) / 2
+        tails = self.conv_query.tail_size + self.conv_key.tail_size if self.config.share_qk else 0
+        return batch_size * (int(2 * weights) * self._wide.itemsize + tails * self.dtype.itemsize)
+
+    def lacks(self) -> dict[str, str]:
+        last = {} if self.inner.layers > 1 else {"last_layer_only": "its inner network has one layer"}
+        return last | {"momentum": "its inner loop has no momentum"}
+
+    def weights(self, state: TTTState) -> Weights:
+        """The inner model as it stands after the last token read: W1 (B, h, in, out), b1, ..."""
+        place = state.position % self.config.mini_batch
+        return moved(state.anchor, state.gathered, self._factor()[place - 1]) if place else dict(state.anchor)
+
+    @property
+    def norm(self) -> Norm | None:
+        return Norm(self.gain.to(self._wide), self.shift.to(self._wide)) if self.config.norm else None
+
+    @property
+    def _wide(self) -> torch.dtype:
+        """The dtype of the inner loop: gathered gradients are sums of small steps, which bf16 would lose."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def _start(self) -> Weights:
+        return {name: w.to(self._wide) for name, w in self.start.items()}
+
+    def _factor(self) -> Tensor:
+        """c_i for i = 1 .. the mini-batch's size."""
+        if self.config.position_factor == "sum":
+            return torch.ones(self.config.mini_batch, dtype=self._wide, device=self.device)
+        place = torch.arange(1, self.config.mini_batch + 1, dtype=self._wide, device=self.device)
+        return (1 / place + self.place.to(self._wide)).clamp_min(0)
+
+    def advance(self, x: Tensor, state: TTTState, trace: Trace | None) -> tuple[Tensor, TTTState]:
+        if x.shape[1] == 0:
+            return x, state
+        q, k, v, tails = self._project(x, state)
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v = (rearrange(u, "b t (h f) -> b h t f", h=self.config.heads).to(self._wide) for u in (q, k, v))
+            if self.rotary is not None:
+                q, k = (self.rotary(u, state.position, self.config.mini_batch) for u in (q, k))
+            theta, beta = self.rate.weight.to(self._wide), self.rate.bias.to(self._wide)
+            rate = self.rate_logit(nn.functional.linear(x.to(self._wide), theta, beta).mT, beta).sigmoid()  # (b, h, t)
+            rate = self.doubts.sign * self.config.base_rate / self.config.head_dim * rate
+            q = self.asked_with(q, k)
+            z, after = self.learn(q, k, v, rate, state)
+        if trace is not None:
+            explain(trace, self, state, q, k, v, rate)
+        z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
+        y = self.post_norm(z) if self.gate is None else gated(self.post_norm, z, self.gate(x), "gelu")
+        return self.output(y), replace(after, tails=tails)
+
+    def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:
+        """q, k, v (b, t, d), not yet turned, and the new tails."""
+        if not self.config.share_qk:
+            return self.query(x), self.key(x), self.value(x), ()
+        shared = self.query_key(x)
+        q, query_tail = self.conv_query(shared, state.tails[0])
+        k, key_tail = self.conv_key(shared, state.tails[1])
+        return q, k, self.value(x), (query_tail, key_tail)
+
+    def learn(self, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState) -> tuple[Tensor, TTTState]:
+        """Writes and reads every token: z (b, h, t, f) for q, k, v (b, h, t, f) and rate (b, h, t), and the state
+        after the last, with the old tails."""
+        steps = self.doubts.inner_steps
+        more_steps.check_open(steps, state.position % self.config.mini_batch > 0, state.open)
+        if steps > 1:
+            return more_steps.learn_ttt(self, q, k, v, rate, state)
+        z, anchor, gathered = self._learn(q, k, v, rate, state)
+        return z, TTTState(anchor, gathered, state.tails, state.position + q.shape[2])
+
+    def _learn(self, q, k, v, rate, state: TTTState) -> tuple[Tensor, Weights, Weights]:
+        """Writes and reads every token: z (b, h, t, f), the anchor and what is gathered after the last."""
+        tokens, size = q.shape[2], self.config.mini_batch
+        anchor, gathered = ({n: w.to(self._wide) for n, w in part.items()} for part in (state.anchor, state.gathered))
+        first = min(tokens, -state.position % size)  # what is missing to the end of the open mini-batch
+        last = first + (tokens - first) // size * size
+        answers = []
+        for start, stop in ((0, first), (first, last), (last, tokens)):
+            if start < stop:
+                part = (u[:, :, start:stop] for u in (q, k, v, rate))
+                place = (state.position + start) % size
+                z, anchor, gathered = self._read_pieces(*part, anchor, gathered, place)
+                answers.append(z)
+        return torch.cat(answers, dim=2), anchor, gathered
+
+    def _read_pieces(self, q, k, v, rate, anchor: Weights, gathered: Weights, place: int):
+        """Tokens that begin at `place` of a mini-batch: whole mini-batches from 0, or a piece of one."""
+        group = self.config.checkpoint * self.config.mini_batch
+        if not group or q.shape[2] <= group or not torch.is_grad_enabled():
+            return self._sequence(q, k, v, rate, anchor, gathered, place)
+        answers = []
+        for part in zip(*(u.split(group, dim=2) for u in (q, k, v, rate))):
+            z, anchor, gathered = checkpoint(self._sequence, *part, anchor, gathered, place, use_reentrant=False)
+            answers.append(z)
+        return torch.cat(answers, dim=2), anchor, gathered
+
+    def _sequence(self, q, k, v, rate, anchor: Weights, gathered: Weights, place: int):
+        whole = place == 0 and q.shape[2] % self.config.mini_batch == 0
+        if self.path != "reference" and whole and ttt_fast.can_run(self.inner, self.config.stop_gradient):
+            z, anchor = ttt_fast.run(self.inner, self.norm, anchor, q, k, v, rate, self._factor())
+            return z, anchor, {name: torch.zeros_like(w) for name, w in anchor.items()}
+        size, factor, answers = self.config.mini_batch, self._factor(), []
+        if self.config.stop_gradient == "write":
+            factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
+        piece = reference if self.path == "reference" else dual
+        piece = partial(piece, self.inner, self.norm, stop=self.config.stop_gradient)
+        for part in zip(*(u.split(size, dim=2) for u in (q, k, v, rate))):
+            stop = place + part[0].shape[2]
+            z, gathered = piece(anchor, gathered if place else None, *part, factor[place:stop])
+            answers.append(z)
+            if stop == size:
+                anchor, place = moved(anchor, gathered, factor[-1]), 0
+        if stop == size:
+            gathered = {name: torch.zeros_like(g) for name, g in gathered.items()}
+        return torch.cat(answers, dim=2), anchor, gathered

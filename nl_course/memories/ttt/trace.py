@@ -1,0 +1,96 @@
+"""What a TTT layer did, token by token, in numbers that can be looked at.
+
+It follows the weights through the text one write at a time, which costs more than the layer itself: it runs only when
+a trace is asked for, and only as far as the names that it wants. With several inner steps (sceptic.py) a token has as
+many errors: then there are no `error`, `key_features` and `weights`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from nl_course.memories.common.inner_model import Weights
+from nl_course.memories.trace import Trace
+from nl_course.memories.ttt.dual import moved
+
+_LOSSES = ("prediction", "loss_before", "loss_after", "loss_start", "write_norm", "drift")
+_READS = ("weights", "error", "read", "start", "key_features", "read_features")
+
+
+@torch.no_grad()
+def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> None:
+    """Adds the traces that `TTT` names; q, k, v (b, h, t, f) as the inner model meets them, rate (b, h, t)."""
+    factor, size = memory._factor(), memory.config.mini_batch
+    place = torch.arange(state.position, state.position + q.shape[2], device=q.device) % size
+    found = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
+    if any(trace.wants(name) for name in _LOSSES + _READS):
+        found |= _follow(memory, state, factor, q, k, v, rate)
+    if trace.wants("weights") and "key_features" in found:
+        features = found["read_features"], found["key_features"]
+        found["weights"] = _contributions(memory, state.position, factor, rate, *features)
+    for name, value in found.items():
+        trace.add(name, value.transpose(1, 2))
+
+
+def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
+    """Every token's quantities, (b, h, t, ...) each."""
+    inner, norm, size = memory.inner, memory.norm, memory.config.mini_batch
+    start = {name: w[None] for name, w in memory._start().items()}
+    anchor = {name: w.to(memory._wide) for name, w in state.anchor.items()}
+    gathered = {name: w.to(memory._wide) for name, w in state.gathered.items()}
+    before, last, rows, several = memory.weights(state), inner.layers, [], memory.doubts.inner_steps > 1
+    for t in range(q.shape[2]):
+        place = (state.position + t) % size
+        query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))
+        sides = inner.key_side(anchor, key, value, norm)
+        for i, (a, e) in enumerate(sides, 1):
+            step = rate[:, :, t, None, None] * e
+            if inner.moves(f"W{i}"):
+                gathered[f"W{i}"] = gathered[f"W{i}"] + a.mT @ step
+                if inner.bias:
+                    gathered[f"b{i}"] = gathered[f"b{i}"] + step
+        if several:
+            _, state = memory.learn(query, key, value, rate[:, :, t : t + 1], state)
+            after = memory.weights(state)
+        else:
+            after = moved(anchor, gathered, factor[place])
+        given = query
+        for i in range(1, last):
+            given = inner.activate(inner.layer(after, i, given))
+        rows.append(
+            {
+                "prediction": inner.read(before, key, norm),
+                "loss_before": inner.inner_loss(before, key, value, norm),
+                "loss_after": inner.inner_loss(after, key, value, norm),
+                "loss_start": inner.inner_loss(start, key, value, norm),
+                "write_norm": _distance(before, after),
+                "drift": _distance(start, after),
+                "error": sides[-1][1],
+                "key_features": sides[-1][0],
+                "read_features": given,
+                "read": inner.layer(after, last, given),
+                "start": inner.layer(start, last, given),
+            }
+        )
+        before = after
+        if place == size - 1:
+            anchor, gathered = after, {name: torch.zeros_like(g) for name, g in gathered.items()}
+    names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
+    return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
+
+
+def _distance(one: Weights, other: Weights) -> Tensor:
+    """Between two sets of weights, all matrices and biases together, (b, h, 1)."""
+    return sum((one[name] - other[name]).square().sum((-2, -1)) for name in one).sqrt()[..., None]
+
+
+def _contributions(memory, position: int, factor: Tensor, rate: Tensor, given: Tensor, stored: Tensor) -> Tensor:
+    """How much of token s's error is in token t's answer before its norm, (b, h, t, position + t): c_i l_s (x_t . a_s
+    + 1), with the last c_i of the mini-batch once it is over. What came before this call is nan."""
+    size, tokens = memory.config.mini_batch, given.shape[2]
+    at = torch.arange(position, position + tokens, device=given.device)
+    same = (at[:, None] // size) == (at[None, :] // size)
+    share = torch.where(same, factor[at % size][:, None], factor[-1]).tril() * rate[:, :, None, :]
+    products = given @ stored.mT + 1 if memory.inner.bias else given @ stored.mT
+    return torch.nn.functional.pad(share * products, (position, 0), value=math.nan)

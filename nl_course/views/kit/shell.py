@@ -1,0 +1,265 @@
+"""The shell of every view: controls -> `compute(settings)` -> `draw(arrays, figure)` and a sentence.
+
+How to make a view, in a file of its own:
+
+    class Wave(View):
+        name = "wave"                 # names assets/previews/wave.png and the CSS class nl-wave
+        title = "How often does a wave repeat?"
+        prediction = Prediction("How many crests at 4?", lambda a: a["crests"], until="Set it to 4.")
+        def controls(self):           # what the learner sees first; every control needs a description
+            return {"frequency": W.IntSlider(value=2, min=1, max=9, description="Crests per second")}
+        def more_controls(self): ...  # the same, folded away behind "More controls"
+        def compute(self, settings):  # pure: dict of the controls' values -> anything; remembered by settings
+            ...
+        def draw(self, arrays, figure):   # pure: always starts from an EMPTY figure
+            figure.add_scatter(x=arrays["t"], y=arrays["y"])
+        def read_out(self, arrays): return f"The wave has {arrays['crests']} crests."
+
+Only what differs from the last picture is sent to the browser. `Wave()` as a cell's last line shows it. In
+tests: `view = Wave(); view.controls_by_name["frequency"].value = 4` (or `view.set(frequency=4)`), then look
+at `view.figure.data[0].y`, `view.readout`, `view.error`, `view.verdict`. Bad input: raise CourseError in
+`compute`. Where the three are functions of the module: `compute, draw, read_out = pure(compute, draw, read_out)`,
+with `by_name(compute)` if it takes the settings as keywords. Also: `step_by = "frequency"` adds Back, Step and
+Play; `continuous = False` waits until a slider is let go; `adjust(name)` may change other controls (ranges,
+options) before the recompute. Where NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised
+again after it was shown.
+"""
+
+import os
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import contextmanager
+from html import escape
+
+import ipywidgets as W
+import plotly.graph_objects as go
+import traitlets
+
+from nl_course.errors import CourseError
+from nl_course.views.kit import theme
+from nl_course.views.kit.parts import Line, Prediction, fold, stepper
+from nl_course.views.kit.sync import send_changes, settle
+
+STILLS = "NL_COURSE_STILLS"  # where this is "1", a view's output also holds what `still` returns, under
+STILL = "application/vnd.nl-course.view+json"
+
+
+def pure(*functions: Callable) -> list[staticmethod]:
+    """Functions of a module as methods of its view: they need nothing of the view itself."""
+    return [staticmethod(function) for function in functions]
+
+
+def by_name(compute: Callable) -> Callable:
+    """`compute` for a dict of settings, from one that takes them as keywords."""
+    return lambda settings: compute(**settings)
+
+
+class View:
+    """Base of all views; see the module's docstring for how to make one."""
+
+    name = "view"
+    title = ""
+    prediction: Prediction | None = None
+    step_by: str | None = None  # name of a whole-number slider that Back, Step and Play move
+    continuous = True  # False: recompute when a slider is let go
+    width, height = 820, 380  # of the figure, in pixels
+    remembered = 32  # results kept, by settings
+
+    def controls(self) -> dict[str, W.Widget]:
+        raise NotImplementedError
+
+    def more_controls(self) -> dict[str, W.Widget]:
+        return {}
+
+    def compute(self, settings: dict):
+        raise NotImplementedError
+
+    def draw(self, arrays, figure: go.Figure) -> None:
+        raise NotImplementedError
+
+    def read_out(self, arrays) -> str:
+        raise NotImplementedError
+
+    def adjust(self, name: str) -> None:
+        """Called with the name of the control that changed, before the recompute."""
+
+    def __init__(self, strict: bool | None = None, **settings):
+        self.strict = os.environ.get("NL_COURSE_STRICT") == "1" if strict is None else strict
+        self._cache, self._held, self.predicted, self._arrays = OrderedDict(), False, None, None
+        shown, folded = self.controls(), self.more_controls()
+        self.controls_by_name = {**shown, **folded}
+        for name, control in self.controls_by_name.items():
+            self._prepare(name, control)
+        self._size = dict(width=self.width, height=self.height)
+        self.figure = go.FigureWidget(layout=dict(template=theme.template(), **self._size))
+        self.figure._config = {**self.figure._config, "displaylogo": False}
+        self._picture = None
+        self._readout, self._error, self._verdict = Line(), Line(role="alert"), Line()
+        self.stepper = stepper(self.controls_by_name[self.step_by]) if self.step_by else []
+        self.fold = fold(folded.values())
+        self.widget = W.VBox(
+            [
+                *([W.HTML(f"<strong>{escape(self.title)}</strong>")] if self.title else []),
+                *self._ask(),
+                W.HBox([*shown.values(), *self.stepper], layout=W.Layout(flex_flow="row wrap")),
+                *self.fold,
+                self.figure,
+                self._readout,
+                self._error,
+            ],
+            layout=W.Layout(overflow="visible"),
+        )
+        self.widget.add_class("nl-view")
+        self.widget.add_class(f"nl-{self.name}")
+        self.set(**settings)
+        if self.strict and self.error:  # default settings must work
+            raise CourseError(self.error)
+
+    # what the learner and the tests read
+
+    @property
+    def settings(self) -> dict:
+        """The controls' present values by name; `set(**settings)` brings them back."""
+        return {name: c.value for name, c in self.controls_by_name.items() if c.has_trait("value")}
+
+    readout = property(lambda self: self._readout.text, doc="The sentence under the picture.")
+    error = property(lambda self: self._error.text, doc="What went wrong, in words; empty when all is well.")
+    verdict = property(lambda self: self._verdict.text, doc="The prediction compared with what came out.")
+    arrays = property(lambda self: self._arrays, doc="What `compute` returned for the picture in view.")
+
+    def set(self, **settings) -> "View":
+        """Sets several controls and recomputes once."""
+        with self._hold():
+            for name, value in settings.items():
+                if name not in self.controls_by_name:
+                    known = ", ".join(self.controls_by_name)
+                    raise CourseError(f"the view {self.name!r} has no control {name!r}; it has: {known}.")
+                try:
+                    self.controls_by_name[name].value = value
+                except traitlets.TraitError as wrong:
+                    raise CourseError(f"{name} cannot be {value!r}: {wrong}") from wrong
+                self.adjust(name)
+        self.refresh()
+        return self
+
+    def predict(self, answer: str | float) -> str:
+        """Remembers a prediction and returns it beside what came out; same as answering in the view."""
+        if self.prediction.options and answer not in self.prediction.options:
+            options = ", ".join(self.prediction.options)
+            raise CourseError(f"the prediction {answer!r} is not among the answers: {options}.")
+        try:
+            self.predicted = answer if self.prediction.options else float(str(answer).replace(",", "."))
+        except ValueError:
+            raise CourseError(f"the prediction {answer!r} is not a number like 12 or 0.5.") from None
+        self._compare()
+        return self.verdict
+
+    def refresh(self, *_) -> None:
+        """Computes (or remembers) and draws the present settings; says in the view what goes wrong."""
+        with self._words():
+            self._redraw()
+
+    def __repr__(self) -> str:
+        return f"{self.title or self.name}: {self.error or self.readout}"
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        settle(self.figure)
+        still = {STILL: self.still()} if os.environ.get(STILLS) == "1" else {}
+        return {**self.widget._repr_mimebundle_(**kwargs), **still, "text/plain": repr(self)}
+
+    def still(self) -> dict:
+        """What the view shows now, for a page without a kernel: words, the controls' labels, the figure as JSON."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "question": self.prediction.question if self.prediction else "",
+            "controls": [control.description for control in self.controls_by_name.values()],
+            "read_out": self.error or self.readout,
+            "figure": go.Figure(self.figure).to_json(),
+        }
+
+    # how it works
+
+    def _prepare(self, name: str, control: W.Widget) -> None:
+        if not control.description:
+            raise CourseError(f"the control {name!r} of the view {self.name!r} needs a description.")
+        if control.style.has_trait("description_width"):
+            control.style.description_width = "initial"
+        if control.layout.width is None and not isinstance(control, W.Button):
+            control.layout.width, control.layout.max_width = "440px", "100%"
+        if control.has_trait("continuous_update"):
+            control.continuous_update = self.continuous and not isinstance(control, (W.Text, W.Textarea))
+        if control.has_trait("value"):
+            control.observe(lambda change, name=name: self._changed(name), "value")
+
+    def _changed(self, name: str) -> None:
+        if not self._held:
+            with self._words():
+                with self._hold():
+                    self.adjust(name)
+                self._redraw()
+
+    def _redraw(self) -> None:
+        self._arrays = self._computed(self.settings)
+        picture = go.Figure(layout=self._size)
+        self.draw(self._arrays, picture)
+        send_changes(self.figure, self._picture, picture)
+        self._picture = picture
+        self._readout.text = self.read_out(self._arrays)
+        self._compare()
+
+    def _computed(self, settings: dict):
+        key = tuple((name, repr(value)) for name, value in settings.items())
+        if key not in self._cache:
+            self._cache[key] = self.compute(settings)
+            while len(self._cache) > self.remembered:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _compare(self) -> None:
+        if self.predicted is not None and self._arrays is not None:
+            came = self.prediction.outcome(self._arrays)
+            self._verdict.text = self.prediction.verdict(self.predicted, came)
+
+    @contextmanager
+    def _hold(self):
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
+
+    @contextmanager
+    def _words(self):
+        try:
+            yield
+            self._error.text = ""
+        except CourseError as wrong:
+            self._error.text = str(wrong)
+        except Exception as wrong:
+            where = traceback.extract_tb(wrong.__traceback__)[-1]
+            at = f"{os.path.basename(where.filename)}, line {where.lineno}"
+            self._error.text = f"This view failed with {type(wrong).__name__}: {wrong} ({at})"
+            if self.strict:
+                raise
+
+    def _ask(self) -> list[W.Widget]:
+        if self.prediction is None:
+            return []
+        if options := self.prediction.options:
+            answer = W.RadioButtons(options=options, value=None, description="Your prediction")
+        else:
+            answer = W.Text(placeholder="a number", description="Your prediction", continuous_update=False)
+        answer.style.description_width = "initial"
+        self.answer = answer
+
+        def answered(change):
+            if change.new not in (None, ""):
+                with self._words():
+                    self.predict(change.new)
+
+        answer.observe(answered, "value")
+        question = W.HTML(f"<em>Predict first.</em> {escape(self.prediction.question)}")
+        return [question, answer, self._verdict]

@@ -1,0 +1,232 @@
+"""View 13, optimisers as memories: what does an optimiser remember, and where does it end up?
+
+The landscape is the loss of a real layer. A `nn.Linear` of two weights sees two inputs, at right angles; its error
+under each is half a square and a ripple. Curvature is how much longer the second input is, tilt turns both. The
+course's own optimisers (`nl_course.optimizers`) train it, each from the same start at the same rate.
+
+What a step remembers is measured: the run is repeated with one past gradient changed a little at a time, all
+gradients being given, and the change of step LOOK is read off. Nothing is assumed about the optimiser.
+"""
+
+import copy
+import math
+from functools import lru_cache
+
+import ipywidgets as W
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nl_course.errors import CourseError, at_least, choose
+from nl_course.optimizers import OPTIMIZERS, build_optimizer
+from nl_course.views import optimizers_drawing as drawing
+from nl_course.views.kit.parts import Prediction
+from nl_course.views.kit.shell import View, by_name, pure
+
+NAMES = {
+    "gradient descent": "sgd",
+    "momentum": "momentum",
+    "DGD": "dgd",
+    "delta momentum": "delta-momentum",
+    "deep momentum": "deep-momentum",
+    "Adam": "adam",
+    "Muon": "muon",
+    "M3": "m3",
+}
+HELD = {"momentum": "momentum", "delta-momentum": "momentum", "deep-momentum": "momentum", "muon": "momentum"}
+LOWEST, START = (1.0, 1.5), (-1.4, -0.6)  # where the loss is lowest, and where every run begins
+STEPS, WAVES = 48, 4.0
+LOOK, AGES = 14, 12  # the step whose memory is measured (gradients are still large), and how far back
+NUDGE = 1e-4
+
+
+def inputs(curvature: float, tilt: float) -> Tensor:
+    """The two inputs of the layer, (2, 2): of squared length 1 and `curvature`, turned by `tilt` degrees."""
+    if not at_least("curvature", curvature, 0.01) <= 100:
+        raise CourseError(f"curvature must be at most 100, not {curvature}.")
+    angle = math.radians(tilt)
+    turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+    return torch.tensor(turn, dtype=torch.float64) * torch.tensor([[1.0], [curvature**0.5]], dtype=torch.float64)
+
+
+def loss_of(outputs: Tensor, X: Tensor, ripple: float) -> Tensor:
+    """The loss of outputs (..., 2, 1), one for each input: e^2 / 2 and a ripple that is 0 at e = 0, (...,)."""
+    error = outputs - X @ torch.tensor(LOWEST, dtype=X.dtype)[:, None]
+    return (error.square() / 2 + ripple * (1 - (WAVES * error).cos()) / WAVES).sum((-2, -1))
+
+
+class Layers(nn.Module):
+    """`count` separate layers of two weights, all at `start`."""
+
+    def __init__(self, start: Tensor, count: int = 1):
+        super().__init__()
+        self.each = nn.ModuleList(nn.Linear(2, 1, bias=False, dtype=torch.float64) for _ in range(count))
+        for layer in self.each:
+            layer.weight = nn.Parameter(start.clone())
+
+    def forward(self, X: Tensor) -> Tensor:
+        return torch.stack([layer(X) for layer in self.each])
+
+
+def optimiser(name: str, layers: nn.Module, rate: float, momentum: float, strength: float):
+    """The optimiser called `name`, at this rate; `strength` is of DGD's erase."""
+    options = {HELD[name]: momentum} if name in HELD else {}
+    if name in ("adam", "m3"):
+        options["betas"] = (momentum, 0.99) if name == "adam" else (momentum, 0.99, momentum)
+    options |= {"dgd": {"reduction": "sum", "strength": strength}, "m3": {"slow_every": 10, "rms": 0.7}}.get(name, {})
+    if name == "muon":
+        options |= {"scale": "none", "nesterov": False}
+    return build_optimizer(name, layers, lr=rate, **options)
+
+
+@lru_cache(maxsize=128)
+def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float, strength: float):
+    """One run: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of gradients in step LOOK, newest first."""
+    X, layers = inputs(curvature, tilt), Layers(torch.tensor([START], dtype=torch.float64))
+    weight = layers.each[0].weight
+    descent = optimiser(name, layers, rate, momentum, strength)
+    path, losses, given = [weight.detach().clone()], [], []
+    for step in range(STEPS):
+        if step == LOOK - AGES:
+            memory, before = copy.deepcopy(dict(descent.state.get(weight, {}))), weight.detach().clone()
+        descent.zero_grad()
+        loss = loss_of(layers(X), X, ripple).sum()
+        loss.backward()
+        given.append(weight.grad.clone())
+        descent.step()
+        path.append(weight.detach().clone())
+        losses.append(loss.item())
+    losses.append(loss_of(layers(X), X, ripple).item())
+    probe = Layers(before, AGES + 1)
+    again = optimiser(name, probe, rate, momentum, strength)
+    shares = weights_of_gradients(again, probe, X, given[LOOK - AGES : LOOK], memory, rate)
+    return torch.cat(path).numpy(), np.array(losses), shares
+
+
+def weights_of_gradients(descent, probe: Layers, X: Tensor, given: list[Tensor], memory: dict, rate: float):
+    """How the last step depends on each gradient, newest first, in units of the rate: 1 for plain descent's newest.
+
+    Layer i of `probe` is given the i-th gradient longer by NUDGE along itself, the last layer all as they were; what
+    is returned is the change of the last step along that gradient, divided by -NUDGE * rate. (AGES,)"""
+    ways = [g / g.norm().clamp(min=1e-30) for g in given]
+    parameters = [layer.weight for layer in probe.each]
+    for p in parameters:
+        descent.state[p] = copy.deepcopy(memory)
+    for i, g in enumerate(given):
+        before = [p.detach().clone() for p in parameters]
+        descent.zero_grad()
+        if isinstance(descent, OPTIMIZERS["dgd"]):
+            probe(X).sum().backward()  # so that the layers have been given their inputs
+        for j, p in enumerate(parameters):
+            p.grad = g + NUDGE * ways[i] if i == j else g.clone()
+        descent.step()
+    last = [(p.detach() - b) for p, b in zip(parameters, before)]
+    shares = [((step - last[-1]) * way).sum().item() / (-NUDGE * rate) for step, way in zip(last, ways)]
+    return np.array(shares[::-1])
+
+
+def compute(
+    one: str, other: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float,
+    strength: float = 1.0,
+) -> dict:  # fmt: skip
+    """Plain descent and two optimisers on one landscape; the landscape itself on a grid."""
+    if not 0 <= momentum < 1:
+        raise CourseError(f"momentum must be at least 0 and below 1, not {momentum}.")
+    at_least("rate", rate, 1e-4), at_least("strength", strength, 0), at_least("ripple", ripple, 0)
+    asked = list(dict.fromkeys(("gradient descent", one, other)))
+    runs = {}
+    for said in asked:
+        name = NAMES[choose("optimiser", said, NAMES)]
+        path, losses, shares = run(name, curvature, tilt, ripple, rate, momentum, strength)
+        runs[said] = {"name": name, "path": path, "loss": losses, "weights": shares}
+    X = inputs(curvature, tilt)
+    x, y = np.linspace(-2.2, 2.8, 51), np.linspace(-1.8, 2.8, 47)
+    grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1))
+    return {
+        "runs": runs, "x": x, "y": y, "surface": loss_of((grid @ X.T)[..., None], X, ripple).numpy(),
+        "curvature": curvature, "tilt": tilt, "ripple": ripple, "rate": rate, "momentum_set": momentum,
+        "strength": strength, "erased": np.array(LOWEST) / (1 + strength), "look": LOOK,
+    }  # fmt: skip
+
+
+def ends_at(arrays: dict, said: str) -> str:
+    """Where a run has come after STEPS steps, in words."""
+    end = arrays["runs"][said]["path"][-1]
+    if not np.isfinite(end).all() or np.abs(end).max() > 1e3:
+        return "blown up"
+    away = np.linalg.norm(end - LOWEST)
+    return "at the lowest point" if away < 0.05 else f"{away:.2f} from the lowest point"
+
+
+def read_out(arrays: dict) -> str:
+    """Where each run ended, how far back its step remembers, and DGD's own fixed point if it ran."""
+    text = f"After {STEPS} steps at rate {arrays['rate']:g}: "
+    text += "; ".join(f"{said} is {ends_at(arrays, said)}" for said in arrays["runs"]) + "."
+    for said, found in arrays["runs"].items():
+        if said != "gradient descent":
+            text += f" {remembered(said, found['weights'])}"
+    if "DGD" in arrays["runs"] and arrays["ripple"] == 0:
+        end = arrays["runs"]["DGD"]["path"][-1]
+        x, y = arrays["erased"]
+        text += (
+            f" DGD erases while it writes: it settles at {1 / (1 + arrays['strength']):.2g} times the lowest "
+            f"point's weights, ({x:.2f}, {y:.2f}), and stands at ({end[0]:.2f}, {end[1]:.2f})."
+        )
+    return text
+
+
+def remembered(said: str, weights: np.ndarray) -> str:
+    """What one step has of the gradients before the newest, in words."""
+    if not np.isfinite(weights).all():
+        return f"What {said} remembers cannot be measured: its run has no numbers any more."
+    size = np.abs(weights)
+    if size.max() < 1e-3:
+        return f"{said[0].upper() + said[1:]}'s step does not depend on how long any of these gradients was."
+    older = size[1:].sum() / size.sum()
+    return f"Of the weights in {said}'s step {LOOK}, {older:.0%} are on gradients before the newest."
+
+
+ANSWERS = ("at the lowest point", "half way from zero to the lowest point", "it never comes to rest")
+
+
+def outcome(arrays: dict) -> str | None:
+    """Where DGD ends on the plain bowl; None until it was tried there and has arrived."""
+    if "DGD" not in arrays["runs"] or arrays["ripple"] or arrays["strength"] != 1:
+        return None
+    path = arrays["runs"]["DGD"]["path"]
+    if np.linalg.norm(path[-1] - path[-5]) > 0.01:
+        return None
+    places = (np.array(LOWEST), arrays["erased"])
+    return ANSWERS[int(np.argmin([np.linalg.norm(path[-1] - place) for place in places]))]
+
+
+class Optimisers(View):
+    """Two optimisers and plain descent on a landscape that the learner shapes."""
+
+    name = "optimisers"
+    title = "What does an optimiser remember, and where does it end up?"
+    prediction = Prediction(
+        "All runs minimise the same loss, with its lowest point at the cross. Delta gradient descent (DGD) is gradient "
+        "descent that erases before it writes. On the plain bowl (ripple 0), where will it come to rest?",
+        outcome,
+        options=ANSWERS,
+        until="Choose DGD as one of the two, with ripple 0 and a rate at which it comes to rest.",
+    )
+    width, height = 920, 480
+
+    def controls(self):
+        names = [name for name in NAMES if name != "gradient descent"]
+        return {
+            "one": W.Dropdown(options=names, value="momentum", description="One optimiser"),
+            "other": W.Dropdown(options=names, value="Adam", description="Another"),
+            "curvature": W.FloatSlider(value=8, min=1, max=20, step=1, description="Curvature, steep over flat"),
+            "tilt": W.IntSlider(value=30, min=0, max=90, step=5, description="Tilt of the valley (degrees)"),
+            "ripple": W.FloatSlider(value=0, min=0, max=1, step=0.1, description="Ripple"),
+            "rate": W.FloatSlider(value=0.08, min=0.01, max=0.3, step=0.01, description="Rate"),
+            "momentum": W.FloatSlider(value=0.8, min=0, max=0.95, step=0.05, description="Momentum"),
+        }
+
+    def more_controls(self):
+        return {"strength": W.FloatSlider(value=1, min=0, max=1, step=0.1, description="Strength of DGD's erase")}
+
+    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
