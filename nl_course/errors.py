@@ -9,7 +9,7 @@ class CourseError(ValueError):
     """Bad input. The command line prints its message on one line and exits with code 2."""
 
 
-def choose(what: str, value: object, allowed: Iterable[str]) -> str:
+def check_choice(what: str, value: object, allowed: Iterable[str]) -> str:
     """Returns `value` if it is one of `allowed`, else raises a CourseError that lists them and guesses a typo."""
     allowed = list(allowed)
     if value in allowed:
@@ -19,14 +19,14 @@ def choose(what: str, value: object, allowed: Iterable[str]) -> str:
     raise CourseError(f"{what} {value!r} is not known; choose one of: {', '.join(allowed)}.{guess}")
 
 
-def at_least(what: str, value: int | float, least: int | float) -> int | float:
+def check_min(what: str, value: int | float, least: int | float) -> int | float:
     """Returns `value` if it is a number of at least `least`, else raises a CourseError."""
     if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
         raise CourseError(f"{what} must be a number of at least {least}, not {value!r}.")
     return value
 
 
-def whole(what: str, value: int, least: int = 0) -> int:
+def check_int(what: str, value: int, least: int = 0) -> int:
     """Returns `value` if it is a whole number of at least `least`, else raises a CourseError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise CourseError(f"{what} must be a whole number of at least {least}, not {value!r}.")

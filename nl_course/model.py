@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.memories.common.conv import CausalConv
 
@@ -38,9 +38,9 @@ class ModelConfig:
 
     def __post_init__(self):
         for name in ("vocab", "width", "layers", "heads", "hidden"):
-            whole(name, getattr(self, name), 1)
-        whole("conv", self.conv, 0)
-        choose("memory", self.memory, MEMORIES)
+            check_int(name, getattr(self, name), 1)
+        check_int("conv", self.conv, 0)
+        check_choice("memory", self.memory, MEMORIES)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -49,7 +49,7 @@ class ModelConfig:
     def from_dict(cls, values: Mapping) -> "ModelConfig":
         """The config saved by `to_dict`; raises CourseError for a field it does not know."""
         for name in values:
-            choose("model setting", name, [f.name for f in fields(cls)])
+            check_choice("model setting", name, [f.name for f in fields(cls)])
         return cls(**values)
 
 
@@ -212,7 +212,8 @@ class LanguageModel(nn.Module):
         `temperature` 0 takes the likeliest token; `top_k` keeps only the k likeliest; `seed` makes it repeatable.
         `state` is what was read before the prompt. Each new token is read once: nothing is recomputed.
         """
-        whole("tokens", tokens, 0), at_least("temperature", temperature, 0)
+        check_int("tokens", tokens, 0)
+        check_min("temperature", temperature, 0)
         if prompt.dim() != 2 or prompt.shape[1] == 0:
             raise CourseError(f"the prompt must be (batch, time) with at least one token, not {tuple(prompt.shape)}.")
         return self._stream(prompt, tokens, temperature, top_k, seed, state)
@@ -241,7 +242,7 @@ def sample(logits: Tensor, temperature: float, top_k: int | None, generator: tor
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
     if top_k is not None:
-        least = logits.topk(min(whole("top_k", top_k, 1), logits.shape[-1])).values[:, -1:]
+        least = logits.topk(min(check_int("top_k", top_k, 1), logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
 

@@ -14,7 +14,7 @@ choice. Models with clocks are in nl_course/nested/presets.py.
 from dataclasses import replace
 from typing import NamedTuple
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.model import ModelConfig
 
 
@@ -83,4 +83,4 @@ for _memory, (_options, *_sizes) in _SAME_WEIGHT.items():
 
 def preset(name: str) -> ModelConfig:
     """The config of a named size; raises CourseError with the names there are."""
-    return PRESETS[choose("preset", name, PRESETS)].config
+    return PRESETS[check_choice("preset", name, PRESETS)].config

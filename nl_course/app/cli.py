@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from nl_course import __version__
 from nl_course.app.options import device_named, number
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 
 INTERRUPTED = 130  # what a shell calls a program that ctrl-C ended
 
@@ -97,7 +97,7 @@ def run_record(options: argparse.Namespace) -> int:
     if options.name == "list":
         print("\n".join(f"{name:12} {about}" for name, about in RECIPES.items()))
         return 0
-    choose("recording", options.name, RECIPES)
+    check_choice("recording", options.name, RECIPES)
     if options.quick and options.assets is None:
         raise CourseError("--quick makes a trial, which must not replace a recording; add --assets DIR.")
     for path in record(options.name, options.assets, device_named(options.device).type, options.quick):
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     command = next(iter(arguments), None)
     if command is not None and not command.startswith("-"):
-        choose("command", command, COMMANDS)
+        check_choice("command", command, COMMANDS)
     parser = build_parser(command)
     options = parser.parse_args(arguments)
     if options.command is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.files import cache_folder, course_root, write_atomically
 
 START = "00_start_here.ipynb"
@@ -143,7 +143,7 @@ def _which(name: str, sources: dict[str, Path]) -> str:
     matching = [source for source in sources if source.removesuffix(".ipynb") == wanted]
     if not matching and wanted.isdigit():
         matching = [source for source in sources if source.startswith(f"{int(wanted):02d}_")]
-    return matching[0] if matching else choose("notebook", f"{wanted}.ipynb", sources)
+    return matching[0] if matching else check_choice("notebook", f"{wanted}.ipynb", sources)
 
 
 def _without_solutions(text: str) -> str:

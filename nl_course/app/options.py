@@ -2,7 +2,7 @@
 
 import argparse
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 
 
 def device_named(name: str):
@@ -10,7 +10,7 @@ def device_named(name: str):
     import torch
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    choose("device", name, ("auto", *there))
+    check_choice("device", name, ("auto", *there))
     name = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
     if not there[name]:
         found = ", ".join(device for device, here in there.items() if here)

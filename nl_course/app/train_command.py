@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nl_course.app.options import device_named, number
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 
 INTERRUPTED = 130  # what a shell calls a program that ctrl-C ended
 LEARN_FROM = 20_000_000  # bytes of a corpus that a tokenizer is trained on
@@ -220,7 +220,7 @@ def model_config(preset_name: str, memory: str | None, vocab: int):
     from nl_course.presets import PRESETS
 
     presets = {**PRESETS, **NESTED}
-    config = presets[choose("preset", preset_name, presets)].config
+    config = presets[check_choice("preset", preset_name, presets)].config
     values = config.to_dict() | {"vocab": vocab}
     if memory is not None and memory != values["memory"]:
         values |= {"memory": memory, "options": {}}

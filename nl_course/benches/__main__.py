@@ -13,7 +13,7 @@ from importlib import import_module
 import torch
 
 from nl_course.benches import BENCHES
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of torch (default 2)")
     options = parser.parse_args(arguments)
     try:
-        names = [choose("bench", name, BENCHES) for name in options.names] or [n for n in BENCHES if n != "peers"]
+        names = [check_choice("bench", name, BENCHES) for name in options.names] or [n for n in BENCHES if n != "peers"]
     except CourseError as error:
         parser.error(str(error))
     torch.set_num_threads(options.threads)

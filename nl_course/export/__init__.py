@@ -19,7 +19,7 @@ from pathlib import Path
 
 import nbformat
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root, write_atomically
 
@@ -49,7 +49,7 @@ def export(
     `failed`. Raises CourseError for an unknown notebook and for a folder inside the course's notebooks or assets."""
     from nl_course.export import documents, pages, slides
 
-    whole("jobs", jobs, 1)
+    check_int("jobs", jobs, 1)
     root, folder = course_root().resolve(), Path(folder).expanduser().resolve()
     if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets", "nl_course")):
         raise CourseError(f"the pages cannot stand in the course's own folder {folder}; choose another one.")
@@ -87,7 +87,7 @@ def chosen(root: Path, names: Sequence[str] | None) -> list[Path]:
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
         begin = [full for full in known if stem and full.startswith(stem)]
-        meant.add(begin[0] if len(begin) == 1 else choose("notebook", stem, known))
+        meant.add(begin[0] if len(begin) == 1 else check_choice("notebook", stem, known))
     return [path for stem, path in known.items() if stem in meant]
 
 

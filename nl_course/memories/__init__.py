@@ -1,6 +1,6 @@
 """The memories of the course, by name. Adding one: its file, its page, a line here, a line in the tests' suite."""
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories.attention.attention import Attention, AttentionConfig
 from nl_course.memories.attention.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.base import Memory, State
@@ -33,7 +33,7 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
 
 def build_memory(name: str, width: int, heads: int, path: str = "auto", **options) -> Memory:
     """The memory called `name` at a model's width and heads; `options` are further fields of its config."""
-    memory, config = MEMORIES[choose("memory", name, MEMORIES)]
+    memory, config = MEMORIES[check_choice("memory", name, MEMORIES)]
     try:
         return memory(config(width=width, heads=heads, **options), path=path)
     except TypeError as error:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES
 
 VARIANTS = ("sequential", "nested", "independent")
@@ -25,10 +25,11 @@ class LevelConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "chunk", self.chunk or 0)  # None is 0: never
-        whole("hidden", self.hidden, 1), whole("chunk", self.chunk, 0)
-        if not isfinite(at_least("rate", self.rate, 0)):
+        check_int("hidden", self.hidden, 1)
+        check_int("chunk", self.chunk, 0)
+        if not isfinite(check_min("rate", self.rate, 0)):
             raise CourseError(f"rate must be a finite number, not {self.rate}.")
-        choose("activation", self.activation, ACTIVATIONS)
+        check_choice("activation", self.activation, ACTIVATIONS)
 
     @property
     def first_columns(self) -> int:
@@ -77,14 +78,15 @@ class NestedConfig:
 
     def __post_init__(self):
         for name in ("vocab", "width", "layers", "heads"):
-            whole(name, getattr(self, name), 1)
-        whole("conv", self.conv, 0)
-        choose("memory", self.memory, MEMORIES)
-        choose("variant", self.variant, VARIANTS), choose("reduction", self.reduction, REDUCTIONS)
-        if self.clip is not None and not at_least("clip", self.clip, 0) > 0:
+            check_int(name, getattr(self, name), 1)
+        check_int("conv", self.conv, 0)
+        check_choice("memory", self.memory, MEMORIES)
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("reduction", self.reduction, REDUCTIONS)
+        if self.clip is not None and not check_min("clip", self.clip, 0) > 0:
             raise CourseError("clip must be larger than 0; None is no limit.")
         if self.truncate is not None:
-            whole("truncate", self.truncate, 0)
+            check_int("truncate", self.truncate, 0)
         object.__setattr__(self, "levels", self._a_tuple_for_each_block())
 
     def _a_tuple_for_each_block(self) -> tuple[Levels, ...]:
@@ -106,7 +108,7 @@ class NestedConfig:
     def from_dict(cls, values: Mapping) -> "NestedConfig":
         """The config saved by `to_dict`; raises CourseError for a field it does not know."""
         for name in values:
-            choose("model setting", name, [f.name for f in fields(cls)])
+            check_choice("model setting", name, [f.name for f in fields(cls)])
         values = dict(values)
         if "levels" in values:
             values["levels"] = tuple(tuple(LevelConfig(**level) for level in block) for block in values["levels"])

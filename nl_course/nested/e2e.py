@@ -17,7 +17,7 @@ has about as many weights as the plain transformer that its preset stands beside
 from dataclasses import replace
 from typing import NamedTuple
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.nested.config import LevelConfig, NestedConfig
 from nl_course.nested.model import NestedLanguageModel
 
@@ -42,14 +42,14 @@ def e2e_config(
     the fast ones, which stand in the last `suffix` blocks (a quarter, rounded, at least one). They take a step of size
     `rate` along their clipped mean gradient each `chunk` tokens. The paper has window >= chunk, so that a chunk is in
     sight while nothing of it is learnt yet; any window works. Further options: `truncate`, `first_order`, `tied`."""
-    whole("layers", layers, 1)
-    suffix = max(1, round(layers / 4)) if suffix is None else whole("suffix", suffix, 0)
+    check_int("layers", layers, 1)
+    suffix = max(1, round(layers / 4)) if suffix is None else check_int("suffix", suffix, 0)
     if suffix > layers:
         raise CourseError(f"suffix is {suffix} blocks, and the model has {layers} layers.")
     static = LevelConfig(hidden, activation="swiglu")
     fast = LevelConfig(fast_hidden or hidden, chunk, rate, learn_rate=False, activation="swiglu")
     blocks = ((static,),) * (layers - suffix) + ((fast, static),) * suffix
-    attention = {"window": whole("window", window, 1), "rope_theta": rope_theta, "qk_norm": True}
+    attention = {"window": check_int("window", window, 1), "rope_theta": rope_theta, "qk_norm": True}
     try:
         return NestedConfig(
             vocab=vocab,
@@ -79,7 +79,7 @@ def with_inner_loop(
     """The same network with its fast MLPs, the first of two levels, moving at that pace. On weights that were trained
     with them at rest this is dynamic evaluation (Krause et al. 2018, arXiv 1709.07432): going on with ordinary training
     on what is read, from a start that was never made for it."""
-    whole("chunk", chunk, 1)
+    check_int("chunk", chunk, 1)
     if not any(len(block) > 1 for block in config.levels):
         raise CourseError("no block of this model has a fast MLP: it needs two levels, of which the first moves.")
     moved = tuple(

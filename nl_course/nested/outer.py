@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from nl_course.errors import CourseError, at_least, whole
+from nl_course.errors import CourseError, check_int, check_min
 from nl_course.nested.levels import Level
 from nl_course.nested.model import NestedLanguageModel
 
@@ -22,8 +22,9 @@ FIRST_SHARE = 0.1  # of the rate, at the first step
 def inner_share(step: int, steps: int, warmup: float) -> float:
     """The share of its inner rate that a level moves by in step `step` (the first is 0) of `steps`: FIRST_SHARE at the
     first, from there in a straight line to 1 after the share `warmup` of all steps. By the step's number alone."""
-    whole("step", step), whole("steps", steps, 1)
-    if at_least("inner_warmup", warmup, 0) > 1:
+    check_int("step", step)
+    check_int("steps", steps, 1)
+    if check_min("inner_warmup", warmup, 0) > 1:
         raise CourseError(f"inner_warmup must be a share of the steps, from 0 to 1, not {warmup}.")
     done = 1.0 if step >= warmup * steps else step / (warmup * steps)
     return FIRST_SHARE + (1 - FIRST_SHARE) * done

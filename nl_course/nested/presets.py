@@ -8,7 +8,7 @@ for four levels, and 512 and 2,048 named as lowest frequencies. So the large one
 2,048; micro and tiny have 16, 64 and 256. `ttt-e2e-*` are e2e.py's.
 """
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.memories import MEMORIES
 from nl_course.nested.config import LevelConfig, Levels, NestedConfig
 from nl_course.nested.e2e import E2E_PRESETS, E2EPreset
@@ -52,4 +52,4 @@ PRESETS: dict[str, Preset | E2EPreset] = _presets() | E2E_PRESETS
 
 def preset(name: str) -> NestedConfig:
     """The config of a named size; raises CourseError with the names there are."""
-    return PRESETS[choose("preset", name, PRESETS)].config
+    return PRESETS[check_choice("preset", name, PRESETS)].config

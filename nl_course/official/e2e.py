@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.nested.config import NestedConfig
 from nl_course.nested.e2e import e2e_config
 from nl_course.official.ttt import same_names, same_shapes
@@ -55,7 +55,7 @@ def read_e2e(
 ) -> tuple[NestedConfig, dict[str, Tensor]]:
     """The config of the model that these arrays belong to, and the weights under our names. Raises CourseError for
     names that lack or that it does not know, and for shapes that do not fit."""
-    heads = whole("num_heads", num_heads, 1)
+    heads = check_int("num_heads", num_heads, 1)
     same_names(params, _shapes(1, 1, 1, heads, 1, 1, heads), _WHAT)
     arrays = {name: _tensor(name, array) for name, array in params.items()}
     vocab, d = _size(arrays, _MODEL + "wte/weight", 2)
@@ -73,7 +73,7 @@ def read_e2e(
         heads=heads,
         hidden=hidden,
         window=window,
-        chunk=whole("chunk", chunk, 1),
+        chunk=check_int("chunk", chunk, 1),
         suffix=suffix,
         fast_hidden=prime,
         rate=inner_lr,

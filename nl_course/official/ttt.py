@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.memories.ttt.layer import TTTConfig
 
 _PARTS = {  # theirs -> ours, where only the name differs
@@ -34,7 +34,7 @@ def read_layer(
     """The config that these weights belong to, and the weights under our names."""
     mlp, shared, gate = "W2" in weights, "k_proj.weight" not in weights, "g_proj.weight" in weights
     same_names(weights, _expected(mlp, shared, gate), "a TTT layer")
-    heads, width = whole("num_heads", num_heads, 1), weights["o_proj.weight"].shape[0]
+    heads, width = check_int("num_heads", num_heads, 1), weights["o_proj.weight"].shape[0]
     places = weights["learnable_token_idx"].shape[0]
     if mini_batch_size != places:
         raise CourseError(f"mini_batch_size is {mini_batch_size}, but learnable_token_idx has {places} places.")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.optimizers.adam import Adam
 from nl_course.optimizers.base import Descent
 from nl_course.optimizers.deep_momentum import DeepMomentum
@@ -54,10 +54,10 @@ def build_optimizer(name: str, model: nn.Module, **options: Any) -> torch.optim.
     Weight decay is on tensors of two or more axes only. With "muon" and "m3" embeddings and vectors are AdamW's, and
     matrices step as far as they would with Adam (our choice; `scale` and `rms` change it).
     """
-    kind = OPTIMIZERS[choose("optimizer", name, OPTIMIZERS)]
+    kind = OPTIMIZERS[check_choice("optimizer", name, OPTIMIZERS)]
     known = [n for n in signature(kind).parameters if n not in ("params", "model", "adam")]
     for option in options:
-        choose(f"option of {name}", option, known)
+        check_choice(f"option of {name}", option, known)
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise CourseError("the model has no parameters that learn.")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import at_least, choose
+from nl_course.errors import check_choice, check_min
 from nl_course.optimizers.base import Descent, decay, gradients, pair
 
 MODES = ("ema", "printed")
@@ -37,8 +37,8 @@ class Adam(Descent):
 
     def check(self, group: dict[str, Any]) -> None:
         pair("betas", group["betas"])
-        at_least("eps", group["eps"], 0)
-        choose("mode", group["mode"], MODES)
+        check_min("eps", group["eps"], 0)
+        check_choice("mode", group["mode"], MODES)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         adam_update(self, group, params, group["mode"])

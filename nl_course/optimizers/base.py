@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nl_course.errors import CourseError, at_least
+from nl_course.errors import CourseError, check_min
 
 
 class Descent(Optimizer):
@@ -28,7 +28,8 @@ class Descent(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         group = {**self.defaults, **param_group}
-        at_least("lr", group["lr"], 0), at_least("weight_decay", group["weight_decay"], 0)
+        check_min("lr", group["lr"], 0)
+        check_min("weight_decay", group["weight_decay"], 0)
         if group["foreach"] not in (None, True, False):
             raise CourseError(f"foreach must be True, False or None, not {group['foreach']!r}.")
         self.check(group)
@@ -98,7 +99,7 @@ def decay(group: dict[str, Any], params: list[Tensor]) -> None:
 
 def fraction(what: str, value: float, one: bool = False) -> float:
     """Returns `value` if it is at least 0 and below 1 (`one`: or 1 itself), else raises a CourseError."""
-    at_least(what, value, 0)
+    check_min(what, value, 0)
     if value > 1 or (value == 1 and not one):
         raise CourseError(f"{what} must be at least 0 and {'at most' if one else 'below'} 1, not {value!r}.")
     return value

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers.base import Descent, decay, fraction
 from nl_course.optimizers.muon import check_newton_schulz, orthogonal
 from nl_course.optimizers.newton_schulz import as_matrix
@@ -55,13 +55,13 @@ class DeepMomentum(Descent):
 
     def check(self, group: dict[str, Any]) -> None:
         fraction("momentum", group["momentum"], one=True)
-        whole("depth", group["depth"], 1)
-        whole("seed", group["seed"])
+        check_int("depth", group["depth"], 1)
+        check_int("seed", group["seed"])
         if group["width"] is not None:
-            whole("width", group["width"], 1)
-        if not at_least("gain", group["gain"], 0) > 0:
+            check_int("width", group["width"], 1)
+        if not check_min("gain", group["gain"], 0) > 0:
             raise CourseError("gain must be more than 0.")
-        choose("output", group["output"], OUTPUTS)
+        check_choice("output", group["output"], OUTPUTS)
         check_newton_schulz(group)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, at_least, choose
+from nl_course.errors import CourseError, check_choice, check_min
 from nl_course.optimizers.base import Descent, decay
 from nl_course.optimizers.layer_inputs import LayerInputs
 
@@ -65,9 +65,9 @@ class DeltaGradientDescent(Descent):
         weakref.finalize(self, self.inputs.remove)
 
     def check(self, group: dict[str, Any]) -> None:
-        choose("erase", group["erase"], ERASES)
-        choose("reduction", group["reduction"], REDUCTIONS)
-        at_least("strength", group["strength"], 0)
+        check_choice("erase", group["erase"], ERASES)
+        check_choice("reduction", group["reduction"], REDUCTIONS)
+        check_min("strength", group["strength"], 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

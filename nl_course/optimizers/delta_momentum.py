@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least
+from nl_course.errors import CourseError, check_min
 from nl_course.optimizers.base import Descent, decay, fraction
 from nl_course.optimizers.newton_schulz import as_matrix
 
@@ -41,7 +41,7 @@ class DeltaMomentum(Descent):
 
     def check(self, group: dict[str, Any]) -> None:
         fraction("momentum", group["momentum"], one=True)
-        if group["clip"] is not None and not at_least("clip", group["clip"], 0) > 0:
+        if group["clip"] is not None and not check_min("clip", group["clip"], 0) > 0:
             raise CourseError("clip must be more than 0, or None for no limit.")
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers.adam import MODES, adam_update
 from nl_course.optimizers.base import Descent, decay, fraction, gradients
 from nl_course.optimizers.muon import check_newton_schulz, orthogonal
@@ -53,11 +53,11 @@ class M3(Descent):
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
     def check(self, group: dict[str, Any]) -> None:
-        choose("mode", group["mode"], MODES)
+        check_choice("mode", group["mode"], MODES)
         check_betas(group["betas"], one=group["mode"] == "printed")
         for name in ("alpha", "eps", "rms"):
-            at_least(name, group[name], 0)
-        whole("slow_every", group["slow_every"], 1)
+            check_min(name, group[name], 0)
+        check_int("slow_every", group["slow_every"], 1)
         check_newton_schulz(group)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:

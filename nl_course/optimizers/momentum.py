@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.optimizers.base import Descent, decay, fraction, gradients
 
 
@@ -43,7 +43,7 @@ class Momentum(Descent):
 
 def held(beta: float, last: int) -> float:
     """The share of a momentum's weight that lies on the `last` gradients: 1 - beta^last."""
-    return 1 - fraction("beta", beta) ** whole("last", last)
+    return 1 - fraction("beta", beta) ** check_int("last", last)
 
 
 def span(beta: float, share: float) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import at_least, choose, whole
+from nl_course.errors import check_choice, check_int, check_min
 from nl_course.optimizers.adam import adam_update
 from nl_course.optimizers.base import Descent, decay, fraction, gradients, pair
 from nl_course.optimizers.newton_schulz import COEFFICIENTS, PRECISIONS, as_matrix, orthogonalize
@@ -52,10 +52,10 @@ class Muon(Descent):
 
     def check(self, group: dict[str, Any]) -> None:
         fraction("momentum", group["momentum"])
-        choose("scale", group["scale"], SCALES)
+        check_choice("scale", group["scale"], SCALES)
         check_newton_schulz(group)
         pair("betas", group["betas"])
-        at_least("eps", group["eps"], 0)
+        check_min("eps", group["eps"], 0)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if group["adam"]:
@@ -90,6 +90,6 @@ def orthogonal(group: dict[str, Any], memories: list[Tensor]) -> list[Tensor]:
 
 def check_newton_schulz(group: dict[str, Any]) -> None:
     if group["ns_steps"] is not None:
-        whole("ns_steps", group["ns_steps"], 1)
-    choose("ns_kind", group["ns_kind"], COEFFICIENTS)
-    choose("precision", group["precision"], PRECISIONS)
+        check_int("ns_steps", group["ns_steps"], 1)
+    check_choice("ns_kind", group["ns_kind"], COEFFICIENTS)
+    check_choice("precision", group["precision"], PRECISIONS)

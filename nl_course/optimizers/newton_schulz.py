@@ -12,7 +12,7 @@ from math import ceil, log, sqrt
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 
 # (a, b, c). The cubic rule ends at 1 exactly. The quintic of Jordan's Muon (2024) has the steepest start that stays
 # bounded: it triples small singular values, and then wanders between 0.68 and 1.20 for ever.
@@ -35,10 +35,10 @@ def newton_schulz(
     """
     if matrix.dim() < 2:
         raise CourseError(f"Newton-Schulz needs a matrix; this tensor has shape {tuple(matrix.shape)}.")
-    a, b, c = COEFFICIENTS[choose("Newton-Schulz", kind, COEFFICIENTS)]
+    a, b, c = COEFFICIENTS[check_choice("Newton-Schulz", kind, COEFFICIENTS)]
     rows, columns = matrix.shape[-2:]
-    steps = steps_for(rows, columns, kind) if steps is None else whole("Newton-Schulz steps", steps)
-    half = choose("precision", precision, PRECISIONS) == "bf16" or (precision == "auto" and matrix.is_cuda)
+    steps = steps_for(rows, columns, kind) if steps is None else check_int("Newton-Schulz steps", steps)
+    half = check_choice("precision", precision, PRECISIONS) == "bf16" or (precision == "auto" and matrix.is_cuda)
 
     x = matrix.flatten(0, -3) if matrix.dim() > 2 else matrix[None]
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
@@ -59,9 +59,9 @@ def steps_for(rows: int, columns: int, kind: str = "quintic") -> int:
     sqrt(long) - sqrt(short); of a square one it is below 0.1 / sqrt(short) in one draw of ten, and then takes a step
     or two more. Hence 5 quintic steps for clearly rectangular matrices and 9 at 256 x 256, where 5 leave 0.2 or less.
     """
-    short, long = sorted((whole("rows", rows, 1), whole("columns", columns, 1)))
+    short, long = sorted((check_int("rows", rows, 1), check_int("columns", columns, 1)))
     smallest = max(sqrt(long) - sqrt(short), 0.1 / sqrt(short)) / sqrt(short * long)  # |X|_F is sqrt(short * long)
-    growth = COEFFICIENTS[choose("Newton-Schulz", kind, COEFFICIENTS)][0]
+    growth = COEFFICIENTS[check_choice("Newton-Schulz", kind, COEFFICIENTS)][0]
     return max(LEAST_STEPS[kind], ceil(log(0.6 / smallest) / log(growth))) if short > 1 else LEAST_STEPS[kind]
 
 

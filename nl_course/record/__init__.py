@@ -8,7 +8,7 @@ recipe itself.
 from importlib import import_module
 from pathlib import Path
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.files import course_root
 
 RECIPES = {
@@ -36,5 +36,5 @@ RECIPES = {
 
 def record(name: str, assets: str | Path | None = None, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Runs a recipe and returns the files that it wrote. Raises CourseError for a name that is none."""
-    recipe = import_module(f"nl_course.record.{choose('recording', name, RECIPES).replace('-', '_')}")
+    recipe = import_module(f"nl_course.record.{check_choice('recording', name, RECIPES).replace('-', '_')}")
     return recipe.run(Path(assets) if assets else course_root() / "assets", device, quick)

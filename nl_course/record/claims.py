@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.files import asset
 
 VERDICTS = ("supported", "contradicted", "open")
@@ -30,7 +30,7 @@ class Claim:
     papers: tuple[str, ...] = ()
 
     def __post_init__(self):
-        choose("verdict", self.verdict, VERDICTS)
+        check_choice("verdict", self.verdict, VERDICTS)
 
 
 @cache
@@ -42,7 +42,7 @@ def claims() -> tuple[Claim, ...]:
 
 def by_verdict(verdict: str) -> list[Claim]:
     """The claims of one verdict."""
-    return [claim for claim in claims() if claim.verdict == choose("verdict", verdict, VERDICTS)]
+    return [claim for claim in claims() if claim.verdict == check_choice("verdict", verdict, VERDICTS)]
 
 
 def link(cell: str) -> str:

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.seeds import reach
@@ -80,8 +80,8 @@ def lengthened(config: dict[str, Any]) -> dict[str, Any]:
 
 def shape_of(config: dict[str, Any], name: str, size: str) -> parts.Shape:
     """The model of a point. A model's `by_size` has what differs from size to size, such as the window."""
-    about = {**config["shared"], **config["sizes"][choose("size", size, config["sizes"])]}
-    model = config["models"][choose("model", name, config["models"])]
+    about = {**config["shared"], **config["sizes"][check_choice("size", size, config["sizes"])]}
+    model = config["models"][check_choice("model", name, config["models"])]
     return parts.sized(about, name, changed(model["spec"], model.get("by_size", {}).get(size, {})))
 
 

@@ -19,7 +19,7 @@ import json
 import sys
 from pathlib import Path
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.nested import NestedConfig
 from nl_course.record import parts
 from nl_course.record.hope_measures import FROZEN, MEASURES
@@ -79,8 +79,8 @@ def model_path(folder: Path, task: str, name: str, seed: int) -> Path:
 # -- one part ----------------------------------------------------------------------------------------------------------
 def part(config: dict, task: str, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
     """One model of one task from one seed, trained and measured, or what is kept of it."""
-    about = config["tasks"][choose("task", task, config["tasks"])]
-    shape = parts.sized(about, name, about["models"][choose("model", name, about["models"])])
+    about = config["tasks"][check_choice("task", task, config["tasks"])]
+    shape = parts.sized(about, name, about["models"][check_choice("model", name, about["models"])])
     asked = {**{key: value for key, value in about.items() if key not in ("models", "seeds")}, "seed": seed}
     asked = json.loads(json.dumps({**asked, "model": shape.to_dict()}))
 

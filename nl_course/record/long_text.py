@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.seeds import reach
@@ -98,7 +98,7 @@ def losses_by_window(model: nn.Module, config: dict, device: str = "cpu") -> lis
 
 def part(config: dict, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
     """One model from one seed, trained and asked, or what is kept of it."""
-    shape = parts.sized(config, name, config["models"][choose("model", name, config["models"])])
+    shape = parts.sized(config, name, config["models"][check_choice("model", name, config["models"])])
     training = TrainingConfig(**config["training"], seed=seed)
     asked = {key: value for key, value in config.items() if key not in ("models", "seeds", "resamples")}
     asked |= {"model": shape.to_dict(), "seed": seed, "device": device}

@@ -13,7 +13,7 @@ A part, one memory from one seed, is kept as soon as it is done, so that a recor
 import sys
 from pathlib import Path
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.provenance import Recording, read_config
@@ -71,7 +71,7 @@ def model_path(folder: Path, name: str, seed: int) -> Path:
 # -- one part ----------------------------------------------------------------------------------------------------------
 def part(config: dict, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
     """One memory from one seed, trained and asked, or what is kept of it."""
-    shape = parts.sized(config, name, config["models"][choose("model", name, config["models"])])
+    shape = parts.sized(config, name, config["models"][check_choice("model", name, config["models"])])
 
     def make() -> dict:
         training, data = curriculum(config, seed)

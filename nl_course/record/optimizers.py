@@ -16,7 +16,7 @@ from statistics import mean, median, stdev
 import torch
 from torch import Tensor
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.model import ModelConfig
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
@@ -73,7 +73,7 @@ def halves(config: dict) -> tuple[Tensor, Tensor]:
 
 
 def training_of(config: dict, arm: str, rate: float, seed: int) -> TrainingConfig:
-    about = config["arms"][choose("arm", arm, config["arms"])]
+    about = config["arms"][check_choice("arm", arm, config["arms"])]
     return TrainingConfig(
         **config["training"],
         learning_rate=rate,

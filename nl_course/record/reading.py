@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config, without_inner_loop
 from nl_course.record import parts
 from nl_course.record import reading_measures as measures
@@ -96,7 +96,7 @@ def held_out(about: dict) -> tuple[Tensor, Tensor]:
 # -- one part ----------------------------------------------------------------------------------------------------------
 def part(about: dict, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
     """One network from one seed, trained and measured, or what is kept of it."""
-    shape = shapes(about)[choose("model", name, MODELS)]
+    shape = shapes(about)[check_choice("model", name, MODELS)]
     warmup = about["inner_warmup"] if name == "meta" else 0.0
     training = TrainingConfig(**about["training"], inner_warmup=warmup, seed=seed)
     asked = {**{key: value for key, value in about.items() if key != "seeds"}, "seed": seed, "name": name}

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.switches import Doubted, Switches, switch, switched
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
@@ -113,8 +113,8 @@ def model_path(folder: Path, task: str, name: str, trained_with: str, seed: int)
 
 
 def shape_of(config: dict, task: str, name: str) -> parts.Shape:
-    about = config["tasks"][choose("task", task, config["tasks"])]
-    spec = config["models"][choose("model", name, about["models"])]
+    about = config["tasks"][check_choice("task", task, config["tasks"])]
+    spec = config["models"][check_choice("model", name, about["models"])]
     return parts.sized({**config, **about}, name, spec)
 
 
@@ -123,7 +123,7 @@ def part(
 ) -> dict[str, Any]:
     """One model of one task, trained in one way from one seed, and asked in all; or what is kept of it."""
     shape, about = shape_of(config, task, name), config["tasks"][task]
-    turned = Switches(**config["switches"][choose("switches", trained_with, config["switches"])])
+    turned = Switches(**config["switches"][check_choice("switches", trained_with, config["switches"])])
     steps = about["steps"].get(name, about["training"]["steps"])
     training = TrainingConfig(**{**about["training"], "steps": steps}, seed=seed)
     asked = {key: value for key, value in about.items() if key not in ("models", "seeds", "steps", "retrained")}

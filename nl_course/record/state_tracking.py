@@ -19,7 +19,7 @@ A part, one model of one task from one seed, is kept as soon as it is done:
 import sys
 from pathlib import Path
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
@@ -66,12 +66,12 @@ def pooled(seeds: list[list[dict]]) -> list[dict]:
 
 
 def task_of(config: dict, task: str, rows: int, seed: int = 0) -> FormalTask:
-    about = config["tasks"][choose("task", task, config["tasks"])]
+    about = config["tasks"][check_choice("task", task, config["tasks"])]
     return FormalTask(about["group"], tuple(about["lengths"]), tuple(about["letters"]), rows, seed)
 
 
 def shape_of(config: dict, task: str, name: str) -> parts.Shape:
-    spec = config["models"][choose("model", name, config["models"])]
+    spec = config["models"][check_choice("model", name, config["models"])]
     return parts.sized({**config, "vocab": task_of(config, task, 1).vocab}, name, spec)
 
 

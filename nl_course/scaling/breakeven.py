@@ -10,7 +10,7 @@ a head decides.
 import math
 from dataclasses import dataclass
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.scaling.cache import tokens_in
 from nl_course.scaling.formats import bytes_per_value
 from nl_course.scaling.shapes import ModelShape
@@ -41,9 +41,9 @@ class FixedMemory:
     bias: bool = False
 
     def __post_init__(self):
-        choose("rule of a fixed memory", self.rule, RULES)
+        check_choice("rule of a fixed memory", self.rule, RULES)
         for field in ("head_dim", "layers", "width", "copies", "expansion"):
-            whole(field, getattr(self, field), 1)
+            check_int(field, getattr(self, field), 1)
         if self.width % self.head_dim:
             raise CourseError(f"a width of {self.width} cannot be cut into heads of {self.head_dim}.")
         bytes_per_value(self.dtype)
@@ -64,8 +64,8 @@ class FixedMemory:
 def mha_bytes_per_token(layers: int, width: int, kv_share: int = 1, dtype: str | float = "bf16") -> float:
     """Cache of a plain transformer of that size: 2 layers width b, divided by `kv_share` query heads per key
     (1 = MHA)."""
-    whole("kv_share", kv_share, 1)
-    return 2 * whole("layers", layers, 1) * whole("width", width, 1) * bytes_per_value(dtype) / kv_share
+    check_int("kv_share", kv_share, 1)
+    return 2 * check_int("layers", layers, 1) * check_int("width", width, 1) * bytes_per_value(dtype) / kv_share
 
 
 def break_even_tokens(
@@ -77,10 +77,10 @@ def break_even_tokens(
     against   bytes per token, or a model of the table by name (its windows are then counted, in `dtype`);
               `math.inf` if its cache never gets there.
     """
-    nbytes = state.nbytes if isinstance(state, FixedMemory) else at_least("state bytes", state, 0)
+    nbytes = state.nbytes if isinstance(state, FixedMemory) else check_min("state bytes", state, 0)
     if isinstance(against, (str, ModelShape)):
         return tokens_in(against, nbytes, dtype)
-    return math.inf if at_least("bytes per token", against, 0) == 0 else nbytes / against
+    return math.inf if check_min("bytes per token", against, 0) == 0 else nbytes / against
 
 
 # Memories of the 1.3B class (24 layers of 2,048). Titans' and HOPE's head counts and number formats are not

@@ -12,7 +12,7 @@ ring.
 import math
 from dataclasses import replace
 
-from nl_course.errors import at_least, whole
+from nl_course.errors import check_int, check_min
 from nl_course.scaling.formats import bytes_per_value
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model
 
@@ -37,8 +37,8 @@ def cache_bytes(
     negative context or batch.
     """
     shape, size = model(shape), bytes_per_value(dtype)
-    at_least("context", context, 0)
-    whole("batch", batch)
+    check_min("context", context, 0)
+    check_int("batch", batch)
     kept = sum(g.count * g.values_per_token * (g.tokens_kept(context) if ring else context) for g in shape.layers)
     return batch * size * kept
 
@@ -55,7 +55,7 @@ def tokens_in(shape: str | ModelShape, budget: float, dtype: str | float = "bf16
     Not rounded; `math.inf` for a model whose layers all slide, once its windows fit.
     """
     shape, size = model(shape), bytes_per_value(dtype)
-    at_least("budget", budget, 0)
+    check_min("budget", budget, 0)
     windows = sorted({g.window for g in shape.layers if g.kind == "local"}) if ring else []
     start, used = 0.0, 0.0
     for end in [*windows, math.inf]:

@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.scaling.power_laws import ParametricLaw
 
 DELTA = 1e-3
@@ -97,7 +97,7 @@ def _minimise(start, logs, target, weight):
 def _fit(sizes: dict[str, np.ndarray], loss, names, resamples: int, seed: int) -> Fit:
     loss = np.asarray(loss, dtype=float)
     columns = [np.asarray(column, dtype=float) for column in sizes.values()]
-    whole("resamples", resamples)
+    check_int("resamples", resamples)
     for what, column in {**dict(zip(sizes, columns)), "loss": loss}.items():
         if column.shape != loss.shape or column.ndim != 1:
             raise CourseError(

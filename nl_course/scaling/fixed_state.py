@@ -19,7 +19,7 @@ bytes, and as many operations and a few more. None of it is shared by sequences:
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nl_course.errors import at_least, choose, whole
+from nl_course.errors import check_choice, check_int, check_min
 from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens
 from nl_course.scaling.cache import bytes_per_token
 from nl_course.scaling.formats import TB, bytes_per_value
@@ -92,10 +92,10 @@ def state_traffic(memory: str | FixedMemory, writing: Writing | None = None, eve
     """Answering and writing one token, one sequence, all layers. `memory` by its name in FIXED_MEMORIES (whose rule is
     known), or one of your own with its `writing`; `every` tokens between writes."""
     if isinstance(memory, str):
-        writing = WRITINGS[choose("memory", memory, WRITINGS)] if writing is None else writing
+        writing = WRITINGS[check_choice("memory", memory, WRITINGS)] if writing is None else writing
         memory = FIXED_MEMORIES[memory]
     writing = Writing() if writing is None else writing
-    c, size, N = whole("every", every, 1), bytes_per_value(memory.dtype), memory.values
+    c, size, N = check_int("every", every, 1), bytes_per_value(memory.dtype), memory.values
     flops = 4 * N + 2 * N * writing.error + 2 * _behind_the_first(memory) * writing.error
     flops += N * writing.retention + 2 * N * writing.momentum
     if c == 1:
@@ -132,7 +132,7 @@ def cache_traffic(shape: str | ModelShape, context: float, dtype: str | float = 
 
 def weights_traffic(parameters: float, batch: int = 1, dtype: str | float = "bf16") -> Traffic:
     """The dense weights' part of one token, one sequence: they are read once for the whole batch."""
-    read = at_least("parameters", parameters, 0) * bytes_per_value(dtype) / whole("batch", batch, 1)
+    read = check_min("parameters", parameters, 0) * bytes_per_value(dtype) / check_int("batch", batch, 1)
     return Traffic(2 * parameters, read, 0.0)
 
 

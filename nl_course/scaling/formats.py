@@ -1,6 +1,6 @@
 """Number formats and how sizes are written: decimal GB for memory chips, binary KiB and MiB for caches."""
 
-from nl_course.errors import CourseError, at_least, choose
+from nl_course.errors import CourseError, check_choice, check_min
 
 # Bytes per value. mxfp4: one 8-bit scale shared by every 32 values of 4 bits (OCP Microscaling, recalled).
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "mxfp4": 4.25 / 8, "int4": 0.5}
@@ -15,8 +15,8 @@ def bytes_per_value(dtype: str | float) -> float:
     mxfp4. Raises CourseError for an unknown name or a size that is not positive.
     """
     if isinstance(dtype, str):
-        return BYTES[choose("number format", dtype, BYTES)]
-    if at_least("bytes per value", dtype, 0) == 0:
+        return BYTES[check_choice("number format", dtype, BYTES)]
+    if check_min("bytes per value", dtype, 0) == 0:
         raise CourseError("bytes per value must be more than 0.")
     return float(dtype)
 

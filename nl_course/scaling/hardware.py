@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.scaling.cache import cache_bytes
 from nl_course.scaling.formats import GB, TB, bytes_per_value
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model, read_table
@@ -52,7 +52,7 @@ def accelerators() -> dict[str, Accelerator]:
 def accelerator(name: str | Accelerator) -> Accelerator:
     """An accelerator by name, e.g. `accelerator("h100")`. Raises CourseError with a guess for a misspelt
     name."""
-    return name if isinstance(name, Accelerator) else accelerators()[choose("accelerator", name, accelerators())]
+    return name if isinstance(name, Accelerator) else accelerators()[check_choice("accelerator", name, accelerators())]
 
 
 # -- operations ----------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = Fal
     The second term counts the causal half of all pairs; `square=True` is a kernel that computes the full
     square and masks afterwards. In a sliding layer each token reads at most its window.
     """
-    shape, T = model(shape), at_least("context", context, 0)
+    shape, T = model(shape), check_min("context", context, 0)
 
     def pairs(group):
         w = group.tokens_kept(T)
@@ -86,7 +86,7 @@ def decode_flops(shape: str | ModelShape, context: float) -> float:
     """Operations for one token after `context` others: 2 P_active + 4 L d_attn T (latents in absorbed
     form)."""
     shape = model(shape)
-    at_least("context", context, 0)
+    check_min("context", context, 0)
     attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers)
     return 2 * shape.active + attention
 
@@ -105,7 +105,7 @@ def weights_touched(shape: str | ModelShape, batch: int) -> float:
     routers are neither).
     """
     shape = model(shape)
-    whole("batch", batch, 1)
+    check_int("batch", batch, 1)
     if not shape.experts or shape.experts_used == shape.experts:
         return shape.parameters
     one_expert = (shape.parameters - shape.active) / (shape.experts - shape.experts_used)
@@ -189,15 +189,15 @@ def desk(
     tensor parallelism is not quite.
     """
     shape, device = model(shape), accelerator(device)
-    whole("count", count, 1)
-    if not 0 < at_least("share", share, 0) <= 1:
+    check_int("count", count, 1)
+    if not 0 < check_min("share", share, 0) <= 1:
         raise CourseError(f"share must be more than 0 and at most 1, not {share!r}.")
     memory = count * device.memory_gb * GB
-    usable = share * memory - at_least("other", other, 0)
+    usable = share * memory - check_min("other", other, 0)
     heavy, one = weight_bytes(shape, weights), cache_bytes(shape, context, 1, kv)
     room = usable - heavy
     most = math.inf if one == 0 and room >= 0 else max(0, math.floor(room / one)) if one else 0
-    return Desk(memory, usable, heavy, batch * one if whole("batch", batch) else 0.0, one, most)
+    return Desk(memory, usable, heavy, batch * one if check_int("batch", batch) else 0.0, one, most)
 
 
 def max_batch(shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings) -> float:
@@ -249,12 +249,12 @@ def decode_step(
     counted.
     """
     device = accelerator(device)
-    whole("batch", batch, 1)
+    check_int("batch", batch, 1)
     for what, share in (("compute", compute), ("reading", reading)):
-        if not 0 < at_least(f"efficiency {what}", share, 0) <= 1:
+        if not 0 < check_min(f"efficiency {what}", share, 0) <= 1:
             raise CourseError(f"efficiency {what} must be more than 0 and at most 1, not {share!r}.")
     flops = batch * decode_flops(shape, context)
     moved = decode_bytes(shape, context, batch, weights, kv)
-    n = whole("count", count, 1)
+    n = check_int("count", count, 1)
     peak, width = n * compute * device.dense_16bit_tflops * 1e12, n * reading * device.bandwidth_tb_s * TB
     return Step(flops, moved, flops / peak, moved / width, batch)

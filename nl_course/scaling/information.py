@@ -12,13 +12,14 @@ the multi-query recall of any recurrent model (2024, Based, arXiv 2402.18668, th
 
 import math
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 
 
 def least_bits(facts: int, choices: int, recall: float) -> float:
     """Bits that a state must have at least to answer the share `recall` of `facts` random facts, each one of `choices`
     equally likely answers, on the average."""
-    whole("facts", facts, 0), whole("choices", choices, 2)
+    check_int("facts", facts, 0)
+    check_int("choices", choices, 2)
     if not 0 <= recall <= 1:
         raise CourseError(f"recall must lie between 0 and 1, not {recall}.")
     if recall * choices <= 1:
@@ -30,7 +31,8 @@ def least_bits(facts: int, choices: int, recall: float) -> float:
 
 def most_recall(bits: float, facts: int, choices: int) -> float:
     """The share of random facts that a state of `bits` bits can answer at most: the inverse of `least_bits`."""
-    whole("facts", facts, 1), whole("choices", choices, 2)
+    check_int("facts", facts, 1)
+    check_int("choices", choices, 2)
     if bits >= least_bits(facts, choices, 1.0):
         return 1.0
     low, high = 1 / choices, 1.0

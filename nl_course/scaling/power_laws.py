@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nl_course.errors import CourseError, at_least, choose
+from nl_course.errors import CourseError, check_choice, check_min
 from nl_course.scaling.shapes import read_table
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # training; 2 for the forward pass alone
@@ -105,7 +105,7 @@ def laws() -> dict[str, ParametricLaw]:
 
 def law(name: str | ParametricLaw) -> ParametricLaw:
     """A published fit by name, e.g. `law("besiroglu")`. Raises CourseError for a misspelt name."""
-    return name if isinstance(name, ParametricLaw) else laws()[choose("scaling law", name, laws())]
+    return name if isinstance(name, ParametricLaw) else laws()[check_choice("scaling law", name, laws())]
 
 
 # -- when data runs out: Muennighoff et al. 2023 -------------------------------------------------------------
@@ -122,7 +122,7 @@ def _worth(repeats: float, decay: float) -> float:
 def effective_epochs(epochs: float) -> float:
     """What `epochs` passes over the same text are worth, in passes over new text: 4 are worth 3.73, none more
     than 16.4."""
-    return _worth(at_least("epochs", epochs, 1) - 1, _decay()["tokens_decay"])
+    return _worth(check_min("epochs", epochs, 1) - 1, _decay()["tokens_decay"])
 
 
 def data_constrained_loss(parameters: float, unique_tokens: float, epochs: float, name: str = "muennighoff") -> float:

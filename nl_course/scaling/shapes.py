@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset
 
 KINDS = ("global", "local", "latent")
@@ -39,12 +39,12 @@ class LayerGroup:
     rope_dim: int | None = None
 
     def __post_init__(self):
-        choose("kind of layer", self.kind, KINDS)
+        check_choice("kind of layer", self.kind, KINDS)
         needed = {"global": ("kv_heads",), "local": ("kv_heads", "window"), "latent": ("kv_rank", "rope_dim")}
         for field in ("count", "head_dim", *needed[self.kind]):
             if getattr(self, field) is None:
                 raise CourseError(f"a {self.kind} layer needs {field}.")
-            whole(field, getattr(self, field), 0 if field == "rope_dim" else 1)
+            check_int(field, getattr(self, field), 0 if field == "rope_dim" else 1)
 
     @property
     def values_per_token(self) -> int:
@@ -81,7 +81,7 @@ class ModelShape:
     def __post_init__(self):
         if not self.layers:
             raise CourseError(f"{self.title} has no layers.")
-        whole("heads", self.heads, 1)
+        check_int("heads", self.heads, 1)
         for group in self.layers:
             if group.kind != "latent" and self.heads % group.kv_heads:
                 raise CourseError(f"{self.heads} query heads cannot share {group.kv_heads} key-value heads evenly.")
@@ -119,7 +119,7 @@ def models() -> dict[str, ModelShape]:
 
 def model(name: str | ModelShape) -> ModelShape:
     """A model by name, e.g. `model("llama-3.1-8b")`. Raises CourseError with a guess for a misspelt name."""
-    return name if isinstance(name, ModelShape) else models()[choose("model", name, models())]
+    return name if isinstance(name, ModelShape) else models()[check_choice("model", name, models())]
 
 
 def uniform(
@@ -136,7 +136,7 @@ def uniform(
     """A model of your own with equal layers. Without `parameters`, 12 layers width^2 is taken (width = heads
     head_dim), the count of a plain transformer without its embedding (Kaplan et al. 2020, section 2.1)."""
     kind = "global" if window is None else "local"
-    group = LayerGroup(whole("layers", layers, 1), kind, head_dim, heads if kv_heads is None else kv_heads, window)
+    group = LayerGroup(check_int("layers", layers, 1), kind, head_dim, heads if kv_heads is None else kv_heads, window)
     width = heads * head_dim
     count = 12 * layers * width**2 if parameters is None else parameters
     return ModelShape("own", title, count, heads, (group,), max_context, width=width)

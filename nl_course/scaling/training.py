@@ -9,7 +9,7 @@ estimate for others.
 
 from dataclasses import dataclass
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.scaling.formats import bytes_per_value
 from nl_course.scaling.shapes import ModelShape, model
 
@@ -44,7 +44,7 @@ def activation_bytes(shape: str | ModelShape, context: int, batch: int = 1, keep
            not counted.
     """
     shape = model(shape)
-    s, b, h, a = whole("context", context), whole("batch", batch), shape.width, shape.heads
+    s, b, h, a = check_int("context", context), check_int("batch", batch), shape.width, shape.heads
     if h is None:
         raise CourseError(f"{shape.title} has no width in the table, which activations need.")
     per_layer = {
@@ -52,7 +52,7 @@ def activation_bytes(shape: str | ModelShape, context: int, batch: int = 1, keep
         "no scores": 34 * s * b * h,
         "layer inputs": 2 * s * b * h,
     }
-    return shape.depth * per_layer[choose("what to keep", keep, KEEP)]
+    return shape.depth * per_layer[check_choice("what to keep", keep, KEEP)]
 
 
 def training_desk(

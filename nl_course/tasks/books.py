@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.files import cache_folder, write_atomically
 
 CORPORA = ("prose", "code")
@@ -62,7 +62,7 @@ def digest(hashes: dict[str, str]) -> str:
 # -- finding ---------------------------------------------------------------------------------------------
 def version(package: str) -> str:
     """The installed version, without the build's suffix (`2.13.0+cpu` is the same text as `2.13.0`)."""
-    choose("package", package, SHELVES)
+    check_choice("package", package, SHELVES)
     try:
         return importlib.metadata.version(package).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -73,7 +73,7 @@ def version(package: str) -> str:
 
 def folder(package: str) -> Path:
     """Where the package's files are, without importing it."""
-    spec = importlib.util.find_spec(choose("package", package, SHELVES))
+    spec = importlib.util.find_spec(check_choice("package", package, SHELVES))
     if spec is None or not spec.submodule_search_locations:
         raise CourseError(
             f"the library needs the package {package!r}, which is not installed; run `pip install {package}`."
@@ -161,7 +161,7 @@ def books(package: str, corpus: str = "prose", fresh: bool = False) -> list[Book
 
     Raises CourseError for an unknown name or a package that is not installed.
     """
-    choose("corpus", corpus, CORPORA)
+    check_choice("corpus", corpus, CORPORA)
     cached = _cache_path(package, corpus)
     if cached is not None and not fresh and (found := _load(cached)) is not None:
         return found

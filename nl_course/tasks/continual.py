@@ -6,7 +6,7 @@
     found = transfer(matrix)                                          average, forgetting, backward, forward
 
 matrix[i][j] is how good the learner is at corpus j when it has just learnt corpus i (Lopez-Paz and Ranzato 2017, arXiv
-1706.08840, section 2). Classes that come one group after another are in `incremental.py`.
+1706.08840, section 2).
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.tasks.text import batch, hashed, library
 
 # Name -> (corpus, package). Every one has books that are held out.
@@ -43,7 +43,7 @@ class Domain:
 @lru_cache(maxsize=8)
 def domain(name: str) -> Domain:
     """One of DOMAINS, e.g. "numpy-code"."""
-    corpus, package = DOMAINS[choose("domain", name, DOMAINS)]
+    corpus, package = DOMAINS[check_choice("domain", name, DOMAINS)]
     books = library(corpus, package)
     return Domain(name, books.stream("train"), books.stream("held_out"))
 
@@ -60,7 +60,7 @@ class Stream:
 
     def visit(self, place: int) -> int:
         """The number of the visit that a place belongs to."""
-        if not 0 <= whole("place", place) < self.tokens.numel():
+        if not 0 <= check_int("place", place) < self.tokens.numel():
             raise CourseError(f"place {place} is not in a stream of {self.tokens.numel():,} bytes.")
         return bisect_right(self.switches, place) - 1
 
@@ -72,7 +72,9 @@ class Stream:
 def domain_stream(domains: Sequence[Domain], bytes_each: int, rounds: int = 1, seed: int = 0, split: str = "train"):
     """A `Stream`: `bytes_each` bytes of every domain in turn, `rounds` times over. A domain goes on where its last
     visit ended, so nothing is read twice; where it begins depends on the seed."""
-    whole("bytes_each", bytes_each, 1), whole("rounds", rounds, 1), choose("split", split, ("train", "held_out"))
+    check_int("bytes_each", bytes_each, 1)
+    check_int("rounds", rounds, 1)
+    check_choice("split", split, ("train", "held_out"))
     if not domains:
         raise CourseError("a stream needs at least one domain.")
     texts = [getattr(d, split) for d in domains]
@@ -97,7 +99,7 @@ def visits(
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """step -> (inputs, targets), for `training.train`: `steps_each` steps of windows from each domain's train split in
     turn, and again from the first when all were visited."""
-    whole("steps_each", steps_each, 1)
+    check_int("steps_each", steps_each, 1)
     if not domains:
         raise CourseError("visits need at least one domain.")
 
@@ -132,7 +134,7 @@ def transfer(matrix, untrained=None, better: str = "higher") -> Transfer:
     With `better="lower"` the matrix holds losses: average stays a loss, and the signs are turned such that forgetting
     is bad and transfer is good in either case. The forgetting of a single task is 0.
     """
-    choose("better", better, ("higher", "lower"))
+    check_choice("better", better, ("higher", "lower"))
     R = torch.as_tensor(matrix, dtype=torch.float64)
     if R.dim() != 2 or R.shape[0] != R.shape[1] or not len(R):
         raise CourseError(f"the matrix must be (tasks, tasks), not {tuple(R.shape)}.")
@@ -153,7 +155,7 @@ def transfer(matrix, untrained=None, better: str = "higher") -> Transfer:
 
 def learn_in_turn(tasks: int, learn: Callable[[int], None], score: Callable[[int], float]) -> tuple[Tensor, Tensor]:
     """Learns task after task and scores all of them each time: (untrained (tasks,), matrix (tasks, tasks))."""
-    whole("tasks", tasks, 1)
+    check_int("tasks", tasks, 1)
     untrained, rows = [score(j) for j in range(tasks)], []
     for i in range(tasks):
         learn(i)

@@ -27,7 +27,7 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.tasks.text import hashed
 
 BLANK = 0
@@ -149,7 +149,7 @@ def _even(permutation: tuple[int, ...]) -> bool:
 @lru_cache(maxsize=8)
 def group(name: str) -> Group:
     """A group of GROUPS by name."""
-    kind, n = choose("group", name, GROUPS)[0], int(name[1:])
+    kind, n = check_choice("group", name, GROUPS)[0], int(name[1:])
     if kind == "z":
         elements = tuple(tuple((i + turn) % n for i in range(n)) for turn in range(n))
     else:
@@ -187,16 +187,18 @@ class FormalTask:
     seed: int = 0
 
     def __post_init__(self):
-        choose("language or group", self.name, TASKS), whole("rows", self.rows, 1)
+        check_choice("language or group", self.name, TASKS)
+        check_int("rows", self.rows, 1)
         least, most = self.lengths
-        whole("least length", least, 1), whole("longest length", most, least)
+        check_int("least length", least, 1)
+        check_int("longest length", most, least)
         object.__setattr__(self, "lengths", (least, most))
         if self.letters is not None:
             object.__setattr__(self, "letters", tuple(self.letters))
             size = 0 if self.name in LANGUAGES else len(group(self.name).elements)
             if not size:
                 raise CourseError(f"letters are elements of a group; {self.name!r} is a language.")
-            if not self.letters or not all(0 <= whole("letter", letter) < size for letter in self.letters):
+            if not self.letters or not all(0 <= check_int("letter", letter) < size for letter in self.letters):
                 raise CourseError(f"letters must be numbers of elements, 0 .. {size - 1}, not {self.letters}.")
         if not self._possible():
             raise CourseError(f"{self.name!r} has no word of {least} to {most} symbols.")
@@ -224,7 +226,9 @@ class FormalTask:
         """Step `step`'s strings, the same on every machine."""
         possible, rows = self._possible(), []
         for row in range(self.rows):
-            rng = random.Random(hashed(f"formal {self.name} {self.seed} {self.lengths} {whole('step', step)} {row}"))
+            rng = random.Random(
+                hashed(f"formal {self.name} {self.seed} {self.lengths} {check_int('step', step)} {row}")
+            )
             rows.append(self._row(rng, rng.choice(possible)))
         tokens = torch.zeros(self.rows, self.length, dtype=torch.int64)
         targets = torch.zeros_like(tokens)
@@ -251,7 +255,7 @@ class FormalTask:
 
 def encode(name: str, word: str) -> list[int]:
     """A language's word as tokens. Raises CourseError for a symbol that is not its own."""
-    symbols = LANGUAGES[choose("language", name, LANGUAGES)].symbols
+    symbols = LANGUAGES[check_choice("language", name, LANGUAGES)].symbols
     strange = set(word) - set(symbols)
     if strange:
         raise CourseError(f"{name!r} has the symbols {' '.join(symbols)}, not {min(strange)!r}.")
@@ -260,7 +264,7 @@ def encode(name: str, word: str) -> list[int]:
 
 def classes(name: str, word: str) -> list[int]:
     """The class after each symbol: 1 if it may end there, and 2^i for each symbol i that may follow."""
-    language = LANGUAGES[choose("language", name, LANGUAGES)]
+    language = LANGUAGES[check_choice("language", name, LANGUAGES)]
     bits = {"$": 1} | {symbol: 2 ** (i + 1) for i, symbol in enumerate(language.symbols)}
     return [sum(bits[symbol] for symbol in allowed) for allowed in language.allowed(word)]
 
@@ -318,10 +322,11 @@ def formal_accuracy(
         for low, high in bins:
             asked = FormalTask(task.name, (low, high), task.letters, task.rows, seed)
             hits, masks = [], []
-            for step in range(whole("steps", steps, 1)):
+            for step in range(check_int("steps", steps, 1)):
                 batch = asked.batch(step)
                 chosen = model(batch.tokens.to(device))[0].argmax(-1).cpu()
-                hits.append((chosen == batch.targets) & batch.mask), masks.append(batch.mask)
+                hits.append((chosen == batch.targets) & batch.mask)
+                masks.append(batch.mask)
             hit, mask = torch.cat(hits), torch.cat(masks)
             counts = (len(hit), int((hit == mask).all(1).sum()), int(mask.sum()), int(hit.sum()))
             found.append(Bin(low, high, *counts))

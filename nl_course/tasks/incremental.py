@@ -20,7 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.tasks.text import SPLITS, hashed, library
 
 IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
@@ -40,7 +40,8 @@ HELD_OUT = 0.2  # of every book, its end
 def part_text(part: str, split: str = "train") -> str:
     """All docstrings of a part, without each book's last fifth, or those fifths alone. ASCII only, as one line: a line
     end would end an example."""
-    choose("part", part, PARTS), choose("split", split, SPLITS)
+    check_choice("part", part, PARTS)
+    check_choice("split", split, SPLITS)
     books, texts = library("prose"), []
     for book in sorted(books.train + books.held_out, key=lambda book: book.name):
         if book.name == part or book.name.startswith(part + "."):
@@ -82,8 +83,8 @@ class ClassTask:
 
     def __post_init__(self):
         for name in ("classes", "increments", "scrap", "shots", "asked", "rows"):
-            whole(name, getattr(self, name), 1)
-        choose("labels", self.labels, ("fixed", "drawn"))
+            check_int(name, getattr(self, name), 1)
+        check_choice("labels", self.labels, ("fixed", "drawn"))
         if self.classes > len(PARTS):
             raise CourseError(f"classes must be at most {len(PARTS)}, not {self.classes}.")
         if self.classes % self.increments:
@@ -96,7 +97,7 @@ class ClassTask:
 
     def group(self, increment: int) -> range:
         """The numbers of the classes that come with an increment."""
-        if not 0 <= whole("increment", increment) < self.increments:
+        if not 0 <= check_int("increment", increment) < self.increments:
             raise CourseError(f"increment must lie between 0 and {self.increments - 1}, not {increment}.")
         each = self.classes // self.increments
         return range(increment * each, (increment + 1) * each)
@@ -120,7 +121,9 @@ class ClassTask:
             raise CourseError("drawn labels mean something only within a text; lessons need labels='fixed'.")
         order, group, rows = self.order, self.group(increment), []
         for row in range(self.rows):
-            key = f"lesson {self.seed} {choose('split', split, SPLITS)} {increment} {whole('step', step)} {row}"
+            key = (
+                f"lesson {self.seed} {check_choice('split', split, SPLITS)} {increment} {check_int('step', step)} {row}"
+            )
             rng = random.Random(hashed(key))
             number = rng.choice(group)
             rows.append(list(self.example(rng, order[number], LETTERS[number], split).encode()[:-1]))
@@ -138,7 +141,7 @@ class ClassTask:
     def text(self, number: int, split: str = "train") -> Answered:
         """One text with all increments. Questions come from the held-out fifths where `split` is "held_out"."""
         rng = random.Random(
-            hashed(f"class text {self.seed} {choose('split', split, SPLITS)} {whole('number', number)}")
+            hashed(f"class text {self.seed} {check_choice('split', split, SPLITS)} {check_int('number', number)}")
         )
         order = self.order
         letters = LETTERS[: self.classes] if self.labels == "fixed" else "".join(rng.sample(LETTERS, self.classes))
@@ -160,7 +163,7 @@ class ClassTask:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, `rows` whole texts; the targets are the labels of the questions."""
-        texts = [self.text(whole("step", step) * self.rows + row) for row in range(self.rows)]
+        texts = [self.text(check_int("step", step) * self.rows + row) for row in range(self.rows)]
         tokens = torch.stack([t.tokens for t in texts])
         targets = torch.full_like(tokens, IGNORED)
         for row, asked in zip(targets, texts, strict=True):
@@ -176,7 +179,7 @@ def class_accuracy(model: nn.Module, task: ClassTask, increment: int, steps: int
     letters, right, asked = torch.tensor(list(LETTERS[: task.classes].encode()), device=device), 0, 0
     model.eval()
     try:
-        for step in range(whole("steps", steps, 1)):
+        for step in range(check_int("steps", steps, 1)):
             inputs, targets = task.examples(increment, step, "held_out")
             logits = model(inputs.to(device))[0][:, -1, letters]
             right += int((letters[logits.argmax(-1)].cpu() == targets[:, -1]).sum())
@@ -196,9 +199,9 @@ def text_accuracy(model: nn.Module, task: ClassTask, texts: int = 16, piece: int
     asked = torch.zeros_like(right)
     model.eval()
     try:
-        for number in range(whole("texts", texts, 1)):
+        for number in range(check_int("texts", texts, 1)):
             text, state, found = task.text(number, "held_out"), None, []
-            for part in text.tokens[None, :-1].to(device).split(whole("piece", piece, 1), dim=1):
+            for part in text.tokens[None, :-1].to(device).split(check_int("piece", piece, 1), dim=1):
                 logits, state = model(part, state)
                 found.append(logits.argmax(-1).cpu())
             hit = torch.cat(found, dim=1)[0, text.places - 1] == text.labels

@@ -16,7 +16,7 @@ import re
 import sqlite3
 import warnings
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 
 PASSAGE = 400  # bytes of a passage, about; passages end at line ends
 MOST = 50  # passages looked at for a fact
@@ -74,7 +74,7 @@ class Index:
 
     def search(self, words: str, most: int = 5) -> list[tuple[str, str]]:
         """(book, passage) of up to `most` passages that have all of `words`, the best match first."""
-        whole("most", most, 1)
+        check_int("most", most, 1)
         asked = re.findall(r"\w+", words)
         if not asked:
             raise CourseError(f"there is no word to look up in {words!r}.")
@@ -113,7 +113,7 @@ class Index:
 
 def passages(text: str, size: int = PASSAGE) -> list[str]:
     """A text in pieces of `size` characters or a little more, each of whole lines; empty pieces are left out."""
-    whole("size", size, 1)
+    check_int("size", size, 1)
     found, held = [], ""
     for line in text.splitlines(keepends=True):
         held += line

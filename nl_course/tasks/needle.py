@@ -25,7 +25,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.tasks.books import rank
 from nl_course.tasks.text import SPLITS, Library, hashed, library
 
@@ -120,16 +120,18 @@ class NeedleTask:
     books: Library | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        choose("kind", self.kind, KINDS), choose("style", self.style, STYLES), choose("split", self.split, SPLITS)
-        choose("loss", self.loss, ("answer", "all"))
+        check_choice("kind", self.kind, KINDS)
+        check_choice("style", self.style, STYLES)
+        check_choice("split", self.split, SPLITS)
+        check_choice("loss", self.loss, ("answer", "all"))
         if self.hay is None:
             object.__setattr__(self, "hay", KINDS[self.kind].hay)
         if self.answer is None:
             object.__setattr__(self, "answer", KINDS[self.kind].answer)
-        choose("hay", self.hay, HAYS)
+        check_choice("hay", self.hay, HAYS)
         for name in ("length", "needles", "questions", "answer", "key", "rows"):
-            whole(name, getattr(self, name), 1)
-        if self.depth is not None and not at_least("depth", self.depth, 0) <= 1:
+            check_int(name, getattr(self, name), 1)
+        if self.depth is not None and not check_min("depth", self.depth, 0) <= 1:
             raise CourseError(f"depth must lie between 0 and 1, not {self.depth}.")
         if self.questions > self.needles:
             raise CourseError(f"questions ({self.questions}) must be at most needles ({self.needles}).")
@@ -159,7 +161,7 @@ class NeedleTask:
 
     def text(self, number: int, depth: float | None = None) -> NeedleText:
         """Text number `number`, the same on every machine; `depth` replaces the task's own."""
-        rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {whole('number', number)}"))
+        rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {check_int('number', number)}"))
         depth = self.depth if depth is None else depth
         hay = self._hay(rng)
         depths = [rng.random() for _ in range(self.needles)]
@@ -195,7 +197,7 @@ class NeedleTask:
 
     def batch(self, step: int) -> NeedleBatch:
         """Step `step`'s texts."""
-        first = whole("step", step) * self.rows
+        first = check_int("step", step) * self.rows
         return self.rows_at(range(first, first + self.rows))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.tasks.needle import NeedleTask
 
 
 def wilson(right: int, asked: int, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share (Wilson 1927, JASA 22:158): 95 of 100 for the default z; never outside 0 .. 1."""
-    if not 0 <= whole("right", right) <= whole("asked", asked, 1):
+    if not 0 <= check_int("right", right) <= check_int("asked", asked, 1):
         raise CourseError(f"right ({right}) must be at most asked ({asked}).")
     share, spread = right / asked, z * z / asked
     middle = (share + spread / 2) / (1 + spread)
@@ -53,7 +53,7 @@ class Found:
 def choices(model: nn.Module, inputs: Tensor, piece: int = 1024) -> Tensor:
     """The likeliest next byte at every place of inputs (rows, T), read `piece` bytes at a time with a state."""
     state, found = None, []
-    for part in inputs.split(whole("piece", piece, 1), dim=1):
+    for part in inputs.split(check_int("piece", piece, 1), dim=1):
         logits, state = model(part, state)
         found.append(logits.argmax(-1))
     return torch.cat(found, dim=1)
@@ -76,7 +76,9 @@ def needle_accuracy(
     evenly over 0 .. 1. Reading goes on with a state, so no more than `piece` bytes are in work at once. The model's
     training mode is left as it was.
     """
-    whole("rows", rows, 1), whole("batch", batch, 1), whole("depths", depths, 1)
+    check_int("rows", rows, 1)
+    check_int("batch", batch, 1)
+    check_int("depths", depths, 1)
     lengths = [task.length] if lengths is None else [lengths] if isinstance(lengths, int) else list(lengths)
     device, training, found = next(model.parameters()).device, model.training, []
     model.eval()

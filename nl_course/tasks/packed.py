@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.tasks.books import Book, rank
 from nl_course.tasks.streaming import stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
@@ -50,7 +50,7 @@ class PackedStream:
         positions: str | os.PathLike | None = None,
         write: bool = True,
     ):
-        self.batch_size, self.length = whole("batch_size", batch_size, 1), whole("length", length, 1)
+        self.batch_size, self.length = check_int("batch_size", batch_size, 1), check_int("length", length, 1)
         self.name = source if isinstance(source, str) else "books"
         self._books = source if callable(source) else lambda first: stream_datasets(source, column, first=first)
         self.tokenizer, self._path, self._write = tokenizer, None if positions is None else Path(positions), write
@@ -61,7 +61,7 @@ class PackedStream:
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, whichever was asked before; the next one is the quick one."""
         rows, size = self.batch_size, self.length
-        first = whole("step", step) * rows * size
+        first = check_int("step", step) * rows * size
         if first < self._dropped:
             self._begin(self._noted[0])
         best = max((place for place in self._noted if place[0] <= first), key=lambda place: place[0])
@@ -77,7 +77,7 @@ class PackedStream:
 
     def held_out(self, tokens: int | None = None) -> Tensor:
         """The first held-out books as one stream, at most `tokens` (64 windows); empty where there are too few."""
-        most = 64 * (self.length + 1) if tokens is None else whole("tokens", tokens, 1)
+        most = 64 * (self.length + 1) if tokens is None else check_int("tokens", tokens, 1)
         found, count = [], 0
         for book in self._books(0):
             if is_held_out(book):

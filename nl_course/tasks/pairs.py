@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.delta import delta_chunked
 
@@ -36,7 +36,9 @@ class Pairs:
 def draw_pairs(pairs: int, width: int, similarity: float = 0.0, rows: int = 1, seed: int = 0) -> Pairs:
     """Random unit keys and values, float64. `similarity` in [0, 1] is the expected cosine between two keys: each is
     sqrt(similarity) of one common direction and sqrt(1 - similarity) of its own."""
-    whole("pairs", pairs, 1), whole("width", width, 1), whole("rows", rows, 1)
+    check_int("pairs", pairs, 1)
+    check_int("width", width, 1)
+    check_int("rows", rows, 1)
     if not 0 <= similarity <= 1:
         raise CourseError(f"similarity must lie between 0 and 1, not {similarity}.")
     generator = torch.Generator().manual_seed(seed)
@@ -54,7 +56,9 @@ def written(
 ) -> Tensor:
     """The matrices (rows, d, d) after writing all pairs in order, `passes` times over. `retention` multiplies the
     memory before each write; `step` scales the write (in Hebb's rule the value, in the delta rule the correction)."""
-    choose("rule", rule, RULES), whole("passes", passes, 1), at_least("step", step, 0)
+    check_choice("rule", rule, RULES)
+    check_int("passes", passes, 1)
+    check_min("step", step, 0)
     if not 0 <= retention <= 1:
         raise CourseError(f"retention must lie between 0 and 1, not {retention}.")
     k, v = pairs.keys[:, None], pairs.values[:, None]  # one head
@@ -72,7 +76,7 @@ def written(
 def attended(pairs: Pairs, queries: Tensor, sharpness: float) -> Tensor:
     """What attention reads for queries (rows, m, d): softmax weights of sharpness * q . k. At 0 it is the mean of all
     values; the sharper, the nearer to the value of the one nearest key."""
-    at_least("sharpness", sharpness, 0)
+    check_min("sharpness", sharpness, 0)
     return (sharpness * queries @ pairs.keys.mT).softmax(dim=-1) @ pairs.values
 
 

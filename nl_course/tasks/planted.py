@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.tasks.books import Book
 from nl_course.tasks.needle import KINDS, word_list
 from nl_course.tasks.text import hashed, library
@@ -83,19 +83,19 @@ class PlantedBooks:
 
     def __post_init__(self):
         for name in ("length", "facts", "within", "rows"):
-            whole(name, getattr(self, name), 1)
+            check_int(name, getattr(self, name), 1)
         size = len(Fact("k" * KEY, "0" * ANSWER, 0).mark)
         if self.within > min(self.length, LEAST) or self.within < self.facts * size:
             raise CourseError(
                 f"within ({self.within}) must hold {self.facts} facts of {size} bytes and lie in the first "
                 f"{min(self.length, LEAST):,} bytes."
             )
-        if self.every is not None and whole("every", self.every, 1) < 2 * size:
+        if self.every is not None and check_int("every", self.every, 1) < 2 * size:
             raise CourseError(f"every ({self.every}) must be at least {2 * size}.")
 
     def text(self, number: int) -> PlantedText:
         """Text number `number`, the same on every machine that has the pinned packages."""
-        if whole("number", number) >= self.rows:
+        if check_int("number", number) >= self.rows:
             raise CourseError(f"number ({number}) must be below rows ({self.rows}).")
         book, hay = _from_book(self.shelf, number, self.rows, self.length)
         gap = self.within // self.facts
@@ -163,7 +163,7 @@ def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: in
     own is right."""
     asked = [(row, fact) for row, some in enumerate(facts) for fact in some]
     device, right = next(model.parameters()).device, []
-    for first in range(0, len(asked), whole("batch", batch, 1)):
+    for first in range(0, len(asked), check_int("batch", batch, 1)):
         some = asked[first : first + batch]
         tokens = torch.tensor([list(fact.mark[: -len(">\n")]) for _, fact in some], device=device)
         logits, _ = model(tokens[:, :-1], state.rows(torch.tensor([row for row, _ in some], device=device)))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 
 BLANK = 0
 
@@ -59,7 +59,10 @@ def mqar(
 
     Needs an even `length` of at least 4 * `pairs`. Raises CourseError otherwise.
     """
-    whole("rows", rows, 1), whole("pairs", pairs, 1), whole("length", length, 2), at_least("power", power, 0)
+    check_int("rows", rows, 1)
+    check_int("pairs", pairs, 1)
+    check_int("length", length, 2)
+    check_min("power", power, 0)
     if length % 2 or 4 * pairs > length:
         raise CourseError(f"length must be even and at least 4 * pairs = {4 * pairs}, not {length}.")
     generator = torch.Generator().manual_seed(seed)
@@ -86,8 +89,10 @@ def key_value(
 ) -> Recall:
     """`pairs` pairs, `overwrites` of their keys at random once more with a new value, `distance` tokens of filler,
     then every key, in random order, each followed by a blank. Length 2 (2 pairs + overwrites) + distance."""
-    whole("rows", rows, 1), whole("pairs", pairs, 1), whole("distance", distance, 0)
-    if whole("overwrites", overwrites, 0) > pairs:
+    check_int("rows", rows, 1)
+    check_int("pairs", pairs, 1)
+    check_int("distance", distance, 0)
+    if check_int("overwrites", overwrites, 0) > pairs:
         raise CourseError(f"overwrites must be at most pairs ({pairs}), not {overwrites}: a key is rewritten once.")
     generator = torch.Generator().manual_seed(seed)
     keys, values = _draw(rows, pairs, pairs + overwrites, vocab, generator)
@@ -109,7 +114,7 @@ def key_value(
 
 def _draw(rows: int, keys: int, values: int, vocab: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """(rows, keys) different keys and (rows, values) different values in each row."""
-    half = whole("vocab", vocab, 4) // 2
+    half = check_int("vocab", vocab, 4) // 2
     if keys > half - 1 or values > vocab - half:
         raise CourseError(
             f"vocab {vocab} has {half - 1} keys and {vocab - half} values; {keys} and {values} are needed."
@@ -181,7 +186,7 @@ def accuracy(
     `edges` are the upper ends of groups, the last group open; by default every number of pairs or newer pairs is a
     group of its own, and ages go by powers of two. Groups in which nothing was asked are left out.
     """
-    choose("by", by, ("pairs", "age", "newer"))
+    check_choice("by", by, ("pairs", "age", "newer"))
     amounts, right, outdated = [], [], []
     for task in [tasks] if isinstance(tasks, Recall) else tasks:
         found, mask = answers(model, task, batch, device), task.mask

@@ -7,7 +7,7 @@ context (Olsson et al. 2022, arXiv 2209.11895, call the heads that do this induc
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least, whole
+from nl_course.errors import CourseError, check_int, check_min
 
 LETTERS = torch.arange(ord("a"), ord("z") + 1)
 
@@ -18,10 +18,12 @@ def repeated_strings(rows: int, length: int, period: int | tuple[int, int], seed
     `period` is one number of letters, or (least, most): each row then draws its own. `blanks` is the share of letters
     that are blanks instead, which makes words of them.
     """
-    at_least("blanks", blanks, 0)
-    whole("rows", rows, 1), whole("length", length, 1)
+    check_min("blanks", blanks, 0)
+    check_int("rows", rows, 1)
+    check_int("length", length, 1)
     least, most = (period, period) if isinstance(period, int) else period
-    whole("period", least, 1), whole("longest period", most, least)
+    check_int("period", least, 1)
+    check_int("longest period", most, least)
     generator = torch.Generator().manual_seed(seed)
     periods = torch.randint(least, most + 1, (rows, 1), generator=generator)
     letters = LETTERS[torch.randint(len(LETTERS), (rows, most), generator=generator)]
@@ -35,8 +37,9 @@ def repeated_passages(stream: Tensor, rows: int, length: int, period: tuple[int,
 
     `period` is (least, most) bytes. Unlike random letters a passage can be guessed at in part the first time.
     """
-    whole("rows", rows, 1), whole("length", length, 1)
-    least, most = whole("period", period[0], 1), whole("longest period", period[1], period[0])
+    check_int("rows", rows, 1)
+    check_int("length", length, 1)
+    least, most = check_int("period", period[0], 1), check_int("longest period", period[1], period[0])
     if stream.numel() < most:
         raise CourseError(f"the text is too short for passages of {most} bytes: it has {stream.numel():,}.")
     generator = torch.Generator().manual_seed(seed)

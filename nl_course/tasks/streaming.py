@@ -12,7 +12,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.tasks.books import Book, rank
 from nl_course.tasks.text import HELD_OUT_ONE_IN, Library
 
@@ -91,7 +91,7 @@ def _local(source: str) -> tuple[str, list[str]] | None:
         ends = [_ending(f) for f in files[:1]]
     if not files:
         raise CourseError(f"no file matches {source!r}.")
-    kind = choose("the format of a data file", ends[-1] if ends else "(none)", FORMATS)
+    kind = check_choice("the format of a data file", ends[-1] if ends else "(none)", FORMATS)
     return FORMATS[kind], files
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset, write_atomically
 from nl_course.tasks import books as shelves
 from nl_course.tasks.books import CORPORA, SHELVES, Book
@@ -75,7 +75,7 @@ class Library:
 
     def books(self, split: str = "train") -> list[Book]:
         """The books of a split, `train` or `held_out`."""
-        return getattr(self, choose("split", split, SPLITS))
+        return getattr(self, check_choice("split", split, SPLITS))
 
     def verify(self, strict: bool = False) -> list[str]:
         """What differs from the recording, in words; an empty list when nothing does. `strict` raises
@@ -102,12 +102,12 @@ def library(corpus: str = "prose", shelf: Sequence[str] = DEFAULT_SHELF, strict:
     texts are held against the recorded hashes: a difference is warned of with both versions, or raised if
     `strict`.
     """
-    choose("corpus", corpus, CORPORA)
+    check_choice("corpus", corpus, CORPORA)
     shelf = (shelf,) if isinstance(shelf, str) else tuple(dict.fromkeys(shelf))
     if not shelf:
         raise CourseError(f"the shelf is empty; name one or more of: {', '.join(SHELVES)}.")
     for package in shelf:
-        choose("package", package, SHELVES)
+        check_choice("package", package, SHELVES)
     found, differences = [], []
     for package in shelf:
         these = shelves.books(package, corpus)
@@ -199,8 +199,8 @@ def batch(
     gets its share.
     """
     for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("batch_size", batch_size, 1)):
-        whole(name, value, least)
-    whole("length", length, 1)
+        check_int(name, value, least)
+    check_int("length", length, 1)
     places = stream.numel() - length  # a window is length + 1 long
     if places < 1:
         raise CourseError(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, whole
+from nl_course.errors import CourseError, check_int
 from nl_course.files import write_atomically
 from nl_course.tasks import text as bytewise
 
@@ -94,7 +94,7 @@ BYTES = _Bytes()
 def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokenizer:
     """A vocabulary of at most `vocab` subwords learnt from `texts`: fewer where they are too short for more pairs that
     occur twice. The same texts in the same order give the same vocabulary."""
-    if whole("vocab", vocab) < LEAST:
+    if check_int("vocab", vocab) < LEAST:
         raise CourseError(f"vocab must be at least {LEAST}, the bytes and the separator, not {vocab}.")
     tokenizers = _library()
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.nested import NestedLanguageModel
 from nl_course.training.interrupts import Interrupts
 
@@ -201,7 +201,7 @@ class AgreedInterrupts(Interrupts):
 def join(parallel: str, device: torch.device) -> Ranks:
     """The processes of this run. "auto" is "ddp" where torchrun started this process, else "none". Joining a second
     time is allowed. Raises CourseError where there is nobody to join."""
-    choose("parallel", parallel, PARALLEL)
+    check_choice("parallel", parallel, PARALLEL)
     if parallel == "auto":
         parallel = "ddp" if under_torchrun() else "none"
     if parallel == "none":

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel
@@ -123,10 +123,10 @@ def estimate(
     `price_per_hour` is of one device. With "ddp" each of `processes` devices holds everything and a share of the rows,
     with "fsdp" also a share of weights, gradients and optimizer. Raises CourseError for what makes no sense.
     """
-    config, devices = training_config, whole("processes", processes, 1)
-    choose("parallel", parallel, PARALLEL)
+    config, devices = training_config, check_int("processes", processes, 1)
+    check_choice("parallel", parallel, PARALLEL)
     for what, value in (("tokens_per_second", tokens_per_second), ("price_per_hour", price_per_hour)):
-        if value is not None and at_least(what, value, 0) == 0 and what == "tokens_per_second":
+        if value is not None and check_min(what, value, 0) == 0 and what == "tokens_per_second":
             raise CourseError("tokens_per_second must be more than 0.")
     if devices > 1 and parallel == "none":
         raise CourseError(f'{devices} processes need parallel "ddp" or "fsdp".')
@@ -179,7 +179,7 @@ def probe(model: nn.Module, data: Data, training_config: TrainingConfig, steps: 
     The model, and the global random numbers, are left as they were. The copy, its gradients and the optimizer need
     their memory meanwhile. The median of the steps is taken.
     """
-    whole("steps", steps, 1)
+    check_int("steps", steps, 1)
     with torch.random.fork_rng(devices=[d for d in {p.device for p in model.parameters()} if d.type == "cuda"]):
         few = replace(training_config, steps=steps + 1, log_every=1, save_every=0, evaluate_every=0)
         run = train(copy.deepcopy(model), data, few, progress=False)
@@ -204,7 +204,7 @@ def count(config: ModelConfig | NestedConfig, length: int, recompute: bool = Fal
     at the fullest moment in 32 bits, weights and their gradients aside: those that grow with the length, and those that
     grow with its square."""
     step = _chunk(config)
-    lengths = [length] if whole("length", length, 1) <= 2 * step else [2 * step, 3 * step, 4 * step]
+    lengths = [length] if check_int("length", length, 1) <= 2 * step else [2 * step, 3 * step, 4 * step]
     runs = _runs(config)
     once = [1] * len(runs)
     at = [_count(_blocks(config, runs, once), T, recompute) for T in lengths]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.nested.outer import check_outer, inner_share, outer_step
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.tasks import text
@@ -64,17 +64,17 @@ class TrainingConfig:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "length", "accumulate", "log_every"):
-            whole(name, getattr(self, name), 1)
+            check_int(name, getattr(self, name), 1)
         for name in ("warmup", "save_every", "evaluate_every", "seed"):
-            whole(name, getattr(self, name))
+            check_int(name, getattr(self, name))
         for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
-            if not isfinite(at_least(name, getattr(self, name), 0)):
+            if not isfinite(check_min(name, getattr(self, name), 0)):
                 raise CourseError(f"{name} must be a finite number.")
         inner_share(0, 1, self.inner_warmup)
-        choose("precision", self.precision, ("auto", "fp32", "bf16"))
-        choose("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("precision", self.precision, ("auto", "fp32", "bf16"))
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         object.__setattr__(self, "betas", tuple(self.betas))
-        if len(self.betas) != 2 or not all(0 <= at_least("beta", b, 0) < 1 for b in self.betas):
+        if len(self.betas) != 2 or not all(0 <= check_min("beta", b, 0) < 1 for b in self.betas):
             raise CourseError(f"betas must be two numbers of at least 0 and below 1, not {self.betas}.")
         if self.batch_size % self.accumulate:
             raise CourseError(
@@ -87,7 +87,7 @@ class TrainingConfig:
     @classmethod
     def from_dict(cls, values: dict) -> "TrainingConfig":
         for name in values:
-            choose("training setting", name, [f.name for f in fields(cls)])
+            check_choice("training setting", name, [f.name for f in fields(cls)])
         return cls(**values)
 
 
@@ -183,7 +183,9 @@ def evaluate(
 ) -> Evaluation:
     """The loss on windows spread evenly over `stream`: at most `batches` times `batch_size`, fewer where they would
     overlap. The same windows every time. The model's training mode is left as it was."""
-    whole("length", length, 1), whole("batches", batches, 1), whole("batch_size", batch_size, 1)
+    check_int("length", length, 1)
+    check_int("batches", batches, 1)
+    check_int("batch_size", batch_size, 1)
     starts = evaluate_windows(stream, length, batches * batch_size)
     count = len(starts)
     device, training = next(model.parameters()).device, model.training

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from nl_course import __version__
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.files import write_atomically
 from nl_course.training.checkpoint import bare, load_training, read_info, save_model, save_training
 from nl_course.training.distributed import ALONE, Ranks
@@ -76,7 +76,7 @@ class RunFolder:
 
         `asked` is what the run was asked for; a resumed one must ask for the same, except in the fields `free`.
         """
-        choose("resume", str(resume), ("True", "False", "auto"))
+        check_choice("resume", str(resume), ("True", "False", "auto"))
         there, sharded = checkpoints(self.path)
         if there and resume is False:
             raise CourseError(f"{self.path} already holds a run; resume it, or take another folder.")

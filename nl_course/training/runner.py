@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config
@@ -63,8 +63,10 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self):
-        choose("memory", self.memory, CHOICES), choose("size", self.size, SIZES), choose("task", self.task, TASKS)
-        whole("steps", self.steps, 1)
+        check_choice("memory", self.memory, CHOICES)
+        check_choice("size", self.size, SIZES)
+        check_choice("task", self.task, TASKS)
+        check_int("steps", self.steps, 1)
         if self.task == "recall":
             object.__setattr__(self, "length", RECALL_LENGTH)
         TrainingConfig.from_dict(self.training.to_dict())  # says at once what cannot be trained
@@ -247,7 +249,7 @@ class Runner:
 
     def step(self, steps: int = 1) -> str:
         """Takes so many steps here and now, and returns the status: for tests, and for those who want to look."""
-        whole("steps", steps, 1)
+        check_int("steps", steps, 1)
         if self.status == "running":
             raise CourseError("the run is going on in its thread; pause it first.")
         if self.status != "done":

@@ -13,7 +13,7 @@ import ipywidgets as W
 import numpy as np
 import torch
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.files import asset
 from nl_course.memories import Trace
 from nl_course.model import LanguageModel, ModelConfig
@@ -57,7 +57,7 @@ def build(model: LanguageModel, kind: str, dtype: torch.dtype) -> LanguageModel:
     """A twin of `model` with another kind of cache: its weights where the shapes allow, else random ones (bytes and
     time do not depend on them)."""
     known = kinds(model.config)
-    chosen = known[choose("kind of cache", kind, known)]
+    chosen = known[check_choice("kind of cache", kind, known)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         twin = LanguageModel(replace(model.config, memory=chosen.memory, options=chosen.options))

@@ -10,7 +10,7 @@ from functools import lru_cache
 import ipywidgets as W
 import numpy as np
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, recalled, written
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
@@ -44,7 +44,9 @@ def measured(
     if memory == "attention":
         reads = attended(drawn, drawn.keys, sharpness)
     else:
-        reads = drawn.keys @ written(drawn, MEMORIES[choose("memory", memory, MEMORIES)].replace("linear", "hebb"))
+        reads = drawn.keys @ written(
+            drawn, MEMORIES[check_choice("memory", memory, MEMORIES)].replace("linear", "hebb")
+        )
     found = recalled(drawn, reads)
     return {
         "squared error": found.error.mean().item(),

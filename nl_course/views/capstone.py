@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.files import asset
 from nl_course.memories import MEMORIES
 from nl_course.record import frontier
@@ -43,7 +43,7 @@ def frontier_point(
     """The point of a learner's memory, in the frontier's own format. `steps` shortens the training, for a first look:
     a point that was trained for less stands lower than it should, and says so."""
     config = settings("frontier")
-    choose("size", size, config["sizes"])
+    check_choice("size", size, config["sizes"])
     config["models"][mine.name] = {"spec": {"memory": mine.name, "conv": 4}, "sizes": [size], "seeds": [seed]}
     full = config["training"]["steps"]
     if steps is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.config import VARIANTS
 from nl_course.nested.steps import Gathered, Weights, move, next_token_losses, segment_errors
@@ -110,10 +110,12 @@ class Learner:
 
 def compute(fast: int, slow: int, fast_rate: float, slow_rate: float, switch: int, back: int, variant: str) -> dict:
     """One reading of the stream: what changed when, and what every part answers at each boundary."""
-    for period in (whole("period", fast, 1), whole("period", slow, 1)):
+    for period in (check_int("period", fast, 1), check_int("period", slow, 1)):
         if period % min(fast, slow):
             raise CourseError(f"the slow period must be a multiple of the fast one, not {slow} of {fast}.")
-    at_least("rate", fast_rate, 0), at_least("rate", slow_rate, 0), choose("variant", variant, VARIANTS)
+    check_min("rate", fast_rate, 0)
+    check_min("rate", slow_rate, 0)
+    check_choice("variant", variant, VARIANTS)
     symbols, learner = stream(switch, back), Learner(model((fast, slow), (fast_rate, slow_rate), variant))
     names, size = list(learner.start), min(fast, slow)
     places, paid, asked, without = [0], [], [learner.losses(learner.fast)], [[] for _ in names]

@@ -12,7 +12,7 @@ that a recording made again says what it says then.
 
 from collections.abc import Iterable
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.views.kit import theme
 from nl_course.views.kit.charts import Chart, chart
 from nl_course.views.optimizers_drawing import LOOKS as OPTIMISERS
@@ -102,7 +102,7 @@ def loss_by_position(run: dict, against: bool = True) -> Chart:
 def tracked(run: dict, task: str) -> dict[str, list[dict]]:
     """{model: rows with low, high, by_place and by_place_seeds} of a task; reads parity of runs/hope.json too."""
     tasks = needs(run, "tasks", "state-tracking")
-    about = tasks[choose("task", task, tasks)]
+    about = tasks[check_choice("task", task, tasks)]
     if "models" in about:
         return {name: model["asked"] for name, model in about["models"].items()}
     found = {}
@@ -195,7 +195,7 @@ _SHOWN = {"forgetting": "forgotten of the earlier ones", "forward": "carried ove
 def corpora(run: dict, what: str = "forgetting") -> Chart:
     """runs/corpora.json: what each arm forgets (or, `what="forward"`, carries over) for what it learns, one point a
     rate. The lower right is best for forgetting, the upper right for what is carried over."""
-    choose("measure", what, _SHOWN)
+    check_choice("measure", what, _SHOWN)
     arms: dict[str, list[dict]] = {}
     for row in needs(run, "runs", "corpora"):
         arms.setdefault(row["arm"], []).append(row)

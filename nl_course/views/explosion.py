@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.inner_model import InnerModel, Norm
 from nl_course.memories.ttt.dual import dual, moved
 from nl_course.views.kit import theme
@@ -50,7 +50,8 @@ def stream(similarity: float, seed: int = 0) -> Stream:
 @torch.no_grad()
 def norms(keys: Tensor, values: Tensor, start: Tensor, steps: np.ndarray, mini_batch: int, cure: str) -> np.ndarray:
     """The norm of the memory after each mini-batch, from before the first, (len(steps), mini-batches + 1)."""
-    choose("cure", cure, CURES), whole("mini_batch", mini_batch, 1)
+    check_choice("cure", cure, CURES)
+    check_int("mini_batch", mini_batch, 1)
     inside = cure == CURES[3]
     inner = InnerModel(bias=False, norm=inside, residual=inside)
     one, none = torch.ones(1, 1, WIDTH, dtype=start.dtype), torch.zeros(1, 1, WIDTH, dtype=start.dtype)
@@ -77,7 +78,7 @@ def largest_curvature(keys: Tensor, mini_batch: int, mean: bool) -> float:
 
 def compute(settings: dict) -> dict:
     """settings: step, length (of the keys), mini_batch, similarity (of the keys), cure."""
-    cure, mini_batch = choose("cure", settings["cure"], CURES), settings["mini_batch"]
+    cure, mini_batch = check_choice("cure", settings["cure"], CURES), settings["mini_batch"]
     text = stream(settings["similarity"])
     keys = text.keys * (1.0 if cure == CURES[1] else settings["length"])
     steps = np.append(STEPS, settings["step"])

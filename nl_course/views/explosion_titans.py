@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.common.inner_model import InnerModel, Norm
 from nl_course.memories.titans.chunk import Gates, Masks, chunked, masks
 from nl_course.views import explosion
@@ -40,7 +40,7 @@ def gates_of(steps: Tensor, momentum: float, cure: str, chunk: int) -> Gates:
     if not 0 <= momentum < 1:
         raise CourseError(f"momentum must be at least 0 and less than 1, not {momentum}.")
     one = torch.ones(len(steps), 1, chunk, dtype=torch.float64)
-    theta = steps[:, None, None] * one / (chunk if choose("cure", cure, CURES) == CURES[2] else 1)
+    theta = steps[:, None, None] * one / (chunk if check_choice("cure", cure, CURES) == CURES[2] else 1)
     keep = (KEPT * one).log() if cure == CURES[3] else None
     return Gates(theta, (momentum * one).log() if momentum else None, keep)
 
@@ -61,7 +61,8 @@ def norms(
     steps: tuple[float, ...], similarity: float, length: float, momentum: float, depth: int, chunk: int, cure: str
 ) -> np.ndarray:
     """The norm of all weights after each chunk, from before the first: (len(steps), chunks + 1)."""
-    whole("depth", depth, 1), whole("chunk", chunk, 1)
+    check_int("depth", depth, 1)
+    check_int("chunk", chunk, 1)
     text, inside, rows = stream(similarity), cure == CURES[4], len(steps)
     gates = gates_of(torch.tensor(steps, dtype=torch.float64), momentum, cure, chunk)
     inner = InnerModel(depth, EXPANSION, "silu", bias=False, norm=inside, residual=inside)
@@ -121,7 +122,7 @@ def steepest(keys: Tensor, chunk: int) -> Tensor:
 
 def compute(settings: dict) -> dict:
     """settings: step, momentum, depth, cure, length and similarity (of the keys), mini_batch (the chunk)."""
-    cure, chunk = choose("cure", settings["cure"], CURES), settings["mini_batch"]
+    cure, chunk = check_choice("cure", settings["cure"], CURES), settings["mini_batch"]
     momentum, depth = settings["momentum"], settings["depth"]
     if settings["step"] not in STEPS:
         raise CourseError(f"step must be one of {', '.join(f'{step:g}' for step in STEPS)}, not {settings['step']:g}.")

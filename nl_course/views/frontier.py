@@ -11,7 +11,7 @@ from functools import cache
 
 import ipywidgets as W
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.scaling.shapes import read_table
 from nl_course.views import frontier_drawing as drawing
 from nl_course.views.kit.parts import Prediction
@@ -77,7 +77,7 @@ def compute(
 
     Raises CourseError where nothing is left to show, or for names that are not known.
     """
-    wanted, run = GROUPS[choose("group of memories", memories, GROUPS)], recorded()
+    wanted, run = GROUPS[check_choice("group of memories", memories, GROUPS)], recorded()
     points = [p for p in run["points"] if p["memory"] in wanted and size in (ALL_SIZES, p["size"])]
     if not points:
         raise CourseError(f"no model of {memories!r} was recorded at size {size!r}; choose another.")
@@ -93,7 +93,7 @@ def compute(
         "rows": rows,
         "frontier": on_the_frontier({name: (row["bytes"], row["mean"]) for name, row in rows.items()}),
         "by_pairs": {key(p): [p["asked"][i] for i in taught] for p in points},
-        "chosen": everything[choose("point", point, everything)] if point else points[0],
+        "chosen": everything[check_choice("point", point, everything)] if point else points[0],
         "widths": {name: about["width"] for name, about in run["sizes"].items()},
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset
 from nl_course.memories import Trace
 from nl_course.memories.ttt.layer import TTT
@@ -51,7 +51,8 @@ def variant(model: LanguageModel, start: str, mini_batch: int) -> LanguageModel:
     """The model with other inner weights to start from, or another mini-batch, in every layer; a copy.
 
     c_i keeps its learned value where the place i existed in training and is 1 / i beyond."""
-    choose("start", start, STARTS), whole("mini_batch", mini_batch, 1)
+    check_choice("start", start, STARTS)
+    check_int("mini_batch", mini_batch, 1)
     twin = deepcopy(model)
     for number, layer in enumerate(twin.layers):
         memory = layer.memory

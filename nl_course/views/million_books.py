@@ -13,7 +13,7 @@ from functools import cache
 import ipywidgets as W
 import numpy as np
 
-from nl_course.errors import at_least, choose
+from nl_course.errors import check_choice, check_min
 from nl_course.files import asset
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.scaling import accelerator
@@ -52,14 +52,14 @@ def recorded() -> dict:
 @cache
 def reader(name: str) -> LanguageModel:
     """A model of that shape, without its trained weights: for its formula of `state_bytes`."""
-    found = recorded()["models"][choose("memory", name, recorded()["models"])]
+    found = recorded()["models"][check_choice("memory", name, recorded()["models"])]
     return LanguageModel(ModelConfig(**SHAPE, **{key: found[key] for key in ("hidden", "memory", "options", "conv")}))
 
 
 def state_bytes(name: str, read: float) -> float:
     """Bytes kept after `read` bytes of text: of a model's state by its formula, of the index in the measured
     proportion to its text."""
-    at_least("bytes read", read, 0)
+    check_min("bytes read", read, 0)
     if name == INDEX:
         last = recorded()["index"]["first"][-1]
         return read * last["disk_bytes"] / last["bytes"]
@@ -80,7 +80,7 @@ def rows_of(name: str) -> list[dict]:
     """What was recorded of a memory, or of the index, at each length."""
     if name == INDEX:
         return recorded()["index"]["first"]
-    return recorded()["models"][choose("memory", name, recorded()["models"])]["first"]
+    return recorded()["models"][check_choice("memory", name, recorded()["models"])]["first"]
 
 
 def known(name: str, read: float) -> dict | None:
@@ -94,7 +94,7 @@ def known(name: str, read: float) -> dict | None:
 def compute(books: float, book: str, memory: str, facts: int) -> dict:
     """Lines over all lengths for every memory, and where the reader stands."""
     names = [*recorded()["models"], INDEX]
-    size = SIZES[choose("book", book, SIZES)]
+    size = SIZES[check_choice("book", book, SIZES)]
     read = books * size
     rows = {name: rows_of(name) for name in names}
     now = known(memory, read)

@@ -19,7 +19,7 @@ import ipywidgets as W
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.hope.config import STOPS
 from nl_course.memories.hope.layer import FastState, SelfModifyingState
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
@@ -40,7 +40,12 @@ NAMES = (*MEMORIES, *(f"level of {c}" for c in LEVELS))
 @lru_cache(maxsize=8)
 def model(stop: str) -> NestedLanguageModel:
     """The untrained model, float64; the same weights whatever is stopped."""
-    options = {"chunk": CHUNK, "stop_gradient": choose("stop-gradient", stop, STOPS), "start": "random", "conv": 2}
+    options = {
+        "chunk": CHUNK,
+        "stop_gradient": check_choice("stop-gradient", stop, STOPS),
+        "start": "random",
+        "conv": 2,
+    }
     levels = tuple(LevelConfig(HIDDEN, chunk, 0.01) for chunk in LEVELS)
     torch.manual_seed(3)
     made = NestedLanguageModel(NestedConfig(VOCAB, WIDTH, 1, 1, levels, "self-modifying", options)).double()
@@ -108,7 +113,7 @@ def fresh(state: NestedState) -> NestedState:
 
 def measured(passes: int, left: str, stop: str) -> dict:
     """One reading and its backward pass: gradient norms at boundaries and at the starts, and the starts' gradients."""
-    keep, made, tokens = LEFT[choose("what a cut leaves", left, LEFT)], model(stop), text()
+    keep, made, tokens = LEFT[check_choice("what a cut leaves", left, LEFT)], model(stop), text()
     begun = made.init_state(1)
     state, loss, places = begun, 0.0, []
     for i in range(BOUNDARIES):
@@ -150,9 +155,9 @@ def exact() -> dict:
 def compute(moment: int, passes: int = ALL, left: str = "the start stays reachable", stop: str = "none") -> dict:
     """`moment`: 0 to BOUNDARIES reading forward, a chunk each; as many more backwards; the last one is the outer
     step."""
-    if not 0 <= whole("moment", moment) <= 2 * BOUNDARIES + 1:
+    if not 0 <= check_int("moment", moment) <= 2 * BOUNDARIES + 1:
         raise CourseError(f"the moment must be 0 to {2 * BOUNDARIES + 1}, not {moment}.")
-    if not 0 <= whole("boundaries passed", passes) <= ALL:
+    if not 0 <= check_int("boundaries passed", passes) <= ALL:
         raise CourseError(f"the gradient may pass 0 to {ALL} boundaries, not {passes}.")
     now, true = measured_once(passes, left, stop), exact()
     lost = {name: float((now["starts"][name] - g).norm() / g.norm()) for name, g in true["starts"].items()}

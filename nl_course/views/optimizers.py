@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, at_least, choose
+from nl_course.errors import CourseError, check_choice, check_min
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.views import optimizers_drawing as drawing
 from nl_course.views.kit.parts import Prediction
@@ -42,7 +42,7 @@ NUDGE = 1e-4
 
 def inputs(curvature: float, tilt: float) -> Tensor:
     """The two inputs of the layer, (2, 2): of squared length 1 and `curvature`, turned by `tilt` degrees."""
-    if not at_least("curvature", curvature, 0.01) <= 100:
+    if not check_min("curvature", curvature, 0.01) <= 100:
         raise CourseError(f"curvature must be at most 100, not {curvature}.")
     angle = math.radians(tilt)
     turn = [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
@@ -132,11 +132,13 @@ def compute(
     """Plain descent and two optimisers on one landscape; the landscape itself on a grid."""
     if not 0 <= momentum < 1:
         raise CourseError(f"momentum must be at least 0 and below 1, not {momentum}.")
-    at_least("rate", rate, 1e-4), at_least("strength", strength, 0), at_least("ripple", ripple, 0)
+    check_min("rate", rate, 1e-4)
+    check_min("strength", strength, 0)
+    check_min("ripple", ripple, 0)
     asked = list(dict.fromkeys(("gradient descent", one, other)))
     runs = {}
     for said in asked:
-        name = NAMES[choose("optimiser", said, NAMES)]
+        name = NAMES[check_choice("optimiser", said, NAMES)]
         path, losses, shares = run(name, curvature, tilt, ripple, rate, momentum, strength)
         runs[said] = {"name": name, "path": path, "loss": losses, "weights": shares}
     X = inputs(curvature, tilt)

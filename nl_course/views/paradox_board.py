@@ -1,13 +1,12 @@
 """View 21, the paradox board: is the inner loop storing, or mixing?
 
-The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/ablations/switches.py) on trained models of
-the course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss and recall
-of pairs never seen in training stand beside each other, the inner loss beside both: |f(k) - v|^2 / |v|^2 of a chunk's
-pairs with the weights that the chunk left behind.
-
-Recorded (`nl-course record sceptic`): each switch by itself, at test time and, for some, trained with it, with
-Student's 95 % interval over seeds. Live: the first seed's model, asked there and then with whatever is switched,
-several switches together too. It is asked little, or the answer would take too long: fewer rows, the more inner steps.
+The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/ablations/switches.py) on trained models
+of the course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss
+and recall of pairs never seen in training stand beside each other, the inner loss beside both: |f(k) - v|^2 / |v|^2
+of a chunk's pairs with the weights that the chunk left behind. Recorded (`nl-course record sceptic`): each switch by
+itself, at test time and, for some, trained with it, with Student's 95 % interval over seeds. Live: the first seed's
+model, asked there and then with whatever is switched, several switches together too. It is asked little, or the
+answer would take too long: fewer rows, the more inner steps.
 """
 
 import json
@@ -16,7 +15,7 @@ from functools import lru_cache
 import ipywidgets as W
 import torch
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.files import asset
 from nl_course.memories.ablations.switches import Switches, switched
 from nl_course.model import LanguageModel
@@ -86,8 +85,8 @@ def compute(
 ) -> dict:  # fmt: skip
     """For text, recall and the inner loss of both: the recorded row at each of PLACES, or None, and what the live model
     says as trained and switched."""
-    name = MODELS[choose("model", model, MODELS)]
-    switches = Switches(inner_steps, SIGNS[choose("sign", sign, SIGNS)], read_with, last_layer_only)
+    name = MODELS[check_choice("model", model, MODELS)]
+    switches = Switches(inner_steps, SIGNS[check_choice("sign", sign, SIGNS)], read_with, last_layer_only)
     key = key_of(switches)
     arrays = {"model": model, "style": STYLES[name], "switches": switches, "key": key, "asks_trained": trained_so}
     for task in TASKS:

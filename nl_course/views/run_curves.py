@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.training.run_table import RunSummary
 from nl_course.views.kit.charts import Chart, chart
 from nl_course.views.training_board_drawing import STYLES, column
@@ -12,7 +12,7 @@ OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "opera
 
 def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
     """A line a run in its memory's colour and dash: the running mean of the loss, nats a token."""
-    choose("over", over, OVER)
+    check_choice("over", over, OVER)
     lowest = min(runs, key=lambda run: run.loss)
     says = f"{len(runs)} runs; the lowest loss at the end, {lowest.loss:.2f}, is that of {lowest.name}."
     picture = chart(says, x=OVER[over], y="loss (nats a token)")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset
 from nl_course.memories import Trace
 from nl_course.nested import (
@@ -95,7 +95,7 @@ def compute(models: dict, rates: dict, kept: dict, settings: dict) -> dict:
 
     `models` and the `rates` of their inner loops by the name of the start; `kept`: what was read before, filled here.
     settings: text, distance, start, loop (on or off), factor of the rate, clip."""
-    start, distance = choose("start", settings["start"], models), whole("distance", settings["distance"])
+    start, distance = check_choice("start", settings["start"], models), check_int("distance", settings["distance"])
     passage = encode(settings["text"])
     if not SHORTEST <= len(passage) <= LONGEST:
         raise CourseError(

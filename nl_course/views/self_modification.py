@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories.hope.config import RUNGS, SelfModifyingConfig
 from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.trace import Trace
@@ -55,7 +55,7 @@ def layer(
             raise CourseError(f"{name} must lie between 0 and 1, not {value}.")
     torch.manual_seed(0)
     config = SelfModifyingConfig(
-        WIDTH, 1, kind=choose("memories", kind, ("mlp", "linear")), hidden=HIDDEN, rung=rung, chunk=chunk,
+        WIDTH, 1, kind=check_choice("memories", kind, ("mlp", "linear")), hidden=HIDDEN, rung=rung, chunk=chunk,
         chunk_others=chunk_others, erase=erase, max_step=1.0, start_retention=retention, conv=0, start="random",
     )  # fmt: skip
     made = SelfModifying(config)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nl_course.errors import CourseError, at_least, whole
+from nl_course.errors import CourseError, check_int, check_min
 from nl_course.memories.titans.chunk import Gates, masks
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.memories.titans.trace import explain
@@ -85,7 +85,7 @@ def memory(depth: int, chunk: int) -> NeuralMemory:
 
 def gates_of(words: list[str], step: float, momentum: float, retention: float, sentence: float) -> Gates:
     """The same gates at every word, (1, 1, t); at a sentence's end the retention is multiplied by `sentence`."""
-    at_least("step", step, 0)
+    check_min("step", step, 0)
     for name, value in (("momentum", momentum), ("retention", retention), ("kept at a sentence's end", sentence)):
         if not 0 <= value <= 1:
             raise CourseError(f"{name} must lie between 0 and 1, not {value}.")
@@ -120,7 +120,7 @@ def compute(
     words, at = dropped(text, needle, place)
     keys, values = pairs(words)
     gates = gates_of(words, step, momentum, retention, sentence)
-    neural, trace = memory(whole("depth", depth, 1), chunk), Trace(TRACED)
+    neural, trace = memory(check_int("depth", depth, 1), chunk), Trace(TRACED)
     asked = keys[at].expand_as(keys)  # every word asks the needle's question; asking writes nothing
     explain(trace, neural, neural.init_state(1), 0, *(u[None, None] for u in (asked, keys, values)), gates)
     found = {name: trace[name][0, :, 0].numpy() for name in TRACED}

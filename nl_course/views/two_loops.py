@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import ipywidgets as W
 import numpy as np
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, pure
@@ -54,7 +54,8 @@ RANGES = {"start": (-2.0, 2.0), "key": (-0.6, 2.0), "value": (-0.5, 2.5), "query
 def unroll(learned: dict, inner_steps: int, name: str = "", gradient: str = "exact") -> tuple:
     """The inner loop of every sequence: weights (sequences, inner_steps + 1, ...) and, for the learned number `name`,
     how each depends on it, by the path that `gradient` leaves open. Numbers of `learned` may be arrays."""
-    choose("gradient", gradient, GRADIENTS), whole("inner steps", inner_steps, 1)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_int("inner steps", inner_steps, 1)
     shape = np.broadcast_shapes(*(np.shape(v) for v in learned.values()))
     slopes = SLOPES.reshape(-1, *[1] * len(shape))
     w = np.broadcast_to(learned["start"], (len(SLOPES), *shape)).astype(float)
@@ -69,7 +70,8 @@ def unroll(learned: dict, inner_steps: int, name: str = "", gradient: str = "exa
         if gradient != "stopped":
             dw = dw - k * error * (name == "step")
         w = w - step * k * error
-        weights.append(w), moved.append(dw)
+        weights.append(w)
+        moved.append(dw)
     return np.stack(weights, axis=1), np.stack(moved, axis=1)
 
 

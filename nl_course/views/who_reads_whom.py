@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories import Memory, Titans, Trace, build_memory
 from nl_course.memories.linear.linear import Retention, RetentionConfig
 from nl_course.tasks.text import encode
@@ -163,7 +163,8 @@ def _titans(knobs: Knobs) -> Memory:
             (neural.forget, 1 - knobs.retention),
         ):
             if gate is not None:
-                gate.weight.zero_(), gate.bias.fill_(_logit(said))
+                gate.weight.zero_()
+                gate.bias.fill_(_logit(said))
     return memory
 
 
@@ -196,7 +197,7 @@ def inputs(text: str, similarity: float = 0.0) -> Tensor:
 def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -> tuple[np.ndarray, float]:
     """Weights (T, T) of past values in reads by a memory of READERS (None: attention), and the largest number by which
     the weighted values, with the start's share, miss what the layer read."""
-    reader = SOFTMAX if memory is None else READERS[choose("memory", memory, READERS)]
+    reader = SOFTMAX if memory is None else READERS[check_choice("memory", memory, READERS)]
     weights, stored, start, read = reader.read(reader.build(knobs), inputs(text, similarity))
     return weights.numpy(), (weights @ stored + start - read).abs().max().item()
 

@@ -8,7 +8,7 @@ part says, which part keeps how many bytes, and what becomes of the output, or o
 import ipywidgets as W
 import numpy as np
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.tasks.text import encode
 from nl_course.views import wiring_drawing as drawing
 from nl_course.views.attention_reading import words
@@ -28,7 +28,7 @@ def compute(
     length: int = NEEDLE_LENGTHS[0],
 ) -> dict:  # fmt: skip
     """What the picture shows for one word, `token` (from 1). `kind` is a name of KINDS; `cut` one of CUTS."""
-    learned = choose("model", model, LEARNED) == LEARNED[1]
+    learned = check_choice("model", model, LEARNED) == LEARNED[1]
     found = measure(kind, learned, cut, text)
     if not 1 <= token <= len(found.names):
         raise CourseError(f"word {token} is past the text's end: it has {len(found.names)}.")

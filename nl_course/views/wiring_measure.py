@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.files import asset
 from nl_course.memories import Memory, Trace, build_memory
 from nl_course.model import LanguageModel, ModelConfig
@@ -53,7 +53,7 @@ def trained(name: str) -> bool:
 @lru_cache(maxsize=8)
 def model_of(name: str, learned: bool) -> LanguageModel:
     """The recorded needle model, or a small seeded one that has learned nothing."""
-    kind = KINDS[choose("architecture", name, KINDS)]
+    kind = KINDS[check_choice("architecture", name, KINDS)]
     if learned:
         return load_model(asset(f"checkpoints/needle-{kind}.safetensors")).eval()
     near = {} if kind == "titans" else {"segment" if kind == "mac" else "window": NEAR}
@@ -89,7 +89,7 @@ def measure(name: str, learned: bool, cut: str, text: str) -> Measured:
     return Measured(
         names=labels(tokens, groups),
         ends=np.array([np.flatnonzero(groups == g)[-1] for g in range(groups.max() + 1)]),
-        seen=seen(name, learned, choose("cut", cut, CUTS) if hasattr(layer, "cut") else CUTS[0], text),
+        seen=seen(name, learned, check_choice("cut", cut, CUTS) if hasattr(layer, "cut") else CUTS[0], text),
         bytes=bytes_by_part(name, learned, text),
         cache=2 * layer.config.width * len(tokens) * layer.dtype.itemsize,
         change=changes(name, learned, text),

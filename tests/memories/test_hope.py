@@ -144,7 +144,8 @@ def test_check_13_rung_two_with_one_memory_moving_is_rung_one():
 def test_check_14_without_steps_and_forgetting_every_memory_stays(kind, read):
     memory, x, trace = layer(kind=kind, read=read), draw(2, 11, 8), Trace()
     with torch.no_grad():
-        memory.step_bias.fill_(-1e6), memory.retention_bias.fill_(1e6)
+        memory.step_bias.fill_(-1e6)
+        memory.retention_bias.fill_(1e6)
     _, state = memory(x, None, trace)
     same_weights(memory.weights(state), memory.weights(memory.init_state(2)))
     into, out = memory.start["memory_into"] if kind == "mlp" else None, memory.start["memory_out"]
@@ -226,7 +227,8 @@ def test_boundary_reads_are_blind_inside_a_chunk_running_reads_are_not():
 def test_saturated_gates_in_float32_at_long_chunks(bias, read):
     memory = layer(chunk=256, read=read, max_step=0.5)
     with torch.no_grad():
-        memory.retention_bias.fill_(bias), memory.step_bias.fill_(1000.0)
+        memory.retention_bias.fill_(bias)
+        memory.step_bias.fill_(1000.0)
     x = draw(1, 600, 8)
     exact, single = memory(x)[0], twin(memory).float()
     found = gradients(single, x.float())

@@ -182,7 +182,8 @@ def test_check_14_without_momentum_and_forgetting_it_is_ttts_inner_loop(kind, no
         for name, weight in memory.neural.start.items():
             weight.copy_(ttt.start[name])
         if norm:
-            memory.neural.gain.copy_(ttt.norm.gain), memory.neural.shift.copy_(ttt.norm.shift)
+            memory.neural.gain.copy_(ttt.norm.gain)
+            memory.neural.shift.copy_(ttt.norm.shift)
     q, k, v = (draw(2, 2, 11, 4, seed=s) for s in range(3))
     rate = 0.3 * draw(2, 2, 11, seed=4).sigmoid()
     z, theirs = learn_ttt(ttt, q, k, v, rate)

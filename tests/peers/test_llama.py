@@ -73,7 +73,8 @@ def test_their_cache_and_our_state_go_on_alike():
         out = peer(piece, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         logits, state = model(piece, state)
-        expected.append(out.logits), got.append(logits)
+        expected.append(out.logits)
+        got.append(logits)
     torch.testing.assert_close(torch.cat(got, 1), torch.cat(expected, 1).double(), **FLOAT32)
 
 

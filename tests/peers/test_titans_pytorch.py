@@ -219,7 +219,8 @@ def test_by_design_the_norms_gain_is_a_fast_weight_of_theirs():
     assert (y - expected).abs().max() > 1e-3
     # With a step of zero only the forgetting of the gain is left: it fades like a weight.
     with torch.no_grad():
-        theirs.to_adaptive_step[0].bias.fill_(-1e9), neural.step.bias.fill_(-1e9)
+        theirs.to_adaptive_step[0].bias.fill_(-1e9)
+        neural.step.bias.fill_(-1e9)
     _, faded = theirs(x[:, :1])
     alpha = torch.sigmoid(theirs.to_decay_factor[0](x[0, 0]))
     torch.testing.assert_close(faded.states[0]["norm.gamma"], (1 - alpha)[:, None] * gamma, **CLOSE)

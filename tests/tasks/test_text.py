@@ -168,7 +168,8 @@ def test_a_file_and_a_folder_of_the_learners_own(tmp_path):
     for book, rest in zip(found.train, found.held_out, strict=True):
         assert (book.text + rest.text) == (tmp_path / book.name).read_bytes()
         assert 0 < len(rest.text) <= len(book.text) // 19 + 1
-        book.text.decode(), rest.text.decode()  # cut between characters
+        book.text.decode()
+        rest.text.decode()  # cut between characters
     single = text.from_path(tmp_path / "b.txt")
     assert single.train[0].text == found.train[0].text
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.exercises.framework.show import Page, say
 
 
@@ -115,7 +115,7 @@ def _same(given: object, right: str) -> bool:
 def verdict(id: str, given: object) -> str:
     """What to say about an answer: why it is right, or what to read again."""
     asked = {q.id: q for q in QUESTIONS}
-    question = asked[choose("question", id, asked)]
+    question = asked[check_choice("question", id, asked)]
     if given is None or given is Ellipsis or not str(given).strip():
         return f"{question.id} not answered yet."
     if _same(given, question.right):

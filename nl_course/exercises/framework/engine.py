@@ -21,7 +21,7 @@ from types import ModuleType
 
 import torch
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.exercises.framework.answer import Answer, Failed, Miss, NotAttempted, Stopped
 from nl_course.exercises.framework.show import Page, Verdict, say
 
@@ -179,7 +179,7 @@ def exercise(id: str) -> Exercise:
     if chapter.isdecimal() and int(chapter) in known:
         known = [int(chapter)] if exercises_of(int(chapter)) else known
     found = {e.id: e for number in known for e in exercises_of(number)}
-    return found[choose("exercise", id, found)]
+    return found[check_choice("exercise", id, found)]
 
 
 # ------------------------------------------------------------------------------- what a notebook calls

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Switches:
     momentum: bool = True
 
     def __post_init__(self):
-        whole("inner_steps", self.inner_steps, 1)
+        check_int("inner_steps", self.inner_steps, 1)
         if isinstance(self.sign, bool) or self.sign not in (1, -1):
             raise CourseError(f"sign must be 1 (descend) or -1 (climb), not {self.sign!r}.")
-        choose("read_with", self.read_with, ("query", "key"))
+        check_choice("read_with", self.read_with, ("query", "key"))
         for name in ("last_layer_only", "per_token_rate", "momentum"):
             if not isinstance(getattr(self, name), bool):
                 raise CourseError(f"{name} must be True or False, not {getattr(self, name)!r}.")

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.base import Memory, State
@@ -44,17 +44,18 @@ class AttentionConfig:
     qk_norm: bool = False
 
     def __post_init__(self):
-        whole("width", self.width, 1), whole("heads", self.heads, 1)
+        check_int("width", self.width, 1)
+        check_int("heads", self.heads, 1)
         if self.kv_heads is None:
             object.__setattr__(self, "kv_heads", self.heads)
         if self.head_dim is None:
             if self.width % self.heads:
                 raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}; give head_dim too.")
             object.__setattr__(self, "head_dim", self.width // self.heads)
-        if whole("kv_heads", self.kv_heads, 1) > self.heads or self.heads % self.kv_heads:
+        if check_int("kv_heads", self.kv_heads, 1) > self.heads or self.heads % self.kv_heads:
             raise CourseError(f"kv_heads must divide heads ({self.heads}), not be {self.kv_heads}.")
         if self.window is not None:
-            whole("window", self.window, 1)
+            check_int("window", self.window, 1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Attention(Memory):
 
     def __init__(self, config: AttentionConfig, path: str = "auto"):
         super().__init__(config.width)
-        self.config, self.path = config, choose("path", path, PATHS)
+        self.config, self.path = config, check_choice("path", path, PATHS)
         inner, shared = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key = nn.Linear(config.width, shared, bias=False)

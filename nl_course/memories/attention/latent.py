@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 from nl_course.memories.attention.attention import PATHS, attention_reference, attention_scores, attention_sdpa, visible
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.attention.rope import Rotary
@@ -44,7 +44,7 @@ class LatentAttentionConfig:
 
     def __post_init__(self):
         for name in ("width", "heads", "kv_rank", "rope_dim", "head_dim"):
-            whole(name, getattr(self, name), 1)
+            check_int(name, getattr(self, name), 1)
         if self.value_dim is None:
             object.__setattr__(self, "value_dim", self.head_dim)
 
@@ -67,7 +67,7 @@ class LatentAttention(Memory):
     def __init__(self, config: LatentAttentionConfig, path: str = "auto"):
         super().__init__(config.width)
         c = self.config = config
-        self.path = choose("path", path, PATHS)
+        self.path = check_choice("path", path, PATHS)
         query = c.heads * (c.head_dim + c.rope_dim)
         if c.q_rank is None:
             self.query = nn.Linear(c.width, query, bias=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.custom_vjp import Operation, raw
 
 ACTIVATIONS = ("none", "silu")
@@ -75,8 +75,8 @@ class CausalConv(nn.Module):
 
     def __init__(self, width: int, kernel: int = 4, bias: bool = True, activation: str = "none"):
         super().__init__()
-        self.width, self.kernel = whole("width", width, 1), whole("kernel", kernel, 1)
-        self.activation = choose("activation", activation, ACTIVATIONS)
+        self.width, self.kernel = check_int("width", width, 1), check_int("kernel", kernel, 1)
+        self.activation = check_choice("activation", activation, ACTIVATIONS)
         bound = kernel**-0.5
         self.weight = nn.Parameter(torch.empty(width, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound)) if bias else None

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import gelu as _gelu
 from torch.nn.functional import silu
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 
 EPSILON = 1e-6  # of the inner LayerNorm; with zero weights its error is 1 / sqrt(EPSILON) = 1000 times larger
 _A = 2 * math.sqrt(2 / math.pi)  # of the tanh form of GELU
@@ -56,8 +56,9 @@ class InnerModel:
     last_only: bool = False
 
     def __post_init__(self):
-        whole("layers", self.layers, 1), whole("expansion", self.expansion, 1)
-        choose("activation", self.activation, ACTIVATIONS)
+        check_int("layers", self.layers, 1)
+        check_int("expansion", self.expansion, 1)
+        check_choice("activation", self.activation, ACTIVATIONS)
 
     def shapes(self, width: int) -> dict[str, tuple[int, int]]:
         """The weights of one head of width f by name, (in, out) each."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.common.inner_model import ACTIVATIONS
 from nl_course.memories.linear.layer import unit
 
@@ -56,26 +56,28 @@ class SelfModifyingConfig:
 
     def __post_init__(self):
         for name in ("width", "heads", "chunk"):
-            whole(name, getattr(self, name), 1)
-        whole("conv", self.conv, 0)
+            check_int(name, getattr(self, name), 1)
+        check_int("conv", self.conv, 0)
         if self.width % self.heads:
             raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
-        choose("kind", self.kind, ("mlp", "linear"))
-        choose("activation", self.activation, ACTIVATIONS)
-        choose("rung", self.rung, RUNGS)
+        check_choice("kind", self.kind, ("mlp", "linear"))
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("rung", self.rung, RUNGS)
         for name, value in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
-            whole(name, value if getattr(self, name) is None else getattr(self, name), 1)
+            check_int(name, value if getattr(self, name) is None else getattr(self, name), 1)
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.adaptive is not None:
-            object.__setattr__(self, "adaptive", tuple(choose("adaptive memory", n, self.names) for n in self.adaptive))
+            object.__setattr__(
+                self, "adaptive", tuple(check_choice("adaptive memory", n, self.names) for n in self.adaptive)
+            )
         if self.targets is not None:
-            choose("targets", self.targets, ("shared", "self"))
-        choose("read", self.read, ("boundary", "running"))
-        choose("erase", self.erase, ("per-layer", "input", "off"))
-        choose("values", self.values, VALUES)
-        choose("start", self.start, ("identity", "random"))
-        choose("stop_gradient", self.stop_gradient, STOPS)
+            check_choice("targets", self.targets, ("shared", "self"))
+        check_choice("read", self.read, ("boundary", "running"))
+        check_choice("erase", self.erase, ("per-layer", "input", "off"))
+        check_choice("values", self.values, VALUES)
+        check_choice("start", self.start, ("identity", "random"))
+        check_choice("stop_gradient", self.stop_gradient, STOPS)
         for name, low, high in (("momentum", -1e-9, 1), ("max_step", 0, 1e9), ("start_retention", 0, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:

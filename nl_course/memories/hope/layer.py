@@ -29,7 +29,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations import hope_inner_steps as hope_steps
 from nl_course.memories.ablations.gain import GainBank
 from nl_course.memories.ablations.inner_steps import check_open
@@ -79,7 +79,7 @@ class SelfModifying(Doubted, Memory):
 
     def __init__(self, config: SelfModifyingConfig, path: str = "auto"):
         super().__init__(config.width)
-        self.config, self.path = config, choose("path", path, PATHS)
+        self.config, self.path = config, check_choice("path", path, PATHS)
         c, h, f = config, config.heads, config.head_dim
         self.conv = CausalConv(c.width, c.conv) if c.conv else None
         self.query = None if c.adaptive_query else nn.Linear(c.width, c.width, bias=False)
@@ -137,7 +137,7 @@ class SelfModifying(Doubted, Memory):
         if names and self.path == "gain":
             raise CourseError('with path "gain" memories share what moves: none can be frozen alone.')
         names = (names,) if isinstance(names, str) else names
-        self._frozen = frozenset(choose("frozen memory", name, self.config.names) for name in names)
+        self._frozen = frozenset(check_choice("frozen memory", name, self.config.names) for name in names)
 
     def init_state(self, batch_size: int) -> SelfModifyingState:
         others, memory = (self._fresh(bank, size, batch_size) for bank, size in self._banks())

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from nl_course.errors import CourseError, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.linear.chunks import decay_between, hebb_chunked
@@ -40,15 +40,18 @@ class MatrixConfig:
     gate: bool = False
 
     def __post_init__(self):
-        whole("width", self.width, 1), whole("heads", self.heads, 1), whole("chunk", self.chunk, 1)
-        whole("conv", self.conv, 0)
+        check_int("width", self.width, 1)
+        check_int("heads", self.heads, 1)
+        check_int("chunk", self.chunk, 1)
+        check_int("conv", self.conv, 0)
         if self.head_dim is None:
             if self.width % self.heads:
                 raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}; give head_dim too.")
             object.__setattr__(self, "head_dim", self.width // self.heads)
         if self.value_dim is None:
             object.__setattr__(self, "value_dim", self.head_dim)
-        whole("head_dim", self.head_dim, 1), whole("value_dim", self.value_dim, 1)
+        check_int("head_dim", self.head_dim, 1)
+        check_int("value_dim", self.value_dim, 1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class MatrixMemory(Memory):
 
     def __init__(self, config: MatrixConfig, path: str = "auto"):
         super().__init__(config.width)
-        c, self.config, self.path = config, config, choose("path", path, PATHS)
+        c, self.config, self.path = config, config, check_choice("path", path, PATHS)
         keys, values = c.heads * c.head_dim, c.heads * c.value_dim
         self.query = nn.Linear(c.width, keys, bias=False)
         self.key = nn.Linear(c.width, keys, bias=False)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu
 
-from nl_course.errors import CourseError, choose
+from nl_course.errors import CourseError, check_choice
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
@@ -68,7 +68,7 @@ class LinearAttentionConfig(MatrixConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choose("feature", self.feature, FEATURES)
+        check_choice("feature", self.feature, FEATURES)
 
 
 class LinearAttention(MatrixMemory):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import choose, whole
+from nl_course.errors import check_choice, check_int
 from nl_course.memories.base import Memory
 from nl_course.memories.titans.attention import Prefix, PrefixAttention
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, persistent_tokens
@@ -26,7 +26,7 @@ class WindowConfig(NeuralConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        whole("window", self.window, 1)
+        check_int("window", self.window, 1)
 
 
 class Hybrid(Memory):
@@ -47,7 +47,7 @@ class Hybrid(Memory):
 
     @cut.setter
     def cut(self, parts: Iterable[str]) -> None:
-        self._cut = frozenset(choose("part", part, PARTS) for part in parts)
+        self._cut = frozenset(check_choice("part", part, PARTS) for part in parts)
 
     def persistent_rows(self) -> Tensor:
         """(1, n, d); none if there are none or they are cut."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nl_course.errors import choose
+from nl_course.errors import check_choice
 from nl_course.memories.ablations.pooled import PooledMemory
 from nl_course.memories.base import Memory, State
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, NeuralState, persistent_tokens
@@ -39,7 +39,7 @@ class TitansConfig(NeuralConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        choose("gates", self.gates, GATES)
+        check_choice("gates", self.gates, GATES)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from nl_course.errors import whole
+from nl_course.errors import check_int
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.base import State
 from nl_course.memories.titans.attention import Prefix, Rows, attend
@@ -39,7 +39,7 @@ class MACConfig(NeuralConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        whole("segment", self.segment, 1)
+        check_int("segment", self.segment, 1)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ class MAC(Hybrid):
             y = x[:, start:stop] if "attention" in self.cut else self._attend(rows, held, prefix)
             m, neural, tails = self.neural.remember(y, neural, tails, trace)
             if trace is not None:
-                trace.add("retrieved", h), trace.add("attended", y), trace.add("remembered", m)
+                trace.add("retrieved", h)
+                trace.add("attended", y)
+                trace.add("remembered", m)
             answers.append(self.merge(y, m, self.cut))
             if len(held) == size:
                 recalled, held = neural.memory, held.last(0)

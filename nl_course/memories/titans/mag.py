@@ -67,6 +67,7 @@ class MAG(Hybrid):
         y = self.attention.answer(attend(rows, self.prefix(), key.columns, value.columns, window))
         m, neural, tails = self.neural.remember(x, state.neural, state.tails, trace, before)
         if trace is not None:
-            trace.add("attended", y), trace.add("remembered", m)
+            trace.add("attended", y)
+            trace.add("remembered", m)
         state = MAGState(neural, tails, key.last(window), value.last(window), state.position + x.shape[1])
         return self.merge(y, m, self.cut), state

@@ -81,7 +81,8 @@ class MAL(Hybrid):
             prefix = Prefix(state.prefix_key, state.prefix_value)
             o = self.attention.answer(attend(rows, prefix, key.columns, value.columns, window))
         if trace is not None:
-            trace.add("remembered", y), trace.add("attended", o)
+            trace.add("remembered", y)
+            trace.add("attended", o)
         key, value, position = key.last(window), value.last(window), state.position + x.shape[1]
         return o, MALState(neural, tails, key, value, state.prefix_key, state.prefix_value, position)
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, silu
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.ablations import inner_steps as more_steps
 from nl_course.memories.ablations.switches import Doubted
 from nl_course.memories.base import State
@@ -62,15 +62,16 @@ class NeuralConfig:
 
     def __post_init__(self):
         for name in ("width", "heads", "chunk"):
-            whole(name, getattr(self, name), 1)
-        whole("conv", self.conv, 0), whole("persistent", self.persistent, 0)
+            check_int(name, getattr(self, name), 1)
+        check_int("conv", self.conv, 0)
+        check_int("persistent", self.persistent, 0)
         if self.width % self.heads:
             raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
-        if whole("layers", self.layers, 1) > 4:
+        if check_int("layers", self.layers, 1) > 4:
             raise CourseError(f"layers must be 1 to 4, not {self.layers}.")
         if self.max_step is not None:
-            at_least("max_step", self.max_step, 0)
-        choose("stop_gradient", self.stop_gradient, STOPS)
+            check_min("max_step", self.max_step, 0)
+        check_choice("stop_gradient", self.stop_gradient, STOPS)
         _ = self.inner
 
     @property
@@ -104,7 +105,7 @@ class NeuralMemory(Doubted, nn.Module):
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
         super().__init__()
-        self.config, self.path, self.inner = config, choose("path", path, PATHS), config.inner
+        self.config, self.path, self.inner = config, check_choice("path", path, PATHS), config.inner
         d, h, f = config.width, config.heads, config.head_dim
         self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
         if config.conv:
@@ -114,7 +115,8 @@ class NeuralMemory(Doubted, nn.Module):
         self.forget = nn.Linear(d, h) if config.retention else None
         for gate, bias in ((self.step, 0.0), (self.past, 0.0), (self.forget, -6.0)):
             if gate is not None:
-                nn.init.normal_(gate.weight, std=0.02), nn.init.constant_(gate.bias, bias)
+                nn.init.normal_(gate.weight, std=0.02)
+                nn.init.constant_(gate.bias, bias)
         self.start = nn.ParameterDict(
             {
                 name: torch.randn(h, *shape) * shape[0] ** -0.5 if name[0] == "W" else torch.zeros(h, *shape)

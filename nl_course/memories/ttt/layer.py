@@ -26,7 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nl_course.errors import CourseError, at_least, choose, whole
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.ablations import inner_steps as more_steps
 from nl_course.memories.ablations.switches import Doubted
 from nl_course.memories.attention.rope import Rotary
@@ -71,17 +71,17 @@ class TTTConfig:
 
     def __post_init__(self):
         for name in ("width", "heads", "mini_batch", "conv"):
-            whole(name, getattr(self, name), 1)
-        whole("checkpoint", self.checkpoint, 0)
-        choose("kind", self.kind, KINDS)
-        choose("backbone", self.backbone, ("mamba", "transformer"))
-        choose("position_factor", self.position_factor, ("learned", "sum"))
-        choose("stop_gradient", self.stop_gradient, STOPS)
+            check_int(name, getattr(self, name), 1)
+        check_int("checkpoint", self.checkpoint, 0)
+        check_choice("kind", self.kind, KINDS)
+        check_choice("backbone", self.backbone, ("mamba", "transformer"))
+        check_choice("position_factor", self.position_factor, ("learned", "sum"))
+        check_choice("stop_gradient", self.stop_gradient, STOPS)
         if self.width % self.heads:
             raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
         if self.base_rate is None:
             object.__setattr__(self, "base_rate", BASE_RATES[self.kind])
-        at_least("base_rate", self.base_rate, 0)
+        check_min("base_rate", self.base_rate, 0)
         for name in ("share_qk", "gate"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.backbone == "mamba")
@@ -134,7 +134,7 @@ class TTT(Doubted, Memory):
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
         super().__init__(config.width)
-        self.config, self.path = config, choose("path", path, PATHS)
+        self.config, self.path = config, check_choice("path", path, PATHS)
         self.inner = config.inner
         d, h, f = config.width, config.heads, config.head_dim
         if config.share_qk:
@@ -146,7 +146,8 @@ class TTT(Doubted, Memory):
         self.value, self.output = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
         self.rotary = None if config.rope_theta is None else Rotary(f, config.rope_theta)
         self.rate = nn.Linear(d, h)  # one row of theta and one beta a head
-        nn.init.normal_(self.rate.weight, std=0.02), nn.init.zeros_(self.rate.bias)
+        nn.init.normal_(self.rate.weight, std=0.02)
+        nn.init.zeros_(self.rate.bias)
         if config.position_factor == "learned":
             self.place = nn.Parameter(torch.zeros(config.mini_batch))  # delta
         self.start = nn.ParameterDict(
