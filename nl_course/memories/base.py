@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.trace import Trace
 
 _FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
@@ -129,7 +130,7 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, State):
         return value.map(function)
     if isinstance(value, dict):
-        return {name: _map(child, function) for name, child in value.items()}
+        return type(value)((name, _map(child, function)) for name, child in value.items())
     if isinstance(value, tuple):
         return tuple(_map(child, function) for child in value)
     return value
@@ -163,7 +164,7 @@ def _rebuild(description: dict, tensor: Callable[[str], Tensor]) -> Any:
         return description["value"]
     parts = {name: _rebuild(child, tensor) for name, child in description["parts"].items()}
     if description["kind"] == "dict":
-        return parts
+        return Weights(parts) if all(isinstance(part, Tensor) for part in parts.values()) else parts
     if description["kind"] == "tuple":
         return tuple(parts.values())
     if description["kind"] not in State._kinds:
