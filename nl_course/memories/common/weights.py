@@ -48,4 +48,6 @@ def _unflatten(tensors: list[Tensor], names: list[str]) -> Weights:
 
 
 # Without this torch.func takes a subclass of dict for one leaf and refuses it.
-pytree.register_pytree_node(Weights, _flatten, _unflatten, serialized_type_name="nl_course.memories.Weights")
+pytree.register_pytree_node(
+    Weights, _flatten, _unflatten, serialized_type_name="nl_course.memories.common.weights.Weights"
+)
