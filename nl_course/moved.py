@@ -84,6 +84,7 @@ MOVED = {
     "schedule": "training.schedule",
     "sharded_checkpoint": "training.sharded_checkpoint",
     "train_command": "app.train_command",
+    "tasks.books": "tasks.documents",
     "training_run": "training.runner",
     "views.charts": "views.kit.charts",
     "views.optimisers": "views.optimizers",

@@ -94,9 +94,9 @@ def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> P
 def texts(config: dict, group: dict, first_row: int, every: int | None = None) -> Iterator[list[PlantedText]]:
     """The texts of a group of rows, a batch at a time."""
     about = {key: config[key] for key in ("facts", "within", "rows", "seed")}
-    shelf = PlantedBooks(length=group["bytes"], every=every, shelf=tuple(config["shelf"]), **about)
+    books = PlantedBooks(length=group["bytes"], every=every, packages=tuple(config["shelf"]), **about)
     for start in range(first_row, first_row + group["rows"], config["batch"]):
-        yield [shelf.text(row) for row in range(start, min(start + config["batch"], first_row + group["rows"]))]
+        yield [books.text(row) for row in range(start, min(start + config["batch"], first_row + group["rows"]))]
 
 
 def stops(config: dict, group: dict) -> list[int]:
@@ -142,7 +142,7 @@ def fresh_by(config: dict, name: str, checkpoint: Path, folder: Path, device: st
     """After so many bytes of books without a fact: a text of `within` bytes with one, and the question at its end."""
     about = {**config["fresh"], **config["models"][name].get("fresh", {})}
     piece = config["models"][name].get("piece", config["piece"])
-    size = {"within": config["within"], "rows": config["rows"], "facts": 1, "shelf": tuple(config["shelf"])}
+    size = {"within": config["within"], "rows": config["rows"], "facts": 1, "packages": tuple(config["shelf"])}
     weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
 
     @torch.no_grad()

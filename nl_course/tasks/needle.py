@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.tasks.books import rank
+from nl_course.tasks.documents import rank
 from nl_course.tasks.text import SPLITS, Library, hashed, library
 
 IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
@@ -261,7 +261,7 @@ def _default_hay(split: str) -> bytes:
 
 def _ascii(books: Library, split: str) -> bytes:
     """A split's text; only its ASCII bytes, so that no cut goes through a character."""
-    return b"\n\n".join(book.text for book in books.books(split)).decode("ascii", "ignore").encode()
+    return b"\n\n".join(document.text for document in books.documents(split)).decode("ascii", "ignore").encode()
 
 
 def hay_bytes(split: str, books: Library | None = None) -> bytes:

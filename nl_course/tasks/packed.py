@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_int
-from nl_course.tasks.books import Book, rank
+from nl_course.tasks.documents import Document, rank
 from nl_course.tasks.streaming import stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
 from nl_course.tasks.tokenizer import BYTES
@@ -28,7 +28,7 @@ from nl_course.tasks.tokenizer import BYTES
 NOTED_EVERY = 256  # books
 
 
-def is_held_out(book: Book) -> bool:
+def is_held_out(book: Document) -> bool:
     return rank(book.name) % HELD_OUT_ONE_IN == 0
 
 
@@ -41,7 +41,7 @@ class PackedStream:
 
     def __init__(
         self,
-        source: str | Callable[[int], Iterator[Book]],
+        source: str | Callable[[int], Iterator[Document]],
         tokenizer=BYTES,
         *,
         batch_size: int,
@@ -114,7 +114,7 @@ class PackedStream:
         surplus = min(max(first - self._dropped, 0), len(self._buffer))
         self._buffer, self._dropped = self._buffer[surplus:], self._dropped + surplus
 
-    def _tokens(self, book: Book) -> Tensor:
+    def _tokens(self, book: Document) -> Tensor:
         return torch.cat([self.tokenizer.encode(book.text), torch.tensor([self.tokenizer.separator])])
 
     # -- places --

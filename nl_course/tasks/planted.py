@@ -1,7 +1,7 @@
 """Facts planted in the first of many books: a long text to read, and what to ask when so much of it has been read.
 
-    shelf = PlantedBooks(length=262_144)                      # books that none of the course's models was trained on
-    text = shelf.text(0)                                      # its first book has four facts in its first 512 bytes
+    books = PlantedBooks(length=262_144)                      # books that none of the course's models was trained on
+    text = books.text(0)                                      # its first book has four facts in its first 512 bytes
     right = recalled(model, state, [text.first_facts])        # asked of a state, which stays as it was
 
 A fact is a needle of `nl_course.tasks.needle` in its short form, <plumb:48213>: a key from the held-out words, an
@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from nl_course.errors import CourseError, check_int
-from nl_course.tasks.books import Book
+from nl_course.tasks.documents import Document
 from nl_course.tasks.needle import KINDS, word_list
 from nl_course.tasks.text import hashed, library
 
-UNREAD = ("numpy", "torch")  # the shelf that no model of the course was trained on
+UNREAD = ("numpy", "torch")  # packages whose text no model of the course was trained on
 ANSWER, KEY = 5, 5  # letters
 LEAST = 2048  # bytes of a first book, at least
 JOIN = b"\n\n"  # between two books
@@ -71,7 +71,8 @@ class PlantedText:
 @dataclass(frozen=True)
 class PlantedBooks:
     """Texts of `length` bytes: real books one after the other, `facts` in the first `within` bytes, and with `every`
-    one somewhere in each further `every` bytes. `rows` texts begin at books that lie evenly along the shelf."""
+    one somewhere in each further `every` bytes. `rows` texts begin at books that lie evenly along the corpus of
+    `packages`."""
 
     length: int = 32_768
     facts: int = 4
@@ -79,7 +80,7 @@ class PlantedBooks:
     every: int | None = None
     rows: int = 32
     seed: int = 0
-    shelf: tuple[str, ...] = UNREAD
+    packages: tuple[str, ...] = UNREAD
 
     def __post_init__(self):
         for name in ("length", "facts", "within", "rows"):
@@ -97,14 +98,12 @@ class PlantedBooks:
         """Text number `number`, the same on every machine that has the pinned packages."""
         if check_int("number", number) >= self.rows:
             raise CourseError(f"number ({number}) must be below rows ({self.rows}).")
-        book, hay = _from_book(self.shelf, number, self.rows, self.length)
+        book, hay = _from_book(self.packages, number, self.rows, self.length)
         gap = self.within // self.facts
         places = [i * gap + gap // 2 for i in range(self.facts)]
         if self.every is not None:
-            rng, size = (
-                random.Random(hashed(f"places {self.seed} {number}")),
-                len(Fact("k" * KEY, "0" * ANSWER, 0).mark),
-            )
+            rng = random.Random(hashed(f"places {self.seed} {number}"))
+            size = len(Fact("k" * KEY, "0" * ANSWER, 0).mark)
             stretches = range(self.within, self.length - self.every + 1, self.every)
             places += [start + rng.randrange(self.every - size) for start in stretches]
         facts, written, used = [], bytearray(), 0
@@ -130,28 +129,32 @@ class PlantedBooks:
 
 
 @lru_cache(maxsize=2)
-def _shelf(shelf: tuple[str, ...]) -> list[Book]:
-    """All books of the shelf, only their ASCII bytes, in shelf order."""
-    found = library("prose", shelf)
-    books = [Book(book.name, book.text.decode("ascii", "ignore").encode()) for book in found.train + found.held_out]
+def _books(packages: tuple[str, ...]) -> list[Document]:
+    """All documents of the packages, only their ASCII bytes, so that no cut goes through a character."""
+    prose = library("prose", packages)
+    books = []
+    for document in prose.train + prose.held_out:
+        ascii_only = document.text.decode("ascii", "ignore").encode()
+        books.append(Document(document.name, ascii_only))
     return sorted(books, key=lambda book: hashed(book.name))
 
 
-def _from_book(shelf: tuple[str, ...], number: int, rows: int, length: int) -> tuple[str, bytes]:
-    """(name, text): `length` bytes from the first book of LEAST bytes after the share number / rows of the shelf,
-    going round at its end."""
-    books, start, passed = _shelf(shelf), 0, 0
-    wanted = number * sum(len(book.text) for book in books) // rows
-    for place, book in enumerate(books):
+def _from_book(packages: tuple[str, ...], number: int, rows: int, length: int) -> tuple[str, bytes]:
+    """(name, text): `length` bytes from the first book of at least LEAST bytes after the share number / rows of the
+    corpus, starting over at its end."""
+    books = _books(packages)
+    wanted = number * sum(len(book.text) for book in books) // rows  # bytes of the corpus before this text
+    start, passed = 0, 0
+    for index, book in enumerate(books):
         if passed >= wanted and len(book.text) >= LEAST:
-            start = place
+            start = index
             break
         passed += len(book.text)
     order = books[start:] + books[:start]
-    found = JOIN.join(book.text for book in order)
-    if len(found) < length:
-        raise CourseError(f"the shelf has {len(found):,} bytes; {length:,} are needed.")
-    return order[0].name, found[:length]
+    text = JOIN.join(book.text for book in order)
+    if len(text) < length:
+        raise CourseError(f"the corpus has {len(text):,} bytes; {length:,} are needed.")
+    return order[0].name, text[:length]
 
 
 @torch.no_grad()
@@ -161,12 +164,17 @@ def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: in
 
     As in `needle_scores`, the answer stands in the question's text, and a model that would say each of its bytes on its
     own is right."""
-    asked = [(row, fact) for row, some in enumerate(facts) for fact in some]
-    device, right = next(model.parameters()).device, []
-    for first in range(0, len(asked), check_int("batch", batch, 1)):
-        some = asked[first : first + batch]
-        tokens = torch.tensor([list(fact.mark[: -len(">\n")]) for _, fact in some], device=device)
-        logits, _ = model(tokens[:, :-1], state.rows(torch.tensor([row for row, _ in some], device=device)))
-        right += (logits[:, -ANSWER:].argmax(-1) == tokens[:, -ANSWER:]).all(1).tolist()
-    hits = iter(right)
-    return [[next(hits) for _ in some] for some in facts]
+    questions = [(row, fact) for row, facts_of_row in enumerate(facts) for fact in facts_of_row]
+    device = next(model.parameters()).device
+    right: list[bool] = []
+    for first in range(0, len(questions), check_int("batch", batch, 1)):
+        rows, facts_here = zip(*questions[first : first + batch])
+        # Every mark has the same length, and the answer is its end: "\n<key:answer".
+        marks = [list(fact.mark.removesuffix(b">\n")) for fact in facts_here]
+        tokens = torch.tensor(marks, device=device)  # (questions, bytes)
+        branches = state.rows(torch.tensor(rows, device=device))
+        logits, _ = model(tokens[:, :-1], branches)
+        chosen = logits[:, -ANSWER:].argmax(-1)  # (questions, answer)
+        right += (chosen == tokens[:, -ANSWER:]).all(1).tolist()
+    verdicts = iter(right)
+    return [[next(verdicts) for _ in facts_of_row] for facts_of_row in facts]

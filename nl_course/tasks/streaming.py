@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.tasks.books import Book, rank
+from nl_course.tasks.documents import Document, rank
 from nl_course.tasks.text import HELD_OUT_ONE_IN, Library
 
 # How `datasets` calls the formats of local files, by the end of the name (before .gz and the like).
@@ -23,7 +23,7 @@ _PACKED = {".gz", ".xz", ".zst", ".bz2"}
 
 def stream_datasets(
     source: str, column: str = "text", split: str = "train", first: int = 0, **options: Any
-) -> Iterator[Book]:
+) -> Iterator[Document]:
     """Books one by one, as they arrive, from column `column` of `source`: the name of a dataset on a hub, or a path,
     a pattern or a folder of local .jsonl, .parquet, .csv or .txt files (a line a book), from row number `first` on.
     `options` go to `datasets.load_dataset`.
@@ -50,21 +50,21 @@ def stream_datasets(
     return _books(rows.skip(first) if first else rows, source, column, first)
 
 
-def _books(rows: Iterable[dict], source: str, column: str, first: int) -> Iterator[Book]:
+def _books(rows: Iterable[dict], source: str, column: str, first: int) -> Iterator[Document]:
     try:
         for number, row in enumerate(rows, first):
             if column not in row:
                 raise CourseError(f"{source!r} has no column {column!r}; it has: {', '.join(map(str, row))}.")
             text = str(row[column] or "").replace("\0", "")
             if text.strip():
-                yield Book(f"{source}/{number}", text.encode("utf-8", errors="replace"))
+                yield Document(f"{source}/{number}", text.encode("utf-8", errors="replace"))
     except CourseError:
         raise
     except Exception as error:
         raise CourseError(f"reading the dataset {source!r} failed: {_first_line(error)}") from error
 
 
-def from_books(books: Iterable[Book], name: str = "streamed") -> Library:
+def from_books(books: Iterable[Document], name: str = "streamed") -> Library:
     """A library of any books, in the order in which they come; a twentieth, by name, is held out."""
     train, held_out = [], []
     for book in books:

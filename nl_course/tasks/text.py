@@ -1,11 +1,12 @@
 """Real text without a download, bytes as tokens.
 
-    books = library("prose")                      # docstrings of sympy and networkx, which the course
-    installs anyway stream = books.stream("train")                # one long tensor of bytes, books set
-    apart by a zero byte inputs, targets = batch(stream, step=0, batch_size=16, length=256, seed=0)
+    prose = library("prose")            # docstrings of sympy and networkx, which the course installs anyway
+    stream = prose.stream("train")      # one long tensor of bytes, with a zero byte between two documents
+    inputs, targets = batch(stream, step=0, batch_size=16, length=256, seed=0)
 
-A token is a byte: 256 of them, no tokenizer. Every machine with the pinned versions reads the same bytes;
-their hashes stand in `assets/library.json` (made by `nl-course record library`), and a difference is said in words.
+A token is a byte: there are 256 of them, and no tokenizer is needed. Every machine with the pinned versions reads the
+same bytes. Their hashes stand in `assets/library.json` (made by `nl-course record library`); if the installed text
+differs, a warning says which package and which versions.
 """
 
 import hashlib
@@ -22,14 +23,14 @@ from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset, write_atomically
-from nl_course.tasks import books as shelves
-from nl_course.tasks.books import CORPORA, SHELVES, Book
+from nl_course.tasks import documents
+from nl_course.tasks.documents import CORPORA, PACKAGES, Document
 
 VOCAB = 256
-SEPARATOR = 0  # the byte between two books; no text holds it
+SEPARATOR = 0  # the byte between two documents; no text contains it
 SPLITS = ("train", "held_out")
-DEFAULT_SHELF = ("sympy", "networkx")
-HELD_OUT_ONE_IN = 20  # every twentieth book, by its name's hash; of a learner's own text, the last twentieth
+DEFAULT_PACKAGES = ("sympy", "networkx")
+HELD_OUT_ONE_IN = 20  # every twentieth document, by its name's hash; of a learner's own text, the last twentieth
 RECORD = "library.json"
 
 
@@ -49,9 +50,11 @@ def _tensor(data: bytes) -> Tensor:
 
 
 def decode(tokens: Tensor | Sequence[int]) -> str:
-    """Bytes -> text. A broken UTF-8 sequence (a sample may end in one) becomes the replacement character,
-    and the separator between two books an empty line. Raises CourseError for a token that is no byte."""
-    values = [int(t) for t in (tokens.flatten().tolist() if isinstance(tokens, Tensor) else tokens)]
+    """Bytes -> text. A broken UTF-8 sequence (a sample may end in one) becomes the replacement character, and the
+    separator between two documents an empty line. Raises CourseError for a token that is no byte."""
+    if isinstance(tokens, Tensor):
+        tokens = tokens.flatten().tolist()
+    values = [int(token) for token in tokens]
     if any(not 0 <= value < VOCAB for value in values):
         raise CourseError(f"tokens must be bytes from 0 to {VOCAB - 1}, not {min(values)} to {max(values)}.")
     return bytes(values).decode("utf-8", errors="replace").replace("\0", "\n\n")
@@ -60,67 +63,71 @@ def decode(tokens: Tensor | Sequence[int]) -> str:
 # -- a library -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Library:
-    """Books to learn from and books held out. `differences` says in words where a text is not the recorded
+    """Documents to learn from and documents held out. `differences` says in words where a text is not the recorded
     one."""
 
     name: str
-    train: list[Book]
-    held_out: list[Book]
+    train: list[Document]
+    held_out: list[Document]
     differences: list[str] = field(default_factory=list)
 
     def stream(self, split: str = "train") -> Tensor:
-        """All books of a split as one long tensor (N,) uint8, each followed by the separator. Made anew
-        each call."""
-        return _tensor(b"".join(book.text + b"\0" for book in self.books(split)))
+        """All documents of a split as one long tensor (N,) uint8, each followed by the separator. Made anew at each
+        call."""
+        return _tensor(b"".join(document.text + b"\0" for document in self.documents(split)))
 
-    def books(self, split: str = "train") -> list[Book]:
-        """The books of a split, `train` or `held_out`."""
+    def documents(self, split: str = "train") -> list[Document]:
+        """The documents of a split, `train` or `held_out`."""
         return getattr(self, check_choice("split", split, SPLITS))
 
     def verify(self, strict: bool = False) -> list[str]:
-        """What differs from the recording, in words; an empty list when nothing does. `strict` raises
-        instead."""
+        """What differs from the recording, in words; an empty list if nothing does. `strict` raises instead."""
         if strict and self.differences:
             raise CourseError(" ".join(self.differences))
         return list(self.differences)
 
     def nbytes(self, split: str = "train") -> int:
         """Bytes of text in a split, without separators."""
-        return sum(len(book.text) for book in self.books(split))
+        return sum(len(document.text) for document in self.documents(split))
 
     def __repr__(self) -> str:
         return (
-            f"Library({self.name}: {len(self.train):,} books, {self.nbytes() / 1e6:.2f} MB to learn from; "
-            f"{len(self.held_out):,} books, {self.nbytes('held_out') / 1e6:.2f} MB held out)"
+            f"Library({self.name}: {len(self.train):,} documents, {self.nbytes() / 1e6:.2f} MB to learn from; "
+            f"{len(self.held_out):,} documents, {self.nbytes('held_out') / 1e6:.2f} MB held out)"
         )
 
 
-def library(corpus: str = "prose", shelf: Sequence[str] = DEFAULT_SHELF, strict: bool = False) -> Library:
-    """The course's own library: `prose` (docstrings) or `code` (source) of the packages on the shelf.
+def library(corpus: str = "prose", packages: Sequence[str] = DEFAULT_PACKAGES, strict: bool = False) -> Library:
+    """The course's own library: `prose` (docstrings) or `code` (source) of installed packages.
 
-    Books stand in a fixed order that mixes the packages, and a twentieth of them, by name, is held out. The
-    texts are held against the recorded hashes: a difference is warned of with both versions, or raised if
-    `strict`.
+    Documents come in a fixed order that mixes the packages, and a twentieth of them, chosen by name, is held out. The
+    texts are compared with the recorded hashes: a difference is a warning that names both versions, or an error if
+    `strict`. Raises CourseError for an unknown corpus or package.
     """
     check_choice("corpus", corpus, CORPORA)
-    shelf = (shelf,) if isinstance(shelf, str) else tuple(dict.fromkeys(shelf))
-    if not shelf:
-        raise CourseError(f"the shelf is empty; name one or more of: {', '.join(SHELVES)}.")
-    for package in shelf:
-        check_choice("package", package, SHELVES)
-    found, differences = [], []
-    for package in shelf:
-        these = shelves.books(package, corpus)
-        difference = _difference(package, corpus, these)
+    packages = (packages,) if isinstance(packages, str) else tuple(dict.fromkeys(packages))
+    if not packages:
+        raise CourseError(f"there is no package to read; name one or more of: {', '.join(PACKAGES)}.")
+    for package in packages:
+        check_choice("package", package, PACKAGES)
+    texts: list[Document] = []
+    differences = []
+    for package in packages:
+        of_package = documents.documents(package, corpus)
+        difference = _difference(package, corpus, of_package)
         if difference:  # perhaps only the cache is stale: read the files themselves before complaining
-            these = shelves.books(package, corpus, fresh=True)
-            difference = _difference(package, corpus, these)
-        found += these
-        differences += [difference] if difference else []
-    found.sort(key=lambda book: shelves.rank(book.name))
-    held = [book for book in found if shelves.rank(book.name) % HELD_OUT_ONE_IN == 0]
-    train = [book for book in found if shelves.rank(book.name) % HELD_OUT_ONE_IN != 0]
-    result = Library(f"{corpus} of {', '.join(shelf)}", train, held, differences)
+            of_package = documents.documents(package, corpus, fresh=True)
+            difference = _difference(package, corpus, of_package)
+        texts += of_package
+        if difference:
+            differences.append(difference)
+    texts.sort(key=lambda document: documents.rank(document.name))
+    train, held_out = [], []
+    for document in texts:
+        # By name, not by place: a document stays on its side when others are added or removed.
+        split = held_out if documents.rank(document.name) % HELD_OUT_ONE_IN == 0 else train
+        split.append(document)
+    result = Library(f"{corpus} of {', '.join(packages)}", train, held_out, differences)
     for difference in result.verify(strict):
         warnings.warn(difference, LibraryWarning, stacklevel=2)
     return result
@@ -131,56 +138,58 @@ def from_path(path: str | os.PathLike) -> Library:
 
     Raises CourseError, naming the path, if it is missing, empty, or not text.
     """
-    train, held = [], []
-    for book in shelves.read_path(path):
-        cut = len(book.text) - len(book.text) // HELD_OUT_ONE_IN
-        while cut < len(book.text) and book.text[cut] & 0xC0 == 0x80:  # never inside a character
+    train, held_out = [], []
+    for document in documents.read_path(path):
+        text = document.text
+        cut = len(text) - len(text) // HELD_OUT_ONE_IN
+        while cut < len(text) and text[cut] & 0xC0 == 0x80:  # a UTF-8 continuation byte: never cut inside a character
             cut += 1
-        train.append(Book(book.name, book.text[:cut]))
-        if cut < len(book.text):
-            held.append(Book(book.name, book.text[cut:]))
-    return Library(str(path), train, held)
+        train.append(Document(document.name, text[:cut]))
+        if cut < len(text):
+            held_out.append(Document(document.name, text[cut:]))
+    return Library(str(path), train, held_out)
 
 
 # -- the record ------------------------------------------------------------------------------------------
 @lru_cache(maxsize=1)
 def recorded() -> dict:
-    """What `assets/library.json` says: per package its version, and per corpus one hash and every book's."""
+    """What `assets/library.json` says: per package its version, and per corpus one hash and every document's."""
     try:
         return json.loads(asset(RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
         raise CourseError(f"the course's asset {RECORD!r} is damaged ({error}); restore it.") from error
 
 
-def _difference(package: str, corpus: str, found: list[Book]) -> str | None:
-    """None if these books are the recorded ones, else one sentence that names both versions."""
+def _difference(package: str, corpus: str, texts: list[Document]) -> str | None:
+    """None if these documents are the recorded ones, else one sentence that names both versions."""
     record = recorded()["packages"].get(package)
     if record is None:
         return f"no hashes are recorded for {package}."
-    now = {book.name: book.hash for book in found}
+    now = {document.name: document.hash for document in texts}
     then = record[corpus]["books"]
-    if shelves.digest(now) == record[corpus]["hash"]:
+    if documents.digest(now) == record[corpus]["hash"]:
         return None
     changed = sum(then.get(name) != now.get(name) for name in then.keys() | now.keys())
     return (
         f"the {corpus} of {package} is not the text that the course's recordings were made from: they used "
-        f"{package} {record['version']}, installed is {package} {shelves.version(package)}; {changed:,} of "
-        f"{len(then.keys() | now.keys()):,} books differ. Numbers will differ a little from the recorded "
+        f"{package} {record['version']}, installed is {package} {documents.version(package)}; {changed:,} of "
+        f"{len(then.keys() | now.keys()):,} documents differ. Numbers will differ a little from the recorded "
         f"ones; `pip install {package}=={record['version']}` gives the same text."
     )
 
 
-def record_library(path: str | os.PathLike, packages: Sequence[str] = SHELVES) -> dict:
-    """Reads every package's books anew and writes their hashes to `path`, as `assets/library.json` holds them."""
-    found = {}
+def record_library(path: str | os.PathLike, packages: Sequence[str] = PACKAGES) -> dict:
+    """Reads every package's documents anew and writes their hashes to `path`, as `assets/library.json` holds them.
+    Returns what was written."""
+    record_of = {}
     for package in packages:
-        found[package] = {"version": shelves.version(package)}
+        record_of[package] = {"version": documents.version(package)}
         for corpus in CORPORA:
-            books = shelves.books(package, corpus, fresh=True)
-            hashes = {book.name: book.hash for book in books}
-            size = sum(len(book.text) for book in books)
-            found[package][corpus] = {"hash": shelves.digest(hashes), "bytes": size, "books": hashes}
-    record = {"made_by": "nl-course record library", "revision": shelves.REVISION, "packages": found}
+            texts = documents.documents(package, corpus, fresh=True)
+            hashes = {document.name: document.hash for document in texts}
+            size = sum(len(document.text) for document in texts)
+            record_of[package][corpus] = {"hash": documents.digest(hashes), "bytes": size, "books": hashes}
+    record = {"made_by": "nl-course record library", "revision": documents.REVISION, "packages": record_of}
     text = json.dumps(record, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     recorded.cache_clear()
@@ -191,27 +200,28 @@ def record_library(path: str | os.PathLike, packages: Sequence[str] = SHELVES) -
 def batch(
     stream: Tensor, step: int, batch_size: int, length: int, seed: int = 0, first_row: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The windows that step `step` learns from: inputs and targets (batch_size, length) int64, targets one
-    ahead.
+    """The windows that step `step` learns from: inputs and targets (batch_size, length) int64, targets one ahead.
 
-    Stateless: where a window starts is a hash of (seed, step, row), so a run that stops at any step goes on
-    with the very batches it would have had, and a machine that takes rows `first_row`... of a larger batch
-    gets its share.
+    Stateless: where a window starts is a hash of (seed, step, row). So a run that was stopped at any step resumes with
+    the very batches it would have had, and a process that takes the rows from `first_row` on of a larger batch gets
+    its share. Raises CourseError if the text is shorter than a window.
     """
-    for name, value, least in (("step", step, 0), ("first_row", first_row, 0), ("batch_size", batch_size, 1)):
-        check_int(name, value, least)
+    check_int("step", step, 0)
+    check_int("first_row", first_row, 0)
+    check_int("batch_size", batch_size, 1)
     check_int("length", length, 1)
-    places = stream.numel() - length  # a window is length + 1 long
-    if places < 1:
+    positions = stream.numel() - length  # where a window may start: it is length + 1 tokens long
+    if positions < 1:
         raise CourseError(
             f"the text is too short for windows of {length} tokens: it has {stream.numel():,} bytes and "
             f"needs {length + 1:,}. Take a longer text or a shorter window."
         )
-    starts = [hashed(f"{seed} {step} {row}") % places for row in range(first_row, first_row + batch_size)]
-    windows = torch.stack([stream[start : start + length + 1] for start in starts]).long()
+    rows = range(first_row, first_row + batch_size)
+    starts = [hashed(f"{seed} {step} {row}") % positions for row in rows]
+    windows = torch.stack([stream[start : start + length + 1] for start in starts]).long()  # (rows, length + 1)
     return windows[:, :-1], windows[:, 1:]
 
 
 def hashed(text: str) -> int:
-    """A fixed pseudo-random number below 2^63 for a text: seeds that depend on what they are for, and nothing else."""
+    """A fixed pseudo-random number below 2^63 for a text: a seed that depends on what it is for and on nothing else."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.tasks.books import Book
+from nl_course.tasks.documents import Document
 from nl_course.tasks.needle import KINDS, NOISE, NeedleTask, hay_bytes, mixed, stages, word_list
 from nl_course.tasks.needle_scores import choices, needle_accuracy, wilson
 from nl_course.tasks.text import Library, library
@@ -94,7 +94,7 @@ def test_hay_is_the_noise_the_books_or_random_bytes():
     for split in ("train", "held_out"):
         assert hay(split=split) in hay_bytes(split)
     assert len(set(hay(hay="bytes"))) > 50
-    own = Library("own", [Book("a", b"ten words of my own that stand here " * 40)], [])
+    own = Library("own", [Document("a", b"ten words of my own that stand here " * 40)], [])
     task = NeedleTask("number", 400, depth=1.0, key=5, books=own)
     assert sorted(word_list(5, "train", own) + word_list(5, "held_out", own)) == ["stand", "words"]
     with pytest.raises(CourseError, match="too few words of 5 letters"):

@@ -11,13 +11,13 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks import packed
-from nl_course.tasks.books import Book
+from nl_course.tasks.documents import Document
 from nl_course.tasks.packed import PackedStream, is_held_out
 from nl_course.tasks.tokenizer import BYTES, load_tokenizer, train_tokenizer
 from nl_course.training.loop import TrainingConfig, train
 
 TEXTS = [f"book {i}: " + "the memory writes what it reads " * (i % 7) for i in range(1, 61)]
-BOOKS = [Book(f"b{i}", text.encode()) for i, text in enumerate(TEXTS)]
+BOOKS = [Document(f"b{i}", text.encode()) for i, text in enumerate(TEXTS)]
 there = importlib.util.find_spec("tokenizers") is not None and importlib.util.find_spec("datasets") is not None
 needs_data = pytest.mark.skipif(not there, reason="the extra `data` (datasets, tokenizers) is not installed")
 SIZES = dict(batch_size=3, length=10)

@@ -10,14 +10,16 @@ from nl_course.tasks.text import library
 
 
 def test_facts_stand_in_the_first_book_and_nowhere_else():
-    shelf = PlantedBooks(length=20_000, rows=8)
-    text = shelf.text(3)
+    books = PlantedBooks(length=20_000, rows=8)
+    text = books.text(3)
     assert len(text.text) == 20_000 and len(text.facts) == text.first == 4
     for fact in text.facts:
-        assert text.text[fact.place : fact.end] == fact.mark and fact.end <= shelf.within
+        assert text.text[fact.place : fact.end] == fact.mark and fact.end <= books.within
         assert text.text.count(fact.key.encode()) == text.text.count(fact.answer.encode()) == 1
     held = {
-        book.name: book.text for split in ("train", "held_out") for book in library("prose", shelf.shelf).books(split)
+        book.name: book.text
+        for split in ("train", "held_out")
+        for book in library("prose", books.packages).documents(split)
     }
     without = text.text
     for fact in text.facts:
@@ -26,8 +28,8 @@ def test_facts_stand_in_the_first_book_and_nowhere_else():
 
 
 def test_with_every_there_is_one_in_each_stretch():
-    shelf = PlantedBooks(length=8192, every=1024, rows=8)
-    text = shelf.text(0)
+    books = PlantedBooks(length=8192, every=1024, rows=8)
+    text = books.text(0)
     later = text.facts[4:]
     assert [(fact.place - 512) // 1024 for fact in later] == [(fact.end - 513) // 1024 for fact in later] == [*range(7)]
     assert all(text.text[fact.place : fact.end] == fact.mark for fact in later)
@@ -36,9 +38,9 @@ def test_with_every_there_is_one_in_each_stretch():
 
 
 def test_rows_differ_and_are_the_same_again():
-    shelf = PlantedBooks(length=1024, rows=4)
-    texts = [shelf.text(i) for i in range(4)]
-    assert len({t.text for t in texts}) == 4 and shelf.text(2) == texts[2]
+    books = PlantedBooks(length=1024, rows=4)
+    texts = [books.text(i) for i in range(4)]
+    assert len({t.text for t in texts}) == 4 and books.text(2) == texts[2]
     assert PlantedBooks(length=1024, rows=4, seed=1).text(2).facts != texts[2].facts
 
 

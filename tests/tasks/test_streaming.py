@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.tasks.books import Book
+from nl_course.tasks.documents import Document
 from nl_course.tasks.streaming import from_books, stream_datasets
 
 TEXTS = [f"book {i}: " + "word " * i for i in range(1, 41)]
@@ -24,7 +24,7 @@ def test_without_the_library_the_message_says_how_to_get_it(monkeypatch):
 
 
 def test_a_twentieth_of_any_books_is_held_out_by_name():
-    books = [Book(f"b{i}", text.encode()) for i, text in enumerate(TEXTS * 5)]
+    books = [Document(f"b{i}", text.encode()) for i, text in enumerate(TEXTS * 5)]
     library = from_books(iter(books))
     assert 0 < len(library.held_out) < len(books) // 8
     assert sorted(b.name for b in library.train + library.held_out) == sorted(b.name for b in books)

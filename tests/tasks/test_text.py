@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from nl_course.errors import CourseError
 from nl_course.files import asset
-from nl_course.tasks import books as shelves
-from nl_course.tasks import text
-from nl_course.tasks.books import Book, dedent, docstrings
+from nl_course.tasks import documents, text
+from nl_course.tasks.documents import Document, dedent, docstrings
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +27,9 @@ def test_the_default_library_is_the_recorded_one(prose):
 
 
 def test_books_stand_in_the_order_of_their_names_hashes_and_every_twentieth_is_held_out(prose):
-    ranks = [shelves.rank(book.name) for book in prose.train]
+    ranks = [documents.rank(book.name) for book in prose.train]
     assert ranks == sorted(ranks) and all(rank % 20 for rank in ranks)
-    assert all(shelves.rank(book.name) % 20 == 0 for book in prose.held_out)
+    assert all(documents.rank(book.name) % 20 == 0 for book in prose.held_out)
     assert not {book.name for book in prose.train} & {book.name for book in prose.held_out}
     share = len(prose.held_out) / (len(prose.train) + len(prose.held_out))
     assert 0.03 < share < 0.08
@@ -38,7 +37,7 @@ def test_books_stand_in_the_order_of_their_names_hashes_and_every_twentieth_is_h
 
 
 def test_no_book_is_a_test_or_a_generated_file():
-    names = [name for package in shelves.SHELVES for name in shelves.modules(package)]
+    names = [name for package in documents.PACKAGES for name in documents.modules(package)]
     assert "sympy.core.basic" in names and "networkx" in names
     for name in names:
         assert not {"tests", "benchmarks", "_antlr", "version", "assumptions_generated"} & set(name.split(".")), name
@@ -54,15 +53,15 @@ def test_a_stream_is_the_books_each_followed_by_the_separator(prose):
 
 def test_reading_twice_gives_the_same_from_the_cache_and_from_the_files(tmp_path, monkeypatch):
     monkeypatch.setenv("NL_COURSE_CACHE", str(tmp_path))
-    first = shelves.books("networkx", "prose")
+    first = documents.documents("networkx", "prose")
     (cached,) = tmp_path.iterdir()
-    monkeypatch.setattr(shelves, "extract", lambda *_: pytest.fail("the cache was not used"))
-    assert shelves.books("networkx", "prose") == first
+    monkeypatch.setattr(documents, "extract", lambda *_: pytest.fail("the cache was not used"))
+    assert documents.documents("networkx", "prose") == first
     whole = cached.read_bytes()
-    monkeypatch.setattr(shelves, "extract", lambda *_: first)
+    monkeypatch.setattr(documents, "extract", lambda *_: first)
     for damaged in (whole[:-3], whole[:10], b"", whole + b"x", whole[:-1] + b"\x01"):
         cached.write_bytes(damaged)  # a damaged cache is read anew, and mended
-        assert shelves.books("networkx", "prose") == first
+        assert documents.documents("networkx", "prose") == first
         assert cached.read_bytes() == whole
 
 
@@ -70,8 +69,8 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     monkeypatch.setenv("NL_COURSE_CACHE", str(blocked / "folder"))
-    monkeypatch.setattr(shelves, "extract", lambda *_: [Book("a", b"text")])
-    assert shelves.books("networkx", "prose") == [Book("a", b"text")]
+    monkeypatch.setattr(documents, "extract", lambda *_: [Document("a", b"text")])
+    assert documents.documents("networkx", "prose") == [Document("a", b"text")]
 
 
 def test_another_text_is_said_with_both_versions(prose, monkeypatch):
@@ -80,7 +79,7 @@ def test_another_text_is_said_with_both_versions(prose, monkeypatch):
     entry["version"] = "3.1"
     entry["prose"] = {"hash": "0" * 12, "bytes": 1, "books": {"networkx": "0" * 12}}
     monkeypatch.setattr(text, "recorded", lambda: record)
-    monkeypatch.setattr(shelves, "extract", lambda package, _: [b for b in prose.train if package in b.name])
+    monkeypatch.setattr(documents, "extract", lambda package, _: [b for b in prose.train if package in b.name])
     with pytest.warns(text.LibraryWarning, match=r"networkx 3\.1, installed is networkx 3\.\d") as caught:
         found = text.library("prose")
     assert len(caught) == 1 and "pip install networkx==3.1" in found.verify()[0]
@@ -103,18 +102,18 @@ def test_reading_the_library_does_not_import_its_packages():
         (("poetry",), "choose one of: prose, code"),
         (("prosa",), "Did you mean 'prose'"),
         (("prose", ("simpy",)), "Did you mean 'sympy'"),
-        (("prose", ()), "shelf is empty"),
+        (("prose", ()), "no package to read"),
     ],
 )
-def test_what_is_not_on_the_shelf_is_refused(arguments, words):
+def test_what_is_no_package_is_refused(arguments, words):
     with pytest.raises(CourseError, match=words):
         text.library(*arguments)
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(shelves, "SHELVES", ("no_such_package",))
+    monkeypatch.setattr(documents, "PACKAGES", ("no_such_package",))
     with pytest.raises(CourseError, match="pip install no_such_package"):
-        shelves.books("no_such_package")
+        documents.documents("no_such_package")
 
 
 # -- docstrings ---------------------------------------------------------------------------------------------
