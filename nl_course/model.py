@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.memories.common.conv import CausalConv
+from nl_course.renamed import translate
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: Mapping) -> "ModelConfig":
         """The config saved by `to_dict`; raises CourseError for a field it does not know."""
+        _, values = translate("ModelConfig", values)
         for name in values:
             check_choice("model setting", name, [f.name for f in fields(cls)])
         return cls(**values)

@@ -332,7 +332,6 @@ LEFT_OUT = (
 NO_MODULES = {
     "nl_course.state": "the key of a saved state's description",
     "nl_course.checkpoint": "the key of a checkpoint's description",
-    "nl_course.renamed": "asked for above, and not there yet",
     "nl_course.nothing": "a test asks for what is not there",
 }
 NO_FILES = {"nl_course/record/configs/NAME.json", "nl_course/_course/assets", "nl_course/_course/notebooks"}

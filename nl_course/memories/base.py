@@ -22,6 +22,7 @@ from nl_course.errors import CourseError
 from nl_course.files import write_atomically
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.trace import Trace
+from nl_course.renamed import translate
 
 _FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
 
@@ -167,9 +168,10 @@ def _rebuild(description: dict, tensor: Callable[[str], Tensor]) -> Any:
         return Weights(parts) if all(isinstance(part, Tensor) for part in parts.values()) else parts
     if description["kind"] == "tuple":
         return tuple(parts.values())
-    if description["kind"] not in State._kinds:
+    kind, parts = translate(description["kind"], parts)
+    if kind not in State._kinds:
         raise CourseError(f"the saved state is a {description['kind']!r}, which this version of the course lacks.")
-    return State._kinds[description["kind"]].from_parts(parts)
+    return State._kinds[kind].from_parts(parts)
 
 
 class Memory(nn.Module):

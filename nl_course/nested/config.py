@@ -6,6 +6,7 @@ from math import isfinite
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES
+from nl_course.renamed import translate
 
 VARIANTS = ("sequential", "nested", "independent")
 REDUCTIONS = ("sum", "mean")
@@ -107,9 +108,9 @@ class NestedConfig:
     @classmethod
     def from_dict(cls, values: Mapping) -> "NestedConfig":
         """The config saved by `to_dict`; raises CourseError for a field it does not know."""
+        _, values = translate("NestedConfig", values)
         for name in values:
             check_choice("model setting", name, [f.name for f in fields(cls)])
-        values = dict(values)
         if "levels" in values:
             values["levels"] = tuple(tuple(LevelConfig(**level) for level in block) for block in values["levels"])
         return cls(**values)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
+from nl_course.renamed import parameter_names, translate, translate_model
 
 _KEY = "nl_course.checkpoint"  # where the description stands in a file's metadata
 _FORMAT = 1
@@ -119,6 +120,7 @@ def load_training(
             raise CourseError(f"{path} groups the parameters in another way than this optimiser does.")
         _fill(bare(model), file, description, path)
         state = _give_tensors(saved["state"], file.get_tensor)
+        state = {i: translate(saved["class"], kept)[1] for i, kept in state.items()}
         groups = [
             {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in g.items()} for g in saved["groups"]
         ]
@@ -192,9 +194,32 @@ def _opened(path: str | os.PathLike):
                 raise CourseError(
                     f"{path} has format {description.get('format')}; this version reads format {_FORMAT}."
                 )
-            yield file, description
+            yield file, _translated(description)
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise CourseError(f"the checkpoint {path} is damaged or incomplete and cannot be read ({error}).") from error
+
+
+def _translated(description: dict[str, Any]) -> dict[str, Any]:
+    """The description with the names of today; those of tensors are translated where the model is there (`_fill`)."""
+    description = dict(description)
+    if "model" in description:
+        description["model"], description["config"] = translate_model(description["model"], description["config"])
+    for part in ("progress", "info"):
+        if part in description:
+            description[part] = translate_progress(description[part])
+    if "optimizer" in description:
+        optimizer = description["optimizer"]
+        kind = translate(optimizer["class"], {})[0]
+        groups = [translate(kind, group)[1] for group in optimizer["groups"]]
+        description["optimizer"] = {**optimizer, "class": kind, "groups": groups}
+    return description
+
+
+def translate_progress(progress: dict[str, Any]) -> dict[str, Any]:
+    """The progress of a run, or the info of its finished model, what was asked of it under the names of today."""
+    if "asked" not in progress:
+        return progress
+    return {**progress, "asked": translate("TrainingConfig", progress["asked"])[1]}
 
 
 def _builder(path: str | os.PathLike, description: dict[str, Any]) -> Callable[[dict], nn.Module]:
@@ -215,13 +240,15 @@ def _builder(path: str | os.PathLike, description: dict[str, Any]) -> Callable[[
 
 def _fill(model: nn.Module, file: Any, description: dict[str, Any], path: str | os.PathLike) -> None:
     """Copies the saved tensors into the model, after checking that every name and shape fits."""
-    own, aliases = model.state_dict(), description.get("aliases", {})
-    saved = {name.removeprefix("model.") for name in file.keys() if name.startswith("model.")}  # noqa: SIM118
-    here = set(own) - set(aliases)
+    own = model.state_dict()
+    stored = [name.removeprefix("model.") for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
+    stored_as = {today: name for name, today in parameter_names(model, stored).items()}
+    saved, aliases = set(stored_as), set(parameter_names(model, description.get("aliases", {})).values())
+    here = set(own) - aliases
     for what, names in (("lacks", here - saved), ("has, and this model does not,", saved - here)):
         if names:
             raise CourseError(f"the checkpoint {path} does not fit this model: it {what} {min(names)!r}.")
-    tensors = {name: file.get_tensor(f"model.{name}") for name in sorted(here)}
+    tensors = {name: file.get_tensor(f"model.{stored_as[name]}") for name in sorted(here)}
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise CourseError(

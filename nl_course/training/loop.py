@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.nested.outer import check_outer, inner_share, outer_step
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
+from nl_course.renamed import translate
 from nl_course.tasks import text
 from nl_course.training.distributed import ALONE, Ranks, join
 from nl_course.training.interrupts import Interrupts
@@ -86,6 +87,7 @@ class TrainingConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainingConfig":
+        _, values = translate("TrainingConfig", values)
         for name in values:
             check_choice("training setting", name, [f.name for f in fields(cls)])
         return cls(**values)

@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 from nl_course.errors import CourseError
+from nl_course.renamed import translate, translate_model
 from nl_course.scaling.formats import readable_bytes
 from nl_course.training.run_folder import read_metrics
 
@@ -91,14 +92,15 @@ def read_run(folder: str | os.PathLike, name: str | None = None) -> RunSummary:
 def summary(name: str, about: dict[str, Any], metrics: list[dict[str, Any]], done: bool) -> RunSummary:
     """A run from what it was asked (`asked`, `model`) and its lines of metrics."""
     model, last = about["model"], metrics[-1] if metrics else {}
-    config = model["config"]
+    kind, config = translate_model(model.get("class"), model["config"])
+    _, asked = translate("TrainingConfig", about["asked"])
     looks = [line["held_out_loss"] for line in metrics if "held_out_loss" in line]
-    memory = about["asked"].get("memory") or config.get("memory", model.get("class", "?"))
+    memory = asked.get("memory") or config.get("memory", kind or "?")
     return RunSummary(
         name=name,
-        memory=str(about["asked"].get("kind", memory)),
+        memory=str(asked.get("kind", memory)),
         parameters=model["parameters"],
-        asked=about["asked"],
+        asked=asked,
         steps=last.get("step", 0),
         loss=fmean(line["loss"] for line in metrics if line["step"] > last["step"] - LAST) if metrics else None,
         held_out=looks[-1] if looks else None,

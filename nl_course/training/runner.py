@@ -27,6 +27,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config
 from nl_course.nested.presets import TOY, levels
 from nl_course.presets import PRESETS
+from nl_course.renamed import translate
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.recall import accuracy, mqar, recall_loss
 from nl_course.tasks.text import library
@@ -104,7 +105,8 @@ class Plan:
         """The plan of a run from what its run.json says was asked."""
         if "plan" not in asked:
             raise CourseError("this run was not started from a plan; go on with `nl-course train --resume`.")
-        return cls(**asked["plan"])
+        _, settings = translate("Plan", asked["plan"])
+        return cls(**settings)
 
     def build(self) -> LanguageModel:
         """The model at its start, which the seed decides."""

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
-from nl_course.training.checkpoint import bare, load_training, save_model
+from nl_course.training.checkpoint import bare, load_training, save_model, translate_progress
 from nl_course.training.distributed import Ranks
 
 POINTER = "sharded.json"
@@ -45,6 +45,7 @@ def read_pointer(run: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        found["progress"] = translate_progress(found["progress"])
         step = found["progress"]["step"]
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"the checkpoint {path} is damaged and cannot be read ({error}).") from error
