@@ -125,6 +125,7 @@ def learn_ttt(memory, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state):
             anchor, open = moved(anchor, gathered, c[-1]), {}
             gathered = {name: torch.zeros_like(g) for name, g in gathered.items()}
         start = new.stop
+    anchor, gathered = Weights(anchor), Weights(gathered)
     state = replace(state, anchor=anchor, gathered=gathered, open=open, position=state.position + tokens)
     return torch.cat(answers, dim=2), state
 

@@ -18,20 +18,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu as _gelu
 from torch.nn.functional import silu
+from torch.utils._pytree import tree_map_only
 
 from nl_course.errors import check_choice, check_int
+from nl_course.memories.common.weights import Weights
 
 EPSILON = 1e-6  # of the inner LayerNorm; with zero weights its error is 1 / sqrt(EPSILON) = 1000 times larger
 _A = 2 * math.sqrt(2 / math.pi)  # of the tanh form of GELU
 _B = 0.044715 * _A
-
-Weights = dict[str, Tensor]
 
 
 class Norm(NamedTuple):
@@ -128,6 +128,32 @@ class InnerModel:
         for i in range(self.layers, 1, -1):
             errors.append(errors[-1] @ weights[f"W{i}"].mT * self.slope(outputs[i - 2]))
         return list(zip(inputs, reversed(errors)))
+
+
+def grad_loss(loss: Callable[..., Tensor], weights: Weights, *given: Any, create_graph: bool = True) -> Weights:
+    """The inner gradient: of loss(weights, *given), summed, with respect to `weights`, by autograd.
+
+    `given` is what the loss is about: tensors, or trees of them (a `Norm`, `Weights`), all constants here. The outer
+    loop can differentiate the result again if `create_graph`, and never where gradients are off. A sum over tokens,
+    rows and heads mixes nothing as long as each has weights of its own.
+    """
+    if torch.is_inference_mode_enabled():
+        # Inference mode records nothing, and its tensors may not be recorded later; but a memory learns there too.
+        with torch.inference_mode(False):
+            weights, given = tree_map_only(Tensor, torch.clone, (weights, given))
+            return grad_loss(loss, weights, *given, create_graph=False)
+    graph = create_graph and torch.is_grad_enabled()
+
+    def alias(w: Tensor) -> Tensor:
+        return w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_()
+
+    with torch.enable_grad():
+        # Keys and targets may have been made with these same weights; by way of an alias that does not count.
+        at = Weights({name: alias(w) for name, w in weights.items()})
+        gradients = torch.autograd.grad(loss(at, *given).sum(), list(at.values()), create_graph=graph)
+    if not graph:
+        gradients = [g.detach() for g in gradients]
+    return Weights(zip(at, gradients))
 
 
 def layer_norm(z: Tensor, norm: Norm) -> Tensor:

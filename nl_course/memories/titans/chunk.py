@@ -24,9 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
+from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
 from nl_course.memories.linear.chunks import decay_between, decay_from_start, in_chunks
-from nl_course.memories.ttt.dual import loss_gradient
 
 
 class Gates(NamedTuple):
@@ -98,8 +97,9 @@ def reference(
     answers = []
     for t in range(q.shape[2]):
         token = slice(t, t + 1)
-        graph = torch.is_grad_enabled() and not first_order
-        surprise = loss_gradient(inner, norm, anchor, k[:, :, token], v[:, :, token], graph)
+        surprise = grad_loss(
+            inner.inner_loss, anchor, k[:, :, token], v[:, :, token], norm, create_graph=not first_order
+        )
         theta, eta, keep = (None if g is None else g[:, :, token, None] for g in gates)
         S = {name: -theta * u for name, u in surprise.items()}
         if momentum:

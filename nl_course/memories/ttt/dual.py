@@ -19,29 +19,19 @@ Axes: b batch, h heads, t tokens of the piece, f head width. q, k, v (b, h, t, f
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
+from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
 
 STOPS = ("none", "first-order", "write")
 
 
 def moved(anchor: Weights, gathered: Weights, factor: Tensor) -> Weights:
     """W = W^a - c G, the weights as they stand."""
-    return {name: anchor[name] - factor * gathered[name] for name in anchor}
+    return Weights({name: anchor[name] - factor * gathered[name] for name in anchor})
 
 
 def loss_gradient(inner: InnerModel, norm: Norm | None, anchor: Weights, k: Tensor, v: Tensor, graph: bool) -> Weights:
-    """Gradient of one token's inner loss with respect to the anchor, by autograd; differentiable again if `graph`."""
-    if torch.is_inference_mode_enabled():  # even there the memory learns
-        with torch.inference_mode(False):
-            anchor = {name: w.clone() for name, w in anchor.items()}
-            norm = norm and Norm(*(w.clone() for w in norm))
-            return loss_gradient(inner, norm, anchor, k.clone(), v.clone(), False)
-    with torch.enable_grad():
-        # An alias of each: k and v may have been made with these very weights, and count as given all the same.
-        at = {n: w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_() for n, w in anchor.items()}
-        loss = inner.inner_loss(at, k, v, norm).sum()  # every row and head owns its weights: the sum mixes nothing
-        gradients = torch.autograd.grad(loss, list(at.values()), create_graph=graph)
-    return dict(zip(at, gradients if graph else (g.detach() for g in gradients)))
+    """Gradient of one token's inner loss with respect to the anchor."""
+    return grad_loss(inner.inner_loss, anchor, k, v, norm, create_graph=graph)
 
 
 def reference(
@@ -59,15 +49,15 @@ def reference(
     """One token at a time: a gradient, a step, a read. Returns z (b, h, t, f) and the new G. `gathered` None is a G of
     zeros: the piece opens its mini-batch. With a `stop` the inner gradients count as constants."""
     if gathered is None:
-        gathered = {name: torch.zeros_like(w) for name, w in anchor.items()}
+        gathered = Weights({name: torch.zeros_like(w) for name, w in anchor.items()})
     answers = []
     for i in range(q.shape[2]):
         token = slice(i, i + 1)
-        gradient = loss_gradient(
-            inner, norm, anchor, k[:, :, token], v[:, :, token], torch.is_grad_enabled() and stop == "none"
+        gradient = grad_loss(
+            inner.inner_loss, anchor, k[:, :, token], v[:, :, token], norm, create_graph=stop == "none"
         )
         step = rate[:, :, token, None]
-        gathered = {n: g + step * gradient[n] if inner.moves(n) else g for n, g in gathered.items()}
+        gathered = Weights({n: g + step * gradient[n] if inner.moves(n) else g for n, g in gathered.items()})
         answers.append(inner.read(moved(anchor, gathered, factor[i]), q[:, :, token], norm))
     return torch.cat(answers, dim=2), gathered
 
@@ -89,7 +79,7 @@ def dual(
     if stop != "none":
         sides = [(a.detach(), e.detach()) for a, e in sides]
     mask = (factor[:, None] * rate[:, :, None, :]).tril()  # E
-    x, after = q, {}
+    x, after = q, Weights()
     for i, (a, e) in enumerate(sides, 1):
         z = inner.layer(anchor, i, x)
         if gathered is not None:
@@ -102,9 +92,9 @@ def dual(
                 after[f"b{i}"] = rate[:, :, None, :] @ e
         x = inner.activate(z) if i < inner.layers else z
     if gathered is not None:
-        after = gathered | {name: gathered[name] + g for name, g in after.items()}
+        after = Weights(gathered | {name: gathered[name] + g for name, g in after.items()})
     elif inner.last_only:
-        after = {name: after.get(name, torch.zeros_like(w)) for name, w in anchor.items()}
+        after = Weights({name: after.get(name, torch.zeros_like(w)) for name, w in anchor.items()})
     return inner.answer(q, x, norm), after
 
 

@@ -40,13 +40,13 @@ def run(
     names = list(inner.shapes(q.shape[-1]))
     learn = Operation(*(partial(way, inner) for way in (plain_pass, forward_pass, backward_pass)))
     z, *last = raw(learn, q, k, v, rate, factor, *norm, *(anchor[name] for name in names))
-    return z, dict(zip(names, last))
+    return z, Weights(zip(names, last))
 
 
 def plain_pass(inner: InnerModel, q, k, v, rate, factor, gain, shift, *weights) -> list[Tensor]:
     """z and the last weights, by the plain dual form."""
     names = list(inner.shapes(q.shape[-1]))
-    anchor = dict(zip(names, weights))
+    anchor = Weights(zip(names, weights))
     z, last = dual_sequence(inner, Norm(gain, shift), anchor, q, k, v, rate, factor)
     return [z, *(last[name] for name in names)]
 

@@ -174,11 +174,11 @@ class TTT(Doubted, Memory):
         return memory
 
     def init_state(self, batch_size: int) -> TTTState:
-        anchor = {name: w[None].expand(batch_size, -1, -1, -1) for name, w in self._start().items()}
+        anchor = self._start().map(lambda w: w[None].expand(batch_size, -1, -1, -1))
         tails = ()
         if self.config.share_qk:
             tails = (self.conv_query.init_tail(batch_size), self.conv_key.init_tail(batch_size))
-        return TTTState(anchor, {name: torch.zeros_like(w) for name, w in anchor.items()}, tails, 0)
+        return TTTState(anchor, anchor.map(torch.zeros_like), tails, 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """2 (anchor and gathered) x the inner model's weights, and conv - 1 columns of d for each convolution:
@@ -197,7 +197,7 @@ class TTT(Doubted, Memory):
     def weights(self, state: TTTState) -> Weights:
         """The inner model as it stands after the last token read: W1 (B, h, in, out), b1, ..."""
         place = state.position % self.config.mini_batch
-        return moved(state.anchor, state.gathered, self._factor()[place - 1]) if place else dict(state.anchor)
+        return moved(state.anchor, state.gathered, self._factor()[place - 1]) if place else Weights(state.anchor)
 
     @property
     def norm(self) -> Norm | None:
@@ -209,7 +209,7 @@ class TTT(Doubted, Memory):
         return torch.promote_types(self.dtype, torch.float32)
 
     def _start(self) -> Weights:
-        return {name: w.to(self._wide) for name, w in self.start.items()}
+        return Weights({name: w.to(self._wide) for name, w in self.start.items()})
 
     def _factor(self) -> Tensor:
         """c_i for i = 1 .. the mini-batch's size."""
@@ -259,7 +259,7 @@ class TTT(Doubted, Memory):
     def _learn(self, q, k, v, rate, state: TTTState) -> tuple[Tensor, Weights, Weights]:
         """Writes and reads every token: z (b, h, t, f), the anchor and what is gathered after the last."""
         tokens, size = q.shape[2], self.config.mini_batch
-        anchor, gathered = ({n: w.to(self._wide) for n, w in part.items()} for part in (state.anchor, state.gathered))
+        anchor, gathered = (part.map(lambda w: w.to(self._wide)) for part in (state.anchor, state.gathered))
         first = min(tokens, -state.position % size)  # what is missing to the end of the open mini-batch
         last = first + (tokens - first) // size * size
         answers = []
@@ -286,7 +286,7 @@ class TTT(Doubted, Memory):
         whole = place == 0 and q.shape[2] % self.config.mini_batch == 0
         if self.path != "reference" and whole and ttt_fast.can_run(self.inner, self.config.stop_gradient):
             z, anchor = ttt_fast.run(self.inner, self.norm, anchor, q, k, v, rate, self._factor())
-            return z, anchor, {name: torch.zeros_like(w) for name, w in anchor.items()}
+            return z, anchor, anchor.map(torch.zeros_like)
         size, factor, answers = self.config.mini_batch, self._factor(), []
         if self.config.stop_gradient == "write":
             factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
@@ -299,5 +299,5 @@ class TTT(Doubted, Memory):
             if stop == size:
                 anchor, place = moved(anchor, gathered, factor[-1]), 0
         if stop == size:
-            gathered = {name: torch.zeros_like(g) for name, g in gathered.items()}
+            gathered = gathered.map(torch.zeros_like)
         return torch.cat(answers, dim=2), anchor, gathered

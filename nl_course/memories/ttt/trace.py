@@ -36,9 +36,9 @@ def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: 
 def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
     """Every token's quantities, (b, h, t, ...) each."""
     inner, norm, size = memory.inner, memory.norm, memory.config.mini_batch
-    start = {name: w[None] for name, w in memory._start().items()}
-    anchor = {name: w.to(memory._wide) for name, w in state.anchor.items()}
-    gathered = {name: w.to(memory._wide) for name, w in state.gathered.items()}
+    start = memory._start().map(lambda w: w[None])
+    anchor = state.anchor.map(lambda w: w.to(memory._wide))
+    gathered = state.gathered.map(lambda w: w.to(memory._wide))
     before, last, rows, several = memory.weights(state), inner.layers, [], memory.doubts.inner_steps > 1
     for t in range(q.shape[2]):
         place = (state.position + t) % size
@@ -75,7 +75,7 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
         )
         before = after
         if place == size - 1:
-            anchor, gathered = after, {name: torch.zeros_like(g) for name, g in gathered.items()}
+            anchor, gathered = after, gathered.map(torch.zeros_like)
     names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
     return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
 
