@@ -9,7 +9,7 @@ A state is never changed under the one who holds it: branch it, save it, carry i
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
-from nl_course.memories.common.weights import Weights
+from nl_course.memories import tree
 from nl_course.memories.trace import Trace
 from nl_course.renamed import translate
 
@@ -32,10 +32,12 @@ class State:
     """What a memory carries. Subclasses are frozen dataclasses of tensors, numbers, strings, None, states,
     and tuples or dicts of these; every tensor has the batch as axis 0."""
 
+    # Saved files name the class of every state in them; this finds the class again.
     _kinds: ClassVar[dict[str, type["State"]]] = {}
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        # The same class may be defined again (a learner's file that runs anew), another one of that name may not.
         if State._kinds.setdefault(cls.__name__, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"two kinds of state are named {cls.__name__!r}; saved states are found by that name")
         State._kinds[cls.__name__] = cls
@@ -47,26 +49,29 @@ class State:
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "State":
+        """The state that `parts` describes: the inverse of `parts()`."""
         return cls(**parts)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "State":
         """A new state with `function` applied to every tensor."""
-        return type(self).from_parts({name: _map(value, function) for name, value in self.parts().items()})
+        return tree.map_leaves(self, function)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by its dotted path, e.g. `{"key.columns": ...}`."""
-        return dict(_walk(self, ""))
+        return dict(tree.leaves(self))
 
     # -- what everybody asks of it -----------------------------------------------------------------------------
     @property
     def nbytes(self) -> int:
         """Bytes that are filled: what this memory must keep to go on exactly."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        return sum(_bytes(t) for t in self.tensors().values())
 
     @property
     def capacity_bytes(self) -> int:
         """Bytes that are allocated: `nbytes`, and the spare room of a cache that grows in place."""
-        return sum(_capacity(value) for value in self.parts().values())
+        # A state inside counts for itself, since only a cache knows how much room it has made.
+        inside = tree.leaves(self.parts(), is_leaf=lambda value: isinstance(value, (Tensor, State)))
+        return sum(part.capacity_bytes if isinstance(part, State) else _bytes(part) for _, part in inside)
 
     @property
     def batch_size(self) -> int | None:
@@ -80,6 +85,7 @@ class State:
     def to(self, target: torch.device | torch.dtype | str) -> "State":
         """A copy on another device, or with its floating-point tensors in another dtype."""
         if isinstance(target, torch.dtype):
+            # Tokens and counters are whole numbers and keep their type.
             return self.map(lambda t: t.to(target) if t.is_floating_point() else t)
         return self.map(lambda t: t.to(target))
 
@@ -90,8 +96,9 @@ class State:
     # -- keeping it --------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike) -> None:
         """Writes the state as safetensors, atomically; `State.load(path)` gives it back bit for bit."""
+        # Clones: safetensors refuses tensors that share memory, as views of one cache may.
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors().items()}
-        description = json.dumps(_describe(self, ""))
+        description = json.dumps(tree.describe(self))
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={_FORMAT: description}))
 
     @staticmethod
@@ -102,76 +109,21 @@ class State:
                 description = (file.metadata() or {}).get(_FORMAT)
                 if description is None:
                     raise CourseError(f"{path} holds tensors but no saved state; State.save writes one.")
-                return _rebuild(json.loads(description), file.get_tensor)
+                return tree.restore(json.loads(description), file.get_tensor, _state_of_kind)
         except (OSError, SafetensorError) as error:
             raise CourseError(f"cannot read a saved state from {path}: {error}") from error
 
 
-def _walk(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-    else:
-        for name, child in _children(value):
-            yield from _walk(child, f"{path}.{name}" if path else name)
+def _state_of_kind(kind: str, parts: dict[str, Any]) -> State:
+    """The saved state of that class name; names of older versions are translated."""
+    today, parts = translate(kind, parts)
+    if today not in State._kinds:
+        raise CourseError(f"the saved state is a {kind!r}, which this version of the course lacks.")
+    return State._kinds[today].from_parts(parts)
 
 
-def _children(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, State):
-        return list(value.parts().items())
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, tuple):
-        return [(str(i), child) for i, child in enumerate(value)]
-    return []
-
-
-def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, State):
-        return value.map(function)
-    if isinstance(value, dict):
-        return type(value)((name, _map(child, function)) for name, child in value.items())
-    if isinstance(value, tuple):
-        return tuple(_map(child, function) for child in value)
-    return value
-
-
-def _capacity(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, State):
-        return value.capacity_bytes
-    return sum(_capacity(child) for _, child in _children(value))
-
-
-def _describe(value: Any, path: str) -> Any:
-    """The tree as JSON, tensors by their path."""
-    if isinstance(value, Tensor):
-        return {"tensor": path}
-    if isinstance(value, (State, dict, tuple)):
-        inner = {name: _describe(child, f"{path}.{name}" if path else name) for name, child in _children(value)}
-        kind = type(value).__name__ if isinstance(value, State) else "tuple" if isinstance(value, tuple) else "dict"
-        return {"kind": kind, "parts": inner}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return {"value": value}
-    raise TypeError(f"a state cannot hold a {type(value).__name__} (at {path!r})")
-
-
-def _rebuild(description: dict, tensor: Callable[[str], Tensor]) -> Any:
-    if "tensor" in description:
-        return tensor(description["tensor"])
-    if "value" in description:
-        return description["value"]
-    parts = {name: _rebuild(child, tensor) for name, child in description["parts"].items()}
-    if description["kind"] == "dict":
-        return Weights(parts) if all(isinstance(part, Tensor) for part in parts.values()) else parts
-    if description["kind"] == "tuple":
-        return tuple(parts.values())
-    kind, parts = translate(description["kind"], parts)
-    if kind not in State._kinds:
-        raise CourseError(f"the saved state is a {description['kind']!r}, which this version of the course lacks.")
-    return State._kinds[kind].from_parts(parts)
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class Memory(nn.Module):
@@ -184,11 +136,13 @@ class Memory(nn.Module):
     deep_path = "auto"
 
     def __init__(self, width: int):
+        """`width`: features of a token, D."""
         super().__init__()
         self.width = width
 
     def init_state(self, batch_size: int) -> State:
-        """The empty desk, or the learned start where the paper learns one."""
+        """What the memory knows before the first token, one row for each of `batch_size` texts: nothing, or the
+        learned start where the paper learns one."""
         raise NotImplementedError
 
     def advance(self, x: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
@@ -216,8 +170,10 @@ class Memory(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the parameters."""
         return next(self.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(self.parameters()).device

@@ -3,11 +3,12 @@ otherwise, so that "equal" means equal to 1e-10."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nl_course.memories import Memory, State
+from nl_course.memories import Memory, State, tree
 
 TOKENS = 11  # long enough to overflow the small windows that are tested, and no multiple of any chunk
 WIDTH = 8
@@ -76,16 +77,8 @@ def assert_same_state(left: State, right: State, tolerance: float = 1e-10) -> No
         )
 
 
-def describe(state: State) -> object:
-    """A state's numbers and names without its tensors (positions, counters), for exact comparison."""
-
-    def walk(value):
-        if isinstance(value, Tensor):
-            return tuple(value.shape)
-        if isinstance(value, State):
-            return {name: walk(part) for name, part in value.parts().items()}
-        if isinstance(value, tuple):
-            return tuple(walk(part) for part in value)
-        return {k: walk(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    return walk(state)
+def describe(state: State) -> dict[str, Any]:
+    """What a state holds by its dotted path, for exact comparison: numbers and strings (positions, counters) as they
+    are, of each tensor its shape alone."""
+    ends = tree.leaves(state, is_leaf=lambda value: not tree.is_node(value))
+    return {path: tuple(end.shape) if isinstance(end, Tensor) else end for path, end in ends}

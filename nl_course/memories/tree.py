@@ -1,0 +1,113 @@
+"""One walk through trees of tensors: states, dicts and tuples inside each other.
+
+A state is anything with `parts()`, its children by name, and `from_parts`, the way back; `State` in base.py is the one
+of the course. What has no children is a leaf: a tensor, a number, a string or None. `is_leaf` may stop the walk
+earlier, e.g. at whole caches.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nl_course.memories.common.weights import Weights
+
+IsLeaf = Callable[[Any], bool]
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether the walk ends here in the usual sense."""
+    return isinstance(value, Tensor)
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` is a state: it names its children and can be built from others."""
+    return hasattr(value, "parts") and hasattr(value, "from_parts")
+
+
+def is_node(value: Any) -> bool:
+    """Whether `value` may have children: a state, a dict or a tuple."""
+    return is_state(value) or isinstance(value, (dict, tuple))
+
+
+def children(value: Any) -> dict[str, Any]:
+    """The children of a state, a dict or a tuple by name (in a tuple by number); {} for everything else."""
+    if is_state(value):
+        return value.parts()
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, tuple):
+        return {str(i): child for i, child in enumerate(value)}
+    return {}
+
+
+def with_children(value: Any, new: Mapping[str, Any]) -> Any:
+    """A node of the kind of `value` (a `Weights` stays one) with the children `new`, named as `children` names them."""
+    if is_state(value):
+        return value.from_parts(dict(new))
+    if isinstance(value, tuple):
+        return tuple(new.values())
+    return type(value)(new)
+
+
+def leaves(value: Any, is_leaf: IsLeaf = is_tensor, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf with its dotted path, e.g. ("key.columns", tensor), in the order in which the nodes name them."""
+    if is_leaf(value):
+        yield path, value
+        return
+    for name, child in children(value).items():
+        yield from leaves(child, is_leaf, join(path, name))
+
+
+def map_leaves(value: Any, function: Callable[[Any], Any], is_leaf: IsLeaf = is_tensor) -> Any:
+    """The same tree with `function` applied to every leaf, in the order of `leaves`; numbers, strings and None stay."""
+    if is_leaf(value):
+        return function(value)
+    if not is_node(value):
+        return value
+    mapped = {name: map_leaves(child, function, is_leaf) for name, child in children(value).items()}
+    return with_children(value, mapped)
+
+
+def join(path: str, name: str) -> str:
+    """The dotted path of a child."""
+    return f"{path}.{name}" if path else name
+
+
+# -- a tree as JSON beside its tensors ---------------------------------------------------------------------------------
+def describe(value: Any, path: str = "") -> dict[str, Any]:
+    """The tree as JSON, each tensor by its path. Raises TypeError for a leaf that a file cannot hold."""
+    if isinstance(value, Tensor):
+        return {"tensor": path}
+    if is_node(value):
+        inside = {name: describe(child, join(path, name)) for name, child in children(value).items()}
+        return {"kind": _kind(value), "parts": inside}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise TypeError(f"a state cannot hold a {type(value).__name__} (at {path!r})")
+
+
+def _kind(value: Any) -> str:
+    """What a file calls a node. Every dict is a "dict", of whatever class, so that files do not depend on it."""
+    if is_state(value):
+        return type(value).__name__
+    return "tuple" if isinstance(value, tuple) else "dict"
+
+
+def restore(
+    description: Mapping[str, Any], tensor: Callable[[str], Tensor], state: Callable[[str, dict[str, Any]], Any]
+) -> Any:
+    """The tree that `describe` described. `tensor(path)` gives a tensor, `state(kind, parts)` builds a state."""
+    if "tensor" in description:
+        return tensor(description["tensor"])
+    if "value" in description:
+        return description["value"]
+    parts = {name: restore(child, tensor, state) for name, child in description["parts"].items()}
+    if description["kind"] == "tuple":
+        return tuple(parts.values())
+    if description["kind"] != "dict":
+        return state(description["kind"], parts)
+    # A dict of nothing but tensors is what memories call weights: they calculate with it as with one vector.
+    if all(isinstance(part, Tensor) for part in parts.values()):
+        return Weights(parts)
+    return parts
