@@ -27,14 +27,11 @@ from nl_course.nested.steps import next_token_losses
 from nl_course.views import nested_clocks_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
+from nl_course.views.nested_clocks_drawing import BOUNDARIES, CHUNK, LEVELS, MEMORIES, NAMES, TOKENS
 
-TOKENS, CHUNK, LEVELS = 32, 4, (8, 16)
 VOCAB, WIDTH, HIDDEN = 12, 8, 8
-BOUNDARIES = TOKENS // CHUNK
 ALL = BOUNDARIES - 1  # passes all boundaries: no cut
 LEFT = {"the start stays reachable": True, "nothing": False}
-MEMORIES = ("key", "value", "step", "retention", "memory")
-NAMES = (*MEMORIES, *(f"level of {c}" for c in LEVELS))
 
 
 @lru_cache(maxsize=8)
