@@ -1,6 +1,6 @@
-"""Formal languages and words of groups: how much of a state a model keeps exactly, at lengths that it has never seen.
+"""Formal languages and words of groups: how much of a state a model keeps exactly, at lengths it has never seen.
 
-Languages, after each symbol the set of symbols that may come next, the end among them (Bhattamishra et al. 2020, arXiv
+Languages: after each symbol, the set of symbols that may come next, the end among them (Bhattamishra et al. 2020, arXiv
 2009.11264; the six of Irie et al. 2023, arXiv 2310.16076). The end is in the set exactly when what was read is a word.
 
     parity      strings of 0 and 1; a word has an even number of 1
@@ -8,21 +8,20 @@ Languages, after each symbol the set of symbols that may come next, the end amon
     anbn        a^n b^n, n >= 1          anbncn   a^n b^n c^n, n >= 1
     shuffle2    two kinds of brackets, each kind balanced, mixed at will
 
-Groups, after each element the product of all so far (word problems: Merrill et al. 2024, arXiv 2404.08819):
+Groups: after each element, the product of all so far (word problems: Merrill et al. 2024, arXiv 2404.08819):
 
     z2, z3, z5  additions modulo n       s3, s5, a5   (even) permutations; s5 and a5 are not solvable
 
-A position has one target, a class: a language's is its set, written as a binary number (bit 0 the end, bit i symbol i),
-a group's the number of the element. So `training.train` learns both, where the papers train a sigmoid per symbol; right
-means the whole set either way. Token 0 is the blank after a string, symbols and elements count from 1.
-Axes: rows, length.
-"""
+A position has one target, a class. For a language it is the set, written as a binary number (bit 0 the end, bit i
+symbol i); for a group it is the number of the element. So `training.train` learns both with one softmax, where the
+papers train a sigmoid per symbol; right means the whole set either way. Token 0 is the blank after a string; symbols
+and elements count from 1. Axes: rows, length."""
 
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import permutations
+from itertools import combinations, permutations
 
 import torch
 from torch import Tensor, nn
@@ -47,46 +46,56 @@ class Language:
 
 
 def _parity(text: str) -> list[str]:
-    found, odd = [], False
+    allowed, odd = [], False
     for symbol in text:
         odd ^= symbol == "1"
-        found.append("01" if odd else "01$")
-    return found
+        allowed.append("01" if odd else "01$")
+    return allowed
 
 
 def _cycle(word: str) -> Callable[[str], list[str]]:
     """Words that repeat `word`."""
-    return lambda text: [word[i % len(word)] + "$" * (i % len(word) == 0) for i in range(1, len(text) + 1)]
+
+    def allowed(text: str) -> list[str]:
+        after = []
+        for i in range(1, len(text) + 1):
+            inside = i % len(word)
+            after.append(word[inside] if inside else word[0] + "$")
+        return after
+
+    return allowed
 
 
 def _counted(letters: str) -> Callable[[str], list[str]]:
     """a^n b^n ...: as many of each letter, n >= 1."""
 
     def allowed(text: str) -> list[str]:
-        found, n = [], text.count(letters[0])
+        after, n = [], text.count(letters[0])
         for i in range(1, len(text) + 1):
             block, inside = divmod(i, n)  # blocks that are full, letters in the one that is not
-            if i <= n:
-                found.append(letters[:2])
+            if i <= n:  # one more of the first letter, or the second: n is not known yet
+                after.append(letters[:2])
+            elif inside or block < len(letters):
+                after.append(letters[block])
             else:
-                found.append(letters[block] if inside or block < len(letters) else "$")
-        return found
+                after.append("$")
+        return after
 
     return allowed
 
 
 def _shuffle(text: str) -> list[str]:
-    found, open_round, open_square = [], 0, 0
+    allowed, open_round, open_square = [], 0, 0
     for symbol in text:
         open_round += {"(": 1, ")": -1}.get(symbol, 0)
         open_square += {"[": 1, "]": -1}.get(symbol, 0)
         ends = "$" if open_round == open_square == 0 else ""
-        found.append("([" + ")" * (open_round > 0) + "]" * (open_square > 0) + ends)
-    return found
+        allowed.append("([" + ")" * (open_round > 0) + "]" * (open_square > 0) + ends)
+    return allowed
 
 
 def _balanced(rng: random.Random, pairs: int, brackets: str) -> list[str]:
-    """A balanced word, each as likely: of all rotations of pairs + 1 opening and pairs closing brackets exactly one
+    """A balanced word, all equally likely. Of all rotations of pairs + 1 opening and pairs closing brackets exactly one
     stays above zero (the cycle lemma); without its first bracket that one is balanced."""
     steps = [1] * (pairs + 1) + [-1] * pairs
     rng.shuffle(steps)
@@ -102,16 +111,20 @@ def _balanced(rng: random.Random, pairs: int, brackets: str) -> list[str]:
 def _draw_shuffle(rng: random.Random, length: int) -> str | None:
     if length % 2:
         return None
-    first = sum(rng.random() < 0.5 for _ in range(length // 2))
-    words = [_balanced(rng, first, "()"), _balanced(rng, length // 2 - first, "[]")]
+    round_pairs = sum(rng.random() < 0.5 for _ in range(length // 2))
+    words = [_balanced(rng, round_pairs, "()"), _balanced(rng, length // 2 - round_pairs, "[]")]
+    # Any interleaving of two balanced words is a word of the language.
     order = [0] * len(words[0]) + [1] * len(words[1])
     rng.shuffle(order)
-    places = [iter(word) for word in words]
-    return "".join(next(places[i]) for i in order)
+    symbols = [iter(word) for word in words]
+    return "".join(next(symbols[i]) for i in order)
 
 
 def _repeats(word: str) -> Callable[[random.Random, int], str | None]:
-    return lambda rng, length: None if length % len(word) else word * (length // len(word))
+    def draw(rng: random.Random, length: int) -> str | None:
+        return None if length % len(word) else word * (length // len(word))
+
+    return draw
 
 
 def _blocks(letters: str) -> Callable[[random.Random, int], str | None]:
@@ -142,8 +155,8 @@ class Group:
 
 
 def _even(permutation: tuple[int, ...]) -> bool:
-    n = len(permutation)
-    return sum(permutation[i] > permutation[j] for i in range(n) for j in range(i + 1, n)) % 2 == 0
+    inversions = sum(earlier > later for earlier, later in combinations(permutation, 2))
+    return inversions % 2 == 0
 
 
 @lru_cache(maxsize=8)
@@ -151,13 +164,17 @@ def group(name: str) -> Group:
     """A group of GROUPS by name."""
     kind, n = check_choice("group", name, GROUPS)[0], int(name[1:])
     if kind == "z":
-        elements = tuple(tuple((i + turn) % n for i in range(n)) for turn in range(n))
+        numbers = tuple(range(n))
+        elements = [numbers[turn:] + numbers[:turn] for turn in range(n)]
     else:
-        elements = tuple(p for p in permutations(range(n)) if kind == "s" or _even(p))
-    number = {p: i for i, p in enumerate(elements)}
-    # p moves what stands at i to p[i]; first p, then q moves it to q[p[i]].
-    table = tuple(tuple(number[tuple(q[p[i]] for i in range(n))] for q in elements) for p in elements)
-    return Group(elements, table)
+        elements = [p for p in permutations(range(n)) if kind == "s" or _even(p)]
+    number_of = {p: i for i, p in enumerate(elements)}
+    table = []
+    for p in elements:
+        # p moves what stands at i to p[i]; first p, then q moves it to q[p[i]].
+        products_with_p = [tuple(q[i] for i in p) for q in elements]
+        table.append(tuple(number_of[product] for product in products_with_p))
+    return Group(tuple(elements), tuple(table))
 
 
 GROUPS = ("z2", "z3", "z5", "s3", "s5", "a5")
@@ -205,7 +222,7 @@ class FormalTask:
 
     @property
     def length(self) -> int:
-        """Tokens in a row."""
+        """Tokens per row."""
         return self.lengths[1]
 
     @property
@@ -224,11 +241,10 @@ class FormalTask:
 
     def batch(self, step: int) -> FormalBatch:
         """Step `step`'s strings, the same on every machine."""
+        check_int("step", step)
         possible, rows = self._possible(), []
         for row in range(self.rows):
-            rng = random.Random(
-                hashed(f"formal {self.name} {self.seed} {self.lengths} {check_int('step', step)} {row}")
-            )
+            rng = random.Random(hashed(f"formal {self.name} {self.seed} {self.lengths} {step} {row}"))
             rows.append(self._row(rng, rng.choice(possible)))
         tokens = torch.zeros(self.rows, self.length, dtype=torch.int64)
         targets = torch.zeros_like(tokens)
@@ -249,8 +265,8 @@ class FormalTask:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, (rows, length) each; -100 after a string's end."""
-        found = self.batch(step)
-        return found.tokens, found.targets.masked_fill(~found.mask, IGNORED)
+        batch = self.batch(step)
+        return batch.tokens, batch.targets.masked_fill(~batch.mask, IGNORED)
 
 
 def encode(name: str, word: str) -> list[int]:
@@ -269,32 +285,27 @@ def classes(name: str, word: str) -> list[int]:
     return [sum(bits[symbol] for symbol in allowed) for allowed in language.allowed(word)]
 
 
-def is_word(name: str, classes_after: int) -> bool:
-    """Whether what a language has read up to a position of this class is a word of it."""
-    return name in LANGUAGES and bool(classes_after & 1)
-
-
 def products(name: str, word: Iterable[int]) -> list[int]:
     """The number of the product of all elements so far, after each."""
-    table, state, found = group(name).table, 0, []
+    table, state, states = group(name).table, 0, []
     for letter in word:
         state = table[state][letter]
-        found.append(state)
-    return found
+        states.append(state)
+    return states
 
 
-# -- how well it was learnt --------------------------------------------------------------------------------------------
+# -- how well it was learned -------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Bin:
-    """Of `strings` with lengths from `low` to `high`, `right` had the right class at every place; of their `places`,
-    `right_places` had."""
+    """Of `strings` with lengths from `low` to `high`, `right` had the right class at every position; of their
+    `positions`, `right_positions` had."""
 
     low: int
     high: int
     strings: int
     right: int
-    places: int
-    right_places: int
+    positions: int
+    right_positions: int
 
     @property
     def accuracy(self) -> float:
@@ -303,7 +314,8 @@ class Bin:
 
     @property
     def by_place(self) -> float:
-        return self.right_places / self.places
+        """Share of positions with the right class (the name under which recordings keep it)."""
+        return self.right_positions / self.positions
 
 
 @torch.no_grad()
@@ -314,22 +326,33 @@ def formal_accuracy(
     steps: int = 4,
     seed: int = 1_000_003,
 ) -> list[Bin]:
-    """Right strings and right places in each bin of lengths, over `steps` batches of strings from a seed of their own.
-    The model's training mode is left as it was."""
-    device, training, found = next(model.parameters()).device, model.training, []
+    """Right strings and right positions in each bin of lengths, over `steps` batches of strings from a seed of their
+    own. The model's training mode is left as it was."""
+    check_int("steps", steps, 1)
+    device, training = next(model.parameters()).device, model.training
+    results = []
     model.eval()
     try:
         for low, high in bins:
-            asked = FormalTask(task.name, (low, high), task.letters, task.rows, seed)
+            questions = FormalTask(task.name, (low, high), task.letters, task.rows, seed)
             hits, masks = [], []
-            for step in range(check_int("steps", steps, 1)):
-                batch = asked.batch(step)
-                chosen = model(batch.tokens.to(device))[0].argmax(-1).cpu()
+            for step in range(steps):
+                batch = questions.batch(step)
+                logits, _ = model(batch.tokens.to(device))
+                chosen = logits.argmax(-1).cpu()  # (rows, length)
                 hits.append((chosen == batch.targets) & batch.mask)
                 masks.append(batch.mask)
-            hit, mask = torch.cat(hits), torch.cat(masks)
-            counts = (len(hit), int((hit == mask).all(1).sum()), int(mask.sum()), int(hit.sum()))
-            found.append(Bin(low, high, *counts))
+            hit, mask = torch.cat(hits), torch.cat(masks)  # (steps * rows, length)
+            without_mistake = (hit == mask).all(dim=1)
+            counts = Bin(
+                low,
+                high,
+                strings=len(hit),
+                right=int(without_mistake.sum()),
+                positions=int(mask.sum()),
+                right_positions=int(hit.sum()),
+            )
+            results.append(counts)
     finally:
         model.train(training)
-    return found
+    return results

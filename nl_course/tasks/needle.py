@@ -4,16 +4,14 @@ The single-needle forms of RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix 
 
     kind       hay                           a needle                          RULER's name
     passkey    five sentences, repeated      <pass key:48213>                  S-NIAH-1 (Titans: PK)
-    number     the course's books            <plumb:48213>                     S-NIAH-2 (Titans: N)
-    word       the course's books            <plumb:TRIBE>                     Titans: W (arXiv 2501.00663, table 2)
-    uuid       the course's books            <plumb:7f3a09ce>                  S-NIAH-3, a short uuid
+    number     the course's library          <plumb:48213>                     S-NIAH-2 (Titans: N)
+    word       the course's library          <plumb:TRIBE>                     Titans: W (arXiv 2501.00663, table 2)
+    uuid       the course's library          <plumb:7f3a09ce>                  S-NIAH-3, a short uuid
 
-Words are answered in capitals, which are as rare in the hay as digits. `style="sentence"` says it as RULER does. The
-question is the needle again up to the answer, and neither its key nor its answer stands anywhere else: only what was
-read can answer it. With more `needles` the others distract (RULER's MK-NIAH-1), with more `questions` a text teaches
-more. Everything follows from the seed and a row's number. Words and books of the split `held_out` are none of those of
-`train`.
-"""
+Answers that are words stand in capitals, which are as rare in the hay as digits. `style="sentence"` says it as RULER
+does. The question is the needle again up to the answer, and neither its key nor its answer occurs anywhere else, so
+only what was read can answer it. With more `needles` the others distract (RULER's MK-NIAH-1); with more `questions` one
+text teaches more. Everything follows from the seed and a row's number. The splits share no word and no document."""
 
 import random
 import re
@@ -42,7 +40,7 @@ WORDS_HELD_OUT_ONE_IN = 5
 
 @dataclass(frozen=True)
 class Kind:
-    """What an answer is made of (None: words of the books), how long it is, and the hay around it."""
+    """What an answer is made of (None: words of the library), how long it is, and the hay around it."""
 
     what: str
     alphabet: str | None
@@ -60,8 +58,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Needle:
-    """One fact: at byte `place` of the text begins its needle, at `asked` the answer to the question about it (-1 if
-    nobody asks). `depth` is its place in the hay, 0 the beginning and 1 the end."""
+    """One fact. Its needle begins at byte `place` of the text, the answer to the question about it at byte `asked` (-1
+    if nothing asks for it). `depth` is where it stands in the hay: 0 the beginning, 1 the end."""
 
     key: str
     answer: str
@@ -79,6 +77,7 @@ class NeedleText:
 
     @property
     def asked(self) -> tuple[Needle, ...]:
+        """The needles that are asked for, in the order of the questions."""
         return tuple(needle for needle in self.needles if needle.asked >= 0)
 
 
@@ -100,9 +99,8 @@ class NeedleTask:
 
     `kind` is one of KINDS. `depth` 0 .. 1 puts the first needle that is asked for at that share of the hay, None at
     random; all other needles stand at random. `hay` "text", "noise" or "bytes" (random printable ones), and `answer`
-    and `key`, lengths in bytes, have defaults by kind. `loss` "answer" scores answers only, "all" every byte.
-    `books` replaces the default library. As a function of a step it gives (inputs, targets) for `training.train`.
-    """
+    and `key`, lengths in bytes, have defaults by kind. `loss` "answer" scores answers only, "all" every byte. `books`
+    replaces the default library. Called as a function of a step it gives (inputs, targets) for `training.train`."""
 
     kind: str = "number"
     length: int = 256
@@ -115,7 +113,7 @@ class NeedleTask:
     style: str = "mark"
     split: str = "train"
     loss: str = "answer"
-    rows: int = 16  # a step
+    rows: int = 16  # per step
     seed: int = 0
     books: Library | None = field(default=None, repr=False)
 
@@ -144,7 +142,7 @@ class NeedleTask:
 
     @property
     def bytes_used(self) -> int:
-        """Bytes of a text that are no hay."""
+        """Bytes of a text that are not hay: needles and questions, with the line breaks around them."""
         opening, closing = self._form(PASS_KEY if self.kind == "passkey" else "k" * self.key)
         line = len(opening) + self.answer + len(closing)
         return self.needles * (line + 2) + self.questions * (line + 1) - len(closing)
@@ -161,7 +159,8 @@ class NeedleTask:
 
     def text(self, number: int, depth: float | None = None) -> NeedleText:
         """Text number `number`, the same on every machine; `depth` replaces the task's own."""
-        rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {check_int('number', number)}"))
+        check_int("number", number)
+        rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {number}"))
         depth = self.depth if depth is None else depth
         hay = self._hay(rng)
         depths = [rng.random() for _ in range(self.needles)]
@@ -170,30 +169,43 @@ class NeedleTask:
         cuts = [round(d * len(hay)) for d in depths]
         keys, answers = self._facts(rng, hay)
 
-        written, places, last = b"", [0] * self.needles, 0
+        # The hay with the needles in it, in the order of their cuts.
+        text, last = b"", 0
+        needle_at = [0] * self.needles
         for i in sorted(range(self.needles), key=lambda i: (cuts[i], i)):
             opening, closing = self._form(keys[i])
-            written += hay[last : cuts[i]] + b"\n"
-            places[i], last = len(written), cuts[i]
-            written += f"{opening}{answers[i]}{closing}\n".encode()
-        written += hay[last:]
-        asked = [-1] * self.needles
+            text += hay[last : cuts[i]] + b"\n"
+            needle_at[i] = len(text)
+            text += f"{opening}{answers[i]}{closing}\n".encode()
+            last = cuts[i]
+        text += hay[last:]
+
+        # The questions, each a needle again. The text ends with the last answer, so nothing closes that one.
+        asked_at = [-1] * self.needles
         for i in range(self.questions):
             opening, closing = self._form(keys[i])
-            written += f"\n{opening}".encode()
-            asked[i] = len(written)
-            written += f"{answers[i]}{closing if i < self.questions - 1 else ''}".encode()
-        return NeedleText(written, tuple(map(Needle, keys, answers, places, asked, depths)))
+            text += f"\n{opening}".encode()
+            asked_at[i] = len(text)
+            text += answers[i].encode()
+            if i < self.questions - 1:
+                text += closing.encode()
+        return NeedleText(text, tuple(map(Needle, keys, answers, needle_at, asked_at, depths)))
 
     def rows_at(self, numbers: Sequence[int], depths: Sequence[float] | None = None) -> NeedleBatch:
         """The texts of these numbers as tensors; `depths` gives every row its own."""
-        texts = [self.text(n, depths[i] if depths else None) for i, n in enumerate(numbers)]
-        tokens = torch.tensor([list(t.text) for t in texts])
-        asked = torch.tensor([[n.asked for n in t.asked] for t in texts]) - 1  # the byte before predicts it
-        places = asked[..., None] + torch.arange(self.answer)
-        mask = torch.zeros(len(texts), self.length, dtype=torch.bool).scatter(1, places.flatten(1), True)
-        depth = torch.tensor([[n.depth for n in t.asked] for t in texts])
-        return NeedleBatch(tokens[:, :-1], tokens[:, 1:], mask, depth, asked)
+        tokens, asked, depth = [], [], []
+        for i, number in enumerate(numbers):
+            text = self.text(number, depths[i] if depths else None)
+            tokens.append(list(text.text))
+            asked.append([needle.asked - 1 for needle in text.asked])  # the byte before predicts the answer's first
+            depth.append([needle.depth for needle in text.asked])
+        tokens = torch.tensor(tokens)  # (rows, length + 1)
+        asked = torch.tensor(asked)  # (rows, questions)
+        answer_at = asked[..., None] + torch.arange(self.answer)  # (rows, questions, answer)
+        mask = torch.zeros(len(tokens), self.length, dtype=torch.bool).scatter(1, answer_at.flatten(1), True)
+        return NeedleBatch(
+            inputs=tokens[:, :-1], targets=tokens[:, 1:], mask=mask, depth=torch.tensor(depth), asked=asked
+        )
 
     def batch(self, step: int) -> NeedleBatch:
         """Step `step`'s texts."""
@@ -202,8 +214,10 @@ class NeedleTask:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """(inputs, targets) of a step, (rows, length) each; targets that `loss` leaves out are -100."""
-        found = self.batch(step)
-        return found.inputs, found.targets if self.loss == "all" else found.targets.masked_fill(~found.mask, IGNORED)
+        batch = self.batch(step)
+        if self.loss == "all":
+            return batch.inputs, batch.targets
+        return batch.inputs, batch.targets.masked_fill(~batch.mask, IGNORED)
 
     # -- what a text is made of ------------------------------------------------------------------------------------
     def _hay(self, rng: random.Random) -> bytes:
@@ -212,7 +226,7 @@ class NeedleTask:
             return bytes(rng.choices(_PRINTABLE, k=size))
         source = NOISE if self.hay == "noise" else hay_bytes(self.split, self.books)
         if self.hay == "text" and size > len(source):
-            raise CourseError(f"the books of split {self.split!r} have {len(source):,} bytes; {size:,} are needed.")
+            raise CourseError(f"the library's split {self.split!r} has {len(source):,} bytes; {size:,} are needed.")
         if self.hay == "noise":
             start = rng.randrange(len(NOISE))
             return (NOISE * (size // len(NOISE) + 2))[start : start + size]
@@ -220,33 +234,34 @@ class NeedleTask:
         return source[start : start + size]
 
     def _facts(self, rng: random.Random, hay: bytes) -> tuple[list[str], list[str]]:
-        """Keys and answers that differ and stand nowhere in the hay."""
+        """Keys and answers that differ and occur nowhere in the hay."""
         kind, around = KINDS[self.kind], hay + "".join(self._form("")).encode()
         keys = [PASS_KEY] if self.kind == "passkey" else self._words(rng, around, self.key)
         if kind.alphabet is None:
             return keys, [word.upper() for word in self._words(rng, around, self.answer, taken=keys)]
         answers: list[str] = []
-        for _ in range(1000):
+        for _ in range(1000):  # tries; too few where answers are short and the hay is long
             answer = "".join(rng.choices(kind.alphabet, k=self.answer))
-            if answer not in answers and answer.encode() not in hay and not any(answer in key for key in keys):
+            in_a_key = any(answer in key for key in keys)
+            if answer not in answers and answer.encode() not in hay and not in_a_key:
                 answers.append(answer)
             if len(answers) == self.needles:
                 return keys, answers
         raise CourseError(f"answers of {self.answer} bytes are too short to be told from {len(hay):,} bytes of hay.")
 
     def _words(self, rng: random.Random, around: bytes, size: int, taken: Sequence[str] | None = None) -> list[str]:
-        """As many words as there are needles, none of which stands in `around`: keys, or with the keys `taken` answers
+        """As many words as there are needles, none of which occurs in `around`: keys, or, if keys are `taken`, answers
         in capitals."""
         words = word_list(size, self.split, self.books)
-        found: list[str] = []
+        chosen: list[str] = []
         for word in rng.sample(words, len(words)):
-            written = word if taken is None else word.upper()
-            if written.encode() not in around and word not in (taken or ()):
-                found.append(word)
-            if len(found) == self.needles:
-                return found
+            spelling = word if taken is None else word.upper()
+            if spelling.encode() not in around and word not in (taken or ()):
+                chosen.append(word)
+            if len(chosen) == self.needles:
+                return chosen
         raise CourseError(
-            f"the books have too few words of {size} letters ({len(words)} in split {self.split!r}) that do not stand "
+            f"the library has too few words of {size} letters ({len(words)} in split {self.split!r}) that do not occur "
             f"in the hay: {self.needles} are needed. Take another length, fewer needles or shorter texts."
         )
 
@@ -261,7 +276,8 @@ def _default_hay(split: str) -> bytes:
 
 def _ascii(books: Library, split: str) -> bytes:
     """A split's text; only its ASCII bytes, so that no cut goes through a character."""
-    return b"\n\n".join(document.text for document in books.documents(split)).decode("ascii", "ignore").encode()
+    text = b"\n\n".join(document.text for document in books.documents(split))
+    return text.decode("ascii", "ignore").encode()
 
 
 def hay_bytes(split: str, books: Library | None = None) -> bytes:
@@ -278,7 +294,8 @@ def _words_of(text: bytes, size: int, split: str) -> list[str]:
     """Lower-case words of `size` letters that the text has three times or more; a fifth, by name, is held out."""
     counts = Counter(re.findall(rb"(?<![A-Za-z])[a-z]{%d}(?![A-Za-z])" % size, text))
     words = sorted(word.decode() for word, count in counts.items() if count >= 3)
-    return [w for w in words if (rank(w) % WORDS_HELD_OUT_ONE_IN == 0) == (split == "held_out")]
+    wanted = split == "held_out"
+    return [word for word in words if (rank(word) % WORDS_HELD_OUT_ONE_IN == 0) == wanted]
 
 
 def word_list(size: int, split: str, books: Library | None = None) -> list[str]:
@@ -292,11 +309,16 @@ Data = Callable[[int], tuple[Tensor, Tensor]]
 
 def mixed(*tasks: Data) -> Data:
     """A step's rows of every task, one after the other. They must be of one length."""
-    return lambda step: tuple(torch.cat(parts) for parts in zip(*(task(step) for task in tasks), strict=True))
+
+    def at(step: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = zip(*(task(step) for task in tasks), strict=True)
+        return torch.cat(inputs), torch.cat(targets)
+
+    return at
 
 
 def stages(*parts: tuple[int, Data]) -> Data:
-    """A curriculum: each task for so many steps, the last for ever."""
+    """A curriculum of (steps, task): each task for so many steps, the last one forever."""
 
     def at(step: int) -> tuple[Tensor, Tensor]:
         for steps, task in parts:

@@ -1,7 +1,8 @@
-"""How well needles are found: exact answers by greedy choice, by depth, with the interval that so many trials allow.
+"""How well needles are found: exact answers by greedy choice, by depth, each share with its confidence interval.
 
-A text is read in pieces with a state, as a stream is. The answer stands in the text, and a model that is right at each
-of its bytes would have said it on its own: greedy generation up to the first mistake reads the very same bytes.
+A text is read in pieces with a state, as a stream is. The answer is part of the text that is read. A model that
+predicts each of its bytes would also have generated it: up to the first mistake, greedy generation reads the very same
+bytes. So one pass over the text replaces generation.
 """
 
 import math
@@ -17,13 +18,15 @@ from nl_course.tasks.needle import NeedleTask
 
 
 def wilson(right: int, asked: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval of a share (Wilson 1927, JASA 22:158): 95 of 100 for the default z; never outside 0 .. 1."""
+    """The Wilson interval of a share, 95 % for the default z (Wilson 1927, JASA 22:158); never outside 0 .. 1.
+    Raises CourseError if more are right than asked."""
     if not 0 <= check_int("right", right) <= check_int("asked", asked, 1):
         raise CourseError(f"right ({right}) must be at most asked ({asked}).")
-    share, spread = right / asked, z * z / asked
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / asked + spread / (4 * asked))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    share = right / asked
+    spread = z * z / asked
+    center = (share + spread / 2) / (1 + spread)
+    half_width = z / (1 + spread) * math.sqrt(share * (1 - share) / asked + spread / (4 * asked))
+    return max(0.0, center - half_width), min(1.0, center + half_width)
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,23 @@ class Found:
 
     @property
     def accuracy(self) -> float:
+        """The share of exact answers."""
         return self.right / self.asked
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 of 100 such intervals hold the true accuracy."""
+        """95 of 100 such intervals contain the true accuracy."""
         return wilson(self.right, self.asked)
 
 
 @torch.no_grad()
 def choices(model: nn.Module, inputs: Tensor, piece: int = 1024) -> Tensor:
-    """The likeliest next byte at every place of inputs (rows, T), read `piece` bytes at a time with a state."""
-    state, found = None, []
+    """The most likely next byte at every position of inputs (rows, T), read `piece` bytes at a time with a state."""
+    state, chosen = None, []
     for part in inputs.split(check_int("piece", piece, 1), dim=1):
         logits, state = model(part, state)
-        found.append(logits.argmax(-1))
-    return torch.cat(found, dim=1)
+        chosen.append(logits.argmax(-1))
+    return torch.cat(chosen, dim=1)  # (rows, T)
 
 
 @torch.no_grad()
@@ -72,45 +76,65 @@ def needle_accuracy(
 ) -> list[Found]:
     """Exact answers at each of `lengths` (the task's own by default), `depths` equal stretches of depth each.
 
-    `rows` texts a length, from held-out hay with held-out words; unless the task fixes the depth, theirs are spread
-    evenly over 0 .. 1. Reading goes on with a state, so no more than `piece` bytes are in work at once. The model's
+    `rows` texts per length, from held-out hay with held-out words. Unless the task fixes the depth, theirs are spread
+    evenly over 0 .. 1. The text is read `piece` bytes at a time, so memory does not grow with its length. The model's
     training mode is left as it was.
     """
     check_int("rows", rows, 1)
     check_int("batch", batch, 1)
     check_int("depths", depths, 1)
-    lengths = [task.length] if lengths is None else [lengths] if isinstance(lengths, int) else list(lengths)
-    device, training, found = next(model.parameters()).device, model.training, []
+    if lengths is None:
+        lengths = [task.length]
+    elif isinstance(lengths, int):
+        lengths = [lengths]
+    device, training = next(model.parameters()).device, model.training
+    results = []
     model.eval()
     try:
         for length in lengths:
-            asking = replace(task, length=length, split=split)
-            found += _by_depth(length, depths, *_ask(model, asking, rows, batch, piece, device))
+            questions = replace(task, length=length, split=split)
+            depth, right = _ask(model, questions, rows, batch, piece, device)
+            results += _by_depth(length, depths, depth, right)
     finally:
         model.train(training)
-    return found
+    return results
 
 
-def _ask(model, task: NeedleTask, rows: int, batch: int, piece: int, device) -> tuple[Tensor, Tensor]:
+def _ask(
+    model: nn.Module, task: NeedleTask, rows: int, batch: int, piece: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Depth of every question (n,) and which bytes of its answer were right (n, answer)."""
-    depth, right = [], []
+    depths, rights = [], []
     for first in range(0, rows, batch):
-        these = range(first, min(first + batch, rows))
-        spread = [(i + 0.5) / rows for i in these] if task.depth is None else [task.depth] * len(these)
-        asked = task.rows_at(these, spread)
-        chosen = choices(model, asked.inputs.to(device), piece).cpu()
-        hit = chosen == asked.targets
-        depth.append(asked.depth.flatten())
-        right.append(hit[asked.mask].view(-1, task.answer))
-    return torch.cat(depth), torch.cat(right)
+        numbers = range(first, min(first + batch, rows))
+        if task.depth is None:
+            spread = [(i + 0.5) / rows for i in numbers]  # the middles of `rows` equal stretches
+        else:
+            spread = [task.depth] * len(numbers)
+        texts = task.rows_at(numbers, spread)
+        chosen = choices(model, texts.inputs.to(device), piece).cpu()  # (rows, length)
+        hit = chosen == texts.targets
+        depths.append(texts.depth.flatten())
+        rights.append(hit[texts.mask].view(-1, task.answer))
+    return torch.cat(depths), torch.cat(rights)
 
 
 def _by_depth(length: int, depths: int, depth: Tensor, right: Tensor) -> list[Found]:
-    found = []
+    results = []
     for low, high in pairwise(i / depths for i in range(depths + 1)):
-        inside = (depth >= low) & ((depth < high) if high < 1 else (depth <= 1))
-        if inside.any():
-            hits = right[inside]
-            counts = (len(hits), int(hits.all(1).sum()), hits.numel(), int(hits.sum()))
-            found.append(Found(length, low, high, *counts))
-    return found
+        below = depth < high if high < 1 else depth <= 1  # the last stretch has its end
+        inside = (depth >= low) & below
+        if not inside.any():
+            continue
+        hits = right[inside]  # (questions, answer)
+        counts = Found(
+            length,
+            low,
+            high,
+            asked=len(hits),
+            right=int(hits.all(dim=1).sum()),
+            bytes=hits.numel(),
+            right_bytes=int(hits.sum()),
+        )
+        results.append(counts)
+    return results

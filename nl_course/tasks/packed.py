@@ -1,20 +1,23 @@
-"""A corpus larger than memory, read in order: books one after another, cut into the rows of every step's batch.
+"""A corpus larger than memory, read in order: documents one after another, cut into the rows of every step's batch.
 
-    stream = PackedStream("shelf/*.jsonl", tokenizer, batch_size=32, length=2048, positions="runs/a/positions.jsonl")
+    stream = PackedStream("corpus/*.jsonl", tokenizer, batch_size=32, length=2048, positions="runs/a/positions.jsonl")
     train(model, stream, config, held_out=stream.held_out())
 
-Row n of all rows of all steps is tokens n T to n T + T of the corpus, its targets one further, so every token is a
-target once; after the last book comes the first again. What step s reads depends on s alone, and each of several
-processes takes its rows of it. Starting anywhere else than at the beginning means finding the place: every so many
-books their place in tokens is noted down, in `positions` if there is such a file, and only what lies between the last
-noted place and the wanted one is turned into tokens again. Each process turns the whole corpus into tokens, its own
-rows and the others': where a row begins is known no earlier. A twentieth of the books, by name, is held out.
-"""
+Row n, counted over all steps, is tokens n T to n T + T of the corpus, its targets one token further, so every token is
+a target once. After the last document comes the first again. What step s reads depends on s alone, and each of several
+processes takes its rows of it.
+
+To start anywhere but at the beginning, the stream must find out which document holds the wanted token. It therefore
+notes, every so many documents, how many tokens came before (in the file `positions`, if one is given), and tokenizes
+again only what lies between the last noted position and the wanted one. Each process tokenizes the whole corpus, its
+own rows and the others', since nothing else tells where a row begins. A twentieth of the documents, by name, is held
+out."""
 
 import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,26 +26,36 @@ from nl_course.errors import CourseError, check_int
 from nl_course.tasks.documents import Document, rank
 from nl_course.tasks.streaming import stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
-from nl_course.tasks.tokenizer import BYTES
+from nl_course.tasks.tokenizer import BYTES, Bytes, Tokenizer
 
-NOTED_EVERY = 256  # books
+NOTED_EVERY = 256  # documents
 
 
-def is_held_out(book: Document) -> bool:
-    return rank(book.name) % HELD_OUT_ONE_IN == 0
+def is_held_out(document: Document) -> bool:
+    """Whether a document is kept for evaluation: decided by its name, so that it never changes sides."""
+    return rank(document.name) % HELD_OUT_ONE_IN == 0
+
+
+class Position(NamedTuple):
+    """Where a document begins: tokens before it, how often the corpus was read before, and the document's number."""
+
+    tokens: int
+    epoch: int
+    document: int
 
 
 class PackedStream:
     """step -> (inputs, targets), each (batch_size, length) int64.
 
-    `source` as for `stream_datasets`, or a function from a book's number to an iterator of all books from there on.
-    `write` is off for processes that leave `positions` to the first one.
+    `source` as for `stream_datasets`, or a function from a document's number to an iterator of all documents from there
+    on. `write` is off for processes that leave `positions` to the main one. Raises CourseError for a `positions` file
+    that was written for another corpus.
     """
 
     def __init__(
         self,
         source: str | Callable[[int], Iterator[Document]],
-        tokenizer=BYTES,
+        tokenizer: Tokenizer | Bytes = BYTES,
         *,
         batch_size: int,
         length: int,
@@ -50,99 +63,132 @@ class PackedStream:
         positions: str | os.PathLike | None = None,
         write: bool = True,
     ):
-        self.batch_size, self.length = check_int("batch_size", batch_size, 1), check_int("length", length, 1)
+        self.batch_size = check_int("batch_size", batch_size, 1)
+        self.length = check_int("length", length, 1)
         self.name = source if isinstance(source, str) else "books"
-        self._books = source if callable(source) else lambda first: stream_datasets(source, column, first=first)
-        self.tokenizer, self._path, self._write = tokenizer, None if positions is None else Path(positions), write
+        self.tokenizer = tokenizer
+        self._documents_from = (
+            source if callable(source) else lambda first: stream_datasets(source, column, first=first)
+        )
+        self._path = None if positions is None else Path(positions)
+        self._write = write
+        # What the noted positions depend on: another tokenizer or column would put documents elsewhere.
         self._about = {"source": self.name, "column": column, "tokenizer": tokenizer.hash, "every": NOTED_EVERY}
-        self._noted = self._read_positions()  # (tokens before it, which time through the corpus, number of the book)
-        self._begin(self._noted[0])
+        self._noted = self._read_positions()
+        self._start_at(self._noted[0])
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step, whichever was asked before; the next one is the quick one."""
-        rows, size = self.batch_size, self.length
-        first = check_int("step", step) * rows * size
+        """The batch of a step, in any order of steps; the step after the last one asked for is the fast case."""
+        tokens = self.batch_size * self.length
+        first = check_int("step", step) * tokens  # token number in the corpus, counted over all epochs
+        stop = first + tokens + 1  # one more: the last target
+
+        # Where to read from: the buffer, unless the step lies before it or a noted position lies beyond it.
         if first < self._dropped:
-            self._begin(self._noted[0])
-        best = max((place for place in self._noted if place[0] <= first), key=lambda place: place[0])
-        if best[0] > self._dropped + len(self._buffer):
-            self._begin(best)
-        needed = first + rows * size + 1
-        while self._dropped + len(self._buffer) < needed:
-            self._gather(first)
-        window = self._buffer[first - self._dropped : needed - self._dropped]
-        keep = first + rows * size - self._dropped  # the next step begins with this one's last target
-        self._buffer, self._dropped = self._buffer[keep:].clone(), self._dropped + keep
-        return window[:-1].view(rows, size), window[1:].view(rows, size)
+            self._start_at(self._noted[0])
+        nearest = max(position for position in self._noted if position.tokens <= first)
+        if nearest.tokens > self._dropped + len(self._buffer):
+            self._start_at(nearest)
+
+        while self._dropped + len(self._buffer) < stop:
+            self._read_more(first)
+        window = self._buffer[first - self._dropped : stop - self._dropped]  # (tokens + 1,)
+
+        # Drop what is used up. The next step begins with this one's last target, so that token stays.
+        used = first + tokens - self._dropped
+        self._buffer = self._buffer[used:].clone()
+        self._dropped += used
+        shape = (self.batch_size, self.length)
+        return window[:-1].view(shape), window[1:].view(shape)
 
     def held_out(self, tokens: int | None = None) -> Tensor:
-        """The first held-out books as one stream, at most `tokens` (64 windows); empty where there are too few."""
+        """The first held-out documents as one stream, at most `tokens` (default: 64 windows); empty if there are too
+        few."""
         most = 64 * (self.length + 1) if tokens is None else check_int("tokens", tokens, 1)
-        found, count = [], 0
-        for book in self._books(0):
-            if is_held_out(book):
-                found.append(self._tokens(book))
-                count += len(found[-1])
-                if count >= most:
-                    break
-        return torch.cat(found)[:most] if found else torch.empty(0, dtype=torch.int64)
+        parts, count = [], 0
+        for document in self._documents_from(0):
+            if not is_held_out(document):
+                continue
+            parts.append(self._tokens(document))
+            count += len(parts[-1])
+            if count >= most:
+                break
+        if not parts:
+            return torch.empty(0, dtype=torch.int64)
+        return torch.cat(parts)[:most]
 
     # -- reading --
-    def _begin(self, place: tuple[int, int, int]) -> None:
-        self._dropped, self._time, self._number = place
+    def _start_at(self, position: Position) -> None:
+        """Empties the buffer and reads on from the beginning of a document."""
+        self._dropped = position.tokens  # tokens of the corpus before the buffer
+        self._epoch = position.epoch
+        self._number = position.document  # of the next document
         self._buffer = torch.empty(0, dtype=torch.int64)
-        self._reader = self._books(self._number)
-        self._from, self._learnt = self._number, False  # where this time through began, and whether it gave a token
+        self._documents = self._documents_from(self._number)
+        self._epoch_is_whole = self._number == 0
+        self._epoch_gave_tokens = False
 
-    def _gather(self, first: int) -> None:
-        """Puts the tokens of some further books behind the buffer; those before `first` are let go."""
+    def _read_more(self, first: int) -> None:
+        """Appends the tokens of some more documents to the buffer, and drops those before token `first`."""
         parts, count = [self._buffer], 0
-        while count < max(self.batch_size * self.length, 1):
-            book = next(self._reader, None)
-            if book is None:
-                if self._from == 0 and not self._learnt:
-                    raise CourseError(f"there is no book to learn from in {self.name!r}.")
-                self._time, self._number, self._from, self._learnt = self._time + 1, 0, 0, False
-                self._reader = self._books(0)
+        while count < self.batch_size * self.length:
+            document = next(self._documents, None)
+            if document is None:
+                # A whole epoch without a token would repeat forever.
+                if self._epoch_is_whole and not self._epoch_gave_tokens:
+                    raise CourseError(f"there is no document to learn from in {self.name!r}.")
+                self._epoch += 1
+                self._number = 0
+                self._documents = self._documents_from(0)
+                self._epoch_is_whole = True
+                self._epoch_gave_tokens = False
                 continue
             self._note(self._dropped + len(self._buffer) + count)
             self._number += 1
-            if not is_held_out(book):
-                parts.append(self._tokens(book))
-                count, self._learnt = count + len(parts[-1]), True
+            if not is_held_out(document):
+                parts.append(self._tokens(document))
+                count += len(parts[-1])
+                self._epoch_gave_tokens = True
         self._buffer = torch.cat(parts)
         surplus = min(max(first - self._dropped, 0), len(self._buffer))
-        self._buffer, self._dropped = self._buffer[surplus:], self._dropped + surplus
+        self._buffer = self._buffer[surplus:]
+        self._dropped += surplus
 
-    def _tokens(self, book: Document) -> Tensor:
-        return torch.cat([self.tokenizer.encode(book.text), torch.tensor([self.tokenizer.separator])])
+    def _tokens(self, document: Document) -> Tensor:
+        return torch.cat([self.tokenizer.encode(document.text), torch.tensor([self.tokenizer.separator])])
 
-    # -- places --
+    # -- positions --
     def _note(self, tokens: int) -> None:
-        """Notes down where the next book begins, if it is its turn and it was not noted before."""
-        place = (tokens, self._time, self._number)
-        if self._number % NOTED_EVERY == 0 and place[1:] > self._noted[-1][1:]:
-            self._noted.append(place)
-            if self._path is not None and self._write:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                new = not self._path.exists()
-                with open(self._path, "a", encoding="utf-8") as file:
-                    file.write((json.dumps(self._about) + "\n") * new + json.dumps(place) + "\n")
+        """Notes where the next document begins, if it is its turn and it was not noted before."""
+        position = Position(tokens, self._epoch, self._number)
+        last = self._noted[-1]
+        is_new = (position.epoch, position.document) > (last.epoch, last.document)
+        if self._number % NOTED_EVERY or not is_new:
+            return
+        self._noted.append(position)
+        if self._path is None or not self._write:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [] if self._path.exists() else [json.dumps(self._about)]
+        lines.append(json.dumps(position))
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
 
-    def _read_positions(self) -> list[tuple[int, int, int]]:
-        start = [(0, 0, 0)]
+    def _read_positions(self) -> list[Position]:
+        """The noted positions, the beginning of the corpus first."""
+        positions = [Position(tokens=0, epoch=0, document=0)]
         if self._path is None or not self._path.is_file():
-            return start
+            return positions
         lines = self._path.read_text(encoding="utf-8").splitlines()
         try:
             about = json.loads(lines[0])
         except (ValueError, IndexError):
-            raise CourseError(f"{self._path} does not hold the places of a corpus; remove it.") from None
+            raise CourseError(f"{self._path} does not hold the positions of a corpus; remove it.") from None
         if about != self._about:
             raise CourseError(f"{self._path} was noted for {about}, not for {self._about}; take another folder.")
         for line in lines[1:]:
             try:
-                start.append(tuple(json.loads(line)))
-            except ValueError:
-                break  # a crash cut it off; the places before it stand
-        return start
+                positions.append(Position(*json.loads(line)))
+            except (ValueError, TypeError):
+                break  # a crash cut the line off; the positions before it are good
+        return positions

@@ -1,7 +1,7 @@
 """Pairs of vectors: what a matrix can hold, with no model around it and nothing trained.
 
 Unit keys k_i and unit values v_i are written one after the other into one matrix S (d, d), or kept apart as attention
-keeps them; then every key is asked. Reading one's own key back gives v_i and the crosstalk of all other keys.
+keeps them. Then every key is asked. Reading key k_i gives v_i plus the crosstalk of all other keys.
 
     Hebb       S = sum_i k_i^T v_i                             read error |k_i S - v_i|^2, expected (n - 1) / d
     delta      S <- S + step k_i^T (v_i - k_i S), one by one
@@ -41,14 +41,15 @@ def draw_pairs(pairs: int, width: int, similarity: float = 0.0, rows: int = 1, s
     check_int("rows", rows, 1)
     if not 0 <= similarity <= 1:
         raise CourseError(f"similarity must lie between 0 and 1, not {similarity}.")
-    generator = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
 
     def directions(count: int) -> Tensor:
-        return normalize(torch.randn(rows, count, width, generator=generator, dtype=torch.float64), dim=-1)
+        return normalize(torch.randn(rows, count, width, generator=rng, dtype=torch.float64), dim=-1)
 
-    common = directions(1)
-    keys = normalize(math.sqrt(similarity) * common + math.sqrt(1 - similarity) * directions(pairs), dim=-1)
-    return Pairs(keys, directions(pairs))
+    common = directions(1)  # (rows, 1, d)
+    own = directions(pairs)  # (rows, n, d)
+    keys = normalize(math.sqrt(similarity) * common + math.sqrt(1 - similarity) * own, dim=-1)
+    return Pairs(keys, values=directions(pairs))
 
 
 def written(
@@ -61,21 +62,25 @@ def written(
     check_min("step", step, 0)
     if not 0 <= retention <= 1:
         raise CourseError(f"retention must lie between 0 and 1, not {retention}.")
-    k, v = pairs.keys[:, None], pairs.values[:, None]  # one head
-    S = k.new_zeros(k.shape[0], 1, k.shape[-1], v.shape[-1]) if start is None else start[:, None]
-    log_a = None if retention == 1 else torch.full_like(k[..., 0], retention).log()
+    # The memories' own chunked paths do the work; they want a head axis, here of one head.
+    k, v = pairs.keys[:, None], pairs.values[:, None]  # (rows, 1, n, d)
+    if start is None:
+        S = k.new_zeros(k.shape[0], 1, k.shape[-1], v.shape[-1])  # (rows, 1, d, d)
+    else:
+        S = start[:, None]
+    log_a = None if retention == 1 else torch.full_like(k[..., 0], retention).log()  # (rows, 1, n)
     beta = torch.full_like(k[..., 0], step)
     for _ in range(passes):
         if rule == "hebb":
-            _, S = hebb_chunked(k, k, step * v, log_a, S, 64)
+            _, S = hebb_chunked(k, k, step * v, log_a, S, chunk=64)
         else:
-            _, S = delta_chunked(k, k, v, beta, log_a, S, 64)
+            _, S = delta_chunked(k, k, v, beta, log_a, S, chunk=64)
     return S[:, 0]
 
 
 def attended(pairs: Pairs, queries: Tensor, sharpness: float) -> Tensor:
     """What attention reads for queries (rows, m, d): softmax weights of sharpness * q . k. At 0 it is the mean of all
-    values; the sharper, the nearer to the value of the one nearest key."""
+    values. The sharper, the nearer to the value of the nearest key."""
     check_min("sharpness", sharpness, 0)
     return (sharpness * queries @ pairs.keys.mT).softmax(dim=-1) @ pairs.values
 
@@ -96,6 +101,7 @@ class Recalled:
 
 def recalled(pairs: Pairs, reads: Tensor) -> Recalled:
     """Scores reads (rows, n, d) of every key in turn, e.g. `pairs.keys @ written(pairs, "delta")`."""
-    nearest = (reads @ pairs.values.mT).argmax(dim=-1)
+    nearest = (reads @ pairs.values.mT).argmax(dim=-1)  # (rows, n): values have length 1
     own = torch.arange(pairs.keys.shape[1], device=nearest.device)
-    return Recalled((reads - pairs.values).square().sum(-1), nearest == own)
+    squared_error = (reads - pairs.values).square().sum(-1)
+    return Recalled(squared_error, right=nearest == own)

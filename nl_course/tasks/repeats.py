@@ -1,6 +1,6 @@
-"""Strings that repeat: what comes next is unknowable (or hard) the first time and certain from then on.
+"""Strings that repeat: the next letter is unknowable (or hard) the first time and certain from then on.
 
-No knowledge of language helps, so whatever a model with frozen weights gains on the second showing, it read in its
+No knowledge of language helps. Whatever a model with frozen weights gains at the second showing, it has read in its
 context (Olsson et al. 2022, arXiv 2209.11895, call the heads that do this induction heads).
 """
 
@@ -24,25 +24,28 @@ def repeated_strings(rows: int, length: int, period: int | tuple[int, int], seed
     least, most = (period, period) if isinstance(period, int) else period
     check_int("period", least, 1)
     check_int("longest period", most, least)
-    generator = torch.Generator().manual_seed(seed)
-    periods = torch.randint(least, most + 1, (rows, 1), generator=generator)
-    letters = LETTERS[torch.randint(len(LETTERS), (rows, most), generator=generator)]
+    rng = torch.Generator().manual_seed(seed)
+    periods = torch.randint(least, most + 1, (rows, 1), generator=rng)
+    letters = LETTERS[torch.randint(len(LETTERS), (rows, most), generator=rng)]  # (rows, most)
     if blanks:
-        letters[torch.rand(rows, most, generator=generator) < blanks] = ord(" ")
-    return letters.gather(1, torch.arange(length).expand(rows, -1) % periods)
+        letters[torch.rand(rows, most, generator=rng) < blanks] = ord(" ")
+    index = torch.arange(length).expand(rows, -1) % periods  # (rows, length)
+    return letters.gather(1, index)
 
 
 def repeated_passages(stream: Tensor, rows: int, length: int, period: tuple[int, int], seed: int) -> Tensor:
-    """Passages of a text, each from a random place and repeated with a period of its own: (rows, length) int64.
+    """Passages of a text, each from a random position and repeated with a period of its own: (rows, length) int64.
 
-    `period` is (least, most) bytes. Unlike random letters a passage can be guessed at in part the first time.
+    `period` is (least, most) bytes. Unlike random letters, a passage can be guessed in part the first time.
     """
     check_int("rows", rows, 1)
     check_int("length", length, 1)
-    least, most = check_int("period", period[0], 1), check_int("longest period", period[1], period[0])
+    least = check_int("period", period[0], 1)
+    most = check_int("longest period", period[1], period[0])
     if stream.numel() < most:
         raise CourseError(f"the text is too short for passages of {most} bytes: it has {stream.numel():,}.")
-    generator = torch.Generator().manual_seed(seed)
-    periods = torch.randint(least, most + 1, (rows, 1), generator=generator)
-    starts = torch.randint(stream.numel() - most + 1, (rows, 1), generator=generator)
-    return stream[starts + torch.arange(length).expand(rows, -1) % periods].long()
+    rng = torch.Generator().manual_seed(seed)
+    periods = torch.randint(least, most + 1, (rows, 1), generator=rng)
+    starts = torch.randint(stream.numel() - most + 1, (rows, 1), generator=rng)
+    index = starts + torch.arange(length).expand(rows, -1) % periods  # (rows, length)
+    return stream[index].long()

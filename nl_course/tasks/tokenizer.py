@@ -1,20 +1,21 @@
 """Text as subwords: byte-level BPE, trained on the text that is to be read, by the library `tokenizers`.
 
     pip install nl-course[data]
-    tokenizer = train_tokenizer((book.text for book in books), vocab=8192)
-    tokenizer.save("shelf.tokenizer.json");  tokenizer = load_tokenizer("shelf.tokenizer.json")
+    tokenizer = train_tokenizer((document.text for document in documents), vocab=8192)
+    tokenizer.save("own.tokenizer.json")
+    tokenizer = load_tokenizer("own.tokenizer.json")
     tokens = tokenizer.encode("a memory")                    # (T,) int64; decode gives the text back, byte for byte
 
 Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over bytes (Radford et al. 2019, section 2.2): every text
-can be said, nothing is unknown. Token 0 is the separator between two books; no text turns into it. `BYTES` is the
-course's own reading, bytes as tokens, with the same three methods: it needs no library.
-"""
+can be encoded, no symbol is unknown. Token 0 is the separator between two documents; no text turns into it. `BYTES` is
+the course's default, bytes as tokens, with the same methods: it needs no library."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from nl_course.errors import CourseError, check_int
 from nl_course.files import write_atomically
 from nl_course.tasks import text as bytewise
 
-BOOK = "<|book|>"  # stands between two books, token 0
-LEAST = 257  # bytes and the separator
+SEPARATOR = "<|book|>"  # token 0, between two documents; the spelling stands in tokenizer files, so it stays
+LEAST = 257  # 256 bytes and the separator
 MISSING = (
     "subwords need the library `tokenizers`, which is not installed; run `pip install nl-course[data]` or "
     "`pip install tokenizers`."
@@ -33,23 +34,26 @@ MISSING = (
 
 
 class Tokenizer:
-    """Subwords of a trained vocabulary. `vocab` tokens, of which `separator` stands between books."""
+    """Subwords of a trained vocabulary. `vocab` is the number of tokens; token `separator` stands between documents."""
 
     separator = 0
 
     def __init__(self, inner: Any):
         self._inner = inner
-        inner.encode_special_tokens = True  # a text that spells the separator out is only a text
+        inner.encode_special_tokens = True  # a text that spells out the separator is encoded as ordinary text
         self.vocab: int = inner.get_vocab_size()
 
     def encode(self, text: str | bytes) -> Tensor:
-        """Text -> (T,) int64. Bytes that are no UTF-8 become the replacement character."""
-        said = text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text
-        return torch.tensor(self._inner.encode(said).ids, dtype=torch.int64)
+        """Text -> (T,) int64. Bytes that are not UTF-8 become the replacement character."""
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", errors="replace")
+        return torch.tensor(self._inner.encode(text).ids, dtype=torch.int64)
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
-        """Tokens -> text; the separator becomes an empty line."""
-        values = [int(t) for t in (tokens.flatten().tolist() if isinstance(tokens, Tensor) else tokens)]
+        """Tokens -> text; the separator becomes an empty line. Raises CourseError for a token beyond the vocabulary."""
+        if isinstance(tokens, Tensor):
+            tokens = tokens.flatten().tolist()
+        values = [int(token) for token in tokens]
         if any(not 0 <= value < self.vocab for value in values):
             raise CourseError(f"tokens must be from 0 to {self.vocab - 1}, not {min(values)} to {max(values)}.")
         parts: list[list[int]] = [[]]
@@ -61,7 +65,7 @@ class Tokenizer:
         return "\n\n".join(self._inner.decode(part) for part in parts)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """As the library's own JSON, which any program that knows it can read."""
+        """Writes the library's own JSON format, which other programs can read."""
         return write_atomically(path, lambda temporary: temporary.write_text(self._inner.to_str(), encoding="utf-8"))
 
     @property
@@ -73,27 +77,31 @@ class Tokenizer:
         return f"Tokenizer({self.vocab:,} subwords, {self.hash})"
 
 
-class _Bytes:
+class Bytes:
     """A token is a byte, and the separator is the zero byte."""
 
-    vocab, separator, hash = bytewise.VOCAB, bytewise.SEPARATOR, "bytes"
+    vocab = bytewise.VOCAB
+    separator = bytewise.SEPARATOR
+    hash = "bytes"
 
     def encode(self, text: str | bytes) -> Tensor:
+        """Text -> its UTF-8 bytes, (T,) int64."""
         return bytewise.encode(text)
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
+        """Bytes -> text; see `nl_course.tasks.text.decode`."""
         return bytewise.decode(tokens)
 
     def __repr__(self) -> str:
         return "bytes as tokens"
 
 
-BYTES = _Bytes()
+BYTES = Bytes()
 
 
 def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokenizer:
-    """A vocabulary of at most `vocab` subwords learnt from `texts`: fewer where they are too short for more pairs that
-    occur twice. The same texts in the same order give the same vocabulary."""
+    """A vocabulary of at most `vocab` subwords learned from `texts`: fewer if the texts have no more pairs that occur
+    twice. The same texts in the same order give the same vocabulary. Raises CourseError for a vocabulary below 257."""
     if check_int("vocab", vocab) < LEAST:
         raise CourseError(f"vocab must be at least {LEAST}, the bytes and the separator, not {vocab}.")
     tokenizers = _library()
@@ -103,12 +111,12 @@ def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokeni
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab,
         min_frequency=2,
-        special_tokens=[BOOK],
+        special_tokens=[SEPARATOR],
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    said = (t.decode("utf-8", errors="replace") if isinstance(t, bytes) else t for t in texts)
-    inner.train_from_iterator(said, trainer)
+    as_text = (text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text for text in texts)
+    inner.train_from_iterator(as_text, trainer)
     return Tokenizer(inner)
 
 
@@ -119,16 +127,17 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
         inner = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CourseError(f"there is no tokenizer at {path} ({error.strerror}).") from error
-    except Exception as error:  # whatever the library raises for a file that is none
+    except Exception as error:  # the library raises plain Exceptions for a damaged file
         raise CourseError(f"{path} is not a tokenizer that can be read ({str(error).splitlines()[0]}).") from error
-    if inner.token_to_id(BOOK) != Tokenizer.separator:
-        raise CourseError(f"the tokenizer {path} has no {BOOK} as token 0; make one with `train_tokenizer`.")
+    if inner.token_to_id(SEPARATOR) != Tokenizer.separator:
+        raise CourseError(f"the tokenizer {path} has no {SEPARATOR} as token 0; make one with `train_tokenizer`.")
     if json.loads(inner.to_str())["model"]["type"] != "BPE":
         raise CourseError(f"the tokenizer {path} is no BPE; make one with `train_tokenizer`.")
     return Tokenizer(inner)
 
 
-def _library():
+def _library() -> ModuleType:
+    """The library `tokenizers` with its parts. Raises CourseError if it is not installed."""
     try:
         import tokenizers
         import tokenizers.decoders

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nl_course.errors import CourseError
-from nl_course.tasks.continual import DOMAINS, Domain, domain, domain_stream, learn_in_turn, transfer, visits
+from nl_course.tasks.continual import DOMAINS, Domain, domain, domain_stream, transfer, visits
 from nl_course.tasks.text import batch
 
 
@@ -80,13 +80,6 @@ def test_losses_are_turned_round():
         assert getattr(down, name) == pytest.approx(getattr(up, name))
 
 
-def test_learning_in_turn_fills_the_matrix():
-    known = []
-    untrained, matrix = learn_in_turn(3, known.append, lambda j: 10 * len(known) + j)
-    assert known == [0, 1, 2] and untrained.tolist() == [0, 1, 2]
-    assert matrix.tolist() == [[10, 11, 12], [20, 21, 22], [30, 31, 32]]
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -97,7 +90,7 @@ def test_learning_in_turn_fills_the_matrix():
         (lambda: domain_stream([made_up("low", 0)], 5).at(5), "not in a stream of 5"),
         (lambda: transfer([[1, 2]]), r"\(tasks, tasks\)"),
         (lambda: transfer([[float("nan")]]), "numbers only"),
-        (lambda: transfer(R, [1, 2]), "one score a task"),
+        (lambda: transfer(R, [1, 2]), "one score per task"),
         (lambda: transfer(R, better="more"), "higher, lower"),
     ],
 )

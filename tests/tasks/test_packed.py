@@ -87,12 +87,12 @@ def test_places_of_another_corpus_and_no_books_are_refused(often, tmp_path):
     with pytest.raises(CourseError, match="take another folder"):
         PackedStream(Shelf(), **SIZES, positions=path, column="words")
     path.write_text("")
-    with pytest.raises(CourseError, match="does not hold the places"):
+    with pytest.raises(CourseError, match="does not hold the positions"):
         PackedStream(Shelf(), **SIZES, positions=path)
-    with pytest.raises(CourseError, match="no book to learn from in 'books'"):
+    with pytest.raises(CourseError, match="no document to learn from in 'books'"):
         PackedStream(Shelf([]), **SIZES)(0)
     held = [book for book in BOOKS * 3 if is_held_out(book)]
-    with pytest.raises(CourseError, match="no book to learn from"):
+    with pytest.raises(CourseError, match="no document to learn from"):
         PackedStream(Shelf(held), **SIZES)(0)
 
 

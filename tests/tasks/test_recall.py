@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
 from nl_course.errors import CourseError
-from nl_course.tasks.recall import accuracy, answers, key_value, mqar, recall_loss
+from nl_course.tasks.recall import accuracy, answers, mqar, recall_loss
 
 
-def oracle(task, newest=True, window=None):
-    """A reader that looks the answer up in the text, or the first value it ever saw, or forgets what is old."""
+def oracle(task, window=None):
+    """A model that looks the answer up in the text, or forgets what is old."""
 
     def model(tokens):
         found = torch.zeros_like(tokens)
@@ -20,7 +20,7 @@ def oracle(task, newest=True, window=None):
                     found[row, t] = table[token][0]
                 # A question followed by filler looks like a write; these tasks ask each key only once.
                 write = 0 < token < task.vocab // 2 <= text[min(t + 1, len(text) - 1)]
-                if write and (newest or token not in table):
+                if write:
                     table[token] = (text[t + 1], t + 1)
         return one_hot(found, task.vocab).float(), None
 
@@ -49,38 +49,14 @@ def test_mqar_asks_every_key_once_for_the_value_it_came_with(sizes, spare, noise
             place = keys.index(text[t])
             assert task.targets[row, t] == values[place]
             assert task.age[row, t] == t - (2 * place + 1)
-            assert task.newer[row, t] == pairs - 1 - place
         rest = [t for t in range(2 * pairs, len(text)) if t not in asked]
         assert all(text[t] >= 20 if noise else text[t] == 0 for t in rest)
     assert task.targets[~task.mask].abs().sum() == 0
-    assert task.stale.abs().sum() == 0
-
-
-@settings(max_examples=30, deadline=None, derandomize=True)
-@given(sizes=SETS, distance=st.integers(0, 9), data=st.data(), noise=st.booleans())
-def test_key_value_asks_for_the_newest_value(sizes, distance, data, noise):
-    overwrites = data.draw(st.integers(0, sizes["pairs"]))
-    task = key_value(distance=distance, overwrites=overwrites, vocab=50, noise=noise, **sizes)
-    writes = sizes["pairs"] + overwrites
-    assert task.tokens.shape[1] == 2 * writes + distance + 2 * sizes["pairs"]
-    assert (task.mask.sum(1) == sizes["pairs"]).all()
-    assert ((task.stale > 0).sum(1) == overwrites).all()
-    for row in range(sizes["rows"]):
-        text, history = task.tokens[row].tolist(), {}
-        for n in range(writes):
-            history.setdefault(text[2 * n], []).append((text[2 * n + 1], n))
-        for t in task.mask[row].nonzero()[:, 0].tolist():
-            value, n = history[text[t]][-1]
-            assert task.targets[row, t] == value
-            assert task.newer[row, t] == writes - 1 - n
-            assert task.age[row, t] == t - (2 * n + 1) > distance
-            assert task.stale[row, t] == (history[text[t]][0][0] if len(history[text[t]]) == 2 else 0)
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
-    for make in (mqar, key_value):
-        assert torch.equal(make(3, seed=4).tokens, make(3, seed=4).tokens)
-        assert not torch.equal(make(3, seed=4).tokens, make(3, seed=5).tokens)
+    assert torch.equal(mqar(3, seed=4).tokens, mqar(3, seed=4).tokens)
+    assert not torch.equal(mqar(3, seed=4).tokens, mqar(3, seed=5).tokens)
 
 
 def test_a_small_power_asks_soon_and_power_1_asks_evenly():
@@ -93,25 +69,17 @@ def test_a_small_power_asks_soon_and_power_1_asks_evenly():
     assert mean_place(0.01) < even - 20
 
 
-def test_accuracy_by_pairs_by_age_and_by_what_came_after():
-    tasks = [key_value(20, pairs=n, distance=4, vocab=64) for n in (2, 4, 8)]
-    full = accuracy(oracle(tasks[0]), tasks, batch=7)
-    assert [(s.low, s.high, s.asked) for s in full] == [(2, 2, 40), (4, 4, 80), (8, 8, 160)]
-    assert all(s.accuracy == 1 and s.outdated == 0 for s in full)
+def test_accuracy_by_pairs_and_by_age():
+    tasks = [mqar(20, length=64, pairs=n, vocab=64, power=1.0) for n in (2, 4, 8)]
+    by_pairs = accuracy(oracle(tasks[0]), tasks, batch=7)
+    assert [(s.low, s.high, s.asked) for s in by_pairs] == [(2, 2, 40), (4, 4, 80), (8, 8, 160)]
+    assert all(s.accuracy == 1 for s in by_pairs)
     forgetful = accuracy(oracle(tasks[0], window=10), tasks, by="age", edges=[10, 20])
     assert [s.accuracy for s in forgetful] == [1, 0, 0]
     assert forgetful[0].high <= 10 < forgetful[1].low
-    ages = accuracy(oracle(tasks[0]), tasks, by="age")
-    assert sum(s.asked for s in ages) == 280
-    assert all(s.low <= s.high < 2 * s.low + 1 for s in ages)
-    newer = accuracy(oracle(tasks[0]), tasks[2], by="newer")
-    assert [s.low for s in newer] == list(range(8))
-
-
-def test_answers_with_the_old_value_are_counted():
-    task = key_value(10, pairs=6, overwrites=3, vocab=64)
-    (share,) = accuracy(oracle(task, newest=False), task)
-    assert (share.right, share.outdated, share.asked) == (30, 30, 60)
+    by_age = accuracy(oracle(tasks[0]), tasks, by="age")
+    assert sum(s.asked for s in by_age) == 280
+    assert all(s.low <= s.high < 2 * s.low + 1 for s in by_age)
 
 
 def test_the_loss_is_taken_at_the_questions_only():
@@ -136,9 +104,7 @@ def test_rows_can_be_picked():
         (lambda: mqar(2, length=15, pairs=2), "even"),
         (lambda: mqar(2, length=14, pairs=4), "at least 4 \\* pairs = 16"),
         (lambda: mqar(2, length=64, pairs=16, vocab=32), "15 keys"),
-        (lambda: key_value(2, pairs=3, overwrites=4), "at most pairs"),
-        (lambda: key_value(2, pairs=3, distance=-1), "distance"),
-        (lambda: accuracy(None, mqar(1), by="colour"), "pairs, age, newer"),
+        (lambda: accuracy(None, mqar(1), by="color"), "pairs, age"),
     ],
 )
 def test_mistakes_are_named(call, says):

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.tasks.documents import Document
-from nl_course.tasks.streaming import from_books, stream_datasets
+from nl_course.tasks.streaming import stream_datasets
 
 TEXTS = [f"book {i}: " + "word " * i for i in range(1, 41)]
 needs_datasets = pytest.mark.skipif(
@@ -21,15 +20,6 @@ def test_without_the_library_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(CourseError, match=r"pip install nl-course\[data\]"):
         stream_datasets("anything")
-
-
-def test_a_twentieth_of_any_books_is_held_out_by_name():
-    books = [Document(f"b{i}", text.encode()) for i, text in enumerate(TEXTS * 5)]
-    library = from_books(iter(books))
-    assert 0 < len(library.held_out) < len(books) // 8
-    assert sorted(b.name for b in library.train + library.held_out) == sorted(b.name for b in books)
-    with pytest.raises(CourseError, match="'nothing' would be empty"):
-        from_books([], "nothing")
 
 
 @needs_datasets
