@@ -2,7 +2,8 @@
 
 Learners keep copies of notebooks. `import nl_course.memories.titans_core` in such a copy is answered with
 `nl_course.memories.titans.neural`; a name that is gone from there raises one line that says where to look.
-Packages that took the name of a module (`nl_course.training`) re-export what it held and need no line here.
+Packages that took the name of a module (`nl_course.training`) re-export what it held and need no line here. A public
+name that changed inside a module that still exists has a line in RENAMED_NAMES, and the module asks `renamed_name`.
 """
 
 import sys
@@ -94,6 +95,19 @@ MOVED = {
     "views.sync": "views.kit.sync",
     "views.theme": "views.kit.theme",
 }
+
+RENAMED_NAMES = {
+    "scaling": {"desk": "memory_budget", "training_desk": "training_budget"},
+}
+
+
+def renamed_name(module: str, name: str) -> object:
+    """What `name` of `module` is called today; a module's `__getattr__` ends here. Raises AttributeError, as Python
+    does, for a name that never was."""
+    today = RENAMED_NAMES.get(module.removeprefix(_PACKAGE), {}).get(name)
+    if today is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return getattr(import_module(module), today)
 
 
 class _Alias(ModuleType):

@@ -4,6 +4,7 @@ say.
 Nothing here needs a model or torch; `fit` alone needs scipy, and loads it when it is called.
 """
 
+from nl_course.moved import renamed_name
 from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens, mha_bytes_per_token
 from nl_course.scaling.cache import bytes_per_token, cache_bytes, reshaped, tokens_in, window_bytes
 from nl_course.scaling.fit import Fit, fit_law, fit_parameters
@@ -16,9 +17,9 @@ from nl_course.scaling.hardware import (
     decode_bytes,
     decode_flops,
     decode_step,
-    desk,
     intensity,
     max_batch,
+    memory_budget,
     prefill_flops,
     weight_bytes,
 )
@@ -32,14 +33,57 @@ from nl_course.scaling.power_laws import (
 )
 from nl_course.scaling.recorded import OwnRuns, own_runs
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model, models, read_table, uniform
-from nl_course.scaling.training import TrainingDesk, activation_bytes, training_desk
+from nl_course.scaling.training import TrainingBudget, activation_bytes, training_budget
 
 __all__ = [
-    "BYTES", "FIXED_MEMORIES", "Accelerator", "Fit", "FixedMemory", "LayerGroup", "ModelShape", "OwnRuns",
-    "ParametricLaw", "TrainingDesk", "accelerator", "accelerators", "activation_bytes", "attention_intensity",
-    "break_even_tokens", "bytes_per_token", "bytes_per_value", "cache_bytes", "data_constrained_loss",
-    "decode_bytes", "decode_flops", "decode_step", "desk", "effective_epochs", "fit_law", "fit_parameters",
-    "intensity", "kaplan_loss", "law", "laws", "max_batch", "mha_bytes_per_token", "model", "models",
-    "own_runs", "prefill_flops", "read_table", "readable_bytes", "readable_tokens", "reshaped", "tokens_in",
-    "training_desk", "uniform", "weight_bytes", "window_bytes",
+    "BYTES",
+    "FIXED_MEMORIES",
+    "Accelerator",
+    "Fit",
+    "FixedMemory",
+    "LayerGroup",
+    "ModelShape",
+    "OwnRuns",
+    "ParametricLaw",
+    "TrainingBudget",
+    "accelerator",
+    "accelerators",
+    "activation_bytes",
+    "attention_intensity",
+    "break_even_tokens",
+    "bytes_per_token",
+    "bytes_per_value",
+    "cache_bytes",
+    "data_constrained_loss",
+    "decode_bytes",
+    "decode_flops",
+    "decode_step",
+    "effective_epochs",
+    "fit_law",
+    "fit_parameters",
+    "intensity",
+    "kaplan_loss",
+    "law",
+    "laws",
+    "max_batch",
+    "memory_budget",
+    "mha_bytes_per_token",
+    "model",
+    "models",
+    "own_runs",
+    "prefill_flops",
+    "read_table",
+    "readable_bytes",
+    "readable_tokens",
+    "reshaped",
+    "tokens_in",
+    "training_budget",
+    "uniform",
+    "weight_bytes",
+    "window_bytes",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Names of earlier versions."""
+    return renamed_name(__name__, name)

@@ -149,8 +149,8 @@ def attention_intensity(shape: str | ModelShape, kv: str | float = "bf16") -> fl
 
 # -- fits and times ------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Desk:
-    """How one serving desk is filled. All sizes in bytes."""
+class MemoryBudget:
+    """How the memory of a serving machine is filled. All sizes in bytes."""
 
     memory: float
     usable: float
@@ -161,7 +161,7 @@ class Desk:
 
     @property
     def left(self) -> float:
-        """Usable bytes that nothing fills; negative where the desk overflows."""
+        """Usable bytes that nothing fills; negative if it overflows."""
         return self.usable - self.weights - self.cache
 
     @property
@@ -169,7 +169,7 @@ class Desk:
         return self.left >= 0
 
 
-def desk(
+def memory_budget(
     shape: str | ModelShape,
     device: str | Accelerator,
     context: float,
@@ -180,7 +180,7 @@ def desk(
     *,
     share: float = 0.9,
     other: float = 0.0,
-) -> Desk:
+) -> MemoryBudget:
     """Weights, cache and what is left in `count` accelerators that hold one copy of the model between them.
 
     `share` of the memory is taken as usable (servers keep about a tenth for buffers and fragments); `other`
@@ -197,12 +197,12 @@ def desk(
     heavy, one = weight_bytes(shape, weights), cache_bytes(shape, context, 1, kv)
     room = usable - heavy
     most = math.inf if one == 0 and room >= 0 else max(0, math.floor(room / one)) if one else 0
-    return Desk(memory, usable, heavy, batch * one if check_int("batch", batch) else 0.0, one, most)
+    return MemoryBudget(memory, usable, heavy, batch * one if check_int("batch", batch) else 0.0, one, most)
 
 
 def max_batch(shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings) -> float:
-    """Sequences of `context` tokens that fit at once; settings as for `desk`."""
-    return desk(shape, device, context, 1, count, **settings).max_batch
+    """Sequences of `context` tokens that fit at once; settings as for `memory_budget`."""
+    return memory_budget(shape, device, context, 1, count, **settings).max_batch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The desk for training: weights, gradients, AdamW's moments and activations; no cache is needed there.
+"""The memory budget of training: weights, gradients, AdamW's moments and activations. No cache is needed there.
 
 Mixed-precision AdamW keeps 16 bytes per parameter (Rajbhandari et al. 2019, "ZeRO", arXiv 1910.02054, section
 3.1, recalled): 2 for the 16-bit weight, 2 for its gradient, 4 each for the 32-bit copy and the two moments.
@@ -17,7 +17,7 @@ KEEP = ("everything", "no scores", "layer inputs")
 
 
 @dataclass(frozen=True)
-class TrainingDesk:
+class TrainingBudget:
     """Bytes that training one model holds, summed over all accelerators that share it."""
 
     weights: float
@@ -55,7 +55,7 @@ def activation_bytes(shape: str | ModelShape, context: int, batch: int = 1, keep
     return shape.depth * per_layer[check_choice("what to keep", keep, KEEP)]
 
 
-def training_desk(
+def training_budget(
     shape: str | ModelShape,
     context: int,
     batch: int = 1,
@@ -65,10 +65,10 @@ def training_desk(
     gradients: str = "bf16",
     master: bool = True,
     moments: str = "fp32",
-) -> TrainingDesk:
+) -> TrainingBudget:
     """What must be held to train `shape` with AdamW on `batch` sequences of `context` tokens at once."""
     count = model(shape).parameters
-    return TrainingDesk(
+    return TrainingBudget(
         weights=count * bytes_per_value(weights),
         gradients=count * bytes_per_value(gradients),
         master=4.0 * count if master else 0.0,

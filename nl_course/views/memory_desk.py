@@ -11,7 +11,7 @@ from nl_course.scaling import (
     accelerators,
     cache_bytes,
     decode_step,
-    desk,
+    memory_budget,
     model,
     models,
     readable_bytes,
@@ -44,7 +44,7 @@ def compute(settings: dict) -> dict:
     """
     s = dict(settings)
     shape, device = model(s["model"]), accelerator(s["device"])
-    filled = desk(shape, device, s["context"], s["readers"], s["count"], s["weights"], s["kv"])
+    filled = memory_budget(shape, device, s["context"], s["readers"], s["count"], s["weights"], s["kv"])
     step = decode_step(shape, device, s["context"], s["readers"], s["count"], s["weights"], s["kv"])
     per_reader = tokens_in(shape, filled.weights / s["readers"], s["kv"])
     fits_up_to = tokens_in(shape, max(0.0, filled.usable - filled.weights) / s["readers"], s["kv"])

@@ -16,14 +16,14 @@ from nl_course.scaling import (
     decode_bytes,
     decode_flops,
     decode_step,
-    desk,
     intensity,
     max_batch,
+    memory_budget,
     model,
     models,
     prefill_flops,
     tokens_in,
-    training_desk,
+    training_budget,
     uniform,
     weight_bytes,
 )
@@ -48,8 +48,11 @@ def test_llama_8b_on_one_h100(batch, context, ops_per_byte, per_second):
 
 
 def test_64_readers_of_128k_do_not_fit():
-    assert not desk("llama-3.1-8b", "h100", 131072, 64).fits
-    assert desk("llama-3.1-8b", "h100", 131072, 3).fits and not desk("llama-3.1-8b", "h100", 131072, 4).fits
+    assert not memory_budget("llama-3.1-8b", "h100", 131072, 64).fits
+    assert (
+        memory_budget("llama-3.1-8b", "h100", 131072, 3).fits
+        and not memory_budget("llama-3.1-8b", "h100", 131072, 4).fits
+    )
 
 
 def test_largest_batches():
@@ -131,8 +134,10 @@ def test_a_bound_by_computing():
 @given(st.sampled_from(sorted(models())), st.integers(1, 10**6), st.integers(1, 64))
 def test_the_largest_batch_fits_and_one_more_does_not(name, context, count):
     most = max_batch(name, "h200", context, count)
-    assert desk(name, "h200", context, most, count).fits == (desk(name, "h200", context, 0, count).left >= 0)
-    assert not desk(name, "h200", context, most + 1, count).fits
+    assert memory_budget(name, "h200", context, most, count).fits == (
+        memory_budget(name, "h200", context, 0, count).left >= 0
+    )
+    assert not memory_budget(name, "h200", context, most + 1, count).fits
 
 
 @given(st.sampled_from(sorted(models())), st.integers(0, 10**6), st.integers(1, 256))
@@ -144,7 +149,7 @@ def test_longer_contexts_and_larger_batches_are_never_faster(name, context, batc
 
 @given(st.sampled_from(sorted(models())), st.integers(1, 200_000))
 def test_desk_adds_up(name, context):
-    filled = desk(name, "b200", context, 3, 2, "fp8", "fp8", other=1e9)
+    filled = memory_budget(name, "b200", context, 3, 2, "fp8", "fp8", other=1e9)
     assert filled.weights + filled.cache + filled.left + 1e9 == pytest.approx(0.9 * 2 * 180e9)
     assert filled.cache == cache_bytes(name, context, 3, "fp8")
 
@@ -156,7 +161,7 @@ def test_a_desk_without_a_context_has_room_for_any_number():
 
 def test_training_needs_sixteen_bytes_a_parameter():
     shape = model("llama-3.1-8b")
-    filled = training_desk(shape, context=8192)
+    filled = training_budget(shape, context=8192)
     assert filled.states == 16 * shape.parameters and filled.moments == 8 * shape.parameters
     assert filled.total == filled.states + filled.activations
 
@@ -180,12 +185,12 @@ def test_activations_without_scores_are_linear_in_tokens(context, batch):
         (lambda: max_batch("llama-3.1-8b", "h1000", 8), "accelerator 'h1000'"),
         (lambda: max_batch("llama-3.1-8b", "h100", -8), "context"),
         (lambda: max_batch("llama-3.1-8b", "h100", 8, 0), "count"),
-        (lambda: desk("llama-3.1-8b", "h100", 8, -1), "batch"),
-        (lambda: desk("llama-3.1-8b", "h100", 8, share=1.2), "share"),
-        (lambda: desk("llama-3.1-8b", "h100", 8, weights="fp7"), "number format 'fp7'"),
+        (lambda: memory_budget("llama-3.1-8b", "h100", 8, -1), "batch"),
+        (lambda: memory_budget("llama-3.1-8b", "h100", 8, share=1.2), "share"),
+        (lambda: memory_budget("llama-3.1-8b", "h100", 8, weights="fp7"), "number format 'fp7'"),
         (lambda: decode_step("llama-3.1-8b", "h100", 8, 0), "batch"),
         (lambda: decode_step("llama-3.1-8b", "h100", 8, reading=0), "efficiency reading"),
-        (lambda: training_desk("llama-3.1-8b", 8, keep="all"), "what to keep 'all'"),
+        (lambda: training_budget("llama-3.1-8b", 8, keep="all"), "what to keep 'all'"),
         (lambda: activation_bytes(replace(model("gpt2-124m"), width=None), 8), "no width"),
     ],
 )
