@@ -10,11 +10,11 @@ import time
 
 import pytest
 
+import nl_course.training as training
 from nl_course import record
 from nl_course.app import cli, doctor, lab, train_command
 from nl_course.app.cli import main
 from nl_course.app.doctor import Check, Report
-from nl_course.training import loop as training
 from nl_course.training.run_folder import read_metrics
 from tools.constraints import has_data
 

@@ -12,8 +12,8 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, e2e_config
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.presets import PRESETS, preset
-from nl_course.training.estimate import KEPT, Estimate, _count, count, estimate, parameter_count, probe
-from nl_course.training.loop import TrainingConfig
+from nl_course.training import TrainingConfig
+from nl_course.training.estimate import OPTIMIZER_NUMBERS, Estimate, _count, count_row, estimate, parameter_count, probe
 
 SMALL = ModelConfig(vocab=32, width=16, layers=3, heads=2, hidden=24)
 RUN = TrainingConfig(steps=10, batch_size=8, length=64, precision="fp32")
@@ -26,7 +26,7 @@ def test_operations_of_a_plain_transformer_are_the_closed_form():
     length = 2000
     matrices = 32 * 16 + 3 * (4 * 16 * 16 + 3 * 16 * 24)
     expected = 6 * matrices * length + 3 * 12 * 16 * length**2
-    assert count(SMALL, length)[0] == pytest.approx(expected, rel=1e-3)
+    assert count_row(SMALL, length)[0] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_operations_of_a_plain_transformer_are_the_closed_form():
     ids=lambda v: getattr(v, "memory", ""),
 )
 def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length, within):
-    flops, linear, square = count(config, length)
+    flops, linear, square = count_row(config, length)
     direct, kept = _count(config, length, False)
     assert flops == pytest.approx(direct, rel=within)
     assert linear + square == pytest.approx(kept, rel=within + 0.05)
@@ -53,7 +53,7 @@ def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length,
 @pytest.mark.slow
 def test_recomputing_costs_operations_and_saves_memory():
     config = e2e_config(vocab=32, width=16, layers=2, heads=2, hidden=24, window=16, chunk=8)
-    plain, again = count(config, 48), count(config, 48, recompute=True)
+    plain, again = count_row(config, 48), count_row(config, 48, recompute=True)
     assert again[0] > plain[0] and sum(again[1:]) < 0.8 * sum(plain[1:])
 
 
@@ -61,7 +61,7 @@ REAL = """
 import torch
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 def run(rows, length):
     stream = (torch.arange(100000) * 7 % 251).to(torch.uint8)
     config = TrainingConfig(steps=2, batch_size=rows, length=length, precision="fp32", save_every=0, evaluate_every=0)
@@ -88,7 +88,7 @@ def test_what_an_optimizer_keeps_of_a_matrix(name):
     net(torch.ones(2, 24)).sum().backward()
     optimizer.step()
     kept = sum(v.numel() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
-    assert round(kept / net.weight.numel()) == KEPT[name]
+    assert round(kept / net.weight.numel()) == OPTIMIZER_NUMBERS[name]
 
 
 def test_the_arithmetic_of_time_memory_and_money():
@@ -128,7 +128,7 @@ def test_an_accelerator_gives_a_range_whether_it_fits_and_its_use():
     assert bound.seconds[0] == pytest.approx(bound.flops / 989e12 / 0.5)
     assert estimate(preset("1.3b"), replace(run, batch_size=64), accelerator="h100").fits is False
     known = estimate(large, run, accelerator="h100", tokens_per_second=400_000)
-    assert known.utilisation == pytest.approx(bound.flops / run.steps / 8192 * 400_000 / 989e12)
+    assert known.utilization == pytest.approx(bound.flops / run.steps / 8192 * 400_000 / 989e12)
     assert estimate(large, run, accelerator="h100", processes=2, parallel="ddp").seconds[0] < bound.seconds[0]
 
 

@@ -8,7 +8,7 @@ import torch
 from nl_course.app.cli import main
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 from nl_course.training.run_table import find_runs, read_run
 
 CONFIG = dict(steps=4, batch_size=2, length=8, warmup=1, evaluate_every=2)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+import nl_course.training as training
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.optimizers import OPTIMIZERS
 from nl_course.tasks import text
-from nl_course.training import loop as training
+from nl_course.training import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
 from nl_course.training.checkpoint import load_model
 from nl_course.training.interrupts import Interrupts
-from nl_course.training.loop import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
 from nl_course.training.run_folder import read_metrics
 
 STREAM = (torch.arange(4000) * 7 % 11 + torch.arange(4000) // 500).to(torch.uint8)
@@ -89,7 +89,7 @@ def test_how_a_batch_is_split_and_what_is_ignored_do_not_matter():
 
 def test_decay_is_on_matrices_only_and_clipping_limits_the_norm():
     net = model()
-    groups = training.by_name(net, CONFIG).param_groups
+    groups = training.default_optimizer(net, CONFIG).param_groups
     assert {p.dim() for p in groups[0]["params"]} == {2} and groups[0]["weight_decay"] == 0.1
     assert {p.dim() for p in groups[1]["params"]} == {1} and groups[1]["weight_decay"] == 0.0
     seen = []

@@ -18,7 +18,7 @@ def test_step_by_step_or_at_once_it_is_the_same_run(tmp_path):
     whole, broken = (Runner(Plan("linear", **SHORT), tmp_path / name) for name in ("whole", "broken"))
     assert whole.status == "ready" and whole.step(6) == "done"
     assert broken.step(2) == "paused" and broken.done == 2
-    again = Runner(Plan.of(read_run(tmp_path / "broken").asked), tmp_path / "broken")
+    again = Runner(Plan.of(read_run(tmp_path / "broken").settings), tmp_path / "broken")
     assert (again.status, again.done) == ("paused", 2)
     assert again.step(3) == "paused" and again.step(9) == "done"
     assert losses(again) == losses(whole) and len(losses(whole)) == 6

@@ -221,7 +221,7 @@ def step_seconds(rows: int = 8, length: int = 256, repeats: int = 3) -> tuple[fl
 
     from nl_course.model import LanguageModel
     from nl_course.presets import preset
-    from nl_course.training.loop import token_losses
+    from nl_course.training import token_losses
 
     with torch.random.fork_rng():  # the caller's random numbers go on as if nothing had happened
         torch.manual_seed(0)

@@ -1,32 +1,45 @@
-"""What several commands read from their options: numbers, devices."""
+"""What several commands share: reading numbers and devices from options, and the exit code of ctrl-C."""
 
 import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from nl_course.errors import CourseError, check_choice
 
-
-def device_named(name: str):
-    """The device to compute on; `auto` takes a CUDA GPU where there is one, else the processor."""
+if TYPE_CHECKING:  # `nl-course lab` opens without waiting for torch
     import torch
 
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    check_choice("device", name, ("auto", *there))
-    name = ("cuda" if there["cuda"] else "cpu") if name == "auto" else name
-    if not there[name]:
-        found = ", ".join(device for device, here in there.items() if here)
-        raise CourseError(f"the device {name!r} is not there on this machine; found: {found}.")
+INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
+
+
+def device_named(name: str) -> "torch.device":
+    """The device to compute on: cpu, cuda or mps; "auto" is a CUDA GPU where there is one, else the processor.
+
+    Raises CourseError for another name, and for a device that this machine does not have.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    check_choice("device", name, ("auto", *available))
+    if name == "auto":
+        name = "cuda" if available["cuda"] else "cpu"
+    if not available[name]:
+        present = ", ".join(device for device, is_there in available.items() if is_there)
+        raise CourseError(f"this machine has no device {name!r}; it has: {present}.")
     return torch.device(name)
 
 
-def number(kind: type):
-    """A reader of options that says what it wanted: `--steps ten` is no whole number."""
+def number(kind: type) -> Callable[[str], object]:
+    """A reader for an option's value, int or float (or any type made from a text), that says what it expected.
 
-    def read(text: str):
+    Used as `type=number(int)`: argparse's own message would name the Python type.
+    """
+    expected = "whole number" if kind is int else "number"
+
+    def read(text: str) -> object:
         try:
             return kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"must be a {'whole number' if kind is int else 'number'}, not {text!r}"
-            ) from None
+            raise argparse.ArgumentTypeError(f"must be a {expected}, not {text!r}") from None
 
     return read

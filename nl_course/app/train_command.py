@@ -1,108 +1,142 @@
-"""`nl-course train`: a model, a text, a run; on one device, or on several under torchrun; or what it would take."""
+"""`nl-course train`: a model, a text, a run; on one device, or on several under torchrun; or only an estimate of it."""
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from difflib import get_close_matches
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nl_course.app.options import device_named, number
+from nl_course.app.options import INTERRUPTED, device_named, number
 from nl_course.errors import CourseError, check_choice
 
-INTERRUPTED = 130  # what a shell calls a program that ctrl-C ended
-LEARN_FROM = 20_000_000  # bytes of a corpus that a tokenizer is trained on
-HELP = """\
+if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
+    import torch
+
+    from nl_course.model import LanguageModel, ModelConfig
+    from nl_course.nested import NestedConfig
+    from nl_course.tasks.documents import Document
+    from nl_course.tasks.text import Library
+    from nl_course.tasks.tokenizer import Tokenizer
+    from nl_course.training import Data, TrainingConfig
+    from nl_course.training.distributed import Ranks
+    from nl_course.training.estimate import Estimate
+
+TOKENIZER_BYTES = 20_000_000  # of a corpus that a new tokenizer is trained on
+TOKENIZER_VOCAB = 32_000
+EXAMPLES = """\
 example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
-         nl-course train --resume --out runs/first        goes on after ctrl-C, with what it was started with
-         nl-course train --preset tiny --steps 500 --estimate        says what that would take, and trains nothing
+         nl-course train --resume --out runs/first        goes on after ctrl-C, with the settings it was started with
+         nl-course train --preset tiny --steps 500 --estimate        prints what that would take, and trains nothing
          nl-course train --data "shelf/*.jsonl" --tokenizer shelf.json --preset 125m       a corpus, read in order
          torchrun --nproc-per-node 8 -m nl_course train --preset 125m --parallel fsdp --out runs/large
 
-Every setting of the run is an option too; nl_course/training/loop.py says what each does."""
+Every setting of the run is an option too; nl_course/training/config.py says what each does."""
+# What a run is about, beside the settings of TrainingConfig: its defaults. All of it is kept with the run.
 ABOUT = {"preset": "tiny", "memory": None, "text": None, "data": None, "column": None, "tokenizer": None}
 
 
-def add_command(commands, about: str) -> None:
-    from nl_course.training.loop import TrainingConfig
+def add_command(commands: argparse._SubParsersAction, about: str) -> None:
+    """Adds `train` and its options, those of TrainingConfig among them, to the command line."""
+    from nl_course.training import TrainingConfig
 
-    parser = commands.add_parser("train", help=about, epilog=HELP)
+    parser = commands.add_parser("train", help=about, epilog=EXAMPLES)
     parser.add_argument("--preset", help="the model's size: micro, tiny, ttt-e2e-tiny, ... (default: tiny)")
-    parser.add_argument("--memory", help="what its blocks remember with (default: the preset's)")
+    parser.add_argument("--memory", help="the memory in its blocks (default: the preset's)")
     parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
-    parser.add_argument("--data", help="instead: a dataset's name on a hub, or .jsonl, .parquet, .csv, .txt files")
+    parser.add_argument("--data", help="instead of --text: a dataset on a hub, or .jsonl, .parquet, .csv, .txt files")
     parser.add_argument("--column", help="the column of --data that holds the text (default: text)")
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="subwords for --data; trained on it if there is no such file yet"
     )
-    parser.add_argument("--vocab", type=number(int), help="subwords of a new tokenizer (default: 32000)")
+    parser.add_argument("--vocab", type=number(int), help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's folder")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
-    parser.add_argument("--parallel", default="auto", help="ddp or fsdp, under torchrun; auto is ddp there, none else")
+    parser.add_argument("--parallel", default="auto", help="ddp or fsdp, under torchrun; auto is ddp there, else none")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--estimate", action="store_true", help="say what it takes, from a few real steps, and stop")
-    parser.add_argument("--accelerator", help="for --estimate: this one by its data sheet, and no steps here")
-    parser.add_argument("--price", type=number(float), help="for --estimate: of a device's hour, in your money")
+    parser.add_argument("--estimate", action="store_true", help="print what it takes, from a few real steps, and stop")
+    parser.add_argument("--accelerator", help="for --estimate: from this accelerator's data sheet, without any steps")
+    parser.add_argument("--price", type=number(float), help="for --estimate: price per device and hour, in your money")
     for setting in fields(TrainingConfig):
-        if setting.name == "optimizer_options":
-            continue  # for Python and for recipes: each optimizer has its own
-        names = [f"--{setting.name.replace('_', '-')}"] + (["--context"] if setting.name == "length" else [])
-        if isinstance(setting.default, bool):
-            parser.add_argument(*names, action="store_true", default=None, help=f"(default: {setting.default})")
-            continue
-        count = {"nargs": 2} if setting.name == "betas" else {}
-        kind = {"betas": float, "precision": str}.get(setting.name, type(setting.default))
-        parser.add_argument(*names, type=number(kind), dest=setting.name, help=f"(default: {setting.default})", **count)
+        # Each optimizer has options of its own. They are set from Python and by recordings only.
+        if setting.name != "optimizer_options":
+            _add_setting(parser, setting.name, setting.default)
     parser.set_defaults(run=run_train)
 
 
+def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
+    """Adds a setting of TrainingConfig as an option. Options that are not given stay None, so that a resumed run can
+    tell them from those that are."""
+    names = [f"--{name.replace('_', '-')}"]
+    if name == "length":
+        names.append("--context")
+    help_text = f"(default: {default})"
+    if isinstance(default, bool):
+        parser.add_argument(*names, action="store_true", default=None, help=help_text)
+    elif name == "betas":
+        parser.add_argument(*names, type=number(float), dest=name, help=help_text, nargs=2)
+    else:
+        parser.add_argument(*names, type=number(type(default)), dest=name, help=help_text)
+
+
 def run_train(options: argparse.Namespace) -> int:
+    """Trains, or estimates, and returns the exit code. Under torchrun every process calls it."""
     from nl_course.training import distributed
 
     device = distributed.local_device(device_named(options.device))
     ranks = distributed.join(options.parallel, device)
     try:
-        if ranks.first:
+        if ranks.is_main:
             return _run(options, device, ranks, print)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # the first process speaks for all
+        # Only the main process prints; otherwise every line would stand there once per process.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
             return _run(options, device, ranks, lambda *words, **how: print(*words, file=nowhere))
     finally:
         distributed.leave()
 
 
-def _run(options: argparse.Namespace, device, ranks, say) -> int:
+def _run(
+    options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]
+) -> int:
     import torch
 
-    from nl_course.training.loop import TrainingConfig, train
+    from nl_course.training import TrainingConfig, train
 
     folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
+    # Later ones win: defaults, then what a resumed run was started with, then what the command line gives now. If the
+    # last two contradict each other, `train` refuses and names the setting.
     before = started_with(folder) if options.resume else {}
     given = {name: value for name, value in vars(options).items() if value is not None}
-    asked = ABOUT | before | given
-    check_options(asked, options)
-    config = TrainingConfig.from_dict({f.name: asked[f.name] for f in fields(TrainingConfig) if f.name in asked})
-    if asked["data"] is None:
-        asked["text"] = asked["text"] or "prose"
-    model_config(asked["preset"], asked["memory"], 256)  # says at once if there is no such model
-    stream, held_out, tokenizer, what = corpus(asked, config, folder, ranks)
-    sizes = model_config(asked["preset"], asked["memory"], tokenizer.vocab)
+    settings = ABOUT | before | given
+    check_options(settings, options)
+    config = TrainingConfig.from_dict({f.name: settings[f.name] for f in fields(TrainingConfig) if f.name in settings})
+    if settings["data"] is None:
+        settings["text"] = settings["text"] or "prose"
+    model_config(settings["preset"], settings["memory"], 256)  # refuses an unknown model before the text is read
+
+    # The data.
+    stream, held_out, tokenizer, description = corpus(settings, config, folder, ranks)
     if held_out.numel() <= config.length:
-        say(f"The held-out part, {held_out.numel():,} tokens, is too short to look at; it is left out.")
+        print_line(f"The held-out part, {held_out.numel():,} tokens, is too short for an evaluation; it is left out.")
         held_out = None
+
+    # The model. Its weights depend on the seed alone.
     torch.manual_seed(config.seed)
-    model = language_model(sizes).to(device)
-    where = device.type if ranks.mode == "none" else f"{device.type}, {ranks.world} processes ({ranks.mode})"
-    say(f"{asked['preset']} with {sizes.memory}, {model.parameter_count():,} parameters, on {where}. {what}")
+    model = language_model(model_config(settings["preset"], settings["memory"], tokenizer.vocab)).to(device)
+    where = device.type if ranks.mode == "none" else f"{device.type}, {ranks.world_size} processes ({ranks.mode})"
+    what = f"{settings['preset']} with {model.config.memory}, {model.parameter_count():,} parameters"
+    print_line(f"{what}, on {where}. {description}")
     if options.estimate:
-        say("Counting what a few chunks take; of deep memories and clocks that is a minute's work.", flush=True)
-        say(estimated(model, stream, config, options, ranks))
+        print_line("Counting what a few chunks take; of deep memories and clocks that is a minute's work.", flush=True)
+        print_line(estimated(model, stream, config, options, ranks))
         return 0
-    show = not options.quiet and sys.stderr.isatty()
-    on_step = None if show or options.quiet or not ranks.first else print_held_out
-    about = {name: asked[name] for name in ABOUT} | {"tokenizer_hash": tokenizer.hash}
+
+    # The run.
+    show_bar = not options.quiet and sys.stderr.isatty()
+    print_evaluations = ranks.is_main and not show_bar and not options.quiet
     run = train(
         model,
         stream,
@@ -110,71 +144,92 @@ def _run(options: argparse.Namespace, device, ranks, say) -> int:
         held_out=held_out,
         folder=folder,
         resume=options.resume,
-        progress=show,
-        on_step=on_step,
-        about=about,
+        progress=show_bar,
+        on_step=print_held_out if print_evaluations else None,
+        about={name: settings[name] for name in ABOUT} | {"tokenizer_hash": tokenizer.hash},
         parallel=ranks.mode,
     )
-    say(run)
+    print_line(run)
     if run.interrupted:
-        say(f"Go on with: nl-course train --resume --out {folder}")
+        print_line(f"Go on with: nl-course train --resume --out {folder}")
         return INTERRUPTED
-    say(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
+    print_line(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
     return 0
 
 
-def check_options(asked: dict[str, Any], options: argparse.Namespace) -> None:
-    """Options that only make sense together."""
-    if asked["data"] is not None and asked["text"] is not None:
+def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None:
+    """Raises CourseError for options that make no sense together."""
+    if settings["data"] is not None and settings["text"] is not None:
         raise CourseError("take --text or --data, not both.")
     for name in ("column", "tokenizer"):
-        if asked[name] is not None and asked["data"] is None:
+        if settings[name] is not None and settings["data"] is None:
             raise CourseError(f"--{name} is about --data; add --data FILES.")
-    if options.vocab is not None and asked["tokenizer"] is None:
+    if options.vocab is not None and settings["tokenizer"] is None:
         raise CourseError("--vocab is about a new tokenizer; add --tokenizer FILE.")
     for name in ("accelerator", "price"):
         if getattr(options, name) is not None and not options.estimate:
             raise CourseError(f"--{name} is for --estimate.")
 
 
-def corpus(asked: dict[str, Any], config, folder: Path, ranks):
-    """What is read: the data for `train`, held-out tokens, the tokenizer, and a sentence about it."""
+def corpus(
+    settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks"
+) -> tuple["Data", "torch.Tensor", "Tokenizer", str]:
+    """What is read: the data for `train`, the held-out tokens, the tokenizer, and a sentence about it."""
     from nl_course.tasks.packed import PackedStream
     from nl_course.tasks.tokenizer import BYTES
 
-    if asked["data"] is None:
-        books = library_named(asked["text"])
-        return books.stream("train"), books.stream("held_out"), BYTES, str(books)
-    column = asked["column"] or "text"
-    tokenizer = tokenizer_named(asked, column, ranks) if asked["tokenizer"] else BYTES
-    sizes = dict(batch_size=config.batch_size, length=config.length, column=column)
-    stream = PackedStream(asked["data"], tokenizer, **sizes, positions=folder / "positions.jsonl", write=ranks.first)
-    return stream, stream.held_out(), tokenizer, f"It reads {asked['data']} as {tokenizer}."
+    if settings["data"] is None:
+        library = library_named(settings["text"])
+        return library.stream("train"), library.stream("held_out"), BYTES, str(library)
+    column = settings["column"] or "text"
+    tokenizer = tokenizer_named(settings, column, ranks) if settings["tokenizer"] else BYTES
+    stream = PackedStream(
+        settings["data"],
+        tokenizer,
+        batch_size=config.batch_size,
+        length=config.length,
+        column=column,
+        positions=folder / "positions.jsonl",
+        write=ranks.is_main,
+    )
+    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}."
 
 
-def tokenizer_named(asked: dict[str, Any], column: str, ranks):
-    """The tokenizer in a file; where there is none yet, the first process makes it of the first books of --data."""
+def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer":
+    """The tokenizer in a file. Where there is no file yet, the main process trains one on the first documents of
+    --data, leaving out those that are held out."""
     from nl_course.tasks.packed import is_held_out
     from nl_course.tasks.streaming import stream_datasets
     from nl_course.tasks.tokenizer import load_tokenizer, train_tokenizer
 
-    path = Path(asked["tokenizer"])
-    if not path.exists() and ranks.first:
-        read = 0
-
-        def more(book) -> bool:
-            nonlocal read
-            read += len(book.text)
-            return read - len(book.text) < LEARN_FROM
-
-        books = (book for book in stream_datasets(asked["data"], column) if not is_held_out(book))
-        train_tokenizer((b.text for b in takewhile(more, books)), asked.get("vocab") or 32_000).save(path)
-    ranks.wait()
+    path = Path(settings["tokenizer"])
+    if not path.exists() and ranks.is_main:
+        documents = stream_datasets(settings["data"], column)
+        texts = first_texts(document for document in documents if not is_held_out(document))
+        train_tokenizer(texts, settings.get("vocab") or TOKENIZER_VOCAB).save(path)
+    # The others must not look for the file before it is there.
+    ranks.barrier()
     return load_tokenizer(path)
 
 
-def estimated(model, stream, config, options: argparse.Namespace, ranks):
-    """What the run would take: by an accelerator's data sheet, or by a few real steps here."""
+def first_texts(documents: Iterable["Document"]) -> Iterator[str | bytes]:
+    """The texts of the first documents, until TOKENIZER_BYTES have been read; the document that crosses it is whole."""
+    read = 0
+    for document in documents:
+        if read >= TOKENIZER_BYTES:
+            return
+        read += len(document.text)
+        yield document.text
+
+
+def estimated(
+    model: "LanguageModel",
+    stream: "Data",
+    config: "TrainingConfig",
+    options: argparse.Namespace,
+    ranks: "Ranks",
+) -> "Estimate":
+    """What the run would take: by an accelerator's data sheet, or by a few real steps on this machine."""
     from nl_course.training.estimate import estimate, probe
 
     speed = None if options.accelerator else probe(model, stream, config)
@@ -184,13 +239,13 @@ def estimated(model, stream, config, options: argparse.Namespace, ranks):
         tokens_per_second=speed,
         accelerator=options.accelerator,
         price_per_hour=options.price,
-        processes=ranks.world,
+        processes=ranks.world_size,
         parallel=ranks.mode,
     )
 
 
 def print_held_out(metrics: dict[str, Any]) -> None:
-    """Where no bar can be drawn: a line each time the held-out text was looked at."""
+    """Where no bar can be drawn: prints a line for each evaluation on the held-out text."""
     if "held_out_loss" in metrics:
         print(
             f"step {metrics['step']:,}: loss {metrics['loss']:.3f}, held out {metrics['held_out_loss']:.3f}", flush=True
@@ -198,24 +253,28 @@ def print_held_out(metrics: dict[str, Any]) -> None:
 
 
 def started_with(folder: Path) -> dict[str, Any]:
-    """What the run in `folder` was asked for, to go on with."""
+    """The settings of the run in `folder`, to go on with. Raises CourseError if there is no run to resume."""
     from nl_course.training.checkpoint import read_info
-    from nl_course.training.run_folder import asked_for, checkpoints
+    from nl_course.training.run_folder import checkpoints, sharded_progress
 
-    if checkpoints(folder)[1]:
-        asked = asked_for(folder)["asked"]
+    _, sharded = checkpoints(folder)
+    if sharded:
+        settings = sharded_progress(folder)["asked"]
     else:
-        info = read_info(folder / "checkpoint.safetensors")
+        path = folder / "checkpoint.safetensors"
+        info = read_info(path)
         if info["kind"] != "training":
-            raise CourseError(
-                f"{folder / 'checkpoint.safetensors'} is a finished model, not a run that can be resumed."
-            )
-        asked = info["progress"]["asked"]
-    return {name: value for name, value in asked.items() if name not in ("text_hash", "tokenizer_hash")}
+            raise CourseError(f"{path} is a finished model, not a run that can be resumed.")
+        settings = info["progress"]["asked"]
+    # Hashes are no options: they are computed again, and `train` compares them.
+    return {name: value for name, value in settings.items() if name not in ("text_hash", "tokenizer_hash")}
 
 
-def model_config(preset_name: str, memory: str | None, vocab: int):
-    """The preset's sizes, reading bytes, with another memory if one is named."""
+def model_config(preset_name: str, memory: str | None, vocab: int) -> "ModelConfig | NestedConfig":
+    """The preset's sizes with a vocabulary of `vocab` tokens, and with another memory if one is named.
+
+    Raises CourseError for an unknown preset or memory.
+    """
     from nl_course.nested import PRESETS as NESTED
     from nl_course.presets import PRESETS
 
@@ -223,20 +282,26 @@ def model_config(preset_name: str, memory: str | None, vocab: int):
     config = presets[check_choice("preset", preset_name, presets)].config
     values = config.to_dict() | {"vocab": vocab}
     if memory is not None and memory != values["memory"]:
+        # The preset's options belong to its own memory; another one starts from its defaults.
         values |= {"memory": memory, "options": {}}
     return type(config).from_dict(values)
 
 
-def language_model(config):
-    """The model of that config, with clocks or without."""
+def language_model(config: "ModelConfig | NestedConfig") -> "LanguageModel":
+    """The model of that config, with clocks or without, with initial weights."""
     from nl_course.model import LanguageModel
     from nl_course.nested import NestedConfig, NestedLanguageModel
 
-    return (NestedLanguageModel if isinstance(config, NestedConfig) else LanguageModel)(config)
+    if isinstance(config, NestedConfig):
+        return NestedLanguageModel(config)
+    return LanguageModel(config)
 
 
-def library_named(name: str):
-    """`prose` or `code` of the course's library, else the text in a file or a folder."""
+def library_named(name: str) -> "Library":
+    """`prose` or `code` of the course's library, else the text in a file or a folder.
+
+    Raises CourseError if it is none of these.
+    """
     from nl_course.tasks import text
 
     if name in text.CORPORA:

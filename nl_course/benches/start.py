@@ -4,7 +4,7 @@ import subprocess
 import sys
 from statistics import median
 
-PARTS = ("nl_course", "nl_course.memories", "nl_course.model", "nl_course.training.loop", "nl_course.scaling")
+PARTS = ("nl_course", "nl_course.memories", "nl_course.model", "nl_course.training", "nl_course.scaling")
 
 
 def rows(rounds: int = 5) -> list[dict]:

@@ -15,8 +15,8 @@ from nl_course.presets import preset
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.repeats import repeated_passages, repeated_strings
 from nl_course.tasks.text import batch, library
+from nl_course.training import TrainingConfig, evaluate, token_losses, train
 from nl_course.training.checkpoint import save_model
-from nl_course.training.loop import TrainingConfig, evaluate, token_losses, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

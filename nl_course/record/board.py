@@ -41,7 +41,7 @@ def one_run(plan: Plan, folder: str, device: str, every: int) -> dict:
         line for line in found.metrics if line["step"] % every == 0 or line["step"] == 1 or "held_out_loss" in line
     ]
     rounded = [{name: _short(line[name]) for name in KEPT if name in line} for line in lines]
-    about = {"asked": found.asked, "model": {"parameters": found.parameters, "config": plan.model.to_dict()}}
+    about = {"asked": found.settings, "model": {"parameters": found.parameters, "config": plan.model.to_dict()}}
     return {"about": about, "before": before, "held_before": runner.held_before, "metrics": rounded}
 
 

@@ -22,7 +22,7 @@ from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.probe import follow
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.continual import domain, domain_stream, visits
-from nl_course.training.loop import TrainingConfig, evaluate_windows, train
+from nl_course.training import TrainingConfig, evaluate_windows, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

@@ -19,7 +19,7 @@ from nl_course.record.continual import clocked, levels_wanted, trained
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.continual import domain, domain_stream, transfer
-from nl_course.training.loop import evaluate_windows
+from nl_course.training import evaluate_windows
 
 NAME = "corpora"
 MEASURES = ("learnt", "forgetting", "forward", "backward", "average")

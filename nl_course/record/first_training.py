@@ -11,8 +11,8 @@ import torch
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.text import decode, encode, library
+from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import save_model
-from nl_course.training.loop import TrainingConfig, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

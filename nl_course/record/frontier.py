@@ -35,7 +35,7 @@ from nl_course.record.seeds import reach
 from nl_course.record.sizes import changed, settings
 from nl_course.tasks.needle_scores import wilson
 from nl_course.tasks.recall import accuracy, mqar
-from nl_course.training.loop import TrainingConfig
+from nl_course.training import TrainingConfig
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

@@ -26,8 +26,8 @@ from nl_course.record.hope_measures import FROZEN, MEASURES
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.formal import FormalTask
 from nl_course.tasks.text import batch, library
+from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
-from nl_course.training.loop import TrainingConfig
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

@@ -20,7 +20,7 @@ from nl_course.record.inner_loop import by_bin
 from nl_course.tasks.formal import FormalTask, formal_accuracy
 from nl_course.tasks.recall import accuracy, mqar
 from nl_course.tasks.text import library
-from nl_course.training.loop import evaluate_windows, token_losses
+from nl_course.training import evaluate_windows, token_losses
 
 FROZEN = {  # what is held still at test, by the condition's name
     "nothing": (),

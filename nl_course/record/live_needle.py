@@ -11,8 +11,8 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.parts import begin
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.needle import NeedleTask
+from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import save_model
-from nl_course.training.loop import TrainingConfig, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

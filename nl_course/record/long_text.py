@@ -25,7 +25,7 @@ from nl_course.record.provenance import Recording
 from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
-from nl_course.training.loop import TrainingConfig, evaluate_windows, token_losses
+from nl_course.training import TrainingConfig, evaluate_windows, token_losses
 
 NAME = "long-text"
 

@@ -19,8 +19,8 @@ from nl_course.record import parts
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.needle import NeedleTask, mixed, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
+from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
-from nl_course.training.loop import TrainingConfig
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

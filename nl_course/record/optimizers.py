@@ -22,7 +22,7 @@ from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
-from nl_course.training.loop import Diverged, TrainingConfig, by_name, evaluate, gradient
+from nl_course.training import Diverged, TrainingConfig, default_optimizer, evaluate, gradient
 
 NAME = "optimizers"
 BASE = "adamw"  # whose time is the unit
@@ -105,7 +105,7 @@ def part(config: dict, arm: str, rate: float, seed: int, folder: Path, device: s
         kept: list[torch.optim.Optimizer] = []
 
         def optimizer(*arguments):
-            kept.append(by_name(*arguments))
+            kept.append(default_optimizer(*arguments))
             return kept[-1]
 
         try:
@@ -148,7 +148,7 @@ def step_times(config: dict, device: str = "cpu") -> dict[str, float]:
         training = training_of(config, arm, about["rates"][0], config["seeds"][0])
         torch.manual_seed(training.seed)
         model = parts.build(ModelConfig(**config["model"])).to(device)
-        steppers[arm] = (model, training, by_name(model, training), data_of(config, training)(0))
+        steppers[arm] = (model, training, default_optimizer(model, training), data_of(config, training)(0))
     seconds: dict[str, list[float]] = {arm: [] for arm in steppers}
     for _ in range(1 + config["timed_rounds"]):
         for arm, (model, training, optimizer, (inputs, targets)) in steppers.items():

@@ -20,7 +20,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import Level, LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.e2e import e2e_config
 from nl_course.tasks.recall import mqar
-from nl_course.training.loop import IGNORED, Run, TrainingConfig, train
+from nl_course.training import IGNORED, Run, TrainingConfig, train
 
 TOLERANCE = 0.02  # share by which two models' parameters may differ
 Shape = ModelConfig | NestedConfig

@@ -25,8 +25,8 @@ from nl_course.record import reading_measures as measures
 from nl_course.record.provenance import Recording, read_config
 from nl_course.record.seeds import over_seeds
 from nl_course.tasks.text import library
+from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
-from nl_course.training.loop import TrainingConfig
 
 MODELS = {"meta": "reading-e2e", "plain": "reading-plain"}  # and their checkpoints
 # What is shown beside what: by name, (model, inner loop) on the left less those on the right.

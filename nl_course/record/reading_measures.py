@@ -17,7 +17,7 @@ from nl_course.memories import Trace
 from nl_course.nested import NestedLanguageModel, reconfigured, with_inner_loop, without_inner_loop
 from nl_course.nested.steps import next_token_losses
 from nl_course.record.seeds import over_seeds
-from nl_course.training.loop import evaluate_windows
+from nl_course.training import evaluate_windows
 
 ROWS = 8  # texts read at a time
 # Student's t: 95 of 100 intervals m +- t s / sqrt(n) of n seeds hold the mean, by n.

@@ -14,7 +14,7 @@ from torch import nn
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.text import library
-from nl_course.training.loop import TrainingConfig, evaluate, train
+from nl_course.training import TrainingConfig, evaluate, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:

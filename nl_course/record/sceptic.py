@@ -27,8 +27,8 @@ from nl_course.record.sceptic_measures import distances, inner_losses, recall_of
 from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import batch, library
+from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import load_model, save_model
-from nl_course.training.loop import TrainingConfig, train
 
 NAME, USUAL = "sceptic", "as trained"
 UNITS = (

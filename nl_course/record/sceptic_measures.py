@@ -15,7 +15,7 @@ from nl_course.memories import TTT, SelfModifying, Titans, Trace
 from nl_course.model import BlockState, LanguageModel
 from nl_course.tasks.recall import Recall, mqar, recall_loss
 from nl_course.tasks.text import library
-from nl_course.training.loop import evaluate_windows, token_losses
+from nl_course.training import evaluate_windows, token_losses
 
 
 def number(value: Tensor | float) -> float | None:

@@ -24,7 +24,7 @@ from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.formal import FormalTask, formal_accuracy, group
-from nl_course.training.loop import TrainingConfig
+from nl_course.training import TrainingConfig
 
 NAME = "state-tracking"
 

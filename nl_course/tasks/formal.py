@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.text import hashed
 
 BLANK = 0
-IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
 BIN0, BIN1 = (2, 50), (51, 100)  # lengths to train on, and beyond
 
 

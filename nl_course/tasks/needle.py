@@ -25,9 +25,9 @@ from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.tasks.documents import rank
+from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.text import SPLITS, Library, hashed, library
 
-IGNORED = -100  # a target that is not scored, as in nl_course.training.loop
 HAYS = ("text", "noise", "bytes")
 STYLES = {
     "mark": ("<{key}:", ">"),

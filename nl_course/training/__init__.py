@@ -1,21 +1,24 @@
-"""The outer loop: one step reads a batch and writes what it learned into the weights. `loop.py` is where it stands."""
+"""The outer loop: one step reads a batch and writes what it learned into the weights.
 
-from nl_course.training.loop import (
-    IGNORED,
-    REPORTING,
-    Data,
-    Diverged,
-    Evaluation,
-    Run,
-    TrainingConfig,
-    autocast,
-    by_name,
-    evaluate,
-    evaluate_windows,
-    gradient,
-    token_losses,
-    train,
-)
+To follow one batch, read in this order:
+
+    config.py              what a run is asked for
+    loop.py                train(): batch -> loss -> gradient -> optimizer step -> metrics -> checkpoint
+    loss.py                the loss of every token
+    evaluation.py          the same loss on held-out text
+    schedule.py            the learning rate of a step
+    run_folder.py          what a run leaves on disk, and how it is resumed
+    checkpoint.py          models and runs in one safetensors file
+
+Around the loop: `distributed.py` and `sharded_checkpoint.py` (several processes), `interrupts.py` (ctrl-C),
+`estimate.py` (what a run will take), `runner.py` (a run to start and pause), `run_table.py` (runs side by side).
+"""
+
+from nl_course.tasks.targets import IGNORED
+from nl_course.training.config import REPORTING, TrainingConfig
+from nl_course.training.evaluation import Evaluation, evaluate, evaluate_windows
+from nl_course.training.loop import Data, Diverged, Run, default_optimizer, gradient, train
+from nl_course.training.loss import autocast, token_losses
 
 __all__ = [
     "IGNORED",
@@ -26,7 +29,7 @@ __all__ = [
     "Run",
     "TrainingConfig",
     "autocast",
-    "by_name",
+    "default_optimizer",
     "evaluate",
     "evaluate_windows",
     "gradient",

@@ -3,17 +3,17 @@
     torchrun --nproc-per-node 8 -m nl_course train --preset 125m --parallel fsdp --out runs/large
 
 `ddp`: every process holds the whole model. `fsdp`: each holds a part of every matrix, of its gradient and of what the
-optimizer keeps, and a block's matrices come together when they are used (PyTorch's `fully_shard`; Zhao et al. 2023,
-arXiv 2304.11277). N processes see the very rows that one sees, in N parts, and divide by the whole batch's count of
-targets, so the loss curve is the single process's but for rounding.
+optimizer keeps, and a block's matrices are gathered when they are used (PyTorch's `fully_shard`; Zhao et al. 2023,
+arXiv 2304.11277). N processes read the very rows that one process would read, in N parts, and divide by the number of
+scored targets in the whole batch. The loss curve is therefore the single process's, up to rounding.
 
 Under `ddp` gradients are added up here, after the backward pass, and not by PyTorch's DistributedDataParallel: its
 hooks expect one backward pass through each weight, and models with clocks differentiate twice. One sum at the end is
-the same numbers for every model; what it gives up is that sending overlaps with computing. Models with clocks are
-refused under `fsdp`: their levels take gradients of gathered matrices inside the forward pass, and no test proves that.
+right for every model. What it gives up is that sending overlaps with computing. Models with clocks are refused under
+`fsdp`: their levels take gradients of gathered matrices inside the forward pass, and no test shows that this works.
 
-Processes meet as torchrun's environment says: gloo on processors, nccl on GPUs (gloo for what stays on processors).
-On several machines the run's folder must be one that all of them see.
+Processes find each other through the environment that torchrun sets, and talk through gloo on processors and nccl on
+GPUs (gloo for tensors that stay on processors). On several machines the run's folder must be one that all of them see.
 """
 
 import importlib
@@ -22,7 +22,10 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,6 +33,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.nested import NestedLanguageModel
+from nl_course.training.config import TrainingConfig
 from nl_course.training.interrupts import Interrupts
 
 PARALLEL = ("auto", "none", "ddp", "fsdp")
@@ -37,12 +41,12 @@ ELEMENTWISE = ("sgd", "momentum", "adam", "adamw")  # optimizers that need not s
 
 
 def under_torchrun() -> bool:
-    """Whether this process is one of several that torchrun started (or one: torchrun says so too)."""
+    """Whether torchrun started this process, be it alone or one of several."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
 def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU where the device is a GPU, and several processes share the machine."""
+    """This process's own GPU where the device is a GPU and several processes share the machine; else `device`."""
     if device.type != "cuda" or not under_torchrun():
         return device
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -50,38 +54,42 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return int(os.environ.get("RANK", "0")) == 0 if under_torchrun() else True
-
-
 class Ranks:
-    """The processes of one run, as one of them sees them. With a world of one it does nothing at all."""
+    """The processes of one run, as one of them sees them: `rank` is its number, `world_size` how many there are.
+
+    `mode` is "none", "ddp" or "fsdp". With "none" there is one process and every method does nothing.
+    """
 
     def __init__(self, mode: str = "none"):
         self.mode = mode
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if mode != "none" else (0, 1)
+        self.rank = 0
+        self.world_size = 1
+        if mode != "none":
+            self.rank = dist.get_rank()
+            self.world_size = dist.get_world_size()
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this process is the one that prints and writes files."""
         return self.rank == 0
 
     @property
     def sharded(self) -> bool:
+        """Whether each process holds only a part of the weights."""
         return self.mode == "fsdp"
 
     # -- before the first step --
-    def check(self, model: nn.Module, config) -> None:
-        """Raises CourseError for a run that cannot be shared out so."""
-        parts = self.world * config.accumulate
+    def check(self, model: nn.Module, config: TrainingConfig) -> None:
+        """Raises CourseError for a run that cannot be divided between these processes."""
+        parts = self.world_size * config.accumulate
         if config.batch_size % parts:
             raise CourseError(
                 f"batch_size {config.batch_size} does not split into {config.accumulate} equal micro-batches on each "
-                f"of {self.world} processes; take a multiple of {parts}."
+                f"of {self.world_size} processes; take a multiple of {parts}."
             )
         if not self.sharded:
             return
-        if any(isinstance(m, NestedLanguageModel) for m in model.modules()):
+        if any(isinstance(module, NestedLanguageModel) for module in model.modules()):
             raise CourseError(
                 "a model with clocks cannot be sharded (its levels take gradients inside the forward pass); "
                 "use --parallel ddp."
@@ -95,140 +103,168 @@ class Ranks:
             )
 
     def prepare(self, model: nn.Module) -> None:
-        """The first process's weights for all of them; under fsdp each then keeps its part."""
+        """Gives all processes the weights of the main one; under fsdp each then keeps its part of them."""
         if self.mode == "none":
             return
+        # Processes may have drawn different initial weights. From equal weights, equal steps keep them equal.
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 if not _is_sharded(tensor):
                     dist.broadcast(tensor.data, src=0)
-        if self.sharded and not any(_is_sharded(p) for p in model.parameters()):
-            from torch.distributed.device_mesh import init_device_mesh
-            from torch.distributed.fsdp import fully_shard
+        if self.sharded and not any(_is_sharded(parameter) for parameter in model.parameters()):
+            self._shard(model)
 
-            # A block returns its state too, views among it; nothing downstream changes them in place.
-            warnings.filterwarnings("ignore", message=".*returned a view tensor.*", category=UserWarning)
-            mesh = init_device_mesh(next(model.parameters()).device.type, (self.world,))
-            for layer in model.layers:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(model, mesh=mesh)
+    def _shard(self, model: nn.Module) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
 
-    # -- a step --
+        # A block returns its state too, which has views in it. The warning is about changing them in place, which
+        # nothing here does.
+        warnings.filterwarnings("ignore", message=".*returned a view tensor.*", category=UserWarning)
+        mesh = init_device_mesh(next(model.parameters()).device.type, (self.world_size,))
+        # Block by block, so that only one block's whole matrices are in memory at a time; then what is left.
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+    # -- within a step --
     def rows(self, batch_size: int) -> tuple[int, int]:
         """The first of this process's rows of a batch, and how many it has."""
-        return self.rank * (batch_size // self.world), batch_size // self.world
+        rows_each = batch_size // self.world_size
+        return self.rank * rows_each, rows_each
 
     def share(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """This process's rows of a batch that all have made."""
-        if len(inputs) % self.world:
-            raise CourseError(f"a batch of {len(inputs)} rows does not split between {self.world} processes.")
-        first, count = self.rows(len(inputs))
-        return inputs[first : first + count], targets[first : first + count]
+        """This process's rows of a whole batch, (b, t) each, that every process has at hand.
 
-    def total(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.mode != "none":
-            value = value.clone()
-            dist.all_reduce(value)
+        Raises CourseError if the rows do not split evenly.
+        """
+        if len(inputs) % self.world_size:
+            raise CourseError(f"a batch of {len(inputs)} rows does not split between {self.world_size} processes.")
+        first, count = self.rows(len(inputs))
+        return inputs[first : first + count], targets[first : first + count]  # (b / world_size, t) each
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        """The sum of `value` over all processes; `value` itself is left as it was."""
+        if self.mode == "none":
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
         return value
 
     @property
-    def scale(self) -> float:
-        """What a loss is multiplied with before the backward pass: fully_shard takes the mean over processes of
-        gradients that are to be added up."""
-        return float(self.world) if self.sharded else 1.0
+    def loss_scale(self) -> float:
+        """What a loss is multiplied by before the backward pass. `fully_shard` averages gradients over processes; here
+        they must be added, because every process divides by the targets of the whole batch already."""
+        return float(self.world_size) if self.sharded else 1.0
 
-    def add_gradients(self, model: nn.Module) -> None:
-        """ddp: every gradient becomes the sum over all processes."""
-        if self.mode == "ddp":
-            wanted = [dist.all_reduce(p.grad, async_op=True) for p in model.parameters() if p.grad is not None]
-            for work in wanted:
-                work.wait()
+    def all_reduce_gradients(self, model: nn.Module) -> None:
+        """Under ddp, makes every gradient the sum over all processes. Under fsdp the backward pass has done so."""
+        if self.mode != "ddp":
+            return
+        # All are sent off before any is waited for, so that their transfers overlap.
+        pending = [dist.all_reduce(p.grad, async_op=True) for p in model.parameters() if p.grad is not None]
+        for work in pending:
+            work.wait()
 
     def clip(self, model: nn.Module, most: float) -> float:
-        """Limits the norm of all gradients together, wherever they are; returns the norm before."""
+        """Scales all gradients so that their common norm is at most `most`; returns the norm before that."""
         norm = nn.utils.clip_grad_norm_(model.parameters(), most)
-        return (norm.full_tensor() if _is_sharded(norm) else norm).item()
+        if _is_sharded(norm):
+            norm = norm.full_tensor()  # each process has seen its own part only
+        return norm.item()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether `flag` is true in any process. All must call it, and all wait for each other."""
         if self.mode == "none":
             return flag
-        said = torch.tensor([float(flag)])
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        return bool(said.item())
+        largest = torch.tensor([float(flag)])
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return bool(largest.item())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
+        """Waits until all processes are here. A sum on the processor serves for it: nccl's own barrier needs a GPU."""
         if self.mode != "none":
             self.any(False)
 
     def interrupts(self) -> Interrupts:
+        """How ctrl-C is handled during the run: alone, or by agreement of all processes."""
         return Interrupts() if self.mode == "none" else AgreedInterrupts(self)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 class AgreedInterrupts(Interrupts):
-    """ctrl-C, and the SIGTERM with which torchrun ends its processes, wait for the end of the step, and one process's
-    is everyone's: all leave the loop after the same step, so that they can save together."""
+    """ctrl-C, and the SIGTERM with which torchrun ends its processes, wait for the end of the step. What reaches one
+    process counts for all: they leave the loop after the same step, so that they can save together."""
 
     def __init__(self, ranks: Ranks):
         super().__init__()
-        self._ranks, self._before = ranks, {}
+        self._ranks = ranks
+        self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> "AgreedInterrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers_before[number] = signal.signal(number, self._arrived)
         return self
 
-    def __exit__(self, *error) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
-    def _arrived(self, *_) -> None:
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
         self._waiting = True
 
     def between_steps(self) -> None:
+        """Raises KeyboardInterrupt in every process if a signal has reached any of them."""
         if self._ranks.any(self._waiting):
             raise KeyboardInterrupt
 
     @contextmanager
-    def hold(self):
+    def hold(self) -> Iterator[None]:
+        """Nothing to do: signals wait for `between_steps` anyway."""
         yield
 
 
 def join(parallel: str, device: torch.device) -> Ranks:
-    """The processes of this run. "auto" is "ddp" where torchrun started this process, else "none". Joining a second
-    time is allowed. Raises CourseError where there is nobody to join."""
+    """Makes this process one of the run's processes; joining a second time is allowed.
+
+    "auto" is "ddp" where torchrun started this process, else "none". Raises CourseError where "ddp" or "fsdp" is wanted
+    and torchrun has started nothing.
+    """
     check_choice("parallel", parallel, PARALLEL)
     if parallel == "auto":
         parallel = "ddp" if under_torchrun() else "none"
     if parallel == "none":
-        return ALONE
+        return SINGLE_PROCESS
     if not dist.is_initialized():
         if not under_torchrun():
             raise CourseError(
                 f"--parallel {parallel} is for several processes; start them with "
                 "`torchrun --nproc-per-node N -m nl_course train ...`."
             )
-        # Its functions take the group of their time of import as a default. Imported later (an optimizer does), they
-        # would hold the group, and gloo's threads, past `leave`, until Python's own end, where those threads crash.
+        # The functions in this module take the process group as a default value at the time of their import. If it
+        # were imported later (an optimizer does that), they would keep the group, and gloo's threads, alive past
+        # `leave` until Python ends, and those threads would crash there.
         importlib.import_module("torch.distributed.nn.functional")
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend)
     return Ranks(parallel)
 
 
 def leave() -> None:
-    """The end of the work of a program that may have joined."""
+    """Undoes `join`, if this process has joined. Call it when the work is done."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def end(code: int) -> None:
-    """The end of a program: where torchrun started it, without Python's own end. DTensor's caches hold the group, and
-    so gloo's threads, which may still have a tensor to let go of; while Python ends, that ends the process with an
-    abort, and torchrun reports a run that went well as failed."""
+    """Ends the program with an exit code; under torchrun without Python's own clean-up.
+
+    DTensor's caches keep the process group, and so gloo's threads, which may still hold a tensor. When they let go of
+    it while Python shuts down, the process aborts, and torchrun would report a run that went well as failed.
+    """
     if not under_torchrun():
         sys.exit(code)
     sys.stdout.flush()

@@ -4,10 +4,11 @@
     print(plan.estimate())                       # before anything is trained
     runner = Runner(plan, "runs/first")
     runner.start()                               # in a thread of its own; returns at once
-    runner.pause(), runner.start()               # the checkpoint of the last whole step, and on from it
-    runner.step(10)                              # or here, in this thread: ten steps
+    runner.pause()                               # keeps the checkpoint of the last whole step
+    runner.start()                               # goes on from it
+    runner.step(10)                              # or ten steps here, in this thread
 
-The runner only drives `training.train` on a run folder, so that what it leaves there is what `nl-course train` leaves.
+The runner only drives `training.train` on a run folder, so it leaves there what `nl-course train` leaves.
 """
 
 import os
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories import MEMORIES
@@ -30,9 +31,12 @@ from nl_course.presets import PRESETS
 from nl_course.renamed import translate
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.recall import accuracy, mqar, recall_loss
+from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.text import library
+from nl_course.training.config import TrainingConfig
 from nl_course.training.estimate import Estimate, estimate, probe
-from nl_course.training.loop import IGNORED, Data, TrainingConfig, token_losses, train
+from nl_course.training.loop import Data, HeldOut, train
+from nl_course.training.loss import token_losses
 from nl_course.training.run_folder import memory_in_use, read_metrics
 
 CLOCKED = ("hope-attention", "hope", "ttt-e2e")  # models whose levels learn by their own clocks
@@ -42,24 +46,31 @@ SIZES = {
     **{name: PRESETS[name].config for name in ("micro", "tiny")},
 }
 TASKS = ("text", "recall", "needle")
-# What trains well at these sizes (notebooks 05 and 07 say why); all else as the memory has it.
+# Options with which a memory trains well at these sizes (notebooks 05 and 07 say why); the others keep their defaults.
 _DEEP = {"norm": True, "residual": True, "bias": True}
-OPTIONS: dict[str, dict] = dict.fromkeys(("titans", "mac", "mag", "mal"), _DEEP)
+OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(("titans", "mac", "mag", "mal"), _DEEP)
 OPTIONS["self-modifying"] = {"kind": "linear", "chunk": 8, "read": "running", "max_step": 1.0}
-PAIRS, RECALL_LENGTH = 4, 64
+CONV = 4  # taps of the short convolution that every model here has: without it the linear memories cannot do recall
+RECALL_PAIRS = 4
+RECALL_LENGTH = 64  # tokens per row
+RECALL_VOCAB = 256
 HELD_OUT_ROWS = 64
+HELD_OUT_SEED = 2**31 - 1  # far from the seeds of training steps, which are a million times the plan's and the step
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A choice: a memory of the course or a model with clocks, a size, a task, how long and from which seed."""
+    """What to train: a memory of the course or a model with clocks, a size, a task, how long, and from which seed.
+
+    Raises CourseError for what cannot be trained.
+    """
 
     memory: str = "attention"
     size: str = "small"
     task: str = "text"
     steps: int = 120
     batch_size: int = 8
-    length: int = 128  # tokens a row, for text and needle; recall has its own
+    length: int = 128  # tokens per row, for text and needle; recall has its own
     learning_rate: float = 5e-3
     seed: int = 0
 
@@ -70,21 +81,27 @@ class Plan:
         check_int("steps", self.steps, 1)
         if self.task == "recall":
             object.__setattr__(self, "length", RECALL_LENGTH)
-        TrainingConfig.from_dict(self.training.to_dict())  # says at once what cannot be trained
+        TrainingConfig.from_dict(self.training.to_dict())  # refuses at once what cannot be trained
 
     @property
     def name(self) -> str:
-        """A folder's name for it, which says the choice and tells plans apart that differ in anything else."""
-        usual = Plan(self.memory, self.size, self.task)
-        more = [f"{key}-{value:g}" for key, value in asdict(self).items() if value != getattr(usual, key)]
-        return "-".join([self.memory, self.size, self.task, *more])
+        """A name for the run's folder: memory, size and task, and every other setting that differs from its default.
+        Different plans therefore have different names."""
+        default = Plan(self.memory, self.size, self.task)
+        differing = []
+        for setting, value in asdict(self).items():
+            if value != getattr(default, setting):
+                differing.append(f"{setting}-{value:g}")
+        return "-".join([self.memory, self.size, self.task, *differing])
 
     @property
     def model(self) -> ModelConfig | NestedConfig:
-        return shape(self.memory, self.size)
+        """The config of the model that is trained."""
+        return model_config(self.memory, self.size)
 
     @property
     def training(self) -> TrainingConfig:
+        """The settings with which it is trained."""
         return TrainingConfig(
             steps=self.steps,
             batch_size=self.batch_size,
@@ -92,7 +109,7 @@ class Plan:
             learning_rate=self.learning_rate,
             warmup=min(20, self.steps // 5),
             evaluate_every=max(1, self.steps // 4),
-            save_every=0,  # where it pauses, and at the end
+            save_every=0,  # only where it pauses, and at the end
             seed=self.seed,
         )
 
@@ -101,117 +118,130 @@ class Plan:
         return {"kind": self.memory, "size": self.size, "task": self.task, "plan": asdict(self)}
 
     @classmethod
-    def of(cls, asked: dict[str, Any]) -> "Plan":
-        """The plan of a run from what its run.json says was asked."""
-        if "plan" not in asked:
+    def of(cls, settings: dict[str, Any]) -> "Plan":
+        """The plan of a run from its settings (`asked` in its run.json). Raises CourseError if it had none."""
+        if "plan" not in settings:
             raise CourseError("this run was not started from a plan; go on with `nl-course train --resume`.")
-        _, settings = translate("Plan", asked["plan"])
-        return cls(**settings)
+        _, plan_settings = translate("Plan", settings["plan"])
+        return cls(**plan_settings)
 
     def build(self) -> LanguageModel:
-        """The model at its start, which the seed decides."""
+        """The model at its start, which the seed decides. Global random numbers are left as they were."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             config = self.model
-            return (NestedLanguageModel if isinstance(config, NestedConfig) else LanguageModel)(config)
+            if isinstance(config, NestedConfig):
+                return NestedLanguageModel(config)
+            return LanguageModel(config)
 
     def data(self) -> Data:
-        """What is trained on: a stream of bytes, or a function from the step's number to inputs and targets."""
+        """What it is trained on: a stream of bytes, or a function from a step's number to inputs and targets."""
         if self.task == "text":
             return library("prose").stream("train")
-        return _recall_rows(self) if self.task == "recall" else _needles(self)
+        if self.task == "recall":
+            return _recall_data(self)
+        return _needles(self)
 
-    def held_out(self) -> Callable[[nn.Module], dict[str, float]] | torch.Tensor:
-        """What is looked at now and then: books held out, or rows never trained on, loss and share answered."""
+    def held_out(self) -> HeldOut:
+        """What it is evaluated on: books that are held out; or rows that no step trains on, with the loss and the share
+        of questions that are answered."""
         if self.task == "text":
             return library("prose").stream("held_out")
-        return _on_recall if self.task == "recall" else _on_needles(self)
+        if self.task == "recall":
+            return _evaluate_recall
+        return _needle_evaluation(self)
 
-    def estimate(self, tokens_per_second: float | None = None, **options) -> Estimate:
-        """What it will take; with a speed (see `Plan.probe`) also for how long."""
+    def estimate(self, tokens_per_second: float | None = None, **options: Any) -> Estimate:
+        """What the run will take; with a speed (see `Plan.probe`) also how long. `options` are those of `estimate`."""
+        # The seed changes nothing about it, so plans that differ in nothing else share one count.
         return _estimate(replace(self, seed=0), tokens_per_second, tuple(sorted(options.items())))
 
     def probe(self, steps: int = 3) -> float:
-        """Tokens a second, here, over a few real steps that are thrown away."""
+        """Tokens per second on this machine, over a few real steps that are thrown away."""
         return probe(self.build(), self.data(), self.training, steps)
 
 
-def shape(memory: str, size: str) -> ModelConfig | NestedConfig:
-    """The model of a size around a memory, reading bytes, with the short convolution, which recall needs, in all."""
-    base, sizes = SIZES[size], {}
+def model_config(memory: str, size: str) -> ModelConfig | NestedConfig:
+    """The config of a model of that size around a memory, or with clocks. All read bytes."""
+    base = SIZES[size]
     if memory == "latent-attention":
         latent = {"kv_rank": base.width // 2, "rope_dim": 8, "head_dim": base.width // base.heads}
-        return replace(base, memory=memory, options=latent, conv=4)
-    if memory in CLOCKED:
-        sizes = dict(vocab=base.vocab, width=base.width, layers=base.layers, heads=base.heads)
+        return replace(base, memory=memory, options=latent, conv=CONV)
+    if memory not in CLOCKED:
+        return replace(base, memory=memory, options=OPTIONS.get(memory, {}), conv=CONV)
+    sizes = {"vocab": base.vocab, "width": base.width, "layers": base.layers, "heads": base.heads}
     if memory == "ttt-e2e":
         return e2e_config(**sizes, hidden=4 * base.hidden // 5, window=32, chunk=16)
-    if memory in CLOCKED:
-        inner = "self-modifying" if memory == "hope" else "attention"
-        return NestedConfig(
-            **sizes, levels=levels(TOY, base.hidden), memory=inner, options=OPTIONS.get(inner, {}), conv=4
-        )
-    return replace(base, memory=memory, options=OPTIONS.get(memory, {}), conv=4)
+    inner = "self-modifying" if memory == "hope" else "attention"
+    return NestedConfig(
+        **sizes, levels=levels(TOY, base.hidden), memory=inner, options=OPTIONS.get(inner, {}), conv=CONV
+    )
 
 
 @lru_cache(maxsize=64)
-def _estimate(plan: Plan, tokens_per_second: float | None, options: tuple) -> Estimate:
+def _estimate(plan: Plan, tokens_per_second: float | None, options: tuple[tuple[str, Any], ...]) -> Estimate:
     return estimate(plan.model, plan.training, tokens_per_second=tokens_per_second, **dict(options))
 
 
 # -- the tasks ---------------------------------------------------------------------------------------------------------
-def _recall_rows(plan: Plan):
-    def rows(step: int):
-        found = mqar(plan.batch_size, RECALL_LENGTH, PAIRS, 256, seed=plan.seed * 10**6 + step)
-        return found.tokens, found.targets.masked_fill(~found.mask, IGNORED)
+def _recall_data(plan: Plan) -> Data:
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        seed = plan.seed * 10**6 + step  # by the step's number alone, so that a resumed run reads the same rows
+        recall = mqar(plan.batch_size, RECALL_LENGTH, RECALL_PAIRS, RECALL_VOCAB, seed=seed)
+        return recall.tokens, recall.targets.masked_fill(~recall.mask, IGNORED)  # (b, t) each
 
-    return rows
+    return batch
 
 
 @torch.no_grad()
-def _on_recall(model: nn.Module) -> dict[str, float]:
-    rows, device = mqar(HELD_OUT_ROWS, RECALL_LENGTH, PAIRS, 256, seed=-1 % 2**31), next(model.parameters()).device
-    (share,) = accuracy(model, rows, device=device)
-    loss = recall_loss(model(rows.tokens.to(device))[0].cpu(), rows)
-    return {"held_out_loss": float(loss), "answered": share.accuracy}
+def _evaluate_recall(model: nn.Module) -> dict[str, float]:
+    recall = mqar(HELD_OUT_ROWS, RECALL_LENGTH, RECALL_PAIRS, RECALL_VOCAB, seed=HELD_OUT_SEED)
+    device = next(model.parameters()).device
+    (score,) = accuracy(model, recall, device=device)
+    logits, _ = model(recall.tokens.to(device))  # (b, t, vocab)
+    return {"held_out_loss": float(recall_loss(logits.cpu(), recall)), "answered": score.accuracy}
 
 
 def _needles(plan: Plan, split: str = "train", rows: int | None = None) -> NeedleTask:
     return NeedleTask("number", plan.length, hay="noise", answer=1, split=split, rows=rows or plan.batch_size)
 
 
-def _on_needles(plan: Plan):
-    inputs, targets = _needles(plan, "held_out", HELD_OUT_ROWS)(0)
+def _needle_evaluation(plan: Plan) -> HeldOut:
+    inputs, targets = _needles(plan, "held_out", HELD_OUT_ROWS)(0)  # (b, t) each
+    scored = targets != IGNORED  # (b, t)
 
     @torch.no_grad()
-    def look(model: nn.Module) -> dict[str, float]:
-        device, asked = next(model.parameters()).device, targets != IGNORED
-        losses = token_losses(model, inputs.to(device), targets.to(device)).cpu()
-        right = model(inputs.to(device))[0].argmax(-1).cpu() == targets
-        return {"held_out_loss": float(losses[asked].mean()), "answered": float(right[asked].float().mean())}
+    def evaluate_needles(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        losses = token_losses(model, inputs.to(device), targets.to(device)).cpu()  # (b, t)
+        right = model(inputs.to(device))[0].argmax(-1).cpu() == targets  # (b, t)
+        return {"held_out_loss": float(losses[scored].mean()), "answered": float(right[scored].float().mean())}
 
-    return look
+    return evaluate_needles
 
 
 # -- the runner --------------------------------------------------------------------------------------------------------
-STATUSES = ("ready", "running", "paused", "done", "failed")
-
-
 class Runner:
-    """One run of a plan in a folder of its own. A folder that holds the same run already is gone on with.
+    """One run of a plan in a folder of its own. A folder that already holds the same run is gone on with.
 
-    `status` is one of STATUSES, `metrics` the lines so far, `error` what went wrong in words. Each function in
-    `listeners` is called without arguments after every step and whenever the status changes, in the thread that trains.
+    `status` is "ready", "running", "paused", "done" or "failed"; `metrics` holds the lines so far; `error` says what
+    went wrong. Each function in `listeners` is called without arguments after every step and whenever the status
+    changes, in the thread that trains.
     """
 
     def __init__(self, plan: Plan, folder: str | os.PathLike, device: str = "cpu"):
-        self.plan, self.folder, self.device = plan, Path(folder), device
+        self.plan = plan
+        self.folder = Path(folder)
+        self.device = device
         self.metrics: list[dict[str, Any]] = []
-        self.status, self.error, self.model = "ready", "", None
-        self.speed: float | None = None  # tokens a second of a probe
+        self.status = "ready"
+        self.error = ""
+        self.model: nn.Module | None = None
+        self.speed: float | None = None  # tokens per second of a probe
         self.held_before: int | None = None  # bytes that the process held before the model was there
         self.listeners: list[Callable[[], None]] = []
-        self._stop, self._thread = threading.Event(), None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
         if (self.folder / "checkpoint.safetensors").exists():
             self.metrics = read_metrics(self.folder)
             self.status = "done" if (self.folder / "model.safetensors").exists() else "paused"
@@ -222,13 +252,13 @@ class Runner:
         return self.metrics[-1]["step"] if self.metrics else 0
 
     def estimate(self) -> Estimate:
-        """What was said beforehand; with times once `measure_speed` has been called."""
+        """What the run will take; with times once `measure_speed` has been called."""
         return self.plan.estimate(self.speed)
 
     def measure_speed(self, steps: int = 3) -> float:
-        """A few steps on a copy: what the time is estimated from."""
+        """Takes a few steps on a copy and returns tokens per second, from which the time is estimated."""
         self.speed = self.plan.probe(steps)
-        self._tell()
+        self._notify()
         return self.speed
 
     def start(self) -> None:
@@ -244,13 +274,13 @@ class Runner:
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> str:
-        """Waits until the thread has stopped (or so many seconds), and returns the status."""
+        """Waits until the thread has stopped, at most so many seconds if given, and returns the status."""
         if self._thread is not None:
             self._thread.join(seconds)
         return self.status
 
     def step(self, steps: int = 1) -> str:
-        """Takes so many steps here and now, and returns the status: for tests, and for those who want to look."""
+        """Takes so many steps in this thread and returns the status. Raises CourseError while the run is going on."""
         check_int("steps", steps, 1)
         if self.status == "running":
             raise CourseError("the run is going on in its thread; pause it first.")
@@ -262,10 +292,12 @@ class Runner:
     # -- how it works --------------------------------------------------------------------------------------------------
     def _begin(self) -> None:
         self._stop.clear()
-        self.error, self.status = "", "running"
-        self._tell()
+        self.error = ""
+        self.status = "running"
+        self._notify()
 
     def _train(self, until: int | None = None) -> None:
+        """Trains to the end, to step `until`, or until `pause`; leaves the outcome in `status` and `error`."""
         try:
             if self.held_before is None:
                 self.held_before = memory_in_use(self.device)
@@ -279,22 +311,26 @@ class Runner:
                 resume="auto",
                 progress=False,
                 about=self.plan.about(),
-                on_step=self._took,
+                on_step=self._step_taken,
                 stop=lambda line: self._stop.is_set() or line["step"] == until,
             )
             self.status = "done" if run.step == self.plan.steps else "paused"
         except CourseError as error:
-            self.status, self.error = "failed", str(error)
-        except Exception as error:  # said in the view: nobody sees what a thread raises
-            self.status, self.error = "failed", f"{type(error).__name__}: {error}"
+            self.error = str(error)
+            self.status = "failed"
+        except Exception as error:  # nobody sees what a thread raises, so the view shows it
+            self.error = f"{type(error).__name__}: {error}"
+            self.status = "failed"
         finally:
-            self._tell()
+            self._notify()
 
-    def _took(self, line: dict[str, Any]) -> None:
-        del self.metrics[line["step"] - 1 :]  # a run whose last steps were not kept does them again
+    def _step_taken(self, line: dict[str, Any]) -> None:
+        # A run whose last steps were not saved does them again: their new lines replace the old ones.
+        del self.metrics[line["step"] - 1 :]
         self.metrics.append(line)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
+        # A copy: a listener may take itself off the list.
         for listener in list(self.listeners):
             listener()

@@ -214,7 +214,7 @@ class TrainingBoard(View):
     def _earlier(self, runner: Runner) -> list[RunSummary]:
         own = find_runs(self.folder) if self.folder.is_dir() else []
         found = [run for run, _ in recorded()] + [run for run in own if run.metrics and run.name != runner.plan.name]
-        alike = [run for run in found if run.task == runner.plan.task and run.asked.get("size") == runner.plan.size]
+        alike = [run for run in found if run.task == runner.plan.task and run.settings.get("size") == runner.plan.size]
         return alike[-8:]
 
     draw, read_out = pure(drawing.draw, drawing.read_out)

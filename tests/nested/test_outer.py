@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+import nl_course.training as training
 from nl_course.app.cli import main
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedLanguageModel, e2e_config, without_inner_loop
 from nl_course.nested.outer import inner_share, outer_step
-from nl_course.training import loop as training
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 from nl_course.training.run_folder import read_metrics
 from tests.nested.suite import build, text
 

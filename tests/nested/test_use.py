@@ -19,8 +19,8 @@ from nl_course.nested import (
 )
 from nl_course.nested.clocks import closes_at, open_since, reset_period, updates_after
 from nl_course.presets import PRESETS as TRANSFORMERS
+from nl_course.training import TrainingConfig, evaluate, train
 from nl_course.training.checkpoint import load_model
-from nl_course.training.loop import TrainingConfig, evaluate, train
 from tests.nested.suite import CASES, build, levels, text
 
 

@@ -10,7 +10,7 @@ from nl_course.record import corpora, long_text, optimizers, parts, record, stat
 from nl_course.record.sizes import changed, settings
 from nl_course.tasks.formal import group, products
 from nl_course.tasks.text import library
-from nl_course.training.loop import Diverged
+from nl_course.training import Diverged
 
 
 def found(recording: str, folder) -> dict:

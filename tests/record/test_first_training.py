@@ -8,8 +8,8 @@ import pytest
 from nl_course.files import course_root
 from nl_course.record import record
 from nl_course.record.provenance import read_config
+from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model
-from nl_course.training.loop import TrainingConfig
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import torch
 from nl_course.record import record
 from nl_course.record.inner_loop import by_bin, halves
 from nl_course.tasks.text import batch
+from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model
-from nl_course.training.loop import TrainingConfig
 
 
 @pytest.mark.slow

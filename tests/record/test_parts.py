@@ -9,7 +9,7 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel
 from nl_course.record import parts
-from nl_course.training.loop import TrainingConfig
+from nl_course.training import TrainingConfig
 
 ABOUT = {"vocab": 256, "width": 64, "layers": 2, "heads": 2, "parameters": 200_000}
 SPECS = {

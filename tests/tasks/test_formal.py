@@ -17,7 +17,7 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks import formal
 from nl_course.tasks.formal import GROUPS, LANGUAGES, FormalTask, classes, encode, formal_accuracy, group, products
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 
 
 def balanced(word, opening, closing):

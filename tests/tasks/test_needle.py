@@ -17,7 +17,7 @@ from nl_course.tasks.documents import Document
 from nl_course.tasks.needle import KINDS, NOISE, NeedleTask, hay_bytes, mixed, stages, word_list
 from nl_course.tasks.needle_scores import choices, needle_accuracy, wilson
 from nl_course.tasks.text import Library, library
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 
 TASKS = st.fixed_dictionaries(
     {

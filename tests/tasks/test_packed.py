@@ -14,7 +14,7 @@ from nl_course.tasks import packed
 from nl_course.tasks.documents import Document
 from nl_course.tasks.packed import PackedStream, is_held_out
 from nl_course.tasks.tokenizer import BYTES, load_tokenizer, train_tokenizer
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 
 TEXTS = [f"book {i}: " + "the memory writes what it reads " * (i % 7) for i in range(1, 61)]
 BOOKS = [Document(f"b{i}", text.encode()) for i, text in enumerate(TEXTS)]

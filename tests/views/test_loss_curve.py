@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.training.loop import TrainingConfig, train
+from nl_course.training import TrainingConfig, train
 from nl_course.views.loss_curve import LossCurve
 
 METRICS = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": 4.0, "held_out_loss": 4.5}, {"step": 3, "loss": 3.0}]

@@ -1,0 +1,78 @@
+"""What a training run is asked for: every setting, its unit and its default."""
+
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from typing import Any
+
+from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.nested.outer import inner_share
+from nl_course.optimizers import OPTIMIZERS
+from nl_course.renamed import translate
+
+PRECISIONS = ("auto", "fp32", "bf16")
+# Settings that do not change what is learned, only what is written down and when. A resumed run may change these.
+REPORTING = ("log_every", "save_every", "evaluate_every")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """All that decides how a run comes out; the last three settings only decide how often it reports.
+
+    Sizes are in rows and tokens, rates are per step. Raises CourseError for a setting that cannot be used.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16  # rows per step, over all micro-batches and all processes
+    length: int = 256  # tokens per row
+    learning_rate: float = 2e-3  # at the peak of the schedule
+    warmup: int = 50  # steps up to the peak
+    final_rate: float = 0.1  # learning rate of the last step, as a share of the peak
+    weight_decay: float = 0.1  # on matrices; not on norms and biases
+    betas: tuple[float, float] = (0.9, 0.95)  # of Adam, wherever the optimizer has it
+    optimizer: str = "adamw"  # a name of nl_course.optimizers.OPTIMIZERS
+    optimizer_options: dict[str, Any] = field(default_factory=dict)  # further arguments of the optimizer's class
+    clip: float = 1.0  # largest norm of all gradients together; 0 for no limit
+    accumulate: int = 1  # micro-batches per step
+    precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 on a GPU that has it
+    inner_warmup: float = 0.0  # share of the steps in which inner rates grow from a tenth to 1 (nested/outer.py)
+    recompute: bool = False  # for levels that learn: compute segments twice and keep less (nested/recompute.py)
+    seed: int = 0
+    log_every: int = 1  # steps between lines of metrics.jsonl
+    save_every: int = 200  # steps between checkpoints; 0 for one at the end only
+    evaluate_every: int = 100  # steps between evaluations on held-out data; 0 for one at the end only
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "length", "accumulate", "log_every"):
+            check_int(name, getattr(self, name), 1)
+        for name in ("warmup", "save_every", "evaluate_every", "seed"):
+            check_int(name, getattr(self, name))
+        for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
+            if not isfinite(check_min(name, getattr(self, name), 0)):
+                raise CourseError(f"{name} must be a finite number.")
+        inner_share(0, 1, self.inner_warmup)  # refuses a warm-up that is no share
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        # JSON has lists only. A config that was read from a file must equal the one that was written.
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2 or not all(0 <= check_min("beta", beta, 0) < 1 for beta in self.betas):
+            raise CourseError(f"betas must be two numbers of at least 0 and below 1, not {self.betas}.")
+        if self.batch_size % self.accumulate:
+            raise CourseError(
+                f"batch_size {self.batch_size} does not split into {self.accumulate} equal micro-batches."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name, as run.json and checkpoints keep it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TrainingConfig":
+        """The config with these settings, the others at their defaults; names of older files are understood.
+
+        Raises CourseError for an unknown name.
+        """
+        _, values = translate("TrainingConfig", values)
+        known = [setting.name for setting in fields(cls)]
+        for name in values:
+            check_choice("training setting", name, known)
+        return cls(**values)
