@@ -14,7 +14,7 @@ import nl_course.training as training
 from nl_course import record
 from nl_course.app import cli, doctor, lab, train_command
 from nl_course.app.cli import main
-from nl_course.app.doctor import Check, Report
+from nl_course.app.doctor import Check, Diagnosis
 from nl_course.training.run_folder import read_metrics
 from tools.constraints import has_data
 
@@ -103,7 +103,7 @@ def test_another_memory_and_a_text_too_short_to_hold_out(own, capsys):
     (own / "short.txt").write_text("abcdefghij" * 4)
     assert main([*SMALL, "--text", "short.txt", "--memory", "latent-attention", "--out", "r"]) == 2  # it has options
     assert main([*SMALL, "--text", "short.txt", "--out", "r"]) == 0
-    assert "too short to look at" in capsys.readouterr().out
+    assert "too short for an evaluation" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -126,7 +126,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_as_shells_expect(own):
 
 def test_lab_copies_and_starts(tmp_path, monkeypatch, capsys):
     started = []
-    copied = lab.Copied(tmp_path, kept=["01_attention.ipynb"])
+    copied = lab.CopyResult(tmp_path, kept=["01_attention.ipynb"])
     monkeypatch.setattr(lab, "copy_course", lambda *arguments: started.append(arguments) or copied)
     monkeypatch.setattr(lab, "launch", lambda *arguments: started.append(arguments) or 0)
     assert main(["lab"]) == 0 and started == [(None, True, None)]
@@ -138,7 +138,7 @@ def test_lab_copies_and_starts(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("state", "code"), [("slow", 0), ("fix", 1)])
 def test_doctor_prints_its_report(monkeypatch, capsys, state, code):
-    monkeypatch.setattr(doctor, "doctor", lambda: Report([Check("thing", state, "found")]))
+    monkeypatch.setattr(doctor, "doctor", lambda: Diagnosis([Check("thing", state, "found")]))
     assert main(["doctor"]) == code
     assert "thing: found" in capsys.readouterr().out
 

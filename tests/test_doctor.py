@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nl_course.app import doctor
-from nl_course.app.doctor import Check, Report
+from nl_course.app.doctor import Check, Diagnosis
 from nl_course.tasks import text
 
 REAL_VERSION = importlib.metadata.version
@@ -65,13 +65,13 @@ def test_this_machine_is_looked_at_from_end_to_end():
 
 
 def test_a_report_says_what_to_do_and_whether_it_must_be_done():
-    good = Report([Check("a", "ok", "fine"), Check("b", "slow", "old", "wait"), Check("c", "note", "odd")])
+    good = Diagnosis([Check("a", "ok", "fine"), Check("b", "slow", "old", "wait"), Check("c", "note", "odd")])
     assert (
         good.ok
         and str(good).endswith("This machine is ready for the course.")
         and "slow  b: old\n      -> wait" in str(good)
     )
-    bad = Report([*good.checks, Check("d", "fix", "broken", "mend it")])
+    bad = Diagnosis([*good.checks, Check("d", "fix", "broken", "mend it")])
     assert not bad.ok and "FIX   d: broken\n      -> mend it" in str(bad) and "1 thing must be fixed" in str(bad)
 
 
@@ -89,8 +89,8 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(monkeypatch):
 
 
 def test_the_exit_code_is_one_only_if_something_must_be_fixed(capsys):
-    assert doctor.main([], lambda: Report([Check("a", "slow", "fine")])) == 0
-    assert doctor.main([], lambda: Report([Check("a", "fix", "broken")])) == 1
+    assert doctor.main([], lambda: Diagnosis([Check("a", "slow", "fine")])) == 0
+    assert doctor.main([], lambda: Diagnosis([Check("a", "fix", "broken")])) == 1
     assert "ready" in capsys.readouterr().out
 
 
@@ -150,7 +150,7 @@ def test_a_gpu_is_reported_and_none_is_needed(monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "loss", "state", "words"),
     [
-        (2048 / doctor.PLANNED_SPEED, 5.55, "ok", "bytes a second"),
+        (2048 / doctor.PLANNED_SPEED, 5.55, "ok", "bytes per second"),
         (2048 / doctor.PLANNED_SPEED * 4, 5.55, "slow", "about 4 times as long"),
         (0.1, 9.0, "fix", "loss is 9.00, not about 5.5"),
         (0.1, float("nan"), "fix", "loss is nan"),

@@ -89,7 +89,7 @@ def test_reset_takes_the_courses_and_keeps_the_learners_under_a_dated_name(cours
 
 
 def test_without_its_memory_a_copy_keeps_everything_that_differs(course, copy):
-    (copy / lab._MEMORY).write_text("{damaged")
+    (copy / lab._WRITTEN).write_text("{damaged")
     edit(course, "00_start_here.ipynb", "new")
     (copy / "notebooks" / "01_attention.ipynb").write_text("not even a notebook")
     assert lab.copy_course(copy).kept == ["00_start_here.ipynb", "01_attention.ipynb"]

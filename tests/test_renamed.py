@@ -219,7 +219,7 @@ def test_a_run_that_was_asked_for_under_old_names_goes_on(table, classes, tmp_pa
     classes["Heavy"] = "Momentum"
     table["TrainingConfig"] = {"scale": "size", "decay": "weight_decay"}
     table["Momentum"] = {"decay": "weight_decay"}
-    assert read_run(tmp_path).asked["size"] == read_info(path)["progress"]["asked"]["size"] == "tiny"
+    assert read_run(tmp_path).settings["size"] == read_info(path)["progress"]["asked"]["size"] == "tiny"
     again = run(4, True)
     assert again.step == 4 and again.losses[:2] == whole.losses
 

@@ -1,7 +1,7 @@
 """`nl-course lab`: JupyterLab on the course, quiet and offline; and a learner's own copy that updates never overwrite.
 
-In a copy, a notebook whose cells the learner has not changed follows the course; one that was changed is kept, and
-said so. `.nl_course_copy.json` in the copy remembers what was written.
+In a copy, a notebook whose cells the learner has not changed follows the course; one that was changed is kept, and the
+command says so. `.nl_course_copy.json` in the copy remembers what was written there.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.files import cache_folder, course_root, write_atomically
 
 START = "00_start_here.ipynb"
-_MEMORY = ".nl_course_copy.json"
+_WRITTEN = ".nl_course_copy.json"  # in a copy: notebook -> fingerprint of what the course wrote there last
 # No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
 # The glossary opens as a page to read, not as Markdown to edit.
 _SETTINGS = {
@@ -30,13 +30,13 @@ _SETTINGS = {
 
 # -- the copy -------------------------------------------------------------------------------------------------
 @dataclass
-class Copied:
-    """What became of each notebook, by file name; `kept` ones hold the learner's changes."""
+class CopyResult:
+    """What became of each notebook, by file name; printed, in sentences."""
 
     folder: Path
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # hold the learner's changes
     behind: list[str] = field(default_factory=list)  # kept, and the course's own has changed since
     saved_as: str = ""  # where a reset notebook's earlier version went
 
@@ -53,24 +53,28 @@ class Copied:
         return "\n".join(lines or ["The copy is up to date."])
 
 
-def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bool = False) -> Copied:
-    """Makes or updates a learner's copy of the notebooks in `folder`; `reset` puts one of them back, keeping the
-    learner's version under a dated name; `student` leaves the solution cells out.
+def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bool = False) -> CopyResult:
+    """Makes or updates a learner's copy of the notebooks in `folder`.
 
-    Raises CourseError for a folder that cannot be written or lies inside the course, and for an unknown notebook.
+    `reset` names a notebook that is put back; the learner's version is kept under a dated name. `student` leaves the
+    solution cells out. Raises CourseError for a folder that cannot be written or lies inside the course, and for an
+    unknown notebook.
     """
-    folder, root = Path(folder).expanduser().resolve(), course_root().resolve()
+    folder = Path(folder).expanduser().resolve()
+    root = course_root().resolve()
     if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets")):
         raise CourseError(f"a copy cannot stand in the course's own folder {folder}; choose another one.")
     sources = {path.name: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
     if not sources:
         raise CourseError(f"the course's notebooks are missing from {root / 'notebooks'}.")
-    reset = None if reset is None else _which(reset, sources)
-    transform = _without_solutions if student else (lambda text: text)
+    if reset is not None:
+        reset = _notebook_named(reset, sources)
+    transform = _without_solutions if student else _as_it_is
     try:
         (folder / "notebooks").mkdir(parents=True, exist_ok=True)
         result = _copy_notebooks(sources, folder, reset, transform)
-        for page in sorted((root / "notebooks").glob("*.md")):  # glossary and evidence: the course's, never a learner's
+        # Glossary and evidence are pages to read; nobody is expected to edit them, so they always follow the course.
+        for page in sorted((root / "notebooks").glob("*.md")):
             _write_text(folder / "notebooks" / page.name, page.read_text(encoding="utf-8"))
         previews = root / "assets" / "previews"
         if previews.is_dir():
@@ -82,32 +86,38 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
 
 def _copy_notebooks(
     sources: dict[str, Path], folder: Path, reset: str | None, transform: Callable[[str], str]
-) -> Copied:
-    result, written = Copied(folder), _remembered(folder)
+) -> CopyResult:
+    result = CopyResult(folder)
+    written = _read_written(folder)
     for name, source in sources.items():
-        text, target = transform(source.read_text(encoding="utf-8")), folder / "notebooks" / name
+        text = transform(source.read_text(encoding="utf-8"))
+        latest = fingerprint(text)
+        target = folder / "notebooks" / name
         if not target.exists():
             result.added.append(name)
         else:
-            here = fingerprint(target.read_text(encoding="utf-8", errors="replace"))
-            changed = here not in (written.get(name), fingerprint(text))
+            present = fingerprint(target.read_text(encoding="utf-8", errors="replace"))
+            # The learner has changed what is neither what the course wrote last nor what it would write now.
+            changed = present not in (written.get(name), latest)
             if name == reset:
-                result.saved_as = _keep(target) if changed else ""
+                if changed:
+                    result.saved_as = _save_under_date(target)
                 result.updated.append(name)
             elif changed:
                 result.kept.append(name)
-                if written.get(name) != fingerprint(text):
+                if written.get(name) != latest:
                     result.behind.append(name)
                 continue
-            elif here == fingerprint(text):
-                written[name] = here
+            elif present == latest:
+                written[name] = present
                 continue
             else:
                 result.updated.append(name)
         _write_text(target, text)
-        written[name] = fingerprint(text)
-        _write_text(folder / _MEMORY, json.dumps(written, indent=1) + "\n")
-    _write_text(folder / _MEMORY, json.dumps(written, indent=1) + "\n")
+        written[name] = latest
+        # After every notebook: if the copy breaks off, the ones it has written are not taken for the learner's.
+        _write_text(folder / _WRITTEN, json.dumps(written, indent=1) + "\n")
+    _write_text(folder / _WRITTEN, json.dumps(written, indent=1) + "\n")
     return result
 
 
@@ -120,30 +130,41 @@ def fingerprint(notebook: str) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:12]
 
 
-def _remembered(folder: Path) -> dict[str, str]:
+def _read_written(folder: Path) -> dict[str, str]:
+    """What the course wrote into a copy. Without that file every notebook that differs counts as the learner's own,
+    which loses nothing."""
     try:
-        found = json.loads((folder / _MEMORY).read_text(encoding="utf-8"))
-        return {str(name): str(value) for name, value in found.items()}
+        written = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
+        return {str(name): str(value) for name, value in written.items()}
     except (OSError, ValueError, AttributeError):
-        return {}  # then every notebook that differs from the course's counts as the learner's own
+        return {}
 
 
-def _keep(target: Path) -> str:
-    """Renames a learner's notebook after today; returns the new name."""
+def _save_under_date(target: Path) -> str:
+    """Renames a learner's notebook after today; returns the new name, which no file had."""
     stem = f"{target.stem}_{datetime.now():%Y-%m-%d}"
-    names = (f"{stem}{end}.ipynb" for end in ("", *(f"_{n}" for n in range(2, 1000))))
-    kept = next(target.with_name(name) for name in names if not target.with_name(name).exists())
-    target.rename(kept)
-    return kept.name
+    path = target.with_name(f"{stem}.ipynb")
+    number = 2
+    while path.exists():
+        path = target.with_name(f"{stem}_{number}.ipynb")
+        number += 1
+    target.rename(path)
+    return path.name
 
 
-def _which(name: str, sources: dict[str, Path]) -> str:
+def _notebook_named(name: str, sources: dict[str, Path]) -> str:
     """The notebook that the learner means: its file name, with or without its ending, or its number."""
     wanted = Path(name).name.removesuffix(".ipynb")
     matching = [source for source in sources if source.removesuffix(".ipynb") == wanted]
     if not matching and wanted.isdigit():
         matching = [source for source in sources if source.startswith(f"{int(wanted):02d}_")]
-    return matching[0] if matching else check_choice("notebook", f"{wanted}.ipynb", sources)
+    if matching:
+        return matching[0]
+    return check_choice("notebook", f"{wanted}.ipynb", sources)
+
+
+def _as_it_is(text: str) -> str:
+    return text
 
 
 def _without_solutions(text: str) -> str:
@@ -158,7 +179,10 @@ def _write_text(path: Path, text: str) -> None:
 
 # -- the server -----------------------------------------------------------------------------------------------
 def launch(folder: Path | None = None, browser: bool = True, port: int | None = None) -> int:
-    """Runs JupyterLab on the course, or on a copy of it, until it is stopped; returns its exit code."""
+    """Runs JupyterLab on the course, or on a copy of it, until it is stopped; returns its exit code.
+
+    Raises CourseError if the first notebook is missing.
+    """
     command, environment = command_line(folder, browser, port)
     server = subprocess.Popen(command, env=environment)
     while True:
@@ -171,12 +195,15 @@ def launch(folder: Path | None = None, browser: bool = True, port: int | None = 
 def command_line(
     folder: Path | None = None, browser: bool = True, port: int | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """The command that `launch` runs, and its environment. The learner's own Jupyter settings stay in force."""
+    """The command that `launch` runs, and its environment. The learner's own Jupyter settings stay in force.
+
+    Raises CourseError if the first notebook is missing.
+    """
     root = course_root() if folder is None else folder
-    if not (root / "notebooks" / START).is_file():
-        raise CourseError(
-            f"the first notebook is missing: {root / 'notebooks' / START}; restore it, or reset the copy."
-        )
+    first = root / "notebooks" / START
+    if not first.is_file():
+        raise CourseError(f"the first notebook is missing: {first}; restore it, or reset the copy.")
+    # These are defaults only: whatever a learner has set in JupyterLab wins over them.
     settings = cache_folder() / "jupyter"
     _write_text(settings / "labconfig" / "default_setting_overrides.json", json.dumps(_SETTINGS, indent=1) + "\n")
     command = [
@@ -185,11 +212,15 @@ def command_line(
         "jupyterlab",
         f"--LabApp.default_url=/lab/tree/notebooks/{START}",
         f"--ServerApp.root_dir={root}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.extension_manager=readonly",  # it would ask a server which extensions there are
     ]
-    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    command += ["--LabApp.extension_manager=readonly"]
-    command += [] if browser else ["--no-browser"]
-    command += [] if port is None else [f"--port={port}"]
+    if not browser:
+        command.append("--no-browser")
+    if port is not None:
+        command.append(f"--port={port}")
+    # Jupyter refuses to run as root unless told otherwise; in containers root is the only user there is.
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     paths = [str(settings), os.environ.get("JUPYTER_CONFIG_PATH", "")]

@@ -4,25 +4,32 @@
 
 Left out of each file under `exercises/exNN/`: solutions, typical wrong answers, aims, the answers to discussion
 questions, the functions that only these used, and all comments. Left out of the notebooks: cells tagged `solution`,
-and what a cell that asks for a solution had printed. Tests stay behind too. Checks never call a solution, so they
-judge as before."""
+and what a cell that asks for a solution had printed. Tests are not copied either. Checks never call a solution, so
+they judge as before.
+"""
 
+import argparse
 import ast
 import json
 import os
 import shutil
 import tempfile
-from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 
 import nl_course
 from nl_course.errors import CourseError
 from nl_course.files import course_root
 
-TEACHERS_PART = ("aim", "solution", "wrong")
+TEACHERS_PART = ("aim", "solution", "wrong")  # keywords of an Exercise that a student build leaves out
+EXERCISE_POSITIONS = 7  # arguments of an Exercise before the first of these
 TOP_FILES = (
-    *("README.md", "LICENSE", "CITATION.cff", "Makefile"),
-    *("pyproject.toml", "constraints.txt", "environment.yml"),
+    "README.md",
+    "LICENSE",
+    "CITATION.cff",
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "environment.yml",
 )
 HEADER = "# Part of a student build: solutions, usual wrong answers, aims and discussion answers were left out.\n"
 
@@ -30,10 +37,12 @@ HEADER = "# Part of a student build: solutions, usual wrong answers, aims and di
 def build(folder: str | os.PathLike) -> Path:
     """Writes the student build into `folder`, which must not exist yet or be empty, and returns its path.
 
-    The copy is made beside it and moved into place at the end: a failure leaves nothing behind.
+    The copy is made beside it and moved into place at the end: a failure leaves nothing behind. Raises CourseError for
+    a folder that holds something, lies inside the course, or cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
-    package, root = Path(nl_course.__file__).resolve().parent, course_root().resolve()
+    package = Path(nl_course.__file__).resolve().parent
+    root = course_root().resolve()
     for source in (package, root / "assets", root / "notebooks"):
         if folder.is_relative_to(source):
             raise CourseError(
@@ -43,56 +52,58 @@ def build(folder: str | os.PathLike) -> Path:
         raise CourseError(f"{folder} exists already; give a folder that does not exist yet, or an empty one.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as part:
-            made = Path(part) / "course"
-            _copy(package, root, made)
-            _strip_exercises(made / "nl_course" / "exercises")
-            for notebook in sorted((made / "notebooks").glob("*.ipynb")):
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            copy = Path(temporary) / "course"
+            _copy(package, root, copy)
+            _strip_exercises(copy / "nl_course" / "exercises")
+            for notebook in sorted((copy / "notebooks").glob("*.ipynb")):
                 notebook.write_text(strip_notebook(notebook.read_text("utf-8")), "utf-8")
             if folder.exists():
                 folder.rmdir()
-            made.rename(folder)
+            copy.rename(folder)
     except OSError as error:
         raise CourseError(f"the student build could not be written to {folder}: {error.strerror}.") from error
     return folder
 
 
-def add_command(commands: _SubParsersAction) -> None:
-    """Adds `student FOLDER` to the command line; the chosen command is called as `arguments.run(arguments)`."""
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Adds `student FOLDER` to the command line."""
     parser = commands.add_parser("student", help="copy the course for a class, without its solutions")
     parser.add_argument("folder", help="where the copy goes: a folder that does not exist yet")
     parser.set_defaults(run=run_student)
 
 
-def run_student(arguments: Namespace) -> int:
+def run_student(arguments: argparse.Namespace) -> int:
     """The command itself; returns the exit code."""
     print(f"Student build written to {build(arguments.folder)}")
     return 0
 
 
-def _copy(package: Path, root: Path, made: Path) -> None:
+def _copy(package: Path, root: Path, copy: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_course")
-    shutil.copytree(package, made / "nl_course", ignore=ignore)
+    shutil.copytree(package, copy / "nl_course", ignore=ignore)
     for name in ("assets", "notebooks"):
         if (root / name).is_dir():
-            shutil.copytree(root / name, made / name, ignore=ignore)
+            shutil.copytree(root / name, copy / name, ignore=ignore)
     for name in TOP_FILES:
         if (root / name).is_file():
-            shutil.copy2(root / name, made / name)
+            shutil.copy2(root / name, copy / name)
 
 
 def _strip_exercises(folder: Path) -> None:
+    """Strips every exercise file under `folder` in place."""
     files = sorted(folder.glob("ex[0-9][0-9]/*.py"))
-    module_of = {path: f"nl_course.exercises.{path.parent.name}.{path.stem}" for path in files}
-    wanted = {module: set() for module in module_of.values()}  # names that one exercise file takes from another
+    modules = {path: f"nl_course.exercises.{path.parent.name}.{path.stem}" for path in files}
+    # Names that one exercise file takes from another must stay, even where its own file no longer uses them.
+    imported: dict[str, set[str]] = {module: set() for module in modules.values()}
     for path in files:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module in wanted:
-                wanted[node.module] |= {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.module in imported:
+                imported[node.module] |= {alias.name for alias in node.names}
     for path in files:
         if path.name == "__init__.py":
             continue
-        source = strip_source(path.read_text("utf-8"), path.name, wanted[module_of[path]])
+        source = strip_source(path.read_text("utf-8"), path.name, imported[modules[path]])
         path.write_text(source, "utf-8")
 
 
@@ -102,21 +113,31 @@ def strip_source(source: str, name: str, keep: set[str] = frozenset()) -> str:
     Raises CourseError if a solution is still used afterwards: a check must not need it.
     """
     tree = ast.parse(source)
-    solutions, freed = set(), set()
-    for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call) and _called(n) == "Exercise"]:
-        if len(call.args) > 7 or any(k.arg is None for k in call.keywords):
+    solutions: set[str] = set()
+    freed: set[str] = set()  # names that the teacher's part used; what else uses none of them is left out too
+    exercises = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _called(node) == "Exercise"]
+    for call in exercises:
+        # What is not a keyword cannot be recognized as the teacher's.
+        unpacks_keywords = any(keyword.arg is None for keyword in call.keywords)
+        if len(call.args) > EXERCISE_POSITIONS or unpacks_keywords:
             raise CourseError(f"{name}: write {', '.join(TEACHERS_PART)} of an Exercise as keywords.")
-        gone = [k for k in call.keywords if k.arg in TEACHERS_PART]
-        call.keywords = [k for k in call.keywords if k.arg not in TEACHERS_PART]
-        freed |= {used for k in gone for used in _names(k.value)}
-        solutions |= {k.value.id for k in gone if k.arg == "solution" and isinstance(k.value, ast.Name)}
+        remaining = []
+        for keyword in call.keywords:
+            if keyword.arg not in TEACHERS_PART:
+                remaining.append(keyword)
+                continue
+            freed |= _names(keyword.value)
+            if keyword.arg == "solution" and isinstance(keyword.value, ast.Name):
+                solutions.add(keyword.value.id)
+        call.keywords = remaining
     for node in tree.body:
         if isinstance(node, ast.Assign) and _defined(node) == {"DISCUSSION"}:
             node.value = _without_answers(node.value, name)
         if isinstance(node, ast.FunctionDef) and node.name.startswith(("solution", "wrong")):
             freed.add(node.name)
     _drop_unused(tree, freed, keep)
-    left = sorted(solutions & {defined for node in tree.body for defined in _defined(node)})
+    still_defined = set().union(*(_defined(node) for node in tree.body))
+    left = sorted(solutions & still_defined)
     if left:
         raise CourseError(f"{name}: {', '.join(left)} is a solution, and other code still uses it; a check must not.")
     return HEADER + ast.unparse(ast.fix_missing_locations(tree)) + "\n"
@@ -125,32 +146,55 @@ def strip_source(source: str, name: str, keep: set[str] = frozenset()) -> str:
 def strip_notebook(text: str) -> str:
     """A notebook without the cells tagged `solution`, and without the output of cells that call `solution(...)`."""
     notebook = json.loads(text)
-    notebook["cells"] = [c for c in notebook["cells"] if "solution" not in c.get("metadata", {}).get("tags", [])]
+    cells = []
     for cell in notebook["cells"]:
+        if "solution" in cell.get("metadata", {}).get("tags", []):
+            continue
         if cell["cell_type"] == "code" and "solution(" in "".join(cell["source"]):
-            cell["outputs"], cell["execution_count"] = [], None
+            cell["outputs"] = []
+            cell["execution_count"] = None
+        cells.append(cell)
+    notebook["cells"] = cells
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def _drop_unused(tree: ast.Module, freed: set[str], keep: set[str]) -> None:
-    """Removes the freed definitions that nothing uses any more, then those that only they used, and so on."""
+    """Removes the freed definitions that nothing uses any more, then those that only they used, and so on; at last the
+    imports that nothing uses."""
     while freed:
         used = set(keep)
         for node in tree.body:
-            used |= _names(node) - _defined(node)
-        dead = [n for n in tree.body if _defined(n) and _defined(n) <= freed and not _defined(n) & used]
-        tree.body = [node for node in tree.body if node not in dead]
-        freed = {name for node in dead for name in _names(node)}
-    used = {name for node in tree.body for name in _names(node)} | keep
+            used |= _names(node) - _defined(node)  # a function that only calls itself is not in use
+        remaining = []
+        freed_next: set[str] = set()
+        for node in tree.body:
+            defined = _defined(node)
+            if defined and defined <= freed and not defined & used:
+                freed_next |= _names(node)
+            else:
+                remaining.append(node)
+        tree.body = remaining
+        freed = freed_next
+    used = set(keep)
+    for node in tree.body:
+        used |= _names(node)
+    remaining = []
     for node in tree.body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            node.names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in used]
-    tree.body = [n for n in tree.body if not isinstance(n, (ast.Import, ast.ImportFrom)) or n.names]
+            node.names = [alias for alias in node.names if (alias.asname or alias.name.partition(".")[0]) in used]
+            if not node.names:
+                continue
+        remaining.append(node)
+    tree.body = remaining
 
 
 def _without_answers(value: ast.expr, name: str) -> ast.expr:
+    """The (question, answer) pairs of a DISCUSSION, with empty answers.
+
+    Raises CourseError if it is written in another way.
+    """
     pairs = value.elts if isinstance(value, (ast.Tuple, ast.List)) else []
-    if not pairs or not all(isinstance(p, ast.Tuple) and len(p.elts) == 2 for p in pairs):
+    if not pairs or not all(isinstance(pair, ast.Tuple) and len(pair.elts) == 2 for pair in pairs):
         raise CourseError(f"{name}: write DISCUSSION as a tuple of (question, answer) pairs.")
     for pair in pairs:
         pair.elts[1] = ast.Constant("")
@@ -158,17 +202,22 @@ def _without_answers(value: ast.expr, name: str) -> ast.expr:
 
 
 def _called(call: ast.Call) -> str:
+    """The name of the function that is called, without the module before it."""
     return getattr(call.func, "id", getattr(call.func, "attr", ""))
 
 
 def _names(node: ast.AST) -> set[str]:
     """Names that a piece of code reads."""
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return {child.id for child in ast.walk(node) if isinstance(child, ast.Name)}
 
 
 def _defined(node: ast.stmt) -> set[str]:
-    """Names that a top-level statement defines (imports are looked after apart)."""
+    """Names that a top-level statement defines (imports are treated apart)."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return {node.name}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+    targets = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    return set().union(*(_names(target) for target in targets))

@@ -98,9 +98,7 @@ def run_train(options: argparse.Namespace) -> int:
         distributed.leave()
 
 
-def _run(
-    options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]
-) -> int:
+def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]) -> int:
     import torch
 
     from nl_course.training import TrainingConfig, train

@@ -1,23 +1,27 @@
-"""`nl-course export`: its options and what it says."""
+"""`nl-course export`: its options and what it prints."""
 
 import argparse
 import sys
 
 
-def add_command(commands) -> None:
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Adds `export DIR` to the command line."""
     parser = commands.add_parser("export", help="the whole course as static pages and slides")
     parser.add_argument("folder", metavar="DIR", help="where the pages go")
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="which ones, as 03 (default: all)")
-    parser.add_argument("--no-run", action="store_true", help="as the notebooks stand: quick, but without their plots")
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="which ones, such as 03 (default: all)")
+    parser.add_argument(
+        "--no-run", action="store_true", help="do not run the notebooks: quick, but without their plots"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at once (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    """Writes the pages; returns 1 if a cell failed in one of the notebooks."""
     from nl_course.export import export
 
-    done = export(options.folder, options.notebooks or None, run=not options.no_run, jobs=options.jobs)
-    print(f"{len(done.pages)} pages and {len(done.slides)} sets of slides; open {done.folder / 'index.html'}")
-    for name, wrong in done.failed.items():
-        print(f"nl-course: {name}: a cell failed: {wrong}", file=sys.stderr)
-    return 1 if done.failed else 0
+    site = export(options.folder, options.notebooks or None, run=not options.no_run, jobs=options.jobs)
+    print(f"{len(site.pages)} pages and {len(site.slides)} sets of slides; open {site.folder / 'index.html'}")
+    for name, error in site.failed.items():
+        print(f"nl-course: {name}: a cell failed: {error}", file=sys.stderr)
+    return 1 if site.failed else 0

@@ -12,21 +12,20 @@ from nl_course.export.pages import frame
 
 def texts(root: Path) -> list[Path]:
     """The Markdown files that become pages."""
-    return [path for path in (root / "README.md", root / "CONTRIBUTING.md") if path.is_file()] + sorted(
-        (root / "notebooks").glob("*.md")
-    )
+    top = [path for path in (root / "README.md", root / "CONTRIBUTING.md") if path.is_file()]
+    return top + sorted((root / "notebooks").glob("*.md"))
 
 
 def pages(root: Path, titles: dict[str, str]) -> dict[str, str]:
-    """Page name -> HTML."""
-    found = {}
+    """Name of a page -> its HTML. `titles` are the notebooks' titles by the stem of their files."""
+    html = {}
     for path in texts(root):
         text = path.read_text(encoding="utf-8")
         heading = re.search(r"^#\s+(.+)$", text, re.M)
         body = markdown2html(with_links(with_mathml(text)))
         if path.name == "README.md":
-            links = "".join(f'<li><a href="{stem}.slides.html">{said}</a></li>' for stem, said in titles.items())
+            links = "".join(f'<li><a href="{stem}.slides.html">{title}</a></li>' for stem, title in titles.items())
             body += f"<h2>As slides</h2><ol>{links}</ol>"
         name = page_of(path.name)
-        found[name] = frame(heading[1] if heading else path.stem, body, name.removesuffix(".html"), titles)
-    return found
+        html[name] = frame(heading[1] if heading else path.stem, body, name.removesuffix(".html"), titles)
+    return html

@@ -4,8 +4,8 @@ import re
 
 from latex2mathml.converter import convert
 
-# Code comes first, so that a $ inside it is left alone; then $$...$$, then $...$ on one line, which touches what it
-# holds and has no digit behind it: from one price to the next is no formula.
+# Code comes first, so that a $ inside it is left alone; then $$...$$; then $...$ on one line. An inline formula has no
+# space inside its dollars and no digit behind them: "from $5 to $6" is two prices and no formula.
 _PARTS = re.compile(
     r"(?P<code>```.*?```|~~~.*?~~~|`+[^`]+`+)"
     r"|\$\$(?P<display>.+?)\$\$"
@@ -15,16 +15,21 @@ _PARTS = re.compile(
 
 
 def with_mathml(markdown: str) -> str:
-    """The same Markdown with every LaTeX formula as MathML; code is left alone. A formula that cannot be read raises
-    ValueError, which names it."""
+    """The same Markdown with every LaTeX formula as MathML; code is left alone.
 
-    def replaced(found: re.Match) -> str:
-        if found["code"] is not None:
-            return found[0]
-        formula, kind = (found["display"], "block") if found["display"] is not None else (found["inline"], "inline")
-        try:
-            return re.sub(r"\s*\n\s*", " ", convert(formula.strip(), display=kind))
-        except Exception as error:
-            raise ValueError(f"the formula {formula.strip()!r} cannot be read: {type(error).__name__}") from error
+    Raises ValueError, naming the formula, for one that cannot be read.
+    """
+    return _PARTS.sub(_as_mathml, markdown)
 
-    return _PARTS.sub(replaced, markdown)
+
+def _as_mathml(match: re.Match) -> str:
+    if match["code"] is not None:
+        return match[0]
+    is_display = match["display"] is not None
+    formula = (match["display"] if is_display else match["inline"]).strip()
+    try:
+        mathml = convert(formula, display="block" if is_display else "inline")
+    except Exception as error:
+        raise ValueError(f"the formula {formula!r} cannot be read: {type(error).__name__}") from error
+    # An empty line inside would end the HTML block for Markdown, so the formula is put on one line.
+    return re.sub(r"\s*\n\s*", " ", mathml)

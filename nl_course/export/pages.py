@@ -1,4 +1,4 @@
-"""A notebook as one page to read, with the way to the others at its side."""
+"""A notebook as one page to read, with links to the others."""
 
 import re
 from html import escape
@@ -9,19 +9,19 @@ import nbformat
 from nl_course.export.cells import as_html
 
 
-def page(notebook, name: str, titles: dict[str, str]) -> str:
-    """The whole page of a notebook."""
-    around = f'<p class="where"><a href="{name}.slides.html">as slides</a></p>'
-    return frame(titles[name], around + as_html(notebook.cells, name) + before_and_after(name, titles), name, titles)
+def page(notebook: nbformat.NotebookNode, name: str, titles: dict[str, str]) -> str:
+    """The whole page of the notebook called `name`. `titles` are the notebooks' titles by name, in reading order."""
+    to_slides = f'<p class="where"><a href="{name}.slides.html">as slides</a></p>'
+    body = to_slides + as_html(notebook.cells, name) + before_and_after(name, titles)
+    return frame(titles[name], body, name, titles)
 
 
 def frame(title: str, body: str, name: str, titles: dict[str, str]) -> str:
-    """A page's head, the list of all pages, and the body."""
-    here = 'aria-current="page"'
-    links = "".join(
-        f'<li><a href="{stem}.html" {here if stem == name else ""}>{escape(said)}</a></li>'
-        for stem, said in titles.items()
-    )
+    """A page of HTML: its head, the list of all notebooks with this one marked, and the body."""
+    links = ""
+    for stem, notebook_title in titles.items():
+        mark = 'aria-current="page"' if stem == name else ""
+        links += f'<li><a href="{stem}.html" {mark}>{escape(notebook_title)}</a></li>'
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -42,18 +42,24 @@ def frame(title: str, body: str, name: str, titles: dict[str, str]) -> str:
 
 
 def before_and_after(name: str, titles: dict[str, str]) -> str:
+    """The links at a page's end, to the notebook before and the one after."""
     stems = list(titles)
-    at = stems.index(name)
-    before = f'<a rel="prev" href="{stems[at - 1]}.html">{escape(titles[stems[at - 1]])}</a>' if at else ""
+    index = stems.index(name)
+    before = ""
     after = ""
-    if at + 1 < len(stems):
-        after = f'<a rel="next" href="{stems[at + 1]}.html">{escape(titles[stems[at + 1]])}</a>'
+    if index > 0:
+        previous = stems[index - 1]
+        before = f'<a rel="prev" href="{previous}.html">{escape(titles[previous])}</a>'
+    if index + 1 < len(stems):
+        following = stems[index + 1]
+        after = f'<a rel="next" href="{following}.html">{escape(titles[following])}</a>'
     return f'<footer class="turn">{before}<span></span>{after}</footer>'
 
 
 def title_of(path: Path) -> str:
-    """The first heading of a notebook."""
+    """The first heading of a notebook; without one, its file's name."""
     for cell in nbformat.read(path, as_version=4).cells:
-        if found := re.search(r"^#\s+(.+)$", cell.source, re.M):
-            return found[1].replace("`", "")
+        heading = re.search(r"^#\s+(.+)$", cell.source, re.M)
+        if heading:
+            return heading[1].replace("`", "")
     return path.stem.replace("_", " ")

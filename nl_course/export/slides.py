@@ -1,31 +1,34 @@
-"""A notebook as slides: every text opens one, and the code and pictures after it are on it."""
+"""A notebook as slides: each text starts a slide, and the code and pictures after it stand on the same one."""
 
 import re
 from html import escape
 
+import nbformat
+
 from nl_course.export.cells import as_html
 
+# A text that is folded away as a whole, such as a picture's description.
 _FOLDED = re.compile(r"^\s*<details>.*</details>\s*$", re.S)
 
 
-def split(cells: list) -> list[list]:
-    """The cells, slide by slide. A new slide begins at every text; one that is folded away stays off the slides."""
-    slides: list[list] = []
+def split(cells: list[nbformat.NotebookNode]) -> list[list[nbformat.NotebookNode]]:
+    """The cells of each slide. A new slide begins at every text; one that is folded away stays off the slides."""
+    slides: list[list[nbformat.NotebookNode]] = []
     for cell in cells:
-        if cell.cell_type == "markdown":
-            if not _FOLDED.match(cell.source):
-                slides.append([cell])
-        elif slides:
-            slides[-1].append(cell)
-        else:
-            slides.append([cell])
+        is_text = cell.cell_type == "markdown"
+        if is_text and _FOLDED.match(cell.source):
+            continue
+        if is_text or not slides:
+            slides.append([])
+        slides[-1].append(cell)
     return slides
 
 
-def page(notebook, name: str, titles: dict[str, str]) -> str:
-    """All slides of a notebook, one in sight at a time; arrow keys turn them."""
+def page(notebook: nbformat.NotebookNode, name: str, titles: dict[str, str]) -> str:
+    """The HTML of all slides of a notebook, one of them visible at a time; arrow keys turn them. `titles` are the
+    notebooks' titles by name."""
     slides = split(notebook.cells)
-    shown = "".join(
+    sections = "".join(
         f'<section class="slide" aria-label="{i} of {len(slides)}">{as_html(slide, name)}</section>\n'
         for i, slide in enumerate(slides, 1)
     )
@@ -39,7 +42,7 @@ def page(notebook, name: str, titles: dict[str, str]) -> str:
 <script src="files/plotly.min.js"></script>
 </head>
 <body class="slides">
-{shown}
+{sections}
 <nav class="turn-slides" aria-label="Slides">
 <button id="back" aria-label="Slide before">&#8592;</button>
 <span id="place" aria-live="polite"></span>
