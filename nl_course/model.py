@@ -160,16 +160,6 @@ class LanguageModel(nn.Module):
     def _blocks(self, config, path: str) -> list[MixingBlock]:
         return [Block(config, path) for _ in range(config.layers)]
 
-    @classmethod
-    def from_official(cls, state_dict: Mapping, *, num_heads: int, **options) -> "LanguageModel":
-        """The model with weights of the TTT authors' PyTorch code, by its names; options as `TTT.from_official`'s."""
-        from nl_course.official.model import read_model
-
-        config, weights = read_model(state_dict, num_heads, **options)
-        model = cls(config).to(weights["embedding.weight"].dtype)
-        model.load_state_dict(weights)
-        return model
-
     def init_state(self, batch_size: int) -> ModelState:
         return ModelState(tuple(layer.init_state(batch_size) for layer in self.layers))
 

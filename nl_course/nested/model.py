@@ -15,14 +15,11 @@ segment is differentiated with everything carried into it constant; a level's st
 Whatever stands above a moving level is differentiated twice: attention takes its "reference" path there.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError
 from nl_course.memories import State, Trace
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.model import LanguageModel
@@ -55,57 +52,6 @@ class NestedLanguageModel(LanguageModel):
         above = path_under_a_level(config.memory, path) if moving and self.lowest < config.layers - 1 else path
         paths = [path if i <= self.lowest else above for i in range(config.layers)]
         return [NestedBlock(config, levels, i, paths[i]) for i, levels in enumerate(config.levels)]
-
-    @classmethod
-    def from_official(cls, state_dict, **options) -> "NestedLanguageModel":
-        raise CourseError(
-            "official TTT weights have no clocked levels: read them with LanguageModel.from_official, then set clocks "
-            "on its MLPs with from_pretrained_blocks."
-        )
-
-    @classmethod
-    def from_pretrained_blocks(cls, model: LanguageModel, chunks, rates=0.01, **options) -> "NestedLanguageModel":
-        """`nl_course.nested.from_pretrained_blocks`: a trained model whose MLPs get clocks."""
-        from nl_course.nested.stacking import from_pretrained_blocks
-
-        return from_pretrained_blocks(model, chunks, rates, **options)
-
-    @classmethod
-    def from_official_e2e(
-        cls,
-        params: Mapping[str, Any],
-        *,
-        num_heads: int,
-        window: int,
-        chunk: int,
-        inner_lr: float = 1.0,
-        inner_clip: float | None = 1.0,
-        rope_theta: float = 500_000.0,
-    ) -> "NestedLanguageModel":
-        """The model with weights of TTT-E2E's authors' JAX code: a flat dict of arrays under that code's names, listed
-        in e2e_official.py. `inner_clip` None is no clipping. `to_official_e2e` goes the other way."""
-        from nl_course.official.e2e import read_e2e
-
-        config, weights = read_e2e(
-            params,
-            num_heads=num_heads,
-            window=window,
-            chunk=chunk,
-            inner_lr=inner_lr,
-            inner_clip=inner_clip,
-            rope_theta=rope_theta,
-        )
-        model = cls(config).to(weights["embedding.weight"])
-        model.load_state_dict(weights)
-        return model
-
-    def to_official_e2e(self, gradients: bool = False) -> dict[str, Tensor]:
-        """The weights under those names, or their gradients (0 where there is none)."""
-        from nl_course.official.e2e import write_e2e
-
-        if not gradients:
-            return write_e2e(self)
-        return write_e2e(self, lambda w: torch.zeros_like(w) if w.grad is None else w.grad)
 
     # -- state ---------------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> NestedState:

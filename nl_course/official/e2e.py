@@ -20,30 +20,20 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_int
-from nl_course.nested.config import NestedConfig
 from nl_course.nested.e2e import e2e_config
-from nl_course.official.ttt import same_names, same_shapes
+from nl_course.nested.levels import Level
+from nl_course.nested.model import NestedLanguageModel
+from nl_course.official.checks import check_names, check_shapes
 
 _MODEL = "language_model/model/"
-_BLOCKS, _PRIME = _MODEL + "h/blocks/", _MODEL + "h/prime_storage/"
+_BLOCKS = _MODEL + "h/blocks/"
+_PRIME = _MODEL + "h/prime_storage/"
 _MEMORY = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 _HEAD_NORMS = {"q_norm": "query_norm", "k_norm": "key_norm"}
 _WHAT = "a TTT-E2E model"
 
 
-def _shapes(layers: int, suffix: int, vocab: int, d: int, f: int, prime: int, heads: int) -> dict[str, tuple]:
-    """The shape of every array, by its name."""
-    shapes = {_MODEL + "wte": (vocab, d), _MODEL + "ln_f": (d,)}
-    shapes |= {f"{_BLOCKS}seq_modeling_block/{name}": (layers, d, d) for name in _MEMORY}
-    shapes |= {f"{_BLOCKS}seq_modeling_block/{name}": (layers, d // heads) for name in _HEAD_NORMS}
-    shapes |= {f"{_BLOCKS}{part}{post}_norm": (layers, d) for part in ("seq", "ffn") for post in ("", "_post")}
-    shapes |= {f"{_PRIME}ffn_prime{post}_norm": (suffix, d) for post in ("", "_post")}
-    for mlp, count, hidden in ((_BLOCKS + "feed_forward", layers, f), (_PRIME + "feed_forward_prime", suffix, prime)):
-        shapes |= {f"{mlp}/w1": (count, d, hidden), f"{mlp}/w2": (count, hidden, d), f"{mlp}/w3": (count, d, hidden)}
-    return {f"{name}/weight": shape for name, shape in shapes.items()}
-
-
-def read_e2e(
+def load_e2e(
     params: Mapping[str, Any],
     *,
     num_heads: int,
@@ -52,100 +42,170 @@ def read_e2e(
     inner_lr: float = 1.0,
     inner_clip: float | None = 1.0,
     rope_theta: float = 500_000.0,
-) -> tuple[NestedConfig, dict[str, Tensor]]:
-    """The config of the model that these arrays belong to, and the weights under our names. Raises CourseError for
-    names that lack or that it does not know, and for shapes that do not fit."""
-    heads = check_int("num_heads", num_heads, 1)
-    same_names(params, _shapes(1, 1, 1, heads, 1, 1, heads), _WHAT)
-    arrays = {name: _tensor(name, array) for name, array in params.items()}
-    vocab, d = _size(arrays, _MODEL + "wte/weight", 2)
-    layers, _, hidden = _size(arrays, _BLOCKS + "feed_forward/w1/weight", 3)
-    suffix, _, prime = _size(arrays, _PRIME + "feed_forward_prime/w1/weight", 3)
-    if d % heads:
-        raise CourseError(f"num_heads is {heads}, which does not divide the width {d} of the arrays.")
-    if not 1 <= suffix <= layers:
-        raise CourseError(f"there are {suffix} fast MLPs (prime_storage) for {layers} blocks.")
-    same_shapes(arrays, _shapes(layers, suffix, vocab, d, hidden, prime, heads))
+) -> NestedLanguageModel:
+    """Our model with weights of TTT-E2E's authors' JAX code: a flat dict of arrays under the names above.
+
+    `window` and `chunk` count tokens; `inner_clip` None is no clipping. Raises CourseError for names that lack or that
+    it does not know, and for shapes that do not fit. `save_e2e` goes the other way.
+    """
+    arrays = _checked_arrays(params, num_heads)
+    layers, _, hidden = arrays[_BLOCKS + "feed_forward/w1/weight"].shape
+    suffix, _, fast_hidden = arrays[_PRIME + "feed_forward_prime/w1/weight"].shape
+    vocab, width = arrays[_MODEL + "wte/weight"].shape
     config = e2e_config(
         vocab=vocab,
-        width=d,
+        width=width,
         layers=layers,
-        heads=heads,
+        heads=num_heads,
         hidden=hidden,
         window=window,
         chunk=check_int("chunk", chunk, 1),
         suffix=suffix,
-        fast_hidden=prime,
+        fast_hidden=fast_hidden,
         rate=inner_lr,
         clip=inner_clip,
         rope_theta=rope_theta,
     )
-    ours = {"embedding.weight": arrays[_MODEL + "wte/weight"], "norm.weight": arrays[_MODEL + "ln_f/weight"]}
+    model = NestedLanguageModel(config).to(arrays[_MODEL + "wte/weight"])
+    model.load_state_dict(_our_weights(arrays, layers, suffix))
+    return model
+
+
+def save_e2e(model: NestedLanguageModel, gradients: bool = False) -> dict[str, Tensor]:
+    """The model's weights under the official names, or their gradients (0 where there is none). Raises CourseError for
+    a model that has no place for some of them, or more than they hold."""
+    return _official_arrays(model, _gradient if gradients else torch.Tensor.detach)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+def _checked_arrays(params: Mapping[str, Any], num_heads: int) -> dict[str, Tensor]:
+    """The arrays as tensors, all of them there and of shapes that fit each other."""
+    heads = check_int("num_heads", num_heads, 1)
+    # The names do not depend on the sizes, which the arrays tell once it is certain that they are there.
+    check_names(params, _shapes(1, 1, 1, heads, 1, 1, heads), _WHAT)
+    arrays = {name: _tensor(name, array) for name, array in params.items()}
+    vocab, width = _shape(arrays, _MODEL + "wte/weight", 2)
+    layers, _, hidden = _shape(arrays, _BLOCKS + "feed_forward/w1/weight", 3)
+    suffix, _, fast_hidden = _shape(arrays, _PRIME + "feed_forward_prime/w1/weight", 3)
+    if width % heads:
+        raise CourseError(f"num_heads is {heads}, which does not divide the width {width} of the arrays.")
+    if not 1 <= suffix <= layers:
+        raise CourseError(f"there are {suffix} fast MLPs (prime_storage) for {layers} blocks.")
+    check_shapes(arrays, _shapes(layers, suffix, vocab, width, hidden, fast_hidden, heads))
+    return arrays
+
+
+def _shapes(layers: int, suffix: int, vocab: int, d: int, f: int, prime: int, heads: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every array, by its name."""
+    shapes = {_MODEL + "wte": (vocab, d), _MODEL + "ln_f": (d,)}
+    shapes |= {f"{_BLOCKS}seq_modeling_block/{name}": (layers, d, d) for name in _MEMORY}
+    shapes |= {f"{_BLOCKS}seq_modeling_block/{name}": (layers, d // heads) for name in _HEAD_NORMS}
+    for norm in ("seq_norm", "seq_post_norm", "ffn_norm", "ffn_post_norm"):
+        shapes[_BLOCKS + norm] = (layers, d)
+    for norm in ("ffn_prime_norm", "ffn_prime_post_norm"):
+        shapes[_PRIME + norm] = (suffix, d)
+    for mlp, count, hidden in ((_BLOCKS + "feed_forward", layers, f), (_PRIME + "feed_forward_prime", suffix, prime)):
+        shapes |= {f"{mlp}/w1": (count, d, hidden), f"{mlp}/w2": (count, hidden, d), f"{mlp}/w3": (count, d, hidden)}
+    return {f"{name}/weight": shape for name, shape in shapes.items()}
+
+
+def _our_weights(arrays: Mapping[str, Tensor], layers: int, suffix: int) -> dict[str, Tensor]:
+    """The arrays under our names, each block by itself."""
+    weights = {"embedding.weight": arrays[_MODEL + "wte/weight"], "norm.weight": arrays[_MODEL + "ln_f/weight"]}
+    fast_start = layers - suffix  # the first block that has a fast MLP
     for i in range(layers):
-        block = {name.removeprefix(_BLOCKS): w[i] for name, w in arrays.items() if name.startswith(_BLOCKS)}
-        ours |= {f"layers.{i}.{name}": w for name, w in _block(block, level=int(i >= layers - suffix)).items()}
+        block = _stacked(arrays, _BLOCKS, i)
+        for theirs, ours in _MEMORY.items():
+            # Theirs are applied as x @ W, nn.Linear's as x @ W.T.
+            weights[f"layers.{i}.memory.{ours}.weight"] = block[f"seq_modeling_block/{theirs}/weight"].T  # (d, d)
+        for theirs, ours in _HEAD_NORMS.items():
+            weights[f"layers.{i}.memory.{ours}.weight"] = block[f"seq_modeling_block/{theirs}/weight"]
+        weights[f"layers.{i}.memory_norm.weight"] = block["seq_norm/weight"]
+        weights[f"layers.{i}.memory_post_norm.weight"] = block["seq_post_norm/weight"]
+        # The static MLP is level 0, or level 1 where a fast one stands before it.
+        weights |= _our_level(block, "feed_forward", "ffn", f"layers.{i}.levels.{int(i >= fast_start)}")
     for i in range(suffix):
-        fast = {name.removeprefix(_PRIME): w[i] for name, w in arrays.items() if name.startswith(_PRIME)}
-        found = _level(fast, "feed_forward_prime", "ffn_prime")
-        ours |= {f"layers.{layers - suffix + i}.levels.0.{name}": w for name, w in found.items()}
-    return config, ours
+        fast = _stacked(arrays, _PRIME, i)
+        weights |= _our_level(fast, "feed_forward_prime", "ffn_prime", f"layers.{fast_start + i}.levels.0")
+    return weights
 
 
-def _block(block: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
-    """A block's weights under our names; its static MLP is level 0, or 1 where a fast one stands before it."""
-    memory = {f"memory.{ours}.weight": block[f"seq_modeling_block/{name}/weight"].T for name, ours in _MEMORY.items()}
-    memory |= {f"memory.{ours}.weight": block[f"seq_modeling_block/{n}/weight"] for n, ours in _HEAD_NORMS.items()}
-    norms = {f"memory{post}_norm.weight": block[f"seq{post}_norm/weight"] for post in ("", "_post")}
-    mlp = _level(block, "feed_forward", "ffn")
-    return memory | norms | {f"levels.{level}.{name}": w for name, w in mlp.items()}
+def _stacked(arrays: Mapping[str, Tensor], prefix: str, i: int) -> dict[str, Tensor]:
+    """The i-th entry of every array that is stacked under `prefix`."""
+    return {name.removeprefix(prefix): w[i] for name, w in arrays.items() if name.startswith(prefix)}
 
 
-def _level(weights: Mapping[str, Tensor], mlp: str, norm: str) -> dict[str, Tensor]:
-    w1, w2, w3 = (weights[f"{mlp}/{name}/weight"] for name in ("w1", "w2", "w3"))
-    norms = {"norm.weight": weights[f"{norm}_norm/weight"], "post_norm.weight": weights[f"{norm}_post_norm/weight"]}
-    return {"first": torch.cat([w1, w3], dim=1), "last": w2, **norms}
-
-
-def write_e2e(model, value: Callable[[Tensor], Tensor] = torch.Tensor.detach) -> dict[str, Tensor]:
-    """A model's parameters under the official names, or what `value` makes of each, such as its gradient."""
-    blocks = model.layers
-    if any(level.post_norm is None for block in blocks for level in block.levels) or not model.config.tied:
-        raise CourseError("only a model made by e2e_config has a place for all its weights under TTT-E2E's names.")
-    prime = [block.levels[0] for block in blocks if len(block.levels) == 2]
-    out = {_MODEL + "wte": value(model.embedding.weight), _MODEL + "ln_f": value(model.norm.weight)}
-    for name, ours in _MEMORY.items():
-        layer = torch.stack([value(getattr(block.memory, ours).weight).T for block in blocks])
-        out[f"{_BLOCKS}seq_modeling_block/{name}"] = layer
-    for name, ours in _HEAD_NORMS.items():
-        norm = torch.stack([value(getattr(block.memory, ours).weight) for block in blocks])
-        out[f"{_BLOCKS}seq_modeling_block/{name}"] = norm
-    out[_BLOCKS + "seq_norm"] = torch.stack([value(block.memory_norm.weight) for block in blocks])
-    out[_BLOCKS + "seq_post_norm"] = torch.stack([value(block.memory_post_norm.weight) for block in blocks])
-    for at, mlp, norm, levels in (
-        (_BLOCKS, "feed_forward", "ffn", [block.levels[-1] for block in blocks]),
-        (_PRIME, "feed_forward_prime", "ffn_prime", prime),
-    ):
-        first = [value(level.first).chunk(2, dim=1) for level in levels]
-        out[f"{at}{mlp}/w1"], out[f"{at}{mlp}/w3"] = (torch.stack([pair[j] for pair in first]) for j in (0, 1))
-        out[f"{at}{mlp}/w2"] = torch.stack([value(level.last) for level in levels])
-        out[f"{at}{norm}_norm"] = torch.stack([value(level.norm.weight) for level in levels])
-        out[f"{at}{norm}_post_norm"] = torch.stack([value(level.post_norm.weight) for level in levels])
-    return {f"{name}/weight": w for name, w in out.items()}
+def _our_level(weights: Mapping[str, Tensor], mlp: str, norm: str, ours: str) -> dict[str, Tensor]:
+    """One MLP and its norms, under the name `ours` of a level."""
+    gate = weights[f"{mlp}/w1/weight"]
+    up = weights[f"{mlp}/w3/weight"]
+    return {
+        f"{ours}.first": torch.cat([gate, up], dim=1),  # (d, 2 f)
+        f"{ours}.last": weights[f"{mlp}/w2/weight"],
+        f"{ours}.norm.weight": weights[f"{norm}_norm/weight"],
+        f"{ours}.post_norm.weight": weights[f"{norm}_post_norm/weight"],
+    }
 
 
 def _tensor(name: str, array: Any) -> Tensor:
     """Any array as a floating-point tensor."""
-    if not isinstance(array, Tensor):
+    if isinstance(array, Tensor):
+        tensor = array
+    else:
         array = np.asarray(array)
-        half = array.dtype.name == "bfloat16"  # a dtype that numpy has from elsewhere, and torch does not read
-        array = torch.from_numpy(np.array(array, dtype=np.float32 if half else None)) if array.dtype != object else None
-        array = array.bfloat16() if half else array
-    if array is None or not array.is_floating_point():
+        if array.dtype == object:
+            raise CourseError(f"{name} must be an array of floating-point numbers.")
+        # JAX lends numpy its bfloat16, which torch does not read from there; float32 holds the same numbers.
+        is_half = array.dtype.name == "bfloat16"
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32 if is_half else None))
+        if is_half:
+            tensor = tensor.bfloat16()
+    if not tensor.is_floating_point():
         raise CourseError(f"{name} must be an array of floating-point numbers.")
-    return array
+    return tensor
 
 
-def _size(arrays: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+def _shape(arrays: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
     if arrays[name].dim() != axes:
         raise CourseError(f"{name} must have {axes} axes, not the shape {tuple(arrays[name].shape)}.")
     return tuple(arrays[name].shape)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+def _official_arrays(model: NestedLanguageModel, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """What `value` makes of each parameter, stacked over the blocks under the official names."""
+    blocks = model.layers
+    levels = [level for block in blocks for level in block.levels]
+    if any(level.post_norm is None for level in levels) or not model.config.tied:
+        raise CourseError("only a model made by e2e_config has a place for all its weights under TTT-E2E's names.")
+    arrays = {_MODEL + "wte": value(model.embedding.weight), _MODEL + "ln_f": value(model.norm.weight)}
+    for theirs, ours in _MEMORY.items():
+        matrices = [value(getattr(block.memory, ours).weight).T for block in blocks]
+        arrays[f"{_BLOCKS}seq_modeling_block/{theirs}"] = torch.stack(matrices)  # (L, d, d)
+    for theirs, ours in _HEAD_NORMS.items():
+        gains = [value(getattr(block.memory, ours).weight) for block in blocks]
+        arrays[f"{_BLOCKS}seq_modeling_block/{theirs}"] = torch.stack(gains)  # (L, d / heads)
+    arrays[_BLOCKS + "seq_norm"] = torch.stack([value(block.memory_norm.weight) for block in blocks])
+    arrays[_BLOCKS + "seq_post_norm"] = torch.stack([value(block.memory_post_norm.weight) for block in blocks])
+    static = [block.levels[-1] for block in blocks]
+    fast = [block.levels[0] for block in blocks if len(block.levels) == 2]
+    arrays |= _official_levels(static, _BLOCKS + "feed_forward", _BLOCKS + "ffn", value)
+    arrays |= _official_levels(fast, _PRIME + "feed_forward_prime", _PRIME + "ffn_prime", value)
+    return {f"{name}/weight": w for name, w in arrays.items()}
+
+
+def _official_levels(levels: list[Level], mlp: str, norm: str, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The MLPs of some blocks and their norms, stacked under the names that begin with `mlp` and `norm`."""
+    first = torch.stack([value(level.first) for level in levels])  # (L, d, 2 f)
+    gate, up = first.chunk(2, dim=2)  # (L, d, f) each
+    return {
+        f"{mlp}/w1": gate.contiguous(),
+        f"{mlp}/w2": torch.stack([value(level.last) for level in levels]),
+        f"{mlp}/w3": up.contiguous(),
+        f"{norm}_norm": torch.stack([value(level.norm.weight) for level in levels]),
+        f"{norm}_post_norm": torch.stack([value(level.post_norm.weight) for level in levels]),
+    }

@@ -6,8 +6,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, rms_norm, silu
 
 from nl_course.errors import CourseError
-from nl_course.memories import TTT
-from nl_course.model import LanguageModel
+from nl_course.official import load_model, load_ttt
 from tests.memories import official_ttt
 from tests.memories.ttt_tools import CLOSE, GRADIENTS, draw
 
@@ -26,7 +25,7 @@ BACKBONES = {  # shared q and k, gate
 def test_check_12_the_layer_is_the_official_one(kind, backbone, path):
     shared, gate = BACKBONES[backbone]
     weights = official_ttt.random_weights(kind, shared, gate)
-    memory = TTT.from_official(weights, num_heads=2)
+    memory = load_ttt(weights, num_heads=2)
     memory.path = path
     assert (memory.config.kind, memory.config.share_qk, memory.config.gate) == (kind, shared, gate)
     for length in LENGTHS:
@@ -39,24 +38,24 @@ def test_check_12_the_layer_is_the_official_one(kind, backbone, path):
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_check_12_gradients_are_the_official_ones(kind, backbone, length):
     weights = {n: w.requires_grad_() for n, w in official_ttt.random_weights(kind, *BACKBONES[backbone]).items()}
-    memory, x, direction = TTT.from_official(weights, num_heads=2), draw(2, length, 16), draw(2, length, 16, seed=3)
+    memory, x, direction = load_ttt(weights, num_heads=2), draw(2, length, 16), draw(2, length, 16, seed=3)
     (official_ttt.layer(weights, x, 2) * direction).sum().backward()
     (memory(x)[0] * direction).sum().backward()
-    theirs = TTT.from_official({n: w.grad for n, w in weights.items()}, num_heads=2).state_dict()
+    theirs = load_ttt({n: w.grad for n, w in weights.items()}, num_heads=2).state_dict()
     for name, parameter in memory.named_parameters():
         torch.testing.assert_close(parameter.grad, theirs[name], **GRADIENTS, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_check_12_the_base_rate_is_1_unless_given():
     weights, x = official_ttt.random_weights("mlp", True, True), draw(1, 20, 16)
-    assert TTT.from_official(weights, num_heads=2).config.base_rate == 1.0
-    memory = TTT.from_official(weights, num_heads=2, base_lr=0.1)
+    assert load_ttt(weights, num_heads=2).config.base_rate == 1.0
+    memory = load_ttt(weights, num_heads=2, base_lr=0.1)
     torch.testing.assert_close(memory(x)[0], official_ttt.layer(weights, x, 2, base_lr=0.1), **CLOSE)
 
 
 def test_check_12_other_mini_batches_and_heads():
     weights, x = official_ttt.random_weights("linear", True, True, heads=4, size=5), draw(2, 13, 16)
-    memory = TTT.from_official(weights, num_heads=4, mini_batch_size=5)
+    memory = load_ttt(weights, num_heads=4, mini_batch_size=5)
     torch.testing.assert_close(memory(x)[0], official_ttt.layer(weights, x, 4), **CLOSE)
 
 
@@ -77,14 +76,14 @@ def _without(name):
         (lambda w: w, {"num_heads": 4}, r"must have the shape \(4, 4\)"),
         (lambda w: w, {"num_heads": 3}, "multiple of heads"),
         (lambda w: w, {"num_heads": 0}, "num_heads"),
-        (lambda w: w, {"mini_batch_size": 8}, "16 places"),
+        (lambda w: w, {"mini_batch_size": 8}, "16 positions"),
         (lambda w: {}, {}, "lack"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(spoil, options, named):
     weights = spoil(official_ttt.random_weights("linear", True, True))
     with pytest.raises(CourseError, match=named):
-        TTT.from_official(weights, **({"num_heads": 2} | options))
+        load_ttt(weights, **({"num_heads": 2} | options))
 
 
 def model_weights(kind: str, backbone: str, conv: bool, layers: int = 2, vocab: int = 11) -> dict[str, Tensor]:
@@ -124,7 +123,7 @@ def model_logits(weights: dict[str, Tensor], tokens: Tensor, heads: int, layers:
 @pytest.mark.parametrize(("kind", "backbone"), [("linear", "mamba"), ("mlp", "mamba"), ("mlp", "transformer")])
 def test_check_12_the_model_is_the_official_one(kind, backbone, conv, length):
     weights = model_weights(kind, backbone, conv)
-    model = LanguageModel.from_official(weights, num_heads=2)
+    model = load_model(weights, num_heads=2)
     tokens = torch.randint(0, 11, (2, length), generator=torch.Generator().manual_seed(5))
     logits, state = model(tokens)
     torch.testing.assert_close(logits, model_logits(weights, tokens, 2), **CLOSE)
@@ -140,9 +139,9 @@ def test_a_model_without_tied_embeddings_and_without_a_head():
     weights = model_weights("linear", "mamba", True)
     tokens = torch.arange(9)[None]
     untied = weights | {"lm_head.weight": draw(11, 16, seed=70)}
-    model = LanguageModel.from_official(untied, num_heads=2)
+    model = load_model(untied, num_heads=2)
     torch.testing.assert_close(model(tokens)[0], model_logits(untied, tokens, 2), **CLOSE)
-    model = LanguageModel.from_official(_without("lm_head.weight")(weights), num_heads=2)
+    model = load_model(_without("lm_head.weight")(weights), num_heads=2)
     torch.testing.assert_close(model(tokens)[0], model_logits(weights, tokens, 2), **CLOSE)
 
 
@@ -163,4 +162,4 @@ def test_a_model_without_tied_embeddings_and_without_a_head():
 )
 def test_model_weights_that_do_not_fit_are_named(spoil, named):
     with pytest.raises(CourseError, match=named):
-        LanguageModel.from_official(spoil(model_weights("linear", "mamba", True)), num_heads=2)
+        load_model(spoil(model_weights("linear", "mamba", True)), num_heads=2)

@@ -101,7 +101,7 @@ def test_check_08_level_stacking_at_rate_0_is_the_donor(options, chunks, rates):
     model = donor(**options) if "memory" not in options else LanguageModel(replace(DONOR, **options)).double()
     nested = from_pretrained_blocks(model, chunks=chunks, rates=rates)
     assert_close(nested(text())[0], model(text())[0])
-    moving = NestedLanguageModel.from_pretrained_blocks(model, chunks=4, rates=0.5)
+    moving = from_pretrained_blocks(model, chunks=4, rates=0.5)
     assert_close(moving(text())[0][:, :4], model(text())[0][:, :4])
     assert (moving(text())[0][:, 4:] - model(text())[0][:, 4:]).abs().max() > 1e-4
 

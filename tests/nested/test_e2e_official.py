@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.nested import NestedLanguageModel
+from nl_course.official import load_e2e, save_e2e
 from tests.nested.e2e_official import FAST, ROOT, losses, random_params
 from tests.nested.suite import build
 
@@ -17,14 +17,14 @@ def gradients_by_both(options: dict, sizes: dict = SIZES, tokens: int = 18):
     """The losses and meta-gradients of two texts, ours and the statement's."""
     params = random_params(**sizes)
     call = CALL | options
-    model = NestedLanguageModel.from_official_e2e(params, **call)
+    model = load_e2e(params, **call)
     text = torch.randint(0, 13, (2, tokens), generator=torch.Generator().manual_seed(1))
     found = model.token_losses(text)
     found.mean().backward()
     leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
     wanted = torch.stack([losses(leaves, row, **call) for row in text])
     expected = torch.autograd.grad(wanted.mean(), list(leaves.values()))
-    return found, wanted, model.to_official_e2e(gradients=True), dict(zip(leaves, expected, strict=True))
+    return found, wanted, save_e2e(model, gradients=True), dict(zip(leaves, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_every_block_may_learn():
 
 def test_arrays_of_numpy_come_in_and_go_out_as_they_were():
     params = random_params(**SIZES)
-    model = NestedLanguageModel.from_official_e2e({n: w.float().numpy() for n, w in params.items()}, **CALL)
+    model = load_e2e({n: w.float().numpy() for n, w in params.items()}, **CALL)
     assert model.embedding.weight.dtype == torch.float32
     assert model.config.options == {"window": 6, "rope_theta": 500_000.0, "qk_norm": True}
     assert model.config.levels[3][0].hidden == 6 and model.config.levels[3][1].hidden == 7
-    back = model.to_official_e2e()
+    back = save_e2e(model)
     assert back.keys() == params.keys()
     for name, w in params.items():
         assert torch.equal(back[name], w.float())
@@ -83,7 +83,7 @@ def test_arrays_that_do_not_fit_are_named(change, message):
     params = random_params(**SIZES)
     change(params)
     with pytest.raises(CourseError, match=message):
-        NestedLanguageModel.from_official_e2e(params, **CALL)
+        load_e2e(params, **CALL)
 
 
 def test_wrong_options_are_named():
@@ -96,7 +96,7 @@ def test_wrong_options_are_named():
         (dict(inner_lr=-1), "rate"),
     ):
         with pytest.raises(CourseError, match=message):
-            NestedLanguageModel.from_official_e2e(params, **CALL | options)
+            load_e2e(params, **CALL | options)
     model = build("sequential-attention-one")
     with pytest.raises(CourseError, match="e2e_config"):
-        model.to_official_e2e()
+        save_e2e(model)

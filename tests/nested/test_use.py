@@ -102,7 +102,6 @@ def test_stacked_levels_learn_with_the_options_given():
         (lambda: LevelConfig(4, rate=float("inf")), "rate must be a finite number"),
         (lambda: LevelConfig(4, activation="tanh"), "activation 'tanh'"),
         (lambda: NestedConfig.from_dict({"level": 1}), "Did you mean 'levels'"),
-        (lambda: NestedLanguageModel(CASES["one-layer"]).from_official({}), "from_pretrained_blocks"),
         (lambda: preset("hope-attention-micr"), "Did you mean 'hope-attention-micro'"),
         (lambda: from_pretrained_blocks(build("one-layer"), 4), "not a NestedLanguageModel"),
         (lambda: NestedLanguageModel(CASES["window"], path="sdpa"), "differentiated once only"),

@@ -17,7 +17,6 @@ mini-batch and normalise all heads together before the output projection (the pa
 Axes: b batch, h heads, t tokens, f head width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -159,19 +158,6 @@ class TTT(Doubted, Memory):
         if config.norm:
             self.gain, self.shift = nn.Parameter(torch.ones(h, 1, f)), nn.Parameter(torch.zeros(h, 1, f))
         self.post_norm = nn.LayerNorm(d, eps=1e-6)
-
-    @classmethod
-    def from_official(
-        cls, state_dict: Mapping, *, num_heads: int, mini_batch_size: int = 16, base_lr: float | None = None
-    ) -> "TTT":
-        """The layer with weights of the authors' PyTorch code, by its names (see ttt_official.py); `base_lr` None is
-        that code's default, 1 for both kinds. Raises CourseError for names or shapes that do not fit."""
-        from nl_course.official.ttt import read_layer
-
-        config, weights = read_layer(state_dict, num_heads, mini_batch_size, base_lr)
-        memory = cls(config).to(weights["output.weight"].dtype)
-        memory.load_state_dict(weights)
-        return memory
 
     def init_state(self, batch_size: int) -> TTTState:
         anchor = self._start().map(lambda w: w[None].expand(batch_size, -1, -1, -1))
