@@ -97,6 +97,7 @@ MOVED = {
 }
 
 RENAMED_NAMES = {
+    "views.optimizers": {"Optimisers": "Optimizers"},
     "scaling": {"desk": "memory_budget", "training_desk": "training_budget"},
 }
 
@@ -117,8 +118,9 @@ class _Alias(ModuleType):
         successor = _PACKAGE + MOVED[self.__name__.removeprefix(_PACKAGE)]
         if name.startswith("__"):
             raise AttributeError(name)
+        today = RENAMED_NAMES.get(successor.removeprefix(_PACKAGE), {}).get(name, name)
         try:
-            return getattr(import_module(successor), name)
+            return getattr(import_module(successor), today)
         except AttributeError:
             raise ImportError(
                 f"{self.__name__} is now {successor}, which has no {name!r}; `nl-course lab --copy` updates a copy."

@@ -1,4 +1,4 @@
-"""View 2, the attention explorer: which bytes or words does this one read, and why?
+"""The attention explorer: which bytes or words does this one read, and why?
 
 A trained model reads the text once with a trace. One head's softmax weights are the heat map; for one row of it the
 bars show, key by key, what the weights come from and what they do: the score q . k / sqrt(d), its softmax, and the
@@ -107,7 +107,7 @@ def compute(reading: Reading, settings: dict) -> dict:
 def draw(arrays: dict, figure) -> None:
     """Left the map of weights with the chosen row framed; right that row's scores, shares and value mix by key."""
     count, row = len(arrays["names"]), arrays["token"] - 1
-    place, colour = np.arange(1, count + 1), theme.style("attention").colour
+    place, color = np.arange(1, count + 1), theme.style("attention").color
     figure.add_heatmap(
         z=with_holes(arrays["weights"]), x=place, y=place, xaxis="x", yaxis="y", colorscale=theme.SIZES, zmin=0, zmax=1,
         hovertemplate="%{y} reads %{x}<br>weight %{z:.3f}<extra></extra>", hoverongaps=False,
@@ -117,7 +117,7 @@ def draw(arrays: dict, figure) -> None:
         figure.add_bar(
             x=place, y=arrays[name], name=name, xaxis=f"x{axis}", yaxis=f"y{axis}", text=arrays["names"],
             textposition="none", hovertemplate="%{x} %{text}: %{y:.3f}<extra></extra>",
-            marker=dict(color=colour, pattern=dict(shape=pattern)),
+            marker=dict(color=color, pattern=dict(shape=pattern)),
         )  # fmt: skip
     ticks = _ticks(arrays)
     down = {**ticks, "range": [count + 0.5, 0.5]}
@@ -138,7 +138,7 @@ def draw(arrays: dict, figure) -> None:
         ],
         shapes=[
             dict(type="rect", x0=0.5, x1=count + 0.5, y0=row + 0.5, y1=row + 1.5, xref="x", yref="y",
-                 line=dict(color=theme.style("outer").colour, width=2))
+                 line=dict(color=theme.style("outer").color, width=2))
         ],
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""View 3, cache growth: what is kept after each token?
+"""Cache growth: what is kept after each token?
 
 A small model reads a text one token at a time, as in decoding. Every number shown is of the tensors that it then held:
 the columns of one head's keys, the bytes that are filled (`state.nbytes`) and allocated (`state.capacity_bytes`), and
@@ -48,7 +48,7 @@ def kinds(config: ModelConfig) -> dict[str, Kind]:
         "multi-head": Kind("attention", {}, "attention"),
         "grouped (2 heads share)": Kind("attention", {"kv_heads": max(1, heads // 2)}, "gqa"),
         "multi-query (all share)": Kind("attention", {"kv_heads": 1}, "mqa"),
-        "latent": Kind("latent-attention", latent, "mla"),
+        "latent": Kind("latent-attention", latent, "latent-attention"),
         f"window of {WINDOW}": Kind("attention", {"window": WINDOW}, "window"),
     }
 
@@ -133,11 +133,11 @@ def draw(arrays: dict, figure) -> None:
     )  # fmt: skip
     figure.add_scatter(
         x=steps[upto], y=arrays["filled"][upto], name="measured", mode="markers", xaxis="x2", yaxis="y2",
-        marker=dict(color=style.colour, symbol=style.marker, size=6),
+        marker=dict(color=style.color, symbol=style.marker, size=6),
     )  # fmt: skip
     figure.add_bar(
         x=steps[1:][upto[1:]], y=1000 * arrays["seconds"][1:][upto[1:]], name="time", xaxis="x3", yaxis="y3",
-        marker=dict(color=style.colour), showlegend=False,
+        marker=dict(color=style.color), showlegend=False,
     )  # fmt: skip
     titles = ((0, 1, f"What is kept: {what}, a column a token"), (0.64, 1, "Bytes of the whole cache"))
     titles += ((0.64, 0.36, "Time of each token (ms)"),)

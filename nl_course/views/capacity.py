@@ -1,4 +1,4 @@
-"""View 7, capacity: how much does a d x d matrix hold?
+"""Capacity: how much does a d x d matrix hold?
 
 Random unit keys and values are written one after the other and asked again. Left, error or share of right
 answers against the number of pairs, with the theory's line for Hebb's rule, (n - 1) / d, and the learner's own
@@ -56,7 +56,7 @@ def measured(
 
 
 def by_groups(values: np.ndarray, groups: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Means over at most `groups` runs of neighbouring ages, and the age in the middle of each."""
+    """Means over at most `groups` runs of neighboring ages, and the age in the middle of each."""
     runs = np.array_split(np.arange(len(values)), min(groups, len(values)))
     return np.array([run.mean() for run in runs]), np.array([values[run].mean() for run in runs])
 
@@ -91,10 +91,10 @@ def draw(arrays: dict, figure) -> None:
     errors = arrays["measure"] == "squared error"
     for name, memory in MEMORIES.items():
         look = theme.style(memory)
-        line = dict(color=look.colour, dash=look.dash, width=2)
-        marker = dict(color=look.colour, symbol=look.marker, size=7)
+        line = dict(color=look.color, dash=look.dash, width=2)
+        marker = dict(color=look.color, symbol=look.marker, size=7)
         figure.add_scatter(x=LOADS, y=arrays["lines"][name], name=name, mode="lines+markers", line=line, marker=marker)
-        own = dict(color="white", symbol="diamond", size=10, line=dict(color=look.colour, width=2))
+        own = dict(color="white", symbol="diamond", size=10, line=dict(color=look.color, width=2))
         figure.add_scatter(
             x=[arrays["pairs"]] * len(arrays["points"][name]), y=arrays["points"][name], name="single draws",
             mode="markers", marker=own, showlegend=False,

@@ -1,4 +1,4 @@
-"""View 17 with one point more: a learner's own, beside the recorded ones, in the colour of the outer loop."""
+"""The frontier with one point more: a learner's own, beside the recorded ones, in the color of the outer loop."""
 
 from nl_course.views import frontier, frontier_drawing
 from nl_course.views.frontier import Frontier

@@ -1,4 +1,4 @@
-"""View 14, clocks: who remembers what after the task changes?
+"""Clocks: who remembers what after the task changes?
 
 A small language model of the course (`nl_course.nested`) reads symbols one by one. Only its two levels learn, each by
 its own clock: after `period` symbols, one step of gradient descent down the model's own loss on them, as long as its

@@ -17,19 +17,19 @@ def draw(arrays: dict, figure) -> None:
     for i, (name, look, symbol) in enumerate(looks):
         figure.add_scatter(
             x=arrays["changed"][i], y=[1 - i] * len(arrays["changed"][i]), name=f"{name} moves", mode="markers",
-            marker=dict(color=look.colour, symbol=symbol, size=11, line=dict(width=2, color=look.colour)),
+            marker=dict(color=look.color, symbol=symbol, size=11, line=dict(width=2, color=look.color)),
             showlegend=False, hovertemplate="after symbol %{x}<extra></extra>",
         )  # fmt: skip
     for name, values, look in (("old task", arrays["old"], OLD), ("new task", arrays["new"], NEW)):
         figure.add_scatter(
             x=places, y=shown(values), name=name, mode="lines+markers", xaxis="x2", yaxis="y2",
-            line=dict(color=look.colour, dash=look.dash, width=2), marker=dict(symbol=look.marker, size=5),
+            line=dict(color=look.color, dash=look.dash, width=2), marker=dict(symbol=look.marker, size=5),
         )  # fmt: skip
     without = arrays["without"]["old"]
     for (name, look, _), values in zip((looks[1], looks[0]), without):  # without the fast one the slow one is left
         figure.add_scatter(
             x=places, y=shown(values), name=f"old task, {name} alone", mode="lines+markers", xaxis="x3", yaxis="y3",
-            line=dict(color=look.colour, dash=look.dash, width=2),
+            line=dict(color=look.color, dash=look.dash, width=2),
             marker=dict(symbol="diamond" if name.startswith("slow") else "circle", size=5),
         )  # fmt: skip
     _arrange(arrays, figure)

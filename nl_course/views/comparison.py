@@ -27,7 +27,7 @@ MODELS = {
     "gated-delta": ("gated-delta", None, "Gated DeltaNet"),
     "ttt-linear": ("ttt-linear", None, "TTT-Linear"),
     "ttt-mlp": ("ttt-mlp", None, "TTT-MLP"),
-    "titans": ("lmm", None, "LMM (Titans)"),
+    "titans": ("titans", None, "LMM (Titans)"),
     "mac": ("mac", None, "MAC"),
     "mag": ("mag", None, "MAG"),
     "mal": ("mal", None, "MAL"),
@@ -151,7 +151,7 @@ def state_tracking(run: dict, task: str = "swaps") -> Chart:
     return picture
 
 
-# -- optimisers --------------------------------------------------------------------------------------------------------
+# -- optimizers --------------------------------------------------------------------------------------------------------
 def optimizers(run: dict) -> Chart:
     """runs/optimizers.json: the held-out loss as training goes on, the mean of the seeds, each at its best rate."""
     arms = needs(run, "arms", "optimizers")
@@ -176,8 +176,8 @@ def optimizers(run: dict) -> Chart:
             y=[sum(column) / len(column) for column in zip(*curves, strict=True)],
             name=f"{name}, rate {arm['rate']:g}",
             mode="lines+markers",
-            line=dict(color=look.colour, dash="dot" if weak else look.dash, width=2),
-            marker=dict(color=look.colour, symbol=f"{look.marker}-open" if weak else look.marker, size=8),
+            line=dict(color=look.color, dash="dot" if weak else look.dash, width=2),
+            marker=dict(color=look.color, symbol=f"{look.marker}-open" if weak else look.marker, size=8),
         )
     return picture
 
@@ -208,7 +208,7 @@ def corpora(run: dict, what: str = "forgetting") -> Chart:
     )
     picture = chart(says, x="learnt of a corpus, nats per byte", y=f"{_SHOWN[what]}, nats per byte", height=400)
     for (name, rows), style in zip(arms.items(), ARMS, strict=False):
-        look = theme.style({"titans": "lmm"}.get(style, style))
+        look = theme.style(style)
         error = dict(type="data", array=[row.get(f"{what}_spread", 0) for row in rows], thickness=1, width=3)
         picture.figure.add_scatter(
             x=[row["learnt"] for row in rows],
@@ -217,8 +217,8 @@ def corpora(run: dict, what: str = "forgetting") -> Chart:
             text=[f"rate {row['rate']:g}" for row in rows],
             name=name,
             mode="lines+markers",
-            line=dict(color=look.colour, dash=look.dash, width=2),
-            marker=dict(color=look.colour, symbol=look.marker, size=9),
+            line=dict(color=look.color, dash=look.dash, width=2),
+            marker=dict(color=look.color, symbol=look.marker, size=9),
         )
     return picture
 

@@ -1,4 +1,4 @@
-"""View 10, explosion: why do inner loops blow up, and what prevents it?
+"""Explosion: why do inner loops blow up, and what prevents it?
 
 A linear memory writes W <- W - step * k^T (k W - v): what it holds along k is multiplied by 1 - step |k|^2, and is only
 safe while that lies between -1 and 1, that is, while step |k|^2 < 2. In a mini-batch all gradients are taken at one
@@ -123,11 +123,11 @@ def draw(arrays: dict, figure) -> None:
     tokens = arrays["tokens"][-1]
     figure.add_scatter(
         x=arrays["tokens"], y=np.clip(np.nan_to_num(arrays["norm"], nan=most), 1e-3, most), name="norm by token",
-        mode="lines+markers" if len(arrays["norm"]) < 60 else "lines", line=dict(color=style.colour, width=2),
+        mode="lines+markers" if len(arrays["norm"]) < 60 else "lines", line=dict(color=style.color, width=2),
     )  # fmt: skip
     figure.add_scatter(
         x=steps, y=np.clip(arrays["final"], 1e-3, most), name="norm at the end", mode="lines", xaxis="x2", yaxis="y2",
-        line=dict(color=style.colour, width=2, dash=style.dash),
+        line=dict(color=style.color, width=2, dash=style.dash),
     )  # fmt: skip
     at = np.clip(np.nan_to_num(arrays["norm"][-1], nan=most), 1e-3, most)
     figure.add_scatter(

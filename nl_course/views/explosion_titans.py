@@ -1,4 +1,4 @@
-"""View 10 for Titans: what do momentum, depth and forgetting do to an inner loop that may blow up?
+"""Explosion, for Titans: what do momentum, depth and forgetting do to an inner loop that may blow up?
 
 Titans writes S <- eta S - step * k^T (k M - v), M <- retention * M + S: gradient descent with a heavy ball (Polyak
 1964). Where every token has the same key, what M holds along it follows z^2 - (retention + eta - step |k|^2) z +
@@ -143,7 +143,7 @@ def compute(settings: dict) -> dict:
         "bound": bound(keys, momentum, cure) if linear else np.nan,
         "rare": 2 * (1 - momentum) / curvature if linear and momentum else np.nan,
         "radius": float(radius(keys, [settings["step"]], momentum, cure)[0]) if linear else np.nan,
-        "style": "lmm",
+        "style": "titans",
     }
 
 

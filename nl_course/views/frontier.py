@@ -1,4 +1,4 @@
-"""View 17, the frontier: what does a byte of state buy?
+"""The frontier: what does a byte of state buy?
 
 Every point is a small model that `nl-course record frontier` trained and asked: the share of recall that came out
 right against the bytes its state holds after a text of that length, measured. A point is chosen by a click or in the

@@ -2,7 +2,7 @@
 
 from nl_course.views.kit import theme
 
-STYLES = {"titans": "lmm", "hope-at-rest": "hope"}  # where a memory's name is not its style's
+STYLES = {"hope-at-rest": "hope"}  # where a memory's name is not its style's
 MARKER = (8, 11, 15)  # pixels, by size, smallest first
 
 
@@ -46,7 +46,7 @@ def _markers(arrays: dict, memory: str, names: list[str]) -> dict:
     places = [(name, share) for name in names for share in (rows[name]["by_seed"] if each else [rows[name]["mean"]])]
     symbol = look.marker + ("-open" if memory == "hope-at-rest" else "")
     marker = dict(
-        color=look.colour, symbol=symbol, line=dict(width=1.5 if symbol.endswith("open") else 0),
+        color=look.color, symbol=symbol, line=dict(width=1.5 if symbol.endswith("open") else 0),
         size=[MARKER[min(sizes.index(arrays["points"][name]["size"]), 2)] for name, _ in places],
     )  # fmt: skip
     found = dict(
@@ -57,7 +57,7 @@ def _markers(arrays: dict, memory: str, names: list[str]) -> dict:
     )  # fmt: skip
     if not each:
         found["error_y"] = dict(
-            type="data", symmetric=False, thickness=1, width=3, color=look.colour,
+            type="data", symmetric=False, thickness=1, width=3, color=look.color,
             array=[rows[name]["high"] - rows[name]["mean"] for name in names],
             arrayminus=[rows[name]["mean"] - rows[name]["low"] for name in names],
         )  # fmt: skip
@@ -75,8 +75,8 @@ def _against_pairs(arrays: dict, figure) -> None:
                 figure.add_scatter(
                     x=[row["pairs"] for row in rows], y=[row["by_seed"][i] if each else row["mean"] for row in rows],
                     mode="lines+markers", name=name, customdata=[name] * len(rows), legendgroup=name, showlegend=i == 0,
-                    line=dict(color=look.colour, dash=look.dash, width=widths[point["size"]]),
-                    marker=dict(color=look.colour, symbol=look.marker, size=7),
+                    line=dict(color=look.color, dash=look.dash, width=widths[point["size"]]),
+                    marker=dict(color=look.color, symbol=look.marker, size=7),
                     hovertemplate="%{customdata}<br>%{x} pairs, %{y:.0%} right<extra></extra>",
                 )  # fmt: skip
     chosen = arrays["chosen"]["asked"][: len(rows)]

@@ -1,4 +1,4 @@
-"""View 8, the inner-loop microscope: what does the model learn from this very token?
+"""The inner-loop microscope: what does the model learn from this very token?
 
 A trained TTT-Linear model reads the text once, with a trace. Of one layer and one head the view shows, token by token,
 the inner loss before and after the write, and what the learned start alone would lose; under it the model's own loss on

@@ -40,9 +40,9 @@ class LossCurve:
         outer = theme.style("outer")
         self.figure = go.FigureWidget(layout=dict(template=theme.template(), width=820, height=340))
         self.figure._config = {**self.figure._config, "displaylogo": False}
-        thin = dict(color=outer.colour, width=1)
+        thin = dict(color=outer.color, width=1)
         self.figure.add_scatter(x=[], y=[], mode="lines", name="each step", line=thin, opacity=0.35)
-        self.figure.add_scatter(x=[], y=[], mode="lines", name="running mean", line=dict(color=outer.colour, width=3))
+        self.figure.add_scatter(x=[], y=[], mode="lines", name="running mean", line=dict(color=outer.color, width=3))
         diamonds = dict(color=theme.INK, symbol="diamond", size=10)
         self.figure.add_scatter(x=[], y=[], mode="markers", name="held-out books", marker=diamonds, cliponaxis=False)
         self.figure.update_layout(

@@ -1,4 +1,4 @@
-"""View 4, the memory desk: weights and caches on one accelerator's memory, how many readers fit, how fast they go.
+"""The memory desk: weights and caches on one accelerator's memory, how many readers fit, how fast they go.
 
 Everything is arithmetic on published shapes and data sheets (`nl_course.scaling`); speeds are upper bounds.
 """
@@ -71,41 +71,41 @@ def draw(arrays: dict, figure) -> None:
     weights = min(filled.weights, filled.usable)
     cache = min(filled.cache, filled.usable - weights)
     parts = [
-        ("weights", weights, weight_style.colour, ""),
-        ("cache", cache, cache_style.colour, "/"),
+        ("weights", weights, weight_style.color, ""),
+        ("cache", cache, cache_style.color, "/"),
         ("left", max(0.0, filled.left), "#FFFFFF", ""),
         ("kept free for buffers", filled.memory - filled.usable if filled.fits else 0.0, theme.MUTED, "."),
         ("does not fit", filled.weights + filled.cache - weights - cache, OVERFLOW, "x"),
     ]
-    for name, size, colour, pattern in parts:
+    for name, size, color, pattern in parts:
         figure.add_bar(
             x=[size / 1e9],
             y=["memory"],
             orientation="h",
             name=name,
-            marker=dict(color=colour, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
+            marker=dict(color=color, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
             hovertemplate=f"{name}: %{{x:,.1f}} GB<extra></extra>",
         )
     shown = arrays["contexts"]
     lines = [
-        ("cache of all readers", shown, arrays["cache"], cache_style.colour, "solid"),
-        ("weights", shown, np.full(len(shown), filled.weights), weight_style.colour, "dash"),
+        ("cache of all readers", shown, arrays["cache"], cache_style.color, "solid"),
+        ("weights", shown, np.full(len(shown), filled.weights), weight_style.color, "dash"),
         ("usable memory", shown, np.full(len(shown), filled.usable), theme.INK, "dot"),
     ]
-    for name, x, y, colour, dash in lines:
+    for name, x, y, color, dash in lines:
         figure.add_scatter(
-            x=x, y=y / 1e9, mode="lines", name=name, line=dict(color=colour, dash=dash), xaxis="x2", yaxis="y2",
+            x=x, y=y / 1e9, mode="lines", name=name, line=dict(color=color, dash=dash), xaxis="x2", yaxis="y2",
             showlegend=False, hovertemplate=f"{name}: %{{y:,.3g}} GB at %{{x:,}} tokens<extra></extra>",
         )  # fmt: skip
         below = name.startswith("cache")  # this label stands under its rising line, the others above theirs
         figure.add_annotation(
             x=np.log10(x[-4 if below else -1]), y=np.log10(max(y[-4 if below else -1], 1) / 1e9), xref="x2", yref="y2",
             text=name, showarrow=False, xanchor="left" if below else "right", yanchor="top" if below else "bottom",
-            font=dict(color=colour, size=12), xshift=8 if below else 0,
+            font=dict(color=color, size=12), xshift=8 if below else 0,
         )  # fmt: skip
-    marks = [("now", arrays["context"], filled.cache, "circle", cache_style.colour)]
+    marks = [("now", arrays["context"], filled.cache, "circle", cache_style.color)]
     if arrays["crossing"] <= shown[-1]:
-        marks.append(("cache = weights", arrays["crossing"], filled.weights, "diamond", weight_style.colour))
+        marks.append(("cache = weights", arrays["crossing"], filled.weights, "diamond", weight_style.color))
     if filled.weights < filled.usable and arrays["fits_up_to"] <= shown[-1]:
         room = filled.usable - filled.weights
         marks.append(("desk full", arrays["fits_up_to"], room, "x", theme.INK))

@@ -14,8 +14,8 @@ def draw(arrays: dict, figure) -> None:
     place, inner, outer = np.arange(1, count + 1), theme.style("ttt-linear"), theme.style("outer")
     hover = "byte %{x} “%{text}”: %{y:.3f}<extra></extra>"
     lines = (
-        ("before the write", arrays["before"], dict(color=inner.colour, width=2), "circle"),
-        ("after the write", arrays["after"], dict(color=inner.colour, width=1, dash="dot"), "circle-open"),
+        ("before the write", arrays["before"], dict(color=inner.color, width=2), "circle"),
+        ("after the write", arrays["after"], dict(color=inner.color, width=1, dash="dot"), "circle-open"),
         (f"{arrays['start']} start, never written", arrays["from_start"], dict(color=theme.MUTED, width=1), "x-thin"),
     )
     for name, y, line, symbol in lines:
@@ -26,11 +26,11 @@ def draw(arrays: dict, figure) -> None:
         )  # fmt: skip
     figure.add_scatter(
         x=place, y=arrays["running"], name="mean of the last 16 before", mode="lines",
-        line=dict(color=inner.colour, width=4), opacity=0.35,
+        line=dict(color=inner.color, width=4), opacity=0.35,
     )  # fmt: skip
     figure.add_bar(
         x=place[:-1], y=arrays["next"], name="next-byte loss", xaxis="x2", yaxis="y2", text=arrays["names"][:-1],
-        textposition="none", marker=dict(color=outer.colour), showlegend=False,
+        textposition="none", marker=dict(color=outer.color), showlegend=False,
         hovertemplate="after byte %{x} “%{text}”: %{y:.2f} nats<extra></extra>",
     )  # fmt: skip
     _chosen(arrays, figure)

@@ -1,4 +1,4 @@
-"""View 18, a million books: what is still known of the first book?
+"""A million books: what is still known of the first book?
 
 Trained models of the course read real books on and on, with a fact in the first one (`nl-course record books`). Shown
 are the bytes of each state and the bytes moved to read so far, by formula, which equals what was measured as far as it
@@ -37,7 +37,7 @@ STYLES = {
     "whole cache, rotary": "gqa",
     "attention, window 64": "window",
     "TTT-Linear": "ttt-linear",
-    "Titans (LMM)": "lmm",
+    "Titans (LMM)": "titans",
     "Titans (MAG)": "mag",
     "Titans (MAL)": "mal",
 }

@@ -17,8 +17,8 @@ def draw(arrays: dict, figure, styles: dict, index: str) -> None:
     chosen = arrays["memory"]
     for name, kept in arrays["state"].items():
         style, some = look(name, styles, index), arrays["measured"][name]
-        line = dict(color=style.colour, dash=style.dash, width=4 if name == chosen else 1.5)
-        marker = dict(color=style.colour, symbol=style.marker, size=9 if name == chosen else 6)
+        line = dict(color=style.color, dash=style.dash, width=4 if name == chosen else 1.5)
+        marker = dict(color=style.color, symbol=style.marker, size=9 if name == chosen else 6)
         figure.add_scatter(x=arrays["grid"], y=kept, name=f"{name}, kept", mode="lines", line=line, showlegend=False)
         figure.add_scatter(
             x=some["read"], y=some["bytes"], name=f"{name}, measured", mode="markers", marker=marker, showlegend=False

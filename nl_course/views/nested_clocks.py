@@ -1,4 +1,4 @@
-"""View 16, nested clocks: where does the gradient go?
+"""Nested clocks: where does the gradient go?
 
 A small HOPE of the course reads `TOKENS` tokens: self-modifying Titans whose memories move every 4 tokens, then two
 levels that learn from the next token, every 8 and every 16. Then the outer loop takes the gradient of the summed loss.

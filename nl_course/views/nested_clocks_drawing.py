@@ -24,13 +24,13 @@ def draw(arrays: dict, figure) -> None:
         figure.add_scatter(
             x=ticks, y=[name] * len(ticks), mode="markers", name=name, showlegend=False,
             marker=dict(symbol="line-ns-open" if row == 0 else "diamond", size=9 + row,
-                        color=np.where(done, theme.style("hope").colour, theme.GRID)),
+                        color=np.where(done, theme.style("hope").color, theme.GRID)),
             hovertemplate=name + ": %{x}<extra></extra>",
         )  # fmt: skip
     learnt = arrays["moment"] > 2 * BOUNDARIES
     figure.add_scatter(
         x=[TOKENS + 2], y=["training"], mode="markers", name="training", showlegend=False,
-        marker=dict(symbol="star", size=14, color=theme.style("outer").colour if learnt else theme.GRID),
+        marker=dict(symbol="star", size=14, color=theme.style("outer").color if learnt else theme.GRID),
         hovertemplate="the outer step<extra></extra>",
     )  # fmt: skip
     _back(arrays, figure)
@@ -64,7 +64,7 @@ def _starts(arrays: dict, figure, learnt: bool) -> None:
     figure.add_bar(
         y=names, x=now, orientation="h", name="with the cuts", xaxis="x3", yaxis="y3", customdata=[
             arrays["lost"][name] for name in names],
-        marker=dict(color=outer.colour, pattern=dict(shape="/")),
+        marker=dict(color=outer.color, pattern=dict(shape="/")),
         hovertemplate="%{y}: %{x:.3g}, lost %{customdata:.0%}<extra></extra>",
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def _arrange(arrays: dict, figure, read: int) -> None:
     for boundary in arrays["cuts"]:
         at = boundary * CHUNK - CHUNK / 2
         figure.add_shape(type="line", x0=at, x1=at, y0=0, y1=1, xref="x2", yref="y2 domain",
-                         line=dict(color=theme.style("outer").colour, width=3, dash="dot"))  # fmt: skip
+                         line=dict(color=theme.style("outer").color, width=3, dash="dot"))  # fmt: skip
     figure.add_annotation(
         xref="paper", yref="paper", x=0.0, y=0.585, xanchor="left", showarrow=False,
         text="the gradient that comes back" + (", cut at the dotted lines" if arrays["cuts"] else ""),

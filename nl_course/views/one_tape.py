@@ -1,4 +1,4 @@
-"""View 23, one tape for all memories: what does each memory still know?
+"""One tape for all memories: what does each memory still know?
 
 Eight pairs are written, then filler (further pairs that nobody asks for), then one of the eight again with a new value;
 at last every key is asked. Rows are memories, columns the pairs. A cell says which value the memory's answer is nearest
@@ -99,7 +99,7 @@ def _titans(layers: int) -> Row:
         _, state = neural.learn(k, k, v, gates, neural.init_state(1))
         return neural.read(state.memory, tape.queries[:, None])[0, 0]
 
-    return Row("lmm", answers, lambda tape: neural_memory(tape.width, layers).state_numbers)
+    return Row("titans", answers, lambda tape: neural_memory(tape.width, layers).state_numbers)
 
 
 def _looked_up(tape: Tape) -> Tensor:
@@ -202,7 +202,7 @@ def draw(arrays: dict, figure) -> None:
         figure.add_bar(
             x=[size], y=[name], orientation="h", xaxis="x2", yaxis="y2", name=name, text=[f"{size:,}"],
             textposition="outside", cliponaxis=False, showlegend=False,
-            marker=dict(color=look.colour, pattern=dict(shape=look.pattern)),
+            marker=dict(color=look.color, pattern=dict(shape=look.pattern)),
         )  # fmt: skip
     ticks = [f"pair {p}<br>age {age}" for p, age in zip(pairs, arrays["age"])]
     if arrays["overwritten"]:

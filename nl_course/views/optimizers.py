@@ -1,11 +1,11 @@
-"""View 13, optimisers as memories: what does an optimiser remember, and where does it end up?
+"""Optimizers as memories: what does an optimizer remember, and where does it end up?
 
 The landscape is the loss of a real layer. A `nn.Linear` of two weights sees two inputs, at right angles; its error
 under each is half a square and a ripple. Curvature is how much longer the second input is, tilt turns both. The
-course's own optimisers (`nl_course.optimizers`) train it, each from the same start at the same rate.
+course's own optimizers (`nl_course.optimizers`) train it, each from the same start at the same rate.
 
 What a step remembers is measured: the run is repeated with one past gradient changed a little at a time, all
-gradients being given, and the change of step LOOK is read off. Nothing is assumed about the optimiser.
+gradients being given, and the change of step LOOK is read off. Nothing is assumed about the optimizer.
 """
 
 import copy
@@ -68,8 +68,8 @@ class Layers(nn.Module):
         return torch.stack([layer(X) for layer in self.each])
 
 
-def optimiser(name: str, layers: nn.Module, rate: float, momentum: float, strength: float):
-    """The optimiser called `name`, at this rate; `strength` is of DGD's erase."""
+def optimizer(name: str, layers: nn.Module, rate: float, momentum: float, strength: float):
+    """The optimizer called `name`, at this rate; `strength` is of DGD's erase."""
     options = {HELD[name]: momentum} if name in HELD else {}
     if name in ("adam", "m3"):
         options["betas"] = (momentum, 0.99) if name == "adam" else (momentum, 0.99, momentum)
@@ -84,7 +84,7 @@ def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, mo
     """One run: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of gradients in step LOOK, newest first."""
     X, layers = inputs(curvature, tilt), Layers(torch.tensor([START], dtype=torch.float64))
     weight = layers.each[0].weight
-    descent = optimiser(name, layers, rate, momentum, strength)
+    descent = optimizer(name, layers, rate, momentum, strength)
     path, losses, given = [weight.detach().clone()], [], []
     for step in range(STEPS):
         if step == LOOK - AGES:
@@ -98,7 +98,7 @@ def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, mo
         losses.append(loss.item())
     losses.append(loss_of(layers(X), X, ripple).item())
     probe = Layers(before, AGES + 1)
-    again = optimiser(name, probe, rate, momentum, strength)
+    again = optimizer(name, probe, rate, momentum, strength)
     shares = weights_of_gradients(again, probe, X, given[LOOK - AGES : LOOK], memory, rate)
     return torch.cat(path).numpy(), np.array(losses), shares
 
@@ -129,7 +129,7 @@ def compute(
     one: str, other: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float,
     strength: float = 1.0,
 ) -> dict:  # fmt: skip
-    """Plain descent and two optimisers on one landscape; the landscape itself on a grid."""
+    """Plain descent and two optimizers on one landscape; the landscape itself on a grid."""
     if not 0 <= momentum < 1:
         raise CourseError(f"momentum must be at least 0 and below 1, not {momentum}.")
     check_min("rate", rate, 1e-4)
@@ -138,7 +138,7 @@ def compute(
     asked = list(dict.fromkeys(("gradient descent", one, other)))
     runs = {}
     for said in asked:
-        name = NAMES[check_choice("optimiser", said, NAMES)]
+        name = NAMES[check_choice("optimizer", said, NAMES)]
         path, losses, shares = run(name, curvature, tilt, ripple, rate, momentum, strength)
         runs[said] = {"name": name, "path": path, "loss": losses, "weights": shares}
     X = inputs(curvature, tilt)
@@ -202,11 +202,11 @@ def outcome(arrays: dict) -> str | None:
     return ANSWERS[int(np.argmin([np.linalg.norm(path[-1] - place) for place in places]))]
 
 
-class Optimisers(View):
-    """Two optimisers and plain descent on a landscape that the learner shapes."""
+class Optimizers(View):
+    """Two optimizers and plain descent on a landscape that the learner shapes."""
 
-    name = "optimisers"
-    title = "What does an optimiser remember, and where does it end up?"
+    name = "optimizers"
+    title = "What does an optimizer remember, and where does it end up?"
     prediction = Prediction(
         "All runs minimise the same loss, with its lowest point at the cross. Delta gradient descent (DGD) is gradient "
         "descent that erases before it writes. On the plain bowl (ripple 0), where will it come to rest?",
@@ -219,7 +219,7 @@ class Optimisers(View):
     def controls(self):
         names = [name for name in NAMES if name != "gradient descent"]
         return {
-            "one": W.Dropdown(options=names, value="momentum", description="One optimiser"),
+            "one": W.Dropdown(options=names, value="momentum", description="One optimizer"),
             "other": W.Dropdown(options=names, value="Adam", description="Another"),
             "curvature": W.FloatSlider(value=8, min=1, max=20, step=1, description="Curvature, steep over flat"),
             "tilt": W.IntSlider(value=30, min=0, max=90, step=5, description="Tilt of the valley (degrees)"),

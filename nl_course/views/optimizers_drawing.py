@@ -1,17 +1,17 @@
-"""How the optimisers' view draws: paths on the landscape, the weight of each past gradient, the loss by step."""
+"""How the optimizers' view draws: paths on the landscape, the weight of each past gradient, the loss by step."""
 
 import numpy as np
 
 from nl_course.views.kit import theme
 
-# An optimiser takes the look of the memory that it is: momentum is Hebb's, delta momentum and DGD the delta rule's.
+# An optimizer takes the look of the memory that it is: momentum is Hebb's, delta momentum and DGD the delta rule's.
 LOOKS = {
     "sgd": theme.Style(theme.MUTED, "solid", "", "circle"),
     "momentum": theme.style("linear"),
     "dgd": theme.style("gated-delta"),
     "delta-momentum": theme.style("delta"),
     "deep-momentum": theme.style("ttt-mlp"),
-    "adam": theme.style("lmm")._replace(marker="diamond"),
+    "adam": theme.style("titans")._replace(marker="diamond"),
     "muon": theme.style("ttt-e2e")._replace(marker="cross"),
     "m3": theme.style("hope")._replace(marker="triangle-up"),
 }
@@ -27,8 +27,8 @@ def draw(arrays: dict, figure) -> None:
     )  # fmt: skip
     for said, found in arrays["runs"].items():
         look, path = LOOKS[found["name"]], np.where(np.abs(found["path"]) < 1e3, found["path"], np.nan)
-        line = dict(color=look.colour, dash=look.dash, width=2)
-        marker = dict(color=look.colour, symbol=look.marker, size=6)
+        line = dict(color=look.color, dash=look.dash, width=2)
+        marker = dict(color=look.color, symbol=look.marker, size=6)
         figure.add_scatter(
             x=path[:, 0], y=path[:, 1], name=said, mode="lines+markers", line=line, marker=marker, legendgroup=said,
         )  # fmt: skip

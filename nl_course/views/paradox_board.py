@@ -1,4 +1,4 @@
-"""View 21, the paradox board: is the inner loop storing, or mixing?
+"""The paradox board: is the inner loop storing, or mixing?
 
 The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/ablations/switches.py) on trained models
 of the course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss
@@ -32,7 +32,7 @@ MODELS = {
     "LMM (Titans)": "titans",
     "self-modifying": "self-modifying",
 }
-STYLES = {"ttt-linear": "ttt-linear", "ttt-mlp": "ttt-mlp", "titans": "lmm", "self-modifying": "hope"}
+STYLES = {"ttt-linear": "ttt-linear", "ttt-mlp": "ttt-mlp", "titans": "titans", "self-modifying": "hope"}
 STEPS = (1, 2, 4, 8)
 SIGNS = {"descend": 1, "climb": -1}
 ROWS, FOLLOWED, USUAL = 8, 2, "as trained"  # rows asked live; rows whose inner loss is followed

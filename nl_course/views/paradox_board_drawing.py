@@ -40,8 +40,8 @@ def _marks(figure, rows: dict, task: str, shift: float, style, axes: dict, legen
     ends = [(row["mean"] if row["high"] is None else row["high"], row["low"] or row["mean"]) for _, row in found]
     figure.add_scatter(
         x=[i + shift for i, _ in found], y=[row["mean"] for _, row in found], mode="markers", name=f"{task}, recorded",
-        showlegend=legend, marker=dict(symbol=symbol, size=11, color=style.colour),
-        error_y=dict(type="data", symmetric=False, color=style.colour, width=6,
+        showlegend=legend, marker=dict(symbol=symbol, size=11, color=style.color),
+        error_y=dict(type="data", symmetric=False, color=style.color, width=6,
                      array=[high - row["mean"] for (high, _), (_, row) in zip(ends, found)],
                      arrayminus=[row["mean"] - low for (_, low), (_, row) in zip(ends, found)]),
         hovertemplate="%{y:.3f}<extra>mean over seeds</extra>", **axes,
@@ -53,7 +53,7 @@ def _marks(figure, rows: dict, task: str, shift: float, style, axes: dict, legen
         hovertemplate="%{y:.3f}<extra>one seed</extra>", **axes,
     )  # fmt: skip
     live = [(PLACES.index(place) + shift - 0.1, value) for place, value in rows["live"].items() if value is not None]
-    pink = dict(width=2.5, color=theme.style("outer").colour)
+    pink = dict(width=2.5, color=theme.style("outer").color)
     figure.add_scatter(
         x=[p[0] for p in live], y=[p[1] for p in live], mode="markers", name="asked just now, on a few texts",
         showlegend=legend and task == "recall", marker=dict(symbol="x-thin", size=10, line=pink),

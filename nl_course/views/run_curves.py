@@ -11,7 +11,7 @@ OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "opera
 
 
 def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
-    """A line a run in its memory's colour and dash: the running mean of the loss, nats a token."""
+    """A line a run in its memory's color and dash: the running mean of the loss, nats a token."""
     check_choice("over", over, OVER)
     lowest = min(runs, key=lambda run: run.loss)
     says = f"{len(runs)} runs; the lowest loss at the end, {lowest.loss:.2f}, is that of {lowest.name}."

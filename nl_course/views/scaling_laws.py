@@ -1,4 +1,4 @@
-"""View 5, the scaling-law explorer: what ten times the compute, the parameters, the tokens or the context buys.
+"""The scaling-law explorer: what ten times the compute, the parameters, the tokens or the context buys.
 
 Published laws are drawn from their constants; "ours" is fitted, there and then, to the recorded runs of
 `nl-course record scaling`, with the bootstrap's band. Losses of different texts and tokenisers are not comparable.
@@ -165,7 +165,7 @@ def draw(arrays: dict, figure) -> None:
         figure.add_scatter(x=x, y=low, showlegend=False, name="lower end", **grey)
         name = "90 % of the bootstrap's curves"
         figure.add_scatter(x=x, y=high, name=name, fill="tonexty", fillcolor="rgba(138,143,152,0.3)", **grey)
-    shades = _shades(style.colour, len(arrays["curves"]))
+    shades = _shades(style.color, len(arrays["curves"]))
     for number, (name, x, y) in enumerate(arrays["curves"]):
         line = dict(color=shades[number], dash=DASHES[number % len(DASHES)], width=2)
         figure.add_scatter(x=x, y=y, mode="lines", name=name, line=line)
@@ -187,9 +187,9 @@ def draw(arrays: dict, figure) -> None:
     )
 
 
-def _shades(colour: str, count: int) -> list[str]:
-    """`count` shades from pale to the full colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _shades(color: str, count: int) -> list[str]:
+    """`count` shades from pale to the full color."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     shares = np.linspace(0.45 if count > 1 else 1.0, 1.0, count)
     return [f"rgb({','.join(str(round(255 + (v - 255) * s)) for v in (red, green, blue))})" for s in shares]
 

@@ -1,4 +1,4 @@
-"""View 20, the second reading: what is left of a passage when it comes again?
+"""The second reading: what is left of a passage when it comes again?
 
 The learner's passage, then a filler of so many bytes, then the passage again, read by a small TTT-E2E model (arXiv
 2512.23675) that was trained through its inner loop, or by the same network trained with the loop at rest (dynamic

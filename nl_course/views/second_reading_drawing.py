@@ -18,7 +18,7 @@ def draw(arrays: dict, figure) -> None:
     lines = (
         ("first reading", arrays["first"], dict(color=theme.INK, width=2, dash="dot")),
         ("at the second's place, never read before", arrays["fresh"], dict(color=theme.MUTED, width=2, dash="dash")),
-        ("second reading", arrays["second"], dict(color=E2E.colour, width=3, dash=E2E.dash)),
+        ("second reading", arrays["second"], dict(color=E2E.color, width=3, dash=E2E.dash)),
     )
     for name, values, line in lines:
         figure.add_scatter(
@@ -29,12 +29,12 @@ def draw(arrays: dict, figure) -> None:
     figure.add_bar(
         x=place, y=shown(saved), name="saved by the first reading", xaxis="x2", yaxis="y2", showlegend=False,
         text=arrays["names"][1:], textposition="none", hovertemplate=hover,
-        marker=dict(color=E2E.colour, line=dict(width=0)),
+        marker=dict(color=E2E.color, line=dict(width=0)),
     )  # fmt: skip
     for (name, size), pattern in zip(arrays["state"].items(), (E2E.pattern, "")):
-        _state_bar(figure, "this state", size, name, name.split(" and ")[0], E2E.colour, pattern)
+        _state_bar(figure, "this state", size, name, name.split(" and ")[0], E2E.color, pattern)
     _state_bar(
-        figure, "full cache", arrays["full"], "all keys and values", "all keys<br>and values", FULL.colour, FULL.pattern
+        figure, "full cache", arrays["full"], "all keys and values", "all keys<br>and values", FULL.color, FULL.pattern
     )
     _arrange(arrays, figure)
 
@@ -45,11 +45,11 @@ def shown(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values.clip(-8, 8), np.nan)
 
 
-def _state_bar(figure, where: str, size: int, name: str, label: str, colour: str, pattern: str) -> None:
+def _state_bar(figure, where: str, size: int, name: str, label: str, color: str, pattern: str) -> None:
     figure.add_bar(
         x=[where], y=[size / 1000], name=name, xaxis="x3", yaxis="y3", showlegend=False,
         marker=dict(
-            color=colour, line=dict(color="white", width=1),
+            color=color, line=dict(color="white", width=1),
             pattern=dict(shape=pattern, fillmode="overlay", fgcolor="white", size=10, solidity=0.1),
         ),
         text=[label], textposition="inside", insidetextanchor="middle", textangle=0,

@@ -1,4 +1,4 @@
-"""View 15, self-modification: what did the model change about its own learning?
+"""Self-modification: what did the model change about its own learning?
 
 The learner's own text, word by word, through the course's own self-modifying Titans (Behrouz et al., arXiv 2512.24695,
 section 8): memories that make a word's key, value, step and retention, and one that is read. Nothing in it is trained:

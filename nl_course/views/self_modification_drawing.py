@@ -7,12 +7,12 @@ from nl_course.views.kit import theme
 LEFT, RIGHT = (0.0, 0.60), (0.70, 1.0)
 TOP, BOTTOM = (0.60, 1.0), (0.0, 0.40)
 TIP = "word %{x} “%{text}”: %{y:.3f}<extra></extra>"
-LINES = {  # dash and marker by memory: colour is not all
-    "key": (theme.style("hope").colour, "solid", "circle"),
-    "value": (theme.style("attention").colour, "dash", "square"),
-    "step": (theme.style("outer").colour, "dot", "diamond"),
+LINES = {  # dash and marker by memory: color is not all
+    "key": (theme.style("hope").color, "solid", "circle"),
+    "value": (theme.style("attention").color, "dash", "square"),
+    "step": (theme.style("outer").color, "dot", "diamond"),
     "retention": (theme.MUTED, "dashdot", "triangle-up"),
-    "memory": (theme.style("lmm").colour, "longdash", "cross"),
+    "memory": (theme.style("titans").color, "longdash", "cross"),
 }
 
 
@@ -22,10 +22,10 @@ def draw(arrays: dict, figure) -> None:
     place = np.arange(1, len(words) + 1)
 
     def line(y, name, which, axes, legend):
-        colour, dash, marker = LINES[which]
+        color, dash, marker = LINES[which]
         figure.add_scatter(
             x=place, y=y, name=name, text=words, mode="lines+markers", hovertemplate=TIP, legendgroup=which,
-            showlegend=legend, line=dict(color=colour, dash=dash, width=2), marker=dict(symbol=marker, size=5),
+            showlegend=legend, line=dict(color=color, dash=dash, width=2), marker=dict(symbol=marker, size=5),
             xaxis=f"x{axes}", yaxis=f"y{axes}",
         )  # fmt: skip
 

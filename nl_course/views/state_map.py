@@ -1,4 +1,4 @@
-"""View 1, the map of the course: what each memory keeps as tokens are read, and what one more token changes in it.
+"""The map of the course: what each memory keeps as tokens are read, and what one more token changes in it.
 
 Everything is measured on real layers of one size: `state.nbytes` after each length, and the state's own tensors held
 against themselves before and after one more token. A memory joins the map with one line in ON_THE_MAP.
@@ -37,13 +37,13 @@ def _named(name: str, **options) -> Callable[[], Memory]:
 
 ON_THE_MAP = (
     Place("attention", "attention", _named("attention")),
-    Place("attention (latent cache)", "mla", _named("latent-attention", **LATENT)),
+    Place("attention (latent cache)", "latent-attention", _named("latent-attention", **LATENT)),
     Place("attention (window 256)", "window", _named("attention", window=256)),
     Place("linear (Hebb)", "linear", _named("linear")),
     Place("delta rule", "delta", _named("delta")),
     Place("TTT-Linear", "ttt-linear", _named("ttt-linear")),
     Place("TTT-MLP", "ttt-mlp", _named("ttt-mlp")),
-    Place("Titans, memory alone (LMM)", "lmm", _named("titans")),
+    Place("Titans, memory alone (LMM)", "titans", _named("titans")),
     Place("Titans (MAC, segment 64)", "mac", _named("mac")),
     Place("Titans (MAG, window 64)", "mag", _named("mag")),
     Place("Titans (MAL, window 64)", "mal", _named("mal")),
@@ -144,15 +144,15 @@ class StateMap(View):
             size = arrays["bytes"][place.label]
             figure.add_bar(
                 x=[size], y=[place.label], orientation="h", text=[_size(size)], textposition="outside",
-                cliponaxis=False, marker=dict(color=look.colour, pattern=dict(shape=look.pattern)), showlegend=False,
+                cliponaxis=False, marker=dict(color=look.color, pattern=dict(shape=look.pattern)), showlegend=False,
             )  # fmt: skip
         names = [change.name for change in arrays["changes"]]
         kinds = [("kept", theme.GRID, ""), ("rewritten", "#C12D86", "x"), ("added", "#1437DC", "/")]
-        for kind, colour, pattern in kinds:
+        for kind, color, pattern in kinds:
             shares = [getattr(c, kind) / (c.kept + c.rewritten + c.added) for c in arrays["changes"]]
             figure.add_bar(
                 x=shares, y=names, orientation="h", name=kind, xaxis="x2", yaxis="y2",
-                marker=dict(color=colour, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
+                marker=dict(color=color, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
             )  # fmt: skip
         top = 2 * max(measured_bytes(place.label, LENGTHS[-1]) for place in ON_THE_MAP)
         figure.update_layout(

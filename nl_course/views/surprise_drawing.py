@@ -13,12 +13,12 @@ TIP = "word %{x} “%{text}”: %{y:.3f}<extra></extra>"
 def draw(arrays: dict, figure) -> None:
     """Three panels of one reading: word by word at the left, one write by its age at the right."""
     words, at = arrays["words"], arrays["at"]
-    place, own, other = np.arange(1, len(words) + 1), theme.style("lmm"), theme.style("outer")
+    place, own, other = np.arange(1, len(words) + 1), theme.style("titans"), theme.style("outer")
     nearest = (arrays["rank"] == 1) & (np.arange(len(words)) >= at)
     needle = np.isin(np.arange(len(words)), np.arange(arrays["place"], at + 1))
     figure.add_bar(
         x=place, y=arrays["surprise"], name="surprise", text=words, textposition="none", hovertemplate=TIP,
-        marker=dict(color=np.where(needle, other.colour, own.colour), pattern=dict(shape=np.where(needle, "x", ""))),
+        marker=dict(color=np.where(needle, other.color, own.color), pattern=dict(shape=np.where(needle, "x", ""))),
     )  # fmt: skip
     figure.add_scatter(
         x=place, y=arrays["past_surprise"], name="the write: past surprise, carried on, and its own", mode="lines",
@@ -30,18 +30,18 @@ def draw(arrays: dict, figure) -> None:
     )  # fmt: skip
     figure.add_scatter(
         x=place, y=arrays["recall"], name="answer to the needle's question: the needle", mode="lines+markers",
-        xaxis="x2", yaxis="y2", text=words, line=dict(color=other.colour, width=2), hovertemplate=TIP,
-        marker=dict(color=np.where(nearest, other.colour, "white"), size=7,
-                    line=dict(color=other.colour, width=1)),
+        xaxis="x2", yaxis="y2", text=words, line=dict(color=other.color, width=2), hovertemplate=TIP,
+        marker=dict(color=np.where(nearest, other.color, "white"), size=7,
+                    line=dict(color=other.color, width=1)),
     )  # fmt: skip
     figure.add_scatter(
         x=place, y=arrays["other"], name="the best other word", mode="lines", xaxis="x2", yaxis="y2", text=words,
-        line=dict(color=own.colour, width=2, dash=own.dash), hovertemplate=TIP,
+        line=dict(color=own.color, width=2, dash=own.dash), hovertemplate=TIP,
     )  # fmt: skip
     age = np.arange(len(arrays["response"]))
     figure.add_scatter(
         x=age, y=arrays["response"], name="response to one write", mode="lines+markers", xaxis="x3", yaxis="y3",
-        showlegend=False, line=dict(color=own.colour, width=2), marker=dict(symbol=own.marker, size=5),
+        showlegend=False, line=dict(color=own.color, width=2), marker=dict(symbol=own.marker, size=5),
         hovertemplate="%{x} words later: %{y:.3f} times its step<extra></extra>",
     )  # fmt: skip
     _arrange(arrays, figure)

@@ -1,4 +1,4 @@
-"""View 11, the surprise stream: what does a surprised memory do next?
+"""The surprise stream: what does a surprised memory do next?
 
 The learner's own text, a needle dropped into it, and Titans' long-term memory reading both word by word (Behrouz, Zhong
 and Mirrokni 2024, arXiv 2501.00663, equations 9 to 15). The memory is the course's own `NeuralMemory`; nothing in it is

@@ -1,4 +1,4 @@
-"""View 19, the training board: is the outer loop learning?
+"""The training board: is the outer loop learning?
 
     board = TrainingBoard(folder="runs")      # without a folder its runs are kept until the kernel ends
     board                                     # choose, press Start; Pause keeps the last whole step; Start goes on

@@ -8,8 +8,8 @@ from nl_course.views.kit import theme
 
 MEAN_OVER = 20  # steps of the loss's running mean
 STYLES = {  # a choice of the board -> its style's name, where that is another
-    "latent-attention": "mla",
-    "titans": "lmm",
+    "latent-attention": "latent-attention",
+    "titans": "titans",
     "self-modifying": "hope",
     "hope-attention": "hope",
 }
@@ -41,7 +41,7 @@ def column(metrics: list[dict], name: str) -> tuple[list[int], list[float]]:
 
 
 def draw(arrays: dict, figure) -> None:
-    """Four panels over the steps: earlier runs thin in their memory's colour and dash, this one thick, estimates
+    """Four panels over the steps: earlier runs thin in their memory's color and dash, this one thick, estimates
     dotted."""
     plan, metrics = arrays["plan"], arrays["metrics"]
     for run in arrays["earlier"]:
@@ -51,7 +51,7 @@ def draw(arrays: dict, figure) -> None:
     figure.add_scatter(
         x=[line["step"] for line in looks], y=[line["held_out_loss"] for line in looks], mode="markers",
         name="this run, held out", cliponaxis=False,
-        marker=dict(color=theme.style("outer").colour, symbol="diamond", size=9),
+        marker=dict(color=theme.style("outer").color, symbol="diamond", size=9),
     )  # fmt: skip
     _arrange(arrays, figure)
 
@@ -62,7 +62,7 @@ def _lines(figure, metrics, name: str, look: theme.Style, width: float, opacity:
         number = "" if axis == 1 else str(axis)
         figure.add_scatter(
             x=steps, y=values, name=name, mode="lines", legendgroup=name, showlegend=axis == 1, opacity=opacity,
-            line=dict(color=look.colour, dash=look.dash, width=width), xaxis=f"x{number}", yaxis=f"y{number}",
+            line=dict(color=look.color, dash=look.dash, width=width), xaxis=f"x{number}", yaxis=f"y{number}",
         )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def _arrange(arrays: dict, figure) -> None:
         layout[f"yaxis{number}"] = dict(domain=up, anchor=f"x{number}", title=title, rangemode="tozero")
         level = expected(arrays, what)
         if level is not None:
-            line = dict(color=theme.style("outer").colour, dash="dot", width=2)
+            line = dict(color=theme.style("outer").color, dash="dot", width=2)
             place = dict(xref=f"x{number} domain", yref=f"y{number}", y0=level, y1=level, x0=0, x1=1)
             shapes.append(dict(type="line", line=line, **place))
             words.append(

@@ -1,4 +1,4 @@
-"""View 9, two loops: who learns what, and through which path?
+"""Two loops: who learns what, and through which path?
 
 The smallest nested loop there is. A memory of one weight w reads pairs (x, u) of a sequence in which u = slope * x, and
 writes each by one gradient step; then it is asked for the slope. Everything else is learned outside, over sequences of
@@ -167,23 +167,23 @@ def draw(arrays: dict, figure) -> None:
         figure.add_scatter(
             x=[now - wide, now + wide], y=[arrays["loss"] - wide * tilt, arrays["loss"] + wide * tilt], name=gradient,
             mode="lines", opacity=SHADES[gradient],
-            line=dict(color=outer.colour, width=WIDTHS[gradient], dash=DASHES[gradient]),
+            line=dict(color=outer.color, width=WIDTHS[gradient], dash=DASHES[gradient]),
         )  # fmt: skip
     figure.add_scatter(
         x=[now], y=[arrays["loss"]], name="now", mode="markers", showlegend=False,
-        marker=dict(color=outer.colour, size=12),
+        marker=dict(color=outer.color, size=12),
     )  # fmt: skip
     steps = np.arange(arrays["inner"].shape[1])
     for row, (slope_, symbol) in enumerate(zip(SLOPES, ("circle", "square", "diamond"))):
         figure.add_scatter(
             x=steps, y=arrays["inner"][row], name=f"slope {slope_:g}", mode="lines+markers", xaxis="x2", yaxis="y2",
-            line=dict(color=inner.colour, dash=inner.dash), marker=dict(symbol=symbol, size=7), showlegend=False,
+            line=dict(color=inner.color, dash=inner.dash), marker=dict(symbol=symbol, size=7), showlegend=False,
             hovertemplate=f"sequence of slope {slope_:g}: w = %{{y:.3f}} after %{{x}} writes<extra></extra>",
         )  # fmt: skip
     for gradient, losses in arrays["losses"].items():
         figure.add_scatter(
             x=np.arange(OUTER_STEPS + 1), y=losses, name=f"training along {gradient}", mode="lines", xaxis="x3",
-            yaxis="y3", line=dict(color=outer.colour, width=WIDTHS[gradient], dash=DASHES[gradient]), showlegend=False,
+            yaxis="y3", line=dict(color=outer.color, width=WIDTHS[gradient], dash=DASHES[gradient]), showlegend=False,
             opacity=SHADES[gradient],
         )  # fmt: skip
     _arrange(arrays, figure)

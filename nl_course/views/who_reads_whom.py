@@ -1,4 +1,4 @@
-"""View 22, who reads whom: which past token is in this answer?
+"""Who reads whom: which past token is in this answer?
 
 A T x T map of the weight that each past value has in each read, from the traces of a real layer that read the
 learner's text, beside the map of softmax attention on the same text. Nothing is trained: the layers' projections are
@@ -173,7 +173,7 @@ READERS: dict[str, Reader] = {
     "Hebb that fades (RetNet)": Reader("retnet", _fading),
     "delta rule": Reader("delta", _delta),
     "gated delta rule": Reader("gated-delta", _gated),
-    "Titans (one layer)": Reader("lmm", _titans, by_place),
+    "Titans (one layer)": Reader("titans", _titans, by_place),
 }
 SOFTMAX = Reader("attention", _attention)
 
@@ -243,12 +243,12 @@ def draw(arrays: dict, figure) -> None:
         )  # fmt: skip
         figure.add_bar(
             x=place, y=np.nan_to_num(weights[row]), name=f"row of {name}", xaxis=f"x{i + 2}", yaxis=f"y{i + 2}",
-            marker=dict(color=look.colour),
+            marker=dict(color=look.color),
             hovertemplate="value at %{x}: %{y:.3f}<extra></extra>",
         )  # fmt: skip
         shapes.append(
             dict(type="rect", x0=0.5, x1=len(names) + 0.5, y0=row + 0.5, y1=row + 1.5, xref=f"x{i}", yref=f"y{i}",
-                 line=dict(color=theme.style("outer").colour, width=2))
+                 line=dict(color=theme.style("outer").color, width=2))
         )  # fmt: skip
         axes[f"xaxis{i}"] = dict(**ticks, domain=x, anchor=f"y{i}", title="value read", showgrid=False)
         axes[f"yaxis{i}"] = dict(**ticks, domain=(0, 1), anchor=f"x{i}", autorange="reversed", showgrid=False)

@@ -1,4 +1,4 @@
-"""View 12, the wiring of Titans: what does each part of MAC, MAG, MAL and the memory alone see, and what is it worth?
+"""The wiring of Titans: what does each part of MAC, MAG, MAL and the memory alone see, and what is it worth?
 
 Behrouz, Zhong and Mirrokni 2024, arXiv 2501.00663, section 4. Above, the wiring in the order of its operations, with
 the chosen word's path lit. Below, measured on a real layer (wiring_measure.py): which earlier words change what each

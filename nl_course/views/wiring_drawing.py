@@ -57,7 +57,7 @@ GRAPHS = {
          ("add", "attention", "3 attend"), ("attention", "o", "")],
     ),
 }  # fmt: skip
-LOOKS = {"LMM": "lmm", "MAC": "mac", "MAG": "mag", "MAL": "mal"}
+LOOKS = {"LMM": "titans", "MAC": "mac", "MAG": "mag", "MAL": "mal"}
 BYTES = ("memory", "attention", "persistent", "convolutions")
 
 
@@ -79,13 +79,13 @@ def draw(arrays: dict, figure) -> None:
     figure.add_bar(
         x=[*held, arrays["cache"]], y=[*BYTES, "a full KV cache"], orientation="h", name="bytes", xaxis="x3",
         yaxis="y3", text=[f"{size:,}" for size in (*held, arrays["cache"])], textposition="outside", cliponaxis=False,
-        marker=dict(color=[own.colour] * 4 + [full.colour], pattern=dict(shape=[own.pattern] * 4 + [full.pattern])),
+        marker=dict(color=[own.color] * 4 + [full.color], pattern=dict(shape=[own.pattern] * 4 + [full.pattern])),
     )  # fmt: skip
     worth = arrays["worth"]
     figure.add_bar(
         x=[100 * share for share in worth.values()], y=list(worth), orientation="h", name="cut", xaxis="x4", yaxis="y4",
         text=[f"{share:.0%}" for share in worth.values()], textposition="outside", cliponaxis=False,
-        marker=dict(color=theme.style("outer").colour, pattern=dict(shape="x")),
+        marker=dict(color=theme.style("outer").color, pattern=dict(shape="x")),
     )  # fmt: skip
     small = dict(size=10 if len(place) <= 20 else 8)
     titles = (
@@ -108,14 +108,14 @@ def draw(arrays: dict, figure) -> None:
             for x, y, text in titles
         ],
         shapes=[dict(type="rect", x0=arrays["token"] - 0.5, x1=arrays["token"] + 0.5, y0=0, y1=1, xref="x2",
-                     yref="y2 domain", line=dict(color=theme.style("outer").colour, width=2))],
+                     yref="y2 domain", line=dict(color=theme.style("outer").color, width=2))],
     )  # fmt: skip
 
 
 def _wiring(arrays: dict, figure) -> list[dict]:
     """Arrows as lines with a head, boxes as annotations, which it returns. What is cut is grey and dotted."""
     boxes, arrows = GRAPHS[arrays["kind"]]
-    lit, off = theme.style("outer").colour, theme.MUTED
+    lit, off = theme.style("outer").color, theme.MUTED
     words = []
     for start, end, said in arrows:
         (x0, y0, _, part0), (x1, y1, _, part1) = boxes[start], boxes[end]
@@ -135,7 +135,7 @@ def _wiring(arrays: dict, figure) -> list[dict]:
         text = f"“{arrays['names'][arrays['token'] - 1]}”" if name == "x" else text
         text += f"<br>{arrays['reach']}" if name == "attention" and not dead else "<br>(cut)" if dead else ""
         words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="#F4F4F4" if dead else "white", borderpad=5,
-                          bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).colour,
+                          bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).color,
                           borderwidth=2, font=dict(color=off if dead else theme.INK)))  # fmt: skip
     return words
 

@@ -1,4 +1,4 @@
-"""View 6, write and read: what happens when two things share a key?
+"""Write and read: what happens when two things share a key?
 
 The learner writes pairs by clicking and asks for every key. Keys have one exact cosine with each other, and value i is
 the i-th unit vector, so that an answer can be read off: its numbers say how much of each value came back. The same

@@ -6,10 +6,12 @@ from nl_course.views.kit.charts import chart
 
 def test_a_chart_says_what_it_shows_and_uses_the_theme():
     picture = chart("It rises.", x="tokens", y="GB", log="x").line([1, 2], [3, 4], "a", memory="gqa")
-    picture.points([1], [2], "b", memory="mla", text=["here"]).bars(["c"], [5], "d", memory="outer", pattern="/")
+    picture.points([1], [2], "b", memory="latent-attention", text=["here"]).bars(
+        ["c"], [5], "d", memory="outer", pattern="/"
+    )
     line, points, bar = picture.figure.data
-    assert line.line.color == theme.style("gqa").colour and line.line.dash == "solid"
-    assert points.marker.symbol == theme.style("mla").marker and points.text == ("here",)
+    assert line.line.color == theme.style("gqa").color and line.line.dash == "solid"
+    assert points.marker.symbol == theme.style("latent-attention").marker and points.text == ("here",)
     assert bar.marker.pattern.shape == "/" and bar.orientation == "h"
     assert picture.figure.layout.xaxis.type == "log" and picture.figure.layout.yaxis.type is None
     assert picture.figure.layout.yaxis.title.text == "GB"

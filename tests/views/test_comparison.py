@@ -35,7 +35,7 @@ def test_loss_by_position_says_who_lies_below_attention_and_who_above():
     assert "no memory lies below full attention, 1 of 1 above it" in worse.says
     attention, titans = worse.figure.data
     assert list(titans.x) == [8, 40] and list(titans.y) == [0, 0.2]
-    assert titans.line.color == theme.style("lmm").colour and attention.line.dash != titans.line.dash
+    assert titans.line.color == theme.style("titans").color and attention.line.dash != titans.line.dash
     assert titans.error_y.array == pytest.approx([0.01, 0.01])
     assert worse.figure.layout.shapes[0].x0 == 16  # the length trained with
     plain = comparison.loss_by_position(text_run(0.2), against=False)

@@ -1,4 +1,4 @@
-"""View 18: its formulas beside the recording, what is marked as not measured, the picture, words and controls."""
+"""Its formulas beside the recording, what is marked as not measured, the picture, words and controls."""
 
 import plotly.graph_objects as go
 import pytest

@@ -1,4 +1,4 @@
-"""View 16: the gradient at every start against finite differences, what cuts leave, the clocks, words."""
+"""The gradient at every start against finite differences, what cuts leave, the clocks, words."""
 
 import numpy as np
 import plotly.graph_objects as go

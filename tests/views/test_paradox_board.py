@@ -1,4 +1,4 @@
-"""View 21: the recording's numbers and the live model's, words for both, bad input."""
+"""The recording's numbers and the live model's, words for both, bad input."""
 
 import plotly.graph_objects as go
 import pytest

@@ -1,4 +1,4 @@
-"""View 20: the losses are the model's own on the whole text, kept states change nothing, words, bad input."""
+"""The losses are the model's own on the whole text, kept states change nothing, words, bad input."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""View 15: the layer's own numbers, the gain that linear memories share, rungs, words, bad input."""
+"""The layer's own numbers, the gain that linear memories share, rungs, words, bad input."""
 
 import numpy as np
 import plotly.graph_objects as go

@@ -1,4 +1,4 @@
-"""View 19: what is chosen is what trains, what the run says is what is shown, and no test waits for a clock."""
+"""What is chosen is what trains, what the run says is what is shown, and no test waits for a clock."""
 
 import asyncio
 

@@ -5,7 +5,7 @@
     picture
 
 Every chart carries one sentence that says what it shows: it stands under the picture, and in its place where no front
-end answers. Colours, dashes and markers are the theme's, by memory.
+end answers. Colors, dashes and markers are the theme's, by memory.
 """
 
 import math
@@ -31,30 +31,30 @@ class Chart:
         self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
 
     def line(self, x, y, name: str, memory: str = "attention", dash: str | None = None, **more) -> "Chart":
-        """A line in the colour and dash of `memory` (or another dash)."""
+        """A line in the color and dash of `memory` (or another dash)."""
         style = _style(memory)
-        line = dict(color=style.colour, dash=dash or style.dash, width=2)
+        line = dict(color=style.color, dash=dash or style.dash, width=2)
         self.figure.add_scatter(x=list(x), y=list(y), name=name, mode="lines", line=line, **more)
         return self
 
     def points(
         self, x, y, name: str, memory: str = "attention", text=None, symbol=None, joined: bool = False, **more
     ) -> "Chart":
-        """Markers in the colour and shape of `memory` (or another symbol), with a label each where `text` is given,
+        """Markers in the color and shape of `memory` (or another symbol), with a label each where `text` is given,
         `joined` by a line in its dash."""
         style = _style(memory)
         if joined:
-            more["line"] = dict(color=style.colour, dash=style.dash, width=2)
-        marker = dict(color=style.colour, symbol=symbol or style.marker, size=10)
+            more["line"] = dict(color=style.color, dash=style.dash, width=2)
+        marker = dict(color=style.color, symbol=symbol or style.marker, size=10)
         mode = ("lines+" if joined else "") + ("markers+text" if text is not None else "markers")
         more = {"textposition": "top center", "cliponaxis": False, "text": text, **more}
         self.figure.add_scatter(x=list(x), y=list(y), name=name, mode=mode, marker=marker, **more)
         return self
 
     def bars(self, names, sizes, name: str, memory: str = "attention", pattern: str | None = None, **more) -> "Chart":
-        """Horizontal bars, one a name; several calls stack. `pattern` fills them so that colour is not all."""
+        """Horizontal bars, one a name; several calls stack. `pattern` fills them so that color is not all."""
         style = _style(memory)
-        marker = dict(color=style.colour, pattern=dict(shape=style.pattern if pattern is None else pattern))
+        marker = dict(color=style.color, pattern=dict(shape=style.pattern if pattern is None else pattern))
         self.figure.add_bar(x=list(sizes), y=list(names), name=name, orientation="h", marker=marker, **more)
         return self
 

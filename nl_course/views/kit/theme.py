@@ -1,7 +1,7 @@
-"""How every picture of the course looks: one colour and one dash per memory, one template for all charts.
+"""How every picture of the course looks: one color and one dash per memory, one template for all charts.
 
 The palette was checked to stand at least 3.1 : 1 against white and at least 27 apart in CIELAB for ordinary sight,
-deuteranopia, protanopia and tritanopia; a dash, marker or bar pattern always carries the same message as the colour.
+deuteranopia, protanopia and tritanopia; a dash, marker or bar pattern always carries the same message as the color.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 
 
 class Style(NamedTuple):
-    """Colour (hex), line dash (plotly), bar pattern (plotly) and marker of one memory."""
+    """Color (hex), line dash (plotly), bar pattern (plotly) and marker of one memory."""
 
-    colour: str
+    color: str
     dash: str
     pattern: str
     marker: str = "circle"
@@ -28,12 +28,12 @@ _FAMILIES = {
     "ttt-e2e": Style("#5A0A8F", "5px,2px", "+"),
     "outer": Style("#C12D86", "solid", ""),
 }
-# Variants share their family's colour and differ by marker.
+# Variants share their family's color and differ by marker.
 _VARIANTS = {
     "attention": ("attention", "circle"),
     "gqa": ("attention", "square"),
     "mqa": ("attention", "diamond"),
-    "mla": ("attention", "cross"),
+    "latent-attention": ("attention", "cross"),
     "window": ("attention", "triangle-up"),
     "linear": ("linear", "circle"),
     "retnet": ("linear", "square"),
@@ -41,7 +41,7 @@ _VARIANTS = {
     "gated-delta": ("delta", "square"),
     "ttt-linear": ("ttt", "circle"),
     "ttt-mlp": ("ttt", "square"),
-    "lmm": ("titans", "circle"),
+    "titans": ("titans", "circle"),
     "mac": ("titans", "square"),
     "mag": ("titans", "diamond"),
     "mal": ("titans", "triangle-up"),
@@ -83,7 +83,7 @@ def template() -> go.layout.Template:
             margin=dict(l=60, r=20, t=44, b=48),
             paper_bgcolor="white",
             plot_bgcolor="white",
-            colorway=[s.colour for s in _FAMILIES.values()],
+            colorway=[s.color for s in _FAMILIES.values()],
             xaxis=axis,
             yaxis=axis,
             legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0),

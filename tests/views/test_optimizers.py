@@ -1,4 +1,4 @@
-"""Optimisers: runs beside plain loops, measured weights beside the exact ones, DGD's fixed point, controls."""
+"""Optimizers: runs beside plain loops, measured weights beside the exact ones, DGD's fixed point, controls."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,7 +14,7 @@ from nl_course.views.optimizers import (
     NAMES,
     START,
     STEPS,
-    Optimisers,
+    Optimizers,
     compute,
     inputs,
     loss_of,
@@ -29,7 +29,7 @@ BEGIN = {
 
 @pytest.fixture(scope="module")
 def view():
-    return Optimisers(strict=True)
+    return Optimizers(strict=True)
 
 
 def gradient(W, X, ripple):
@@ -95,7 +95,7 @@ def test_dgd_takes_back_what_older_gradients_wrote():
     assert weights[0] > 0 and (weights[1:4] < -0.01).all()
 
 
-def test_every_optimiser_runs_and_is_said():
+def test_every_optimizer_runs_and_is_said():
     for said in NAMES:
         arrays = compute(**{**BEGIN, "one": said})
         assert np.isfinite(arrays["runs"][said]["path"]).all() and arrays["runs"][said]["loss"][-1] < 6
@@ -124,7 +124,7 @@ def test_controls_drive_picture_and_sentence(view):
 
 
 def test_the_prediction_waits_for_dgd_on_the_plain_bowl():
-    view = Optimisers(strict=True)
+    view = Optimizers(strict=True)
     assert "Choose DGD" in view.predict(ANSWERS[0])
     view.set(other="DGD", rate=0.2)
     assert f'it came out "{ANSWERS[1]}"' in view.verdict
