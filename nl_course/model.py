@@ -5,11 +5,13 @@
 With `conv` each layer begins with h = h + conv(norm(h)), a short causal convolution (the TTT paper's models do).
 
 Pre-norm RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467), SwiGLU (Shazeer 2020, arXiv 2002.05202), tied
-embeddings. Its state is one state a layer; reading a text in any split gives the same logits.
+embeddings. Its state is one state per layer; reading a text in any split gives the same logits.
+Axes: B batch, T time.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,8 @@ from nl_course.renamed import translate
 class ModelConfig:
     """Sizes of a language model: `vocab` tokens, `layers` blocks of `width`, a SwiGLU MLP of width `hidden`, and in
     every block the `memory` of that name with `heads` heads and further `options` (see its config class). `conv` is
-    the width of a causal convolution before each memory, 0 for none; `tied` False gives the output its own weights."""
+    the width of a causal convolution before each memory, 0 for none; `tied` False gives the output its own weights.
+    Raises CourseError for sizes that do not fit and for a memory that there is not."""
 
     vocab: int = 256
     width: int = 128
@@ -43,12 +46,13 @@ class ModelConfig:
         check_int("conv", self.conv, 0)
         check_choice("memory", self.memory, MEMORIES)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON holds them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "ModelConfig":
-        """The config saved by `to_dict`; raises CourseError for a field it does not know."""
+        """The config saved by `to_dict`, also by an older version; raises CourseError for a field it does not know."""
         _, values = translate("ModelConfig", values)
         for name in values:
             check_choice("model setting", name, [f.name for f in fields(cls)])
@@ -57,15 +61,16 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class BlockState(State):
-    """The state of a block with a convolution: its memory's own, and the convolution's tail (B, conv - 1, width)."""
+    """The state of a block with a convolution: its memory's own, and the convolution's last inputs (B, conv - 1,
+    width)."""
 
     memory: State
-    tail: Tensor
+    conv_state: Tensor
 
 
 @dataclass(frozen=True)
 class ModelState(State):
-    """One state a layer, first layer first: its memory's own, or a `BlockState` around it."""
+    """One state per layer, first layer first: its memory's own, or a `BlockState` around it."""
 
     layers: tuple[State, ...]
 
@@ -76,7 +81,7 @@ class ModelState(State):
 
 
 class SwiGLU(nn.Module):
-    """x (B, T, width) -> (silu(x W_gate) * x W_up) W_down, no biases."""
+    """x (B, T, width) -> (silu(x W_gate) * x W_up) W_down, no biases (arXiv 2002.05202, eq. 6)."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -85,14 +90,16 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(silu(self.gate(x)) * self.up(x))
+        """x (B, T, width) -> the same shape."""
+        return self.down(silu(self.gate(x)) * self.up(x))  # (B, T, hidden) inside
 
 
 class MixingBlock(nn.Module):
-    """The part of a block in which tokens meet: a memory on a normalised copy, added back; before it, if the config has
+    """The part of a block in which tokens meet: a memory on a normalized copy, added back; before it, if the config has
     one, a short causal convolution in the same way. What follows it is the subclass's."""
 
-    def __init__(self, config, path: str):
+    def __init__(self, config: Any, path: str):
+        """`config`: a `ModelConfig`, or another one with its fields width, heads, memory, options and conv."""
         super().__init__()
         self.conv = CausalConv(config.width, config.conv) if config.conv else None
         self.conv_norm = nn.RMSNorm(config.width, eps=1e-6) if config.conv else None
@@ -101,31 +108,40 @@ class MixingBlock(nn.Module):
         self.memory_post_norm = None  # a norm on what the memory says, where a subclass puts one
 
     def init_state(self, batch_size: int) -> State:
+        """The memory's own before the first token; around it a `BlockState` where there is a convolution."""
         state = self.memory.init_state(batch_size)
-        return BlockState(state, self.conv.init_tail(batch_size)) if self.conv else state
+        if self.conv is None:
+            return state
+        return BlockState(state, self.conv.init_tail(batch_size))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """The memory's own bytes, and conv - 1 columns of the width for the convolution."""
         return self.memory.state_bytes(tokens, batch_size) + self.tail_bytes(batch_size)
 
     def tail_bytes(self, batch_size: int = 1) -> int:
-        return batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize if self.conv else 0
+        """Bytes of the convolution's last inputs."""
+        if self.conv is None:
+            return 0
+        return batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize
 
     def mix(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
         """h (B, T, width) -> the same after convolution and memory, and the state after the last token."""
         if self.conv is None:
             return self._read(h, state, trace)
-        convolved, tail = self.conv(self.conv_norm(h), state.tail)
+        convolved, conv_state = self.conv(self.conv_norm(h), state.conv_state)
         h, memory = self._read(h + convolved, state.memory, trace)
-        return h, BlockState(memory, tail)
+        return h, BlockState(memory, conv_state)
 
     def _read(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
+        """h with what the memory says of it added, and the memory's next state."""
         mixed, state = self.memory(self.memory_norm(h), state, trace)
-        return h + (mixed if self.memory_post_norm is None else self.memory_post_norm(mixed)), state
+        if self.memory_post_norm is not None:
+            mixed = self.memory_post_norm(mixed)
+        return h + mixed, state
 
 
 class Block(MixingBlock):
-    """A memory that mixes tokens, then an MLP that does not, each on a normalised copy and added back."""
+    """A memory that mixes tokens, then an MLP that does not, each on a normalized copy and added back."""
 
     def __init__(self, config: ModelConfig, path: str):
         super().__init__(config, path)
@@ -133,7 +149,10 @@ class Block(MixingBlock):
         self.mlp = SwiGLU(config.width, config.hidden)
 
     def forward(self, h: Tensor, state: State | None, trace: Trace | None) -> tuple[Tensor, State]:
-        state = self.init_state(h.shape[0]) if state is None else state  # here, where a sharded block is whole
+        """h (B, T, width) -> the same shape, and the state after the last token."""
+        # Here, and not by the model: of a sharded model only the block that runs has whole weights to start from.
+        if state is None:
+            state = self.init_state(h.shape[0])
         h, state = self.mix(h, state, trace)
         return h + self.mlp(self.mlp_norm(h)), state
 
@@ -153,14 +172,17 @@ class LanguageModel(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.apply(_start)
+        # Two parts of every layer add to the residual stream, so that its variance would grow with the depth.
         for name, parameter in self.named_parameters():
             if name.endswith(("output.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5)
 
-    def _blocks(self, config, path: str) -> list[MixingBlock]:
+    def _blocks(self, config: Any, path: str) -> list[MixingBlock]:
+        """The layers, first one first; a subclass makes its own."""
         return [Block(config, path) for _ in range(config.layers)]
 
     def init_state(self, batch_size: int) -> ModelState:
+        """What the model knows before the first token, for `batch_size` texts."""
         return ModelState(tuple(layer.init_state(batch_size) for layer in self.layers))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
@@ -168,6 +190,7 @@ class LanguageModel(nn.Module):
         return sum(layer.state_bytes(tokens, batch_size) for layer in self.layers)
 
     def parameter_count(self) -> int:
+        """Numbers in all parameters; tied weights count once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(
@@ -179,16 +202,18 @@ class LanguageModel(nn.Module):
         """
         self._check(tokens)
         states = (None,) * len(self.layers) if state is None else state.layers
-        h, after = self.embedding(tokens), []
+        next_states = []
+        h = self.embedding(tokens)  # (B, T, width)
         for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
-            h, new = layer(h, before, None if trace is None else trace.scope(f"layers.{i}"))
-            after.append(new)
-        return self.logits(h), ModelState(tuple(after))
+            scope = None if trace is None else trace.scope(f"layers.{i}")
+            h, after = layer(h, before, scope)
+            next_states.append(after)
+        return self.logits(h), ModelState(tuple(next_states))
 
     def logits(self, h: Tensor) -> Tensor:
         """What the last block leaves, (B, T, width) -> (B, T, vocab)."""
         output = self.embedding.weight if self.head is None else self.head.weight
-        return self.norm(h) @ output.T
+        return self.norm(h) @ output.T  # (B, T, vocab)
 
     def generate(
         self,
@@ -202,7 +227,8 @@ class LanguageModel(nn.Module):
         """Streams `tokens` new tokens, (B,) each, after prompt (B, T), T >= 1.
 
         `temperature` 0 takes the likeliest token; `top_k` keeps only the k likeliest; `seed` makes it repeatable.
-        `state` is what was read before the prompt. Each new token is read once: nothing is recomputed.
+        `state` is what was read before the prompt. Each new token is read once: nothing is recomputed. Raises
+        CourseError for an empty prompt.
         """
         check_int("tokens", tokens, 0)
         check_min("temperature", temperature, 0)
@@ -210,18 +236,30 @@ class LanguageModel(nn.Module):
             raise CourseError(f"the prompt must be (batch, time) with at least one token, not {tuple(prompt.shape)}.")
         return self._stream(prompt, tokens, temperature, top_k, seed, state)
 
-    def _stream(self, read, tokens, temperature, top_k, seed, state) -> Iterator[Tensor]:
-        generator = None if seed is None else torch.Generator(read.device).manual_seed(seed)
+    def _stream(
+        self,
+        unread: Tensor,
+        tokens: int,
+        temperature: float,
+        top_k: int | None,
+        seed: int | None,
+        state: ModelState | None,
+    ) -> Iterator[Tensor]:
+        """The generator behind `generate`, which checks its arguments before the first token is asked for."""
+        generator = None if seed is None else torch.Generator(unread.device).manual_seed(seed)
         for _ in range(tokens):
+            # Only around the model: a generator that pauses inside `no_grad` would switch it off for its caller.
             with torch.no_grad():
-                logits, state = self(read, state)
-                token = sample(logits[:, -1], temperature, top_k, generator)
+                logits, state = self(unread, state)  # (B, T, vocab)
+                token = sample(logits[:, -1], temperature, top_k, generator)  # (B,)
             yield token
-            read = token[:, None]
+            unread = token[:, None]  # (B, 1)
 
     def _check(self, tokens: Tensor) -> None:
+        """Raises CourseError for tokens that the embedding would refuse with an index of its own, or not at all."""
         if tokens.dim() != 2 or tokens.is_floating_point():
             raise CourseError(f"tokens must be whole numbers (batch, time), not {tokens.dtype} {tuple(tokens.shape)}.")
+        # On an accelerator the comparison would wait for the device at every call.
         if tokens.numel() and not torch.compiler.is_compiling() and tokens.device.type == "cpu":
             low, high = tokens.aminmax()
             if low < 0 or high >= self.config.vocab:
@@ -229,16 +267,19 @@ class LanguageModel(nn.Module):
 
 
 def sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token a row from logits (B, vocab) -> (B,)."""
+    """One token per row from logits (B, vocab) -> (B,). `temperature` 0 takes the likeliest, `top_k` draws among the k
+    likeliest alone."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / temperature
     if top_k is not None:
-        least = logits.topk(min(check_int("top_k", top_k, 1), logits.shape[-1])).values[:, -1:]
+        count = min(check_int("top_k", top_k, 1), logits.shape[-1])
+        least = logits.topk(count).values[:, -1:]  # (B, 1)
         logits = logits.masked_fill(logits < least, -torch.inf)
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
 
 
 def _start(module: nn.Module) -> None:
+    """N(0, 0.02) for linear layers and embeddings; memories begin their other parameters themselves."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)

@@ -43,6 +43,8 @@ CLASSES: dict[str, str] = {}
 # A parameter's name may be given up to any dot: "gates" also stands for "gates.weight".
 RENAMED: dict[str, dict[str, str | Gone]] = {
     # -- attention and linear memories: states, configs, parameters
+    "MatrixState": {"tail": "conv_state"},
+    "LinearAttentionConfig": {"feature": Gone("queries and keys are used as they are", usual=("none",))},
     #
     # -- TTT
     #
@@ -51,6 +53,7 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     # -- HOPE
     #
     # -- models, blocks and models with clocks
+    "BlockState": {"tail": "conv_state"},
     #
     # -- optimizers: options, and what they keep for each parameter
     #

@@ -73,7 +73,7 @@ def _cut(now: State, tokens: int) -> tuple[State, tuple[int, ...]]:
     """A state with only the columns of its last `tokens` tokens, and how many columns its caches hold; others whole."""
     if isinstance(now, BlockState):
         memory, held = _cut(now.memory, tokens)
-        return BlockState(memory, now.tail), held
+        return BlockState(memory, now.conv_state), held
     if not is_a_cache(now):
         return now, ()
     caches = list(_leaves(now))
@@ -83,7 +83,7 @@ def _cut(now: State, tokens: int) -> tuple[State, tuple[int, ...]]:
 def _mend(new: State, then: State, held: tuple[int, ...]) -> State:
     """The inverse of `_cut`: the columns of then put back before the new ones."""
     if isinstance(new, BlockState):
-        return BlockState(_mend(new.memory, then.memory, held), new.tail)
+        return BlockState(_mend(new.memory, then.memory, held), new.conv_state)
     if not held:
         return new
     pairs = zip(_leaves(then), _leaves(new), held, strict=True)

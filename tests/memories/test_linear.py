@@ -367,7 +367,6 @@ def test_a_language_model_reads_with_it(name):
     ("make", "says"),
     [
         (lambda: LinearAttentionConfig(width=8, heads=3), "not a multiple of heads 3"),
-        (lambda: LinearAttentionConfig(width=8, heads=2, feature="elo"), "Did you mean 'elu'"),
         (lambda: DeltaConfig(width=8, heads=2, chunk=0), "chunk must be"),
         (lambda: DeltaConfig(width=8, heads=2, conv=-1), "conv must be"),
         (lambda: GatedDeltaConfig(width=8, heads=2, value_dim=0), "value_dim must be"),

@@ -8,7 +8,7 @@ arXiv 2004.05150):
     y_t = sum_{s in (t - window, t]} softmax_s(q_t . k_s / sqrt(d)) v_s,     then W_o
 
 Axes: b batch, h query heads, g key-value heads (h / g queries share one), t queries, s keys, d head width.
-The state is the KV cache. It grows by 2 g d numbers a token until the window, if there is one, is full.
+The state is the KV cache. It grows by 2 g d numbers per token until the window, if there is one, is full.
 """
 
 import math
@@ -26,14 +26,15 @@ from nl_course.memories.base import Memory, State
 from nl_course.memories.trace import Trace
 
 PATHS = ("auto", "reference", "sdpa")
-_QUERY_BLOCK = 512
+_QUERY_BLOCK = 512  # queries that share one mask: (512, keys) bytes at a time instead of (queries, keys)
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
     """Sizes of one attention layer. `kv_heads` = heads is multi-head, 1 is multi-query, between is grouped.
     `window` counts the token itself; None reads everything. `rope_theta` None leaves positions out. `qk_norm` brings
-    every query and key to unit mean square before it is turned, with learnt gains that the heads share."""
+    every query and key to unit mean square before it is turned, with learned gains that the heads share. Raises
+    CourseError for sizes that do not fit."""
 
     width: int
     heads: int
@@ -60,7 +61,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class AttentionState(State):
-    """The KV cache: keys (already turned) and values, (B, g, tokens held, d), and the next token's position."""
+    """The KV cache: keys (already turned) and values, (B, g, tokens in reach, d), and the next token's position."""
 
     key: TokenCache
     value: TokenCache
@@ -70,46 +71,51 @@ class AttentionState(State):
 def visible(queries: int, keys: int, window: int | None, device: torch.device | None = None) -> Tensor:
     """Which of `keys` columns each of the last `queries` tokens may read: itself and earlier ones, at most `window`.
     (queries, keys), True where allowed."""
-    last = torch.arange(keys - queries, keys, device=device)[:, None]
-    key = torch.arange(keys, device=device)[None, :]
-    allowed = key <= last
-    return allowed if window is None else allowed & (key > last - window)
+    own = torch.arange(keys - queries, keys, device=device)[:, None]  # (t, 1), the column of each query's own token
+    key = torch.arange(keys, device=device)[None, :]  # (1, s)
+    allowed = key <= own  # (t, s)
+    return allowed if window is None else allowed & (key > own - window)
 
 
 def attention_scores(q: Tensor, k: Tensor, allowed: Tensor, scale: float) -> Tensor:
     """q (b, h, t, d), k (b, h, s, d) -> scaled scores (b, h, t, s), minus infinity where not allowed (t, s)."""
-    return (q @ k.transpose(-2, -1) * scale).masked_fill(~allowed, -math.inf)
+    scores = q @ k.transpose(-2, -1) * scale  # (b, h, t, s)
+    return scores.masked_fill(~allowed, -math.inf)
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor, scale: float) -> Tensor:
     """Softmax attention as written (arXiv 1706.03762, eq. 1): q (b, h, t, d), k (b, h, s, d), v (b, h, s, e)
     -> (b, h, t, e). Differentiable any number of times, which PyTorch's fused kernels are not."""
-    return attention_scores(q, k, allowed, scale).softmax(dim=-1) @ v
+    weights = attention_scores(q, k, allowed, scale).softmax(dim=-1)  # (b, h, t, s)
+    return weights @ v  # (b, h, t, e)
 
 
 def attention_sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None, scale: float) -> Tensor:
-    """The same through `scaled_dot_product_attention`, which never stores the (t, s) scores where it can avoid it."""
+    """The same through `scaled_dot_product_attention`, which never stores the (t, s) scores where it can avoid it.
+    k (b, g, s, d) and v (b, g, s, e) may have fewer heads than q (b, h, t, d)."""
     queries, keys = q.shape[-2], k.shape[-2]
     reads_all = window is None or keys <= window
     shared = q.shape[1] != k.shape[1]
+    # Without a mask the kernels are fastest: one query sees all keys, and a text read from its start is the causal
+    # case that they know.
     if queries == 1 and reads_all:
         return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=shared)
     if queries == keys and reads_all:
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=shared)
     # A mask costs (t, s) bytes: a block of queries at a time, and only the keys within its reach.
-    block, outputs = max(window or 0, _QUERY_BLOCK), []
+    block = max(window or 0, _QUERY_BLOCK)
+    outputs = []
     for start in range(0, queries, block):
         stop = min(start + block, queries)
         newest = keys - queries + stop
         oldest = 0 if window is None else max(0, keys - queries + start + 1 - window)
-        seen = slice(oldest, newest)
-        mask = visible(stop - start, newest - oldest, window, q.device)
-        outputs.append(
-            scaled_dot_product_attention(
-                q[..., start:stop, :], k[..., seen, :], v[..., seen, :], attn_mask=mask, scale=scale, enable_gqa=shared
-            )
+        mask = visible(stop - start, newest - oldest, window, q.device)  # (block, keys in reach)
+        reached_k, reached_v = k[..., oldest:newest, :], v[..., oldest:newest, :]  # (b, g, keys in reach, d or e)
+        y = scaled_dot_product_attention(
+            q[..., start:stop, :], reached_k, reached_v, attn_mask=mask, scale=scale, enable_gqa=shared
         )
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)
+        outputs.append(y)  # (b, h, block, e)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-2)  # (b, h, t, e)
 
 
 class Attention(Memory):
@@ -121,7 +127,8 @@ class Attention(Memory):
 
     def __init__(self, config: AttentionConfig, path: str = "auto"):
         super().__init__(config.width)
-        self.config, self.path = config, check_choice("path", path, PATHS)
+        self.config = config
+        self.path = check_choice("path", path, PATHS)
         inner, shared = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key = nn.Linear(config.width, shared, bias=False)
@@ -132,40 +139,46 @@ class Attention(Memory):
         self.rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
 
     def init_state(self, batch_size: int) -> AttentionState:
+        """An empty cache."""
         c = self.config
-        empty = self.key.weight.new_empty(batch_size, c.kv_heads, 0, c.head_dim)
+        empty = self.key.weight.new_empty(batch_size, c.kv_heads, 0, c.head_dim)  # (b, g, 0, d)
         return AttentionState(TokenCache.of(empty), TokenCache.of(empty), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """2 (key and value) x g x d numbers for each token held."""
-        held = tokens if self.config.window is None else min(tokens, self.config.window)
-        return batch_size * held * 2 * self.config.kv_heads * self.config.head_dim * self.dtype.itemsize
+        """2 (key and value) x g x d numbers for each token in reach."""
+        in_reach = tokens if self.config.window is None else min(tokens, self.config.window)
+        return batch_size * in_reach * 2 * self.config.kv_heads * self.config.head_dim * self.dtype.itemsize
 
     def advance(self, x: Tensor, state: AttentionState, trace: Trace | None) -> tuple[Tensor, AttentionState]:
+        """x (b, t, width) -> y (b, t, width), and the cache with the new tokens in it."""
         c, tokens = self.config, x.shape[1]
         if tokens == 0:
             return x, state
-        q = rearrange(self.query(x), "b t (h d) -> b h t d", d=c.head_dim)
-        k = rearrange(self.key(x), "b t (g d) -> b g t d", d=c.head_dim)
-        v = rearrange(self.value(x), "b t (g d) -> b g t d", d=c.head_dim)
+        q = rearrange(self.query(x), "b t (h d) -> b h t d", d=c.head_dim)  # (b, h, t, d)
+        k = rearrange(self.key(x), "b t (g d) -> b g t d", d=c.head_dim)  # (b, g, t, d)
+        v = rearrange(self.value(x), "b t (g d) -> b g t d", d=c.head_dim)  # (b, g, t, d)
         if c.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
+        # Keys are kept turned: a dot product of turned vectors depends on their distance alone, so that no key has
+        # to be turned again for a later query.
         if self.rotary is not None:
             q, k = self.rotary(q, state.position), self.rotary(k, state.position)
         # The oldest query reads window - 1 tokens back: what lies before them is in nobody's reach.
         reach = len(state.key) if c.window is None else c.window - 1
-        key, value = state.key.last(reach).append(k), state.value.last(reach).append(v)
+        key, value = state.key.last(reach).append(k), state.value.last(reach).append(v)  # (b, g, s, d) each
         scale = c.head_dim**-0.5
         if self.path == "reference":
-            allowed = visible(tokens, len(key), c.window, x.device)
+            allowed = visible(tokens, len(key), c.window, x.device)  # (t, s)
             y = attention_reference(q, self._spread(key.columns), self._spread(value.columns), allowed, scale)
         else:
             y = attention_sdpa(q, key.columns, value.columns, c.window, scale)
         if trace is not None:
             self._explain(trace, q, key.columns, state.position, scale)
+        # The state keeps one token more than the next call needs, so that its size is the window's.
         if c.window is not None:
             key, value = key.last(c.window), value.last(c.window)
-        return self.output(rearrange(y, "b h t d -> b t (h d)")), AttentionState(key, value, state.position + tokens)
+        y = rearrange(y, "b h t d -> b t (h d)")  # (b, t, h d)
+        return self.output(y), AttentionState(key, value, state.position + tokens)
 
     def _spread(self, shared: Tensor) -> Tensor:
         """Each key-value head repeated for the queries that share it: (b, g, s, d) -> (b, h, s, d)."""
@@ -173,15 +186,17 @@ class Attention(Memory):
 
     def _explain(self, trace: Trace, q: Tensor, k: Tensor, position: int, scale: float) -> None:
         """Scores and softmax weights with keys at their absolute positions (forgotten keys have -inf and 0), and the
-        turned queries and keys of the new tokens."""
-        tokens, held = q.shape[-2], k.shape[-2]
+        turned queries and keys of the new tokens. q (b, h, t, d), k (b, g, s, d), old and new."""
+        tokens, in_reach = q.shape[-2], k.shape[-2]
         trace.add("query", rearrange(q, "b h t d -> b t h d"))
-        trace.add("key", rearrange(k[..., held - tokens :, :], "b g t d -> b t g d"))
+        trace.add("key", rearrange(k[..., in_reach - tokens :, :], "b g t d -> b t g d"))
+        # Scores cost (t, s) numbers per head, which only a trace that asks for them should pay.
         if not (trace.wants("scores") or trace.wants("weights")):
             return
         with torch.no_grad():
-            scores = attention_scores(q, self._spread(k), visible(tokens, held, self.config.window, q.device), scale)
-            forgotten = position + tokens - held
-            scores = torch.nn.functional.pad(scores, (forgotten, 0), value=-math.inf)
+            allowed = visible(tokens, in_reach, self.config.window, q.device)  # (t, s)
+            scores = attention_scores(q, self._spread(k), allowed, scale)  # (b, h, t, s)
+            forgotten = position + tokens - in_reach
+            scores = torch.nn.functional.pad(scores, (forgotten, 0), value=-math.inf)  # (b, h, t, positions)
             trace.add("scores", rearrange(scores, "b h t s -> b t h s"))
             trace.add("weights", rearrange(scores.softmax(dim=-1), "b h t s -> b t h s"))

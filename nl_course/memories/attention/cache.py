@@ -1,4 +1,4 @@
-"""A cache of tokens that only ever grows at its end: the desk of attention.
+"""A cache of tokens that only ever grows at its end: the state of attention.
 
 Appending one token with `torch.cat` copies the whole past each time, so that reading T tokens costs T^2 copies. Here
 the storage doubles when it is full, so the copies add up to at most 2 T. Growing in place is allowed only where nobody
@@ -41,10 +41,11 @@ class TokenCache(State):
 
     @property
     def columns(self) -> Tensor:
-        """What is filled, (B, ..., tokens, features), as a view."""
+        """What is this state's own, (B, ..., tokens, features), as a view."""
         return self.storage[..., self.start : self.stop, :]
 
     def __len__(self) -> int:
+        """Tokens in it."""
         return self.stop - self.start
 
     def append(self, new: Tensor) -> "TokenCache":
@@ -53,6 +54,7 @@ class TokenCache(State):
             return self
         if len(self) == 0:
             return TokenCache.of(new)
+        # Autograd keeps what it has seen: a storage written in place would spoil the backward pass.
         if torch.is_grad_enabled() and (new.requires_grad or self.storage.requires_grad):
             return TokenCache.of(torch.cat([self.columns, new], dim=-2))
         stop = self.stop + new.shape[-2]
@@ -60,8 +62,9 @@ class TokenCache(State):
             self.storage[..., self.stop : stop, :] = new
             self.end.filled = stop
             return TokenCache(self.storage, self.start, stop, self.end)
+        # A storage of its own, with room for what comes next.
         filled = len(self) + new.shape[-2]
-        storage = new.new_empty(*new.shape[:-2], _room(filled), new.shape[-1])
+        storage = new.new_empty(*new.shape[:-2], _room(filled), new.shape[-1])  # (B, ..., room, features)
         storage[..., : len(self), :] = self.columns
         storage[..., len(self) : filled, :] = new
         return TokenCache(storage, 0, filled, _End(filled))
@@ -72,19 +75,24 @@ class TokenCache(State):
         return TokenCache(self.storage, max(self.start, self.stop - count), self.stop, self.end)
 
     def _may_grow_in_place(self) -> bool:
+        """Whether nobody can notice: see the head of this file."""
+        # Outside of inference mode torch refuses to write into a tensor that was made in it.
         foreign = self.storage.is_inference() and not torch.is_inference_mode_enabled()
         return self.end.filled == self.stop and not foreign and not torch.is_grad_enabled()
 
     # A cache is defined by its columns: only they are saved, moved, counted and mapped.
     def parts(self) -> dict[str, Any]:
+        """The columns alone."""
         return {"columns": self.columns}
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "TokenCache":
+        """A cache of these columns, with no room to spare."""
         return cls.of(parts["columns"])
 
     @property
     def capacity_bytes(self) -> int:
+        """Bytes of the storage, which other states may share."""
         return self.storage.numel() * self.storage.element_size()
 
 

@@ -1,4 +1,4 @@
-"""Multi-head latent attention: keep one short latent a token, make all keys and values from it when reading.
+"""Multi-head latent attention: keep one short latent per token, make all keys and values from it when reading.
 
 DeepSeek-V2 (arXiv 2405.04434, section 2.1). Keys and values of all heads come from one latent of width r, and one
 rotary key of width p is shared by all heads, so a token costs r + p numbers instead of 2 h d:
@@ -31,7 +31,8 @@ from nl_course.memories.trace import Trace
 @dataclass(frozen=True)
 class LatentAttentionConfig:
     """Sizes of one latent-attention layer: `kv_rank` r of the latent, `rope_dim` p of the shared rotary key,
-    `head_dim` d (without p) and `value_dim` e of each head, `q_rank` of the query's own latent (None: full)."""
+    `head_dim` d (without p) and `value_dim` e of each head, `q_rank` of the query's own latent (None: full). Raises
+    CourseError for sizes that do not fit."""
 
     width: int
     heads: int
@@ -68,11 +69,13 @@ class LatentAttention(Memory):
         super().__init__(config.width)
         c = self.config = config
         self.path = check_choice("path", path, PATHS)
-        query = c.heads * (c.head_dim + c.rope_dim)
+        queries = c.heads * (c.head_dim + c.rope_dim)
         if c.q_rank is None:
-            self.query = nn.Linear(c.width, query, bias=False)
+            self.query = nn.Linear(c.width, queries, bias=False)
         else:
-            down, up = nn.Linear(c.width, c.q_rank, bias=False), nn.Linear(c.q_rank, query, bias=False)
+            # The query's latent saves parameters and activations alone: queries are not kept.
+            down = nn.Linear(c.width, c.q_rank, bias=False)
+            up = nn.Linear(c.q_rank, queries, bias=False)
             self.query = nn.Sequential(down, nn.RMSNorm(c.q_rank, eps=1e-6), up)
         self.down = nn.Linear(c.width, c.kv_rank + c.rope_dim, bias=False)
         self.latent_norm = nn.RMSNorm(c.kv_rank, eps=1e-6)
@@ -82,29 +85,33 @@ class LatentAttention(Memory):
         self.rotary = Rotary(c.rope_dim, c.rope_theta)
 
     def init_state(self, batch_size: int) -> LatentState:
+        """An empty cache."""
         new = self.down.weight.new_empty
-        latent, rope_key = new(batch_size, 0, self.config.kv_rank), new(batch_size, 0, self.config.rope_dim)
+        latent = new(batch_size, 0, self.config.kv_rank)  # (b, 0, r)
+        rope_key = new(batch_size, 0, self.config.rope_dim)  # (b, 0, p)
         return LatentState(TokenCache.of(latent), TokenCache.of(rope_key), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """r + p numbers a token; no factor 2, since keys and values share the latent."""
+        """r + p numbers per token; no factor 2, since keys and values share the latent."""
         return batch_size * tokens * (self.config.kv_rank + self.config.rope_dim) * self.dtype.itemsize
 
     def advance(self, x: Tensor, state: LatentState, trace: Trace | None) -> tuple[Tensor, LatentState]:
+        """x (b, t, width) -> y (b, t, width), and the cache with the new tokens in it."""
         c, tokens = self.config, x.shape[1]
         if tokens == 0:
             return x, state
-        query = rearrange(self.query(x), "b t (h d) -> b h t d", h=c.heads)
-        q, q_rope = query.split([c.head_dim, c.rope_dim], dim=-1)
+        query = rearrange(self.query(x), "b t (h d) -> b h t d", h=c.heads)  # (b, h, t, d + p)
+        q, q_rope = query.split([c.head_dim, c.rope_dim], dim=-1)  # (b, h, t, d), (b, h, t, p)
         q_rope = self.rotary(q_rope, state.position)
-        latent, k_rope = self.down(x).split([c.kv_rank, c.rope_dim], dim=-1)
-        latents = state.latent.append(self.latent_norm(latent))
-        rope_keys = state.rope_key.append(self.rotary(k_rope, state.position))
+        latent, k_rope = self.down(x).split([c.kv_rank, c.rope_dim], dim=-1)  # (b, t, r), (b, t, p)
+        latents = state.latent.append(self.latent_norm(latent))  # (b, s, r)
+        # A turn by position does not commute with W_uk, so positions need a key of their own beside the latent.
+        rope_keys = state.rope_key.append(self.rotary(k_rope, state.position))  # (b, s, p)
         scale = (c.head_dim + c.rope_dim) ** -0.5
         if self.path != "reference" and tokens == 1:
             y = self._absorbed(q, q_rope, latents.columns, rope_keys.columns, scale)
         else:
-            q = torch.cat([q, q_rope], dim=-1)
+            q = torch.cat([q, q_rope], dim=-1)  # (b, h, t, d + p)
             k, v = self._expand(latents.columns, rope_keys.columns)
             if self.path == "reference":
                 y = attention_reference(q, k, v, visible(tokens, len(latents), None, x.device), scale)
@@ -117,24 +124,29 @@ class LatentAttention(Memory):
 
     def _expand(self, latents: Tensor, rope_keys: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (b, s, r), rotary keys (b, s, p) -> keys (b, h, s, d + p), values (b, h, s, e)."""
-        k = rearrange(self.up_key(latents), "b s (h d) -> b h s d", h=self.config.heads)
-        v = rearrange(self.up_value(latents), "b s (h e) -> b h s e", h=self.config.heads)
-        shared = rope_keys[:, None].expand(-1, self.config.heads, -1, -1)
+        k = rearrange(self.up_key(latents), "b s (h d) -> b h s d", h=self.config.heads)  # (b, h, s, d)
+        v = rearrange(self.up_value(latents), "b s (h e) -> b h s e", h=self.config.heads)  # (b, h, s, e)
+        shared = rope_keys[:, None].expand(-1, self.config.heads, -1, -1)  # (b, h, s, p)
         return torch.cat([k, shared], dim=-1), v
 
     def _absorbed(self, q: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor, scale: float) -> Tensor:
-        """One query a head over the latents: all heads read the same (s, r + p) keys and (s, r) values."""
+        """One query per head over the latents: q (b, h, 1, d), q_rope (b, h, 1, p) -> (b, h, 1, e). All heads read the
+        same (s, r + p) keys and (s, r) values, so that heads take the place of queries in one attention."""
         up_key = rearrange(self.up_key.weight, "(h d) r -> h d r", h=self.config.heads)
         up_value = rearrange(self.up_value.weight, "(h e) r -> h e r", h=self.config.heads)
         heads_as_queries = torch.cat([q @ up_key, q_rope], dim=-1).transpose(1, 2)  # (b, 1, h, r + p)
-        keys = torch.cat([latents, rope_keys], dim=-1)[:, None]
-        mixed = scaled_dot_product_attention(heads_as_queries, keys, latents[:, None], scale=scale)
+        keys = torch.cat([latents, rope_keys], dim=-1)[:, None]  # (b, 1, s, r + p)
+        mixed = scaled_dot_product_attention(heads_as_queries, keys, latents[:, None], scale=scale)  # (b, 1, h, r)
         return mixed.transpose(1, 2) @ up_value.transpose(-2, -1)  # (b, h, 1, e)
 
-    def _explain(self, trace: Trace, query: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor, scale: float):
+    def _explain(
+        self, trace: Trace, query: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor, scale: float
+    ) -> None:
+        """Scores and weights of the new tokens over all positions, from the expanded keys: `query` (b, h, t, d + p)
+        with its rotary part not turned yet, `q_rope` (b, h, t, p) the same turned."""
         with torch.no_grad():
-            q = torch.cat([query[..., : self.config.head_dim], q_rope], dim=-1)
-            k, _ = self._expand(latents, rope_keys)
-            scores = attention_scores(q, k, visible(q.shape[-2], k.shape[-2], None, q.device), scale)
+            q = torch.cat([query[..., : self.config.head_dim], q_rope], dim=-1)  # (b, h, t, d + p)
+            k, _ = self._expand(latents, rope_keys)  # (b, h, s, d + p)
+            scores = attention_scores(q, k, visible(q.shape[-2], k.shape[-2], None, q.device), scale)  # (b, h, t, s)
             trace.add("scores", rearrange(scores, "b h t s -> b t h s"))
             trace.add("weights", rearrange(scores.softmax(dim=-1), "b h t s -> b t h s"))

@@ -16,27 +16,31 @@ def in_chunks(x: Tensor, chunk: int) -> Tensor:
     """(b, h, t, ...) -> (b, h, n, c, ...), zeros after the last token."""
     missing = -x.shape[2] % chunk
     if missing:
-        x = pad(x, (0, 0) * (x.dim() - 3) + (0, missing))
-    return x.unflatten(2, (-1, chunk))
+        # `pad` counts axes from the last: nothing for those behind time, `missing` tokens after its end.
+        behind_time = (0, 0) * (x.dim() - 3)
+        x = pad(x, (*behind_time, 0, missing))  # (b, h, n c, ...)
+    return x.unflatten(2, (-1, chunk))  # (b, h, n, c, ...)
 
 
 def joined(x: Tensor, tokens: int) -> Tensor:
-    """The inverse of `in_chunks`: (b, h, n, c, ...) -> (b, h, t, ...)."""
-    return x.flatten(2, 3)[:, :, :tokens]
+    """The inverse of `in_chunks`: (b, h, n, c, ...) -> (b, h, t, ...), without what was filled up."""
+    return x.flatten(2, 3)[:, :, :tokens]  # (b, h, t, ...)
 
 
 def decay_between(log_a: Tensor) -> Tensor:
-    """Retention between any two places: log_a (..., c) -> D (..., c, c), D[t, j] = a_{j+1} ... a_t for j <= t, else 0.
+    """Retention between any two tokens of a chunk: log_a (..., c) -> D (..., c, c), where row t, column j holds
+    D[t, j] = a_{j+1} ... a_t for j <= t, else 0.
 
     Each sum of logs is added up by itself. Taking differences of one running sum would be cheaper, but loses digits
     behind a token that forgot nearly everything, and is not a number behind one that forgot all (log 0 - log 0). What
     lies above the diagonal is set to minus infinity before the exponential: there it would overflow.
     """
-    places = log_a.shape[-1]
-    below = torch.ones(places, places, dtype=torch.bool, device=log_a.device).tril()
-    steps = log_a[..., :, None].expand(*log_a.shape, places)
-    sums = steps.masked_fill(~below.tril(-1), 0).cumsum(-2)
-    return sums.masked_fill(~below, -math.inf).exp()
+    size = log_a.shape[-1]
+    causal = torch.ones(size, size, dtype=torch.bool, device=log_a.device).tril()  # (c, c), True for j <= t
+    # Column j is to sum the logs of tokens j+1 to t: row t gets log a_t in every column j < t, the others stay 0.
+    steps = log_a[..., :, None].expand(*log_a.shape, size)  # (..., c, c)
+    sums = steps.masked_fill(~causal.tril(-1), 0).cumsum(-2)  # (..., t, j)
+    return sums.masked_fill(~causal, -math.inf).exp()  # (..., t, j)
 
 
 def decay_from_start(log_a: Tensor) -> Tensor:
@@ -52,25 +56,35 @@ def hebb_chunked(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor | None, S: Tenso
     Inside a chunk a read is masked attention without a softmax; what came before the chunk is read through
     the one matrix that the chunk began with. Only that matrix is carried from chunk to chunk.
     """
-    tokens, chunk = q.shape[2], min(chunk, q.shape[2])
-    q, k, v = in_chunks(q, chunk), in_chunks(k, chunk), in_chunks(v, chunk)
+    tokens = q.shape[2]
+    chunk = min(chunk, tokens)  # a short piece is not filled up to a whole chunk
+    q = in_chunks(q, chunk)  # (b, h, n, c, d_k)
+    k = in_chunks(k, chunk)  # (b, h, n, c, d_k)
+    v = in_chunks(v, chunk)  # (b, h, n, c, d_v)
     if log_a is None:
-        added = k.mT @ v
+        # Without forgetting every write of a chunk arrives at its end whole.
+        added = k.mT @ v  # (b, h, n, d_k, d_v)
         starts, S = carried(None, added, S)
-        return joined((q @ k.mT).tril() @ v + q @ starts, tokens), S
-    log_a = in_chunks(log_a, chunk)
-    D, since = decay_between(log_a), decay_from_start(log_a)[..., None]
-    added = (k * D[..., -1, :, None]).mT @ v
+        inside = (q @ k.mT).tril() @ v  # (b, h, n, c, d_v)
+        return joined(inside + q @ starts, tokens), S
+    log_a = in_chunks(log_a, chunk)  # (b, h, n, c)
+    D = decay_between(log_a)  # (b, h, n, t, j)
+    since = decay_from_start(log_a)[..., None]  # (b, h, n, c, 1)
+    # What is left of each write at the chunk's end is the last row of D.
+    added = (k * D[..., -1, :, None]).mT @ v  # (b, h, n, d_k, d_v)
     starts, S = carried(since[..., -1:, :], added, S)
-    return joined((q @ k.mT * D) @ v + since * (q @ starts), tokens), S
+    inside = (q @ k.mT * D) @ v  # (b, h, n, c, d_v)
+    return joined(inside + since * (q @ starts), tokens), S
 
 
-def carried(kept: Tensor | None, added: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """S <- kept_n S + added_n from chunk to chunk: kept (b, h, n, 1, 1) or None for 1, added (b, h, n, d_k,
-    d_v). Returns the matrix each chunk starts with, (b, h, n, d_k, d_v), and the last one."""
-    starts, factors = [], None if kept is None else kept.unbind(2)
+def carried(retention: Tensor | None, added: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+    """S <- retention_n S + added_n from chunk to chunk: retention of whole chunks (b, h, n, 1, 1) or None for 1,
+    added (b, h, n, d_k, d_v), S (b, h, d_k, d_v). Returns the matrix that each chunk starts with, (b, h, n, d_k,
+    d_v), and the last one."""
     # Taken apart once: picking one chunk at a time would make the backward pass quadratic in their number.
-    for n, add in enumerate(added.unbind(2)):
+    of_chunks = None if retention is None else retention.unbind(2)
+    starts = []
+    for n, add in enumerate(added.unbind(2)):  # add (b, h, d_k, d_v)
         starts.append(S)
-        S = add + (S if kept is None else factors[n] * S)
-    return torch.stack(starts, dim=2), S
+        S = add + (S if of_chunks is None else of_chunks[n] * S)
+    return torch.stack(starts, dim=2), S  # (b, h, n, d_k, d_v), (b, h, d_k, d_v)

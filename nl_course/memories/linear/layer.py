@@ -1,12 +1,13 @@
-"""What the memories whose state is one matrix a head have in common: everything around their recurrence.
+"""What the memories whose state is one matrix per head have in common: everything around their recurrence.
 
     q, k, v = x W_q, x W_k, x W_v        (some: a short causal convolution over each, SiLU, q and k of length 1)
     S, o    = the recurrence, per head   (linear.py, delta.py)
     y       = (RMSNorm(o) * SiLU(x W_g)) W_o     (the gate where the paper has one)
 
-The state is S (b, h, d_k, d_v), in float32 at least, and the convolution's tail: the same size for ever.
-No read is scaled by d_k^(-1/2): normalising it makes a scale meaningless. (Other code scales; mind it when
+The state is S (b, h, d_k, d_v), in float32 at least, and the last inputs of the convolution: the same size for ever.
+No read is scaled by d_k^(-1/2): normalizing it makes a scale meaningless. (Other code scales; mind it when
 comparing.)
+Axes: b batch, h heads, t time, d_k head width of queries and keys, d_v of values.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ PATHS = ("auto", "reference", "chunked")
 class MatrixConfig:
     """Sizes of one layer: `heads` matrices of `head_dim` x `value_dim` (both width / heads if not given).
     `chunk` tokens are read at once (a matter of speed only), `conv` is the width of the convolution on q, k
-    and v (0: none), `gate` multiplies what is read by SiLU(x W_g)."""
+    and v (0: none), `gate` multiplies what is read by SiLU(x W_g). Raises CourseError for sizes that do not fit."""
 
     width: int
     heads: int
@@ -56,11 +57,11 @@ class MatrixConfig:
 
 @dataclass(frozen=True)
 class MatrixState(State):
-    """The matrices S (B, h, d_k, d_v), the convolution's tail (B, taps - 1, features) or None, and how many
-    tokens were read."""
+    """The matrices S (B, h, d_k, d_v), the convolution's last inputs (B, taps - 1, features) or None without one, and
+    how many tokens were read."""
 
     matrix: Tensor
-    tail: Tensor | None
+    conv_state: Tensor | None
     position: int
 
 
@@ -80,119 +81,153 @@ class MatrixMemory(Memory):
 
     def __init__(self, config: MatrixConfig, path: str = "auto"):
         super().__init__(config.width)
-        c, self.config, self.path = config, config, check_choice("path", path, PATHS)
-        keys, values = c.heads * c.head_dim, c.heads * c.value_dim
-        self.query = nn.Linear(c.width, keys, bias=False)
-        self.key = nn.Linear(c.width, keys, bias=False)
-        self.value = nn.Linear(c.width, values, bias=False)
+        self.config = config
+        self.path = check_choice("path", path, PATHS)
+        keys, values = config.heads * config.head_dim, config.heads * config.value_dim
+        self.query = nn.Linear(config.width, keys, bias=False)
+        self.key = nn.Linear(config.width, keys, bias=False)
+        self.value = nn.Linear(config.width, values, bias=False)
         # One convolution over q, k and v side by side is three, since every feature has its own taps.
-        taps = dict(kernel=c.conv, bias=False, activation=self.activation)
-        self.conv = CausalConv(2 * keys + values, **taps) if c.conv else None
-        self.gate = nn.Linear(c.width, values, bias=False) if c.gate else None
-        self.norm = nn.RMSNorm(c.value_dim, eps=1e-6)
-        self.output = nn.Linear(values, c.width, bias=False)
+        taps = dict(kernel=config.conv, bias=False, activation=self.activation)
+        self.conv = CausalConv(2 * keys + values, **taps) if config.conv else None
+        self.gate = nn.Linear(config.width, values, bias=False) if config.gate else None
+        self.norm = nn.RMSNorm(config.value_dim, eps=1e-6)
+        self.output = nn.Linear(values, config.width, bias=False)
+
+    @property
+    def accum_dtype(self) -> torch.dtype:
+        """Of the matrix: the recurrence adds up a whole past, which needs float32 at least."""
+        return torch.promote_types(self.dtype, torch.float32)
 
     # -- what a subclass is asked for ----------------------------------------------------------------------------
     def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        """q, k (b, h, t, d_k) as the memory uses them."""
+        """q, k (b, h, t, d_k) as the memory uses them; the first of these tokens stands at `position`."""
         return (unit(q), unit(k)) if self.unit_keys else (q, k)
 
     def gates(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Step size and log retention of each token and head, (b, h, t), float32 at least; None for 1 and for 0."""
+        """x (b, t, width) -> step size and log retention of each token and head, (b, h, t), float32 at least; None for
+        a step of 1, and for a log of 0."""
         return None, None
 
-    def token_by_token(self, q, k, v, step, log_a, S) -> tuple[Tensor, Tensor]:
+    def token_by_token(
+        self, q: Tensor, k: Tensor, v: Tensor, step: Tensor | None, log_a: Tensor | None, S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrence as the paper writes it: q, k (b, h, t, d_k), v (b, h, t, d_v), gates as `gates` gives them,
+        S (b, h, d_k, d_v) -> o (b, h, t, d_v) and the last S."""
         raise NotImplementedError
 
-    def by_chunks(self, q, k, v, step, log_a, S) -> tuple[Tensor, Tensor]:
+    def by_chunks(
+        self, q: Tensor, k: Tensor, v: Tensor, step: Tensor | None, log_a: Tensor | None, S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same numbers from a few large products: see `token_by_token`."""
         raise NotImplementedError
 
-    def writes(self, k, v, step, log_a, S) -> Tensor:
+    def writes(self, k: Tensor, v: Tensor, step: Tensor | None, log_a: Tensor | None, S: Tensor) -> Tensor:
         """What each token ties to its key, (b, h, t, d_v): in Hebb's rule the value itself."""
         return v
 
-    def weights(self, q, k, step, log_a) -> Tensor:
+    def weights(self, q: Tensor, k: Tensor, step: Tensor | None, log_a: Tensor | None) -> Tensor:
         """The share of each value in each read, (b, h, t, t)."""
-        return (q @ k.mT).tril() if log_a is None else q @ k.mT * decay_between(log_a)
+        scores = q @ k.mT  # (b, h, t, t)
+        return scores.tril() if log_a is None else scores * decay_between(log_a)
 
     # -- the memory ----------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> MatrixState:
+        """Empty matrices (B, h, d_k, d_v), and zeros before the convolution's first token."""
         c = self.config
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        matrix = torch.zeros(batch_size, c.heads, c.head_dim, c.value_dim, dtype=dtype, device=self.device)
+        matrix = torch.zeros(batch_size, c.heads, c.head_dim, c.value_dim, dtype=self.accum_dtype, device=self.device)
         return MatrixState(matrix, None if self.conv is None else self.conv.init_tail(batch_size), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """h d_k d_v numbers of float32 at least, and (taps - 1) (2 h d_k + h d_v) for the convolution."""
-        c, wide = self.config, torch.promote_types(self.dtype, torch.float32)
-        tail = 0 if self.conv is None else self.conv.tail_size * self.dtype.itemsize
-        return batch_size * (c.heads * c.head_dim * c.value_dim * wide.itemsize + tail)
+        c = self.config
+        matrix = c.heads * c.head_dim * c.value_dim * self.accum_dtype.itemsize
+        conv_state = 0 if self.conv is None else self.conv.tail_size * self.dtype.itemsize
+        return batch_size * (matrix + conv_state)
 
     def advance(self, x: Tensor, state: MatrixState, trace: Trace | None) -> tuple[Tensor, MatrixState]:
+        """x (b, t, width) -> y (b, t, width), and the state after the last token."""
         tokens = x.shape[1]
         if tokens == 0:
             return x, state
-        q, k, v, tail = self.project(x, state)
-        step, log_a = self.gates(x)
-        # The recurrence adds up a whole past: at least float32 in here, autocast or not.
+        q, k, v, conv_state = self.project(x, state)
+        step, log_a = self.gates(x)  # (b, h, t) each, or None
+        # Autocast would multiply in bf16, and a sum over a whole past would lose what is small in it.
         with torch.autocast(x.device.type, enabled=False):
-            S = state.matrix.to(torch.promote_types(self.dtype, torch.float32))
+            S = state.matrix.to(self.accum_dtype)
             q, k, v = q.to(S.dtype), k.to(S.dtype), v.to(S.dtype)
-            slow = self.path == "reference" or (self.path == "auto" and tokens == 1)
-            o, S = (self.token_by_token if slow else self.by_chunks)(q, k, v, step, log_a, S)
+            # For one token the chunked form is the same step with more overhead.
+            by_token = self.path == "reference" or (self.path == "auto" and tokens == 1)
+            recurrence = self.token_by_token if by_token else self.by_chunks
+            o, S = recurrence(q, k, v, step, log_a, S)  # (b, h, t, d_v), (b, h, d_k, d_v)
             if trace is not None:
                 self._explain(trace, q, k, v, step, log_a, state, o)
-        y = rearrange(self.norm(o.to(x.dtype)), "b h t d -> b t (h d)")
+        # Each head is normalized by itself, before the heads stand side by side.
+        y = rearrange(self.norm(o.to(x.dtype)), "b h t d -> b t (h d)")  # (b, t, h d_v)
         if self.gate is not None:
             y = y * silu(self.gate(x))
-        return self.output(y), MatrixState(S, tail, state.position + tokens)
+        return self.output(y), MatrixState(S, conv_state, state.position + tokens)
 
     def project(self, x: Tensor, state: MatrixState) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x (b, t, width) -> q, k (b, h, t, d_k), v (b, h, t, d_v) as the recurrence takes them, and the next
-        tail."""
-        c, tail = self.config, state.tail
-        qkv = torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)
+        """x (b, t, width) -> q, k (b, h, t, d_k), v (b, h, t, d_v) as the recurrence takes them, and the last inputs
+        of the convolution for the next call (b, taps - 1, 2 h d_k + h d_v)."""
+        c, conv_state = self.config, state.conv_state
+        qkv = torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)  # (b, t, 2 h d_k + h d_v)
         if self.conv is not None:
-            qkv, tail = self.conv(qkv, tail)
+            qkv, conv_state = self.conv(qkv, conv_state)  # its activation is applied inside
         elif self.activation == "silu":
             qkv = silu(qkv)
         keys = c.heads * c.head_dim
-        q, k, v = qkv.split([keys, keys, c.heads * c.value_dim], dim=-1)
-        q, k, v = (rearrange(z, "b t (h d) -> b h t d", h=c.heads) for z in (q, k, v))
-        return *self.queries_and_keys(q, k, state.position), v, tail
+        q, k, v = qkv.split([keys, keys, c.heads * c.value_dim], dim=-1)  # (b, t, h d_k) twice, (b, t, h d_v)
+        q, k, v = (rearrange(z, "b t (h d) -> b h t d", h=c.heads) for z in (q, k, v))  # (b, h, t, d_k or d_v)
+        q, k = self.queries_and_keys(q, k, state.position)
+        return q, k, v, conv_state
 
     @torch.no_grad()
-    def _explain(self, trace: Trace, q, k, v, step, log_a, state: MatrixState, o: Tensor) -> None:
+    def _explain(
+        self,
+        trace: Trace,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        step: Tensor | None,
+        log_a: Tensor | None,
+        state: MatrixState,
+        o: Tensor,
+    ) -> None:
         """All traces follow from the writes w, since any of these memories is Hebb's rule on (k, w)."""
         S, chunk = state.matrix, self.config.chunk
 
         def add(name: str, value: Tensor) -> None:
-            trace.add(name, value.transpose(1, 2))
+            trace.add(name, value.transpose(1, 2))  # (b, h, t, ...) -> (b, t, h, ...)
 
-        one = torch.ones_like(k[..., 0])
+        one = torch.ones_like(k[..., 0])  # (b, h, t)
         add("step_size", one if step is None else step)
         add("retention", one if log_a is None else log_a.exp())
         add("value", v)
         add("read", o)
         if trace.wants("write_norm") or trace.wants("loss_before") or trace.wants("loss_after"):
-            w = self.writes(k, v, step, log_a, S)
-            after = hebb_chunked(k, k, w, log_a, S, chunk)[0]
+            w = self.writes(k, v, step, log_a, S)  # (b, h, t, d_v)
+            # A read with the token's own key is what the memory says under it after the write.
+            after = hebb_chunked(k, k, w, log_a, S, chunk)[0]  # (b, h, t, d_v)
             # Reading with the next token's key is the look-up before that token's write.
             older = None if log_a is None else log_a[:, :, :-1]
-            before = k[:, :, :1] @ S
+            before = k[:, :, :1] @ S  # (b, h, 1, d_v)
             if k.shape[2] > 1:
                 later = hebb_chunked(k[:, :, 1:], k[:, :, :-1], w[:, :, :-1], older, S, chunk)[0]
-                before = torch.cat([before, later], dim=2)
+                before = torch.cat([before, later], dim=2)  # (b, h, t, d_v)
+            # The change k^T w of the matrix has this norm: it is an outer product.
             add("write_norm", k.norm(dim=-1) * w.norm(dim=-1))
             add("loss_before", (before - v).square().sum(-1))
             add("loss_after", (after - v).square().sum(-1))
         if trace.wants("weights"):
-            unknown = (state.position, 0)
-            add("weights", pad(self.weights(q, k, step, log_a), unknown, value=torch.nan))
+            unknown = (state.position, 0)  # columns before the first, for tokens of earlier calls
+            weights = self.weights(q, k, step, log_a)  # (b, h, t, t)
+            add("weights", pad(weights, unknown, value=torch.nan))  # (b, h, t, positions)
 
 
 def unit(x: Tensor) -> Tensor:
     """x / |x| along the last axis. A small constant under the root keeps a zero vector zero, with a finite
     gradient."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)
+    accum = x.to(torch.promote_types(x.dtype, torch.float32))
+    return accum * torch.rsqrt(accum.square().sum(-1, keepdim=True) + 1e-6)

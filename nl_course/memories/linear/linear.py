@@ -7,7 +7,7 @@
 By chunks both are `chunks.hebb_chunked`. This is Hebb's rule: a key and a value that are seen together are tied
 together, whatever is in memory already. Every write therefore disturbs what was written before with a similar key
 ("crosstalk"), and nothing is ever corrected.
-Rows are vectors: q, k (1, d_k), v (1, d_v), S (d_k, d_v). Axes: b batch, h heads, t time, n chunks, c in a chunk.
+Rows are vectors: q, k (1, d_k), v (1, d_v), S (d_k, d_v). Axes: b batch, h heads, t time.
 """
 
 import math
@@ -15,92 +15,86 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import elu
 
-from nl_course.errors import CourseError, check_choice
+from nl_course.errors import CourseError
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
 
-FEATURES = ("none", "elu")
-
 
 def linear_attention_reference(q: Tensor, k: Tensor, v: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """q, k (b, h, t, d_k), v (b, h, t, d_v), S (b, h, d_k, d_v) -> o (b, h, t, d_v) and the last S."""
+    """Linear attention as written (arXiv 2006.16236, eq. 18 and 20): q, k (b, h, t, d_k), v (b, h, t, d_v), S (b, h,
+    d_k, d_v) -> o (b, h, t, d_v) and the last S."""
     o = []
     for t in range(q.shape[2]):
-        q_t, k_t, v_t = (z[:, :, t, None] for z in (q, k, v))
-        S = S + k_t.mT @ v_t
-        o.append(q_t @ S)
-    return torch.cat(o, dim=2), S
+        q_t, k_t, v_t = (z[:, :, t, None] for z in (q, k, v))  # (b, h, 1, d)
+        S = S + k_t.mT @ v_t  # (b, h, d_k, d_v)
+        o.append(q_t @ S)  # (b, h, 1, d_v)
+    return torch.cat(o, dim=2), S  # (b, h, t, d_v), (b, h, d_k, d_v)
 
 
 def retention_reference(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, with everything older fading by gamma (b, h, t) before each write; RetNet's gamma is one
-    number a head for ever."""
+    """The same, with everything older fading by gamma (b, h, t) before each write (arXiv 2307.08621, eq. 6); RetNet's
+    gamma is one number per head for ever."""
     o = []
     for t in range(q.shape[2]):
-        q_t, k_t, v_t = (z[:, :, t, None] for z in (q, k, v))
-        S = gamma[:, :, t, None, None] * S + k_t.mT @ v_t
-        o.append(q_t @ S)
-    return torch.cat(o, dim=2), S
+        q_t, k_t, v_t = (z[:, :, t, None] for z in (q, k, v))  # (b, h, 1, d)
+        S = gamma[:, :, t, None, None] * S + k_t.mT @ v_t  # (b, h, d_k, d_v)
+        o.append(q_t @ S)  # (b, h, 1, d_v)
+    return torch.cat(o, dim=2), S  # (b, h, t, d_v), (b, h, d_k, d_v)
 
 
 def half_life(retention: float) -> float:
-    """Tokens until half of a write is left, for a retention in (0, 1) per token: ln(1/2) / ln(retention)."""
+    """Tokens until half of a write is left, for a retention in (0, 1) per token: ln(1/2) / ln(retention).
+    Raises CourseError for a retention that never or at once forgets."""
     if not 0 < retention < 1:
         raise CourseError(f"a half-life needs a retention between 0 and 1, not {retention}.")
     return math.log(0.5) / math.log(retention)
 
 
 def retnet_retention(heads: int) -> list[float]:
-    """RetNet's retention of each head, 1 - 2^(-5-h) for h = 0, 1, ... (eq. 8): half-lives 22, 44, 88, 177
-    tokens ..."""
+    """RetNet's retention per token of each head, 1 - 2^(-5-h) for h = 0, 1, ... (arXiv 2307.08621, eq. 8): half-lives
+    22, 44, 88, 177 tokens ..."""
     return [1 - 2.0 ** (-5 - h) for h in range(heads)]
 
 
 @dataclass(frozen=True)
 class LinearAttentionConfig(MatrixConfig):
-    """`feature` "none" uses queries and keys as they are; "elu" makes them positive, elu(x) + 1 (arXiv
-    2006.16236, eq. 7), so that all weights of the past are positive as a softmax's are."""
-
-    feature: str = "none"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("feature", self.feature, FEATURES)
+    """The sizes of `MatrixConfig`; nothing more to choose."""
 
 
 class LinearAttention(MatrixMemory):
-    """S_t = S_{t-1} + k_t^T v_t. The paper divides each read by the sum of its weights; we normalise the read
-    instead, as RetNet does and as Qin et al. 2022 (arXiv 2210.10340) recommend: that sum can come near 0."""
+    """S_t = S_{t-1} + k_t^T v_t. The paper divides each read by the sum of its weights; we normalize the read
+    instead, as RetNet does and as Qin et al. 2022 (arXiv 2210.10340) recommend: that sum can come near 0. For the
+    same reason queries and keys are used as they are, and not made positive."""
 
     def __init__(self, config: LinearAttentionConfig, path: str = "auto"):
         super().__init__(config, path)
 
-    def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        return (elu(q) + 1, elu(k) + 1) if self.config.feature == "elu" else (q, k)
-
-    def token_by_token(self, q, k, v, step, log_a, S):
+    def token_by_token(
+        self, q: Tensor, k: Tensor, v: Tensor, step: None, log_a: None, S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `MatrixMemory.token_by_token`."""
         return linear_attention_reference(q, k, v, S)
 
-    def by_chunks(self, q, k, v, step, log_a, S):
+    def by_chunks(self, q: Tensor, k: Tensor, v: Tensor, step: None, log_a: None, S: Tensor) -> tuple[Tensor, Tensor]:
+        """See `MatrixMemory.by_chunks`."""
         return hebb_chunked(q, k, v, log_a, S, self.config.chunk)
 
 
 @dataclass(frozen=True)
 class RetentionConfig(MatrixConfig):
-    """RetNet turns queries and keys by position (`rope_theta`, None leaves that out) and gates what it
-    reads."""
+    """As `MatrixConfig`. RetNet turns queries and keys by position (`rope_theta`, None leaves that out) and gates
+    what it reads."""
 
     gate: bool = True
     rope_theta: float | None = 10_000.0
 
 
 class Retention(MatrixMemory):
-    """S_t = gamma_h S_{t-1} + k_t^T v_t, with one fixed retention a head (see `retnet_retention`). As in the
-    paper (eq. 8) heads are normalised one by one and gated by SiLU(x W_g); ours by RMSNorm, the paper by
-    GroupNorm."""
+    """S_t = gamma_h S_{t-1} + k_t^T v_t, with one fixed retention per head (see `retnet_retention`). As in the
+    paper (arXiv 2307.08621, eq. 8) heads are normalized one by one and gated by SiLU(x W_g); ours by RMSNorm, the
+    paper by GroupNorm."""
 
     def __init__(self, config: RetentionConfig, path: str = "auto"):
         super().__init__(config, path)
@@ -108,15 +102,23 @@ class Retention(MatrixMemory):
         self.rotary = None if theta is None else Rotary(config.head_dim, theta)
 
     def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        return (q, k) if self.rotary is None else (self.rotary(q, position), self.rotary(k, position))
+        """q, k (b, h, t, d_k), turned by the position of each token."""
+        if self.rotary is None:
+            return q, k
+        return self.rotary(q, position), self.rotary(k, position)
 
     def gates(self, x: Tensor) -> tuple[None, Tensor]:
+        """x (b, t, width) -> no step size, and the log of each head's retention, the same for every token (b, h, t)."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        gamma = torch.tensor(retnet_retention(self.config.heads), dtype=dtype, device=x.device)
-        return None, gamma.log()[None, :, None].expand(x.shape[0], -1, x.shape[1])
+        gamma = torch.tensor(retnet_retention(self.config.heads), dtype=dtype, device=x.device)  # (h,)
+        return None, gamma.log()[None, :, None].expand(x.shape[0], -1, x.shape[1])  # (b, h, t)
 
-    def token_by_token(self, q, k, v, step, log_a, S):
+    def token_by_token(
+        self, q: Tensor, k: Tensor, v: Tensor, step: None, log_a: Tensor, S: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `MatrixMemory.token_by_token`."""
         return retention_reference(q, k, v, log_a.exp(), S)
 
-    def by_chunks(self, q, k, v, step, log_a, S):
+    def by_chunks(self, q: Tensor, k: Tensor, v: Tensor, step: None, log_a: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
+        """See `MatrixMemory.by_chunks`."""
         return hebb_chunked(q, k, v, log_a, S, self.config.chunk)
