@@ -10,7 +10,11 @@ TEST := OMP_NUM_THREADS=1 NL_COURSE_STRICT=1 $(BIN)/python -m pytest
 UNIT := --ignore=tests/peers --ignore=tests/browser -n $(JOBS)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=180 -n $(JOBS) --dist loadfile
 
-.PHONY: help lab test fast lint notebooks shots bench export peers
+# The instructions that any x86-64 machine has, for PyTorch, MKL and oneDNN: sums come out in another order.
+# MKL heeds the first of its two variables on Intel's processors only, the second everywhere.
+REDUCED := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+
+.PHONY: help lab test fast portable notebooks-portable lint notebooks shots bench export peers
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -25,6 +29,12 @@ test: $(READY) lint ## every test: units, structure, notebooks, browser
 
 fast: $(READY) lint ## ruff and the unit tests, under a minute
 	$(TEST) $(UNIT) -m "not slow and not gpu"
+
+portable: $(READY) notebooks-portable ## units and notebooks with the instructions that every machine has
+	$(REDUCED) $(TEST) $(UNIT)
+
+notebooks-portable: $(READY)
+	$(if $(NOTEBOOKS),$(REDUCED) $(TEST) $(NBVAL) $(NOTEBOOKS))
 
 lint: $(READY)
 	$(BIN)/ruff check .
