@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread, so that sums come out in the same order, and GPU tests only where there is one."""
+"""Shared by all tests: one thread unless more are asked for, so that sums come out in the same order, and GPU tests
+only where there is a GPU."""
 
 import os
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 
 os.environ.setdefault("NL_COURSE_STRICT", "1")  # a bug inside a view is raised, not only shown
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(items):

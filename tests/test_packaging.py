@@ -77,7 +77,7 @@ def test_the_least_python_is_said_once():
 
 
 def test_the_makefile_has_what_is_promised():
-    assert {"lab", "test", "fast", "notebooks", "shots", "bench", "peers", "help"} <= TARGETS
+    assert {"lab", "test", "fast", "portable", "notebooks", "shots", "bench", "peers", "help"} <= TARGETS
     phony = re.search(r"(?m)^\.PHONY: (.*)$", MAKEFILE).group(1).split()
     assert set(phony) == TARGETS
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
@@ -95,10 +95,14 @@ def test_every_make_command_in_the_pages_exists(page):
 def test_ci_runs_the_readmes_commands_with_the_browser_required():
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert CI.index("NL_COURSE_REQUIRE_BROWSER=1") < CI.index("\nmake test") < CI.index("\nmake peers")
+    assert "\nmake portable ONLY=notebooks\n" in CI
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     job = workflow["jobs"]["test"]
     assert job["strategy"]["matrix"]["os"] == ["ubuntu-latest", "macos-latest"]
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    portable = workflow["jobs"]["portable"]
+    assert portable["runs-on"] == "ubuntu-latest"
+    assert [step["run"] for step in portable["steps"] if "run" in step] == ["make portable"]
 
 
 @pytest.mark.parametrize("script", [".ci/run", "tools/environment.sh", "tools/peers.sh"])
