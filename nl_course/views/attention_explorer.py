@@ -16,7 +16,7 @@ from nl_course.model import LanguageModel
 from nl_course.tasks.text import encode
 from nl_course.training.checkpoint import load_model
 from nl_course.views.attention_reading import (
-    Reading,
+    AttentionReading,
     entropy_bits,
     induction_scores,
     labels,
@@ -44,7 +44,7 @@ def opening_text(seed: int = 0) -> str:
 
 
 @torch.no_grad()
-def read(model: LanguageModel, text: str) -> Reading:
+def read(model: LanguageModel, text: str) -> AttentionReading:
     """The model reads the text once; queries, keys, value lengths and weights of every layer and head."""
     tokens = encode(text)
     if not 2 <= len(tokens) <= LONGEST:
@@ -58,7 +58,7 @@ def read(model: LanguageModel, text: str) -> Reading:
     memory = model.layers[0].memory
     share = memory.config.heads // memory.config.kv_heads  # queries that share a key
     lengths = torch.stack([layer.value.columns[0].double().norm(dim=-1) for layer in state.layers])
-    return Reading(
+    return AttentionReading(
         tokens=tokens.numpy(),
         query=layers("query").transpose(0, 2, 1, 3),
         key=layers("key").transpose(0, 2, 1, 3).repeat(share, axis=1),
@@ -68,7 +68,7 @@ def read(model: LanguageModel, text: str) -> Reading:
     )
 
 
-def compute(reading: Reading, settings: dict) -> dict:
+def compute(reading: AttentionReading, settings: dict) -> dict:
     """What the picture shows of one head. settings: unit (bytes or words), layer and head (from 1), token (row, from
     1), temperature, mask. Weights (rows, columns) are NaN where the mask forbids reading."""
     s = {**settings, "temperature": round(settings["temperature"], 2)}  # a browser's slider sends 1.0000000000000002
@@ -202,10 +202,10 @@ class AttentionExplorer(View):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
         if not all(isinstance(layer.memory, Attention) for layer in self.model.layers):
             raise CourseError("the attention explorer needs a model whose memory is attention in every layer.")
-        self._readings: dict[str, Reading] = {}
+        self._readings: dict[str, AttentionReading] = {}
         super().__init__(strict, **settings)
 
-    def reading(self, text: str) -> Reading:
+    def reading(self, text: str) -> AttentionReading:
         """The model's reading of `text`; the last few are kept."""
         if text not in self._readings:
             if len(self._readings) >= 8:

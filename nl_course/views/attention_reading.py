@@ -13,7 +13,7 @@ CONTEXT = 3  # bytes that must agree for a place to count as a repetition
 
 
 @dataclass(frozen=True)
-class Reading:
+class AttentionReading:
     """One text as a model read it: tokens (t,), query and key (l, h, t, d) after their turn by position, the length of
     each value (l, h, t), and the softmax weights of the model itself (l, h, t, t)."""
 
@@ -45,7 +45,7 @@ def previous_occurrence(tokens: np.ndarray, context: int) -> np.ndarray:
     return found
 
 
-def induction_scores(reading: Reading) -> np.ndarray:
+def induction_scores(reading: AttentionReading) -> np.ndarray:
     """Mean weight of each head on the token after the previous occurrence (l, h); NaN for a text without repeats.
 
     Olsson et al. 2022 (arXiv 2209.11895): a head that looks there can copy what followed last time.

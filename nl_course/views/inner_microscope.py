@@ -36,7 +36,7 @@ TRACED = ("k", "v", "prediction", "loss_before", "loss_after", "loss_start", "ra
 
 
 @dataclass(frozen=True)
-class Reading:
+class MicroscopeReading:
     """One text as the model read it: tokens (t,), loss on each next byte (t - 1,), the traces of one layer by name,
     (heads, t, ...), its c_i (b,), and how far each write moved each head's matrix, (heads, t, f, f)."""
 
@@ -72,7 +72,7 @@ def variant(model: LanguageModel, start: str, mini_batch: int) -> LanguageModel:
 
 
 @torch.no_grad()
-def read(model: LanguageModel, text: str, layer: int) -> Reading:
+def read(model: LanguageModel, text: str, layer: int) -> MicroscopeReading:
     """The model reads the text once, with all that the inner loops of one layer (from 0) do."""
     tokens = encode(text)
     if not 2 <= len(tokens) <= LONGEST:
@@ -84,7 +84,7 @@ def read(model: LanguageModel, text: str, layer: int) -> Reading:
     factor = model.layers[layer].memory._factor().numpy()
     heads = zip(traces["k"], traces["error"], traces["rate"])
     moved = np.stack([moves(k, error, rate, factor) for k, error, rate in heads])
-    return Reading(tokens.numpy(), losses.numpy(), traces, factor, moved)
+    return MicroscopeReading(tokens.numpy(), losses.numpy(), traces, factor, moved)
 
 
 def moves(k: np.ndarray, error: np.ndarray, rate: np.ndarray, factor: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def moves(k: np.ndarray, error: np.ndarray, rate: np.ndarray, factor: np.ndarray
     return change
 
 
-def compute(reading: Reading, settings: dict) -> dict:
+def compute(reading: MicroscopeReading, settings: dict) -> dict:
     """What the picture shows. settings: layer, head, token (all from 1), start and mini_batch (for the words)."""
     head, t = settings["head"] - 1, settings["token"] - 1
     if t >= len(reading.tokens):
@@ -171,10 +171,10 @@ class InnerMicroscope(View):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
         if not all(isinstance(x.memory, TTT) and x.memory.config.kind == "linear" for x in self.model.layers):
             raise CourseError("the microscope needs a model whose memory is TTT-Linear in every layer.")
-        self._readings: dict[tuple, Reading] = {}
+        self._readings: dict[tuple, MicroscopeReading] = {}
         super().__init__(strict, **settings)
 
-    def reading(self, text: str, start: str, mini_batch: int, layer: int) -> Reading:
+    def reading(self, text: str, start: str, mini_batch: int, layer: int) -> MicroscopeReading:
         """The model's reading of `text`, looked at in one layer; the last few are kept."""
         key = text, start, mini_batch, layer
         if key not in self._readings:

@@ -4,7 +4,7 @@ A T x T map of the weight that each past value has in each read, from the traces
 learner's text, beside the map of softmax attention on the same text. Nothing is trained: the layers' projections are
 set by hand. A token's value is the token itself, its key is the token BEFORE it, and its query is itself: each read
 asks "what followed this letter earlier?", the task of induction heads (Olsson et al. 2022, arXiv 2209.11895).
-A later memory joins with one line in READERS.
+A later memory joins with one line in READ_OUTS.
 """
 
 import math
@@ -77,7 +77,7 @@ def by_place(layer: Titans, x: Tensor) -> Read:
 
 
 @dataclass(frozen=True)
-class Reader:
+class ReadOut:
     """A memory of this view: its style's name in the theme, how to build it, float64, with the knobs that it has, and
     where its weights come from. It takes inputs of `WIDTH` numbers (see `inputs`)."""
 
@@ -86,7 +86,7 @@ class Reader:
     read: Callable[[Memory, Tensor], Read] = traced
 
 
-class Fading(Retention):
+class ChosenRetention(Retention):
     """RetNet's layer with a retention of our choice in place of its fixed one a head."""
 
     log_retention = 0.0
@@ -127,7 +127,7 @@ def _linear(knobs: Knobs) -> Memory:
 
 
 def _fading(knobs: Knobs) -> Memory:
-    memory = by_hand(Fading(RetentionConfig(WIDTH, 1, LETTER, rope_theta=None, gate=False)).double())
+    memory = by_hand(ChosenRetention(RetentionConfig(WIDTH, 1, LETTER, rope_theta=None, gate=False)).double())
     memory.log_retention = math.log(knobs.retention)
     return memory
 
@@ -168,14 +168,14 @@ def _titans(knobs: Knobs) -> Memory:
     return memory
 
 
-READERS: dict[str, Reader] = {
-    "linear (Hebb)": Reader("linear", _linear),
-    "Hebb that fades (RetNet)": Reader("retnet", _fading),
-    "delta rule": Reader("delta", _delta),
-    "gated delta rule": Reader("gated-delta", _gated),
-    "Titans (one layer)": Reader("titans", _titans, by_place),
+READ_OUTS: dict[str, ReadOut] = {
+    "linear (Hebb)": ReadOut("linear", _linear),
+    "Hebb that fades (RetNet)": ReadOut("retnet", _fading),
+    "delta rule": ReadOut("delta", _delta),
+    "gated delta rule": ReadOut("gated-delta", _gated),
+    "Titans (one layer)": ReadOut("titans", _titans, by_place),
 }
-SOFTMAX = Reader("attention", _attention)
+SOFTMAX = ReadOut("attention", _attention)
 
 
 def inputs(text: str, similarity: float = 0.0) -> Tensor:
@@ -195,9 +195,9 @@ def inputs(text: str, similarity: float = 0.0) -> Tensor:
 @lru_cache(maxsize=128)
 @torch.no_grad()
 def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -> tuple[np.ndarray, float]:
-    """Weights (T, T) of past values in reads by a memory of READERS (None: attention), and the largest number by which
-    the weighted values, with the start's share, miss what the layer read."""
-    reader = SOFTMAX if memory is None else READERS[check_choice("memory", memory, READERS)]
+    """Weights (T, T) of past values in what a memory of READ_OUTS reads (None: attention), and the largest number by
+    which the weighted values, with the start's share, miss what the layer read."""
+    reader = SOFTMAX if memory is None else READ_OUTS[check_choice("memory", memory, READ_OUTS)]
     weights, stored, start, read = reader.read(reader.build(knobs), inputs(text, similarity))
     return weights.numpy(), (weights @ stored + start - read).abs().max().item()
 
@@ -229,7 +229,7 @@ def draw(arrays: dict, figure) -> None:
     """Softmax's map, the memory's map, and the chosen row of both as bars."""
     names, row, memory = arrays["names"], arrays["token"] - 1, arrays["memory"]
     place = np.arange(1, len(names) + 1)
-    maps = (("attention (softmax)", arrays["softmax"], SOFTMAX.style), (memory, arrays["own"], READERS[memory].style))
+    maps = (("attention (softmax)", arrays["softmax"], SOFTMAX.style), (memory, arrays["own"], READ_OUTS[memory].style))
     small = dict(size=10 if len(names) <= 24 else 7)
     ticks = dict(tickvals=place, ticktext=names, tickangle=0, tickfont=small)
     axes, shapes = {}, []
@@ -320,7 +320,7 @@ class WhoReadsWhom(View):
     def controls(self):
         return {
             "text": W.Text(value=TEXT, description="Your text"),
-            "memory": W.Dropdown(options=list(READERS), description="Beside attention"),
+            "memory": W.Dropdown(options=list(READ_OUTS), description="Beside attention"),
             "token": W.IntSlider(value=len(TEXT) - 2, min=1, max=len(TEXT), description="Token (row)"),
         }
 

@@ -5,7 +5,7 @@ import torch
 
 from nl_course.exercises.framework.answer import Answer, Failed, Miss, describe, short
 from nl_course.exercises.framework.properties import (
-    Dice,
+    Rng,
     any_size,
     causal,
     compare,
@@ -17,8 +17,8 @@ from nl_course.exercises.framework.properties import (
 )
 
 
-def draw(dice):
-    return (dice.normal(dice.whole(2, 5), 3),)
+def draw(rng):
+    return (rng.normal(rng.whole(2, 5), 3),)
 
 
 def sums(x):
@@ -36,18 +36,18 @@ def passes(prop, answer):
 
 
 def test_dice_repeat_themselves():
-    one, two = Dice(3), Dice(3)
-    for dice in (one, two):
-        dice.seen = (
-            dice.whole(1, 9),
-            dice.pick("abc"),
-            dice.number(0, 1),
-            dice.normal(2).tolist(),
-            dice.tokens(9, 4).tolist(),
+    one, two = Rng(3), Rng(3)
+    for rng in (one, two):
+        rng.seen = (
+            rng.whole(1, 9),
+            rng.pick("abc"),
+            rng.number(0, 1),
+            rng.normal(2).tolist(),
+            rng.tokens(9, 4).tolist(),
         )
     assert one.seen == two.seen
     assert one.normal(1).dtype == torch.float64
-    assert {Dice(s).whole(1, 2) for s in range(20)} == {1, 2}
+    assert {Rng(s).whole(1, 2) for s in range(20)} == {1, 2}
 
 
 def test_equals():
@@ -81,7 +81,7 @@ def test_causal():
     prop = causal("no look ahead", draw)
     passes(prop, sums)
     assert fails(prop, lambda x: x.flip(0).cumsum(0).flip(0)).got.startswith("moved by ")
-    passes(causal("along axis 1", lambda dice: (dice.normal(2, 5),), axis=1), lambda x: x.cumsum(1))
+    passes(causal("along axis 1", lambda rng: (rng.normal(2, 5),), axis=1), lambda x: x.cumsum(1))
 
 
 def test_pure():
@@ -93,14 +93,14 @@ def test_pure():
 
 
 def test_any_size():
-    prop = any_size("even one row", (1, 4), lambda dice, size: (dice.normal(size, 2),), sums)
+    prop = any_size("even one row", (1, 4), lambda rng, size: (rng.normal(size, 2),), sums)
     passes(prop, sums)
     fails(prop, lambda x: sums(x) if len(x) > 1 else x * 0)
 
 
 def test_holds_tries_several_dice():
     seen = []
-    prop = holds("anything", hint=3, trials=5)(lambda answer, dice: seen.append(dice.whole(0, 10**9)))
+    prop = holds("anything", hint=3, trials=5)(lambda answer, rng: seen.append(rng.whole(0, 10**9)))
     passes(prop, sums)
     assert len(set(seen)) == 5
 

@@ -13,7 +13,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.text import encode
 from nl_course.views.attention_explorer import ANSWERS, LONGEST, AttentionExplorer, compute, draw, opening_text, read
 from nl_course.views.attention_reading import (
-    Reading,
+    AttentionReading,
     entropy_bits,
     induction_scores,
     labels,
@@ -124,9 +124,9 @@ def test_induction_is_the_weight_on_what_came_next():
     weights = np.zeros((1, 2, 12, 12))
     weights[0, 0, np.arange(12), np.maximum(np.arange(12) - 3, 0)] = 1
     weights[0, 1] = np.eye(12)
-    reading = Reading(tokens, None, None, None, weights, 1.0)
+    reading = AttentionReading(tokens, None, None, None, weights, 1.0)
     assert induction_scores(reading).tolist() == [[1, 0]]
-    assert np.isnan(induction_scores(Reading(encode("abcdefg").numpy(), None, None, None, weights, 1.0))).all()
+    assert np.isnan(induction_scores(AttentionReading(encode("abcdefg").numpy(), None, None, None, weights, 1.0))).all()
 
 
 def test_it_opens_on_a_text_twice_at_the_best_copier(view, model):
@@ -217,6 +217,8 @@ def test_a_model_without_attention_is_refused():
 
 def test_uniform_weights_have_log2_n_bits(model):
     reading = read(model, "abcdefgh")
-    flat = Reading(reading.tokens, reading.query * 0, reading.key, reading.value_length, reading.weights, reading.scale)
+    flat = AttentionReading(
+        reading.tokens, reading.query * 0, reading.key, reading.value_length, reading.weights, reading.scale
+    )
     arrays = compute(flat, {**SETTINGS, "token": 8})
     assert arrays["entropy"] == pytest.approx(math.log2(8)) == arrays["most"]

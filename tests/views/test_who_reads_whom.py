@@ -8,7 +8,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.views.who_reads_whom import (
     ANSWERS,
-    READERS,
+    READ_OUTS,
     TEXT,
     Knobs,
     WhoReadsWhom,
@@ -98,13 +98,13 @@ def test_attention_is_a_softmax_over_all_that_is_past():
     assert np.allclose(weights, expected)
 
 
-@pytest.mark.parametrize("memory", [None, *READERS])
+@pytest.mark.parametrize("memory", [None, *READ_OUTS])
 def test_contributions_add_up_to_what_the_layer_read(memory):
     _, miss = weights_of(memory, "to be or not to be", 0.3, Knobs(0.9, 0.7, 8.0))
     assert miss < 1e-9
 
 
-@pytest.mark.parametrize("memory", READERS)
+@pytest.mark.parametrize("memory", READ_OUTS)
 def test_what_later_tokens_hold_is_not_in_a_read(memory):
     one, _ = weights_of(memory, SHORT, 0.2, Knobs(0.9, 0.7))
     other, _ = weights_of(memory, SHORT[:5] + "xyz", 0.2, Knobs(0.9, 0.7))

@@ -5,14 +5,14 @@ import math
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, right_shape, short
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, right_shape, short
 
 # ------------------------------------------------------------------------------- 1.5 what the cache saves
 
 
-def draw_sizes(dice: Dice):
-    tokens, layers, kv_heads = dice.whole(3, 9), dice.whole(2, 4), dice.whole(1, 3)  # small: a hand can follow
-    return tokens, layers, kv_heads, dice.whole(2, 6), dice.pick((1, 2, 4))
+def draw_sizes(rng: Rng):
+    tokens, layers, kv_heads = rng.whole(3, 9), rng.whole(2, 4), rng.whole(1, 3)  # small: a hand can follow
+    return tokens, layers, kv_heads, rng.whole(2, 6), rng.pick((1, 2, 4))
 
 
 def counted(tokens, layers, kv_heads, head_dim, number_bytes, cached):
@@ -29,8 +29,8 @@ def counted(tokens, layers, kv_heads, head_dim, number_bytes, cached):
 
 def counts(name, which, cached, hint):
     @holds(name, hint)
-    def test(answer, dice):
-        sizes = draw_sizes(dice)
+    def test(answer, rng):
+        sizes = draw_sizes(rng)
         got = answer(*sizes, cached)
         if not isinstance(got, (tuple, list)) or len(got) != 3:
             raise Miss("three numbers: held, projected, read", short(got))
@@ -41,8 +41,8 @@ def counts(name, which, cached, hint):
 
 
 @holds("the cache saves no reads: they are the same with it and without", hint=3)
-def same_reads(answer, dice):
-    sizes = draw_sizes(dice)
+def same_reads(answer, rng):
+    sizes = draw_sizes(rng)
     compare(answer(*sizes, True)[2], answer(*sizes, False)[2], what="read without a cache")
 
 
@@ -135,36 +135,36 @@ def decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
 # ------------------------------------------------------------------------------- 1.2 rotary phase
 
 
-def draw_rows(dice: Dice):
-    tokens, width = dice.whole(2, 6), 2 * dice.whole(1, 5)
-    positions = torch.tensor([dice.whole(0, 300) for _ in range(tokens)])
-    return dice.normal(tokens, width), positions, dice.pick((100.0, 10_000.0))
+def draw_rows(rng: Rng):
+    tokens, width = rng.whole(2, 6), 2 * rng.whole(1, 5)
+    positions = torch.tensor([rng.whole(0, 300) for _ in range(tokens)])
+    return rng.normal(tokens, width), positions, rng.pick((100.0, 10_000.0))
 
 
 @holds("at position 0 nothing is turned, whatever the row", hint=1)
-def still_at_zero(answer, dice):
-    x, positions, theta = draw_rows(dice)
+def still_at_zero(answer, rng):
+    x, positions, theta = draw_rows(rng)
     compare(x, answer(x, torch.zeros_like(positions), theta))
 
 
 @holds("turning keeps the length of every row", hint=2)
-def keeps_length(answer, dice):
-    x, positions, theta = draw_rows(dice)
+def keeps_length(answer, rng):
+    x, positions, theta = draw_rows(rng)
     compare(x.norm(dim=1), answer(x, positions, theta).norm(dim=1), what="lengths")
 
 
 @holds("a score depends on the distance of the two tokens alone", hint=2)
-def distance_alone(answer, dice):
-    x, positions, theta = draw_rows(dice)
-    shift = dice.whole(1, 200)
+def distance_alone(answer, rng):
+    x, positions, theta = draw_rows(rng)
+    shift = rng.whole(1, 200)
     here, there = answer(x, positions, theta), answer(x, positions + shift, theta)
     compare(here @ here.T, there @ there.T, tolerance=1e-8, what=f"scores when all move by {shift}")
 
 
 @holds("pair number i turns by theta^(-2 i / d) a token", hint=3)
-def right_speeds(answer, dice):
+def right_speeds(answer, rng):
     # The trace of the whole turn, 2 sum cos(angle), does not depend on which features make up a pair.
-    width, position, theta = 2 * dice.whole(1, 5), dice.whole(1, 300), dice.pick((100.0, 10_000.0))
+    width, position, theta = 2 * rng.whole(1, 5), rng.whole(1, 300), rng.pick((100.0, 10_000.0))
     turned = answer(torch.eye(width, dtype=torch.float64), torch.full((width,), position), theta)
     cosines = [math.cos(position * math.exp(-math.log(theta) * 2 * i / width)) for i in range(width // 2)]
     compare(2 * sum(cosines), turned.trace().item(), tolerance=1e-7, what="trace of the turn")
@@ -261,10 +261,10 @@ def rotate(x, positions, theta=10000.0):
 # ------------------------------------------------------------------------------- 1.3 copying, measured
 
 
-def draw_text(dice: Dice):
-    vocab, period, batch = dice.whole(5, 12), dice.whole(3, 9), dice.whole(1, 4)
-    tokens = dice.tokens(vocab, batch, period).repeat(1, 2)
-    return dice.normal(batch, 2 * period, vocab), tokens, period
+def draw_text(rng: Rng):
+    vocab, period, batch = rng.whole(5, 12), rng.whole(3, 9), rng.whole(1, 4)
+    tokens = rng.tokens(vocab, batch, period).repeat(1, 2)
+    return rng.normal(batch, 2 * period, vocab), tokens, period
 
 
 def score_reference(logits, tokens, period):
@@ -288,15 +288,15 @@ def as_number(result):
 
 
 @holds("only differences between logits count: adding one number to all of a place's changes nothing", hint=1)
-def ignores_constants(answer, dice):
-    logits, tokens, period = draw_text(dice)
-    moved = logits + dice.normal(*tokens.shape, 1) * 5
+def ignores_constants(answer, rng):
+    logits, tokens, period = draw_text(rng)
+    moved = logits + rng.normal(*tokens.shape, 1) * 5
     compare(as_number(answer(logits, tokens, period)), as_number(answer(moved, tokens, period)))
 
 
 @holds("a model that guesses blindly, then copies without a fault, scores log(vocabulary)", hint=2)
-def perfect_copy(answer, dice):
-    logits, tokens, period = draw_text(dice)
+def perfect_copy(answer, rng):
+    logits, tokens, period = draw_text(rng)
     logits = torch.zeros_like(logits)
     following = torch.nn.functional.one_hot(tokens[:, period:], logits.shape[-1]).double()
     logits[:, period - 1 : -1] = 60 * following
@@ -304,8 +304,8 @@ def perfect_copy(answer, dice):
 
 
 @holds("a model that says the same at every place scores 0: both copies are asked the same tokens", hint=3)
-def blind_model(answer, dice):
-    logits, tokens, period = draw_text(dice)
+def blind_model(answer, rng):
+    logits, tokens, period = draw_text(rng)
     compare(0.0, as_number(answer(logits[:1, :1].expand_as(logits), tokens, period)))
 
 

@@ -8,8 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from nl_course.exercises.ex01.beyond import COPYING_SCORE, DECODE_COSTS, ROTATE
 from nl_course.exercises.framework.engine import Exercise, Wrong
 from nl_course.exercises.framework.properties import (
-    Dice,
     Miss,
+    Rng,
     any_size,
     causal,
     compare,
@@ -23,11 +23,11 @@ from nl_course.exercises.framework.properties import (
 # ------------------------------------------------------------------------------- 1.1 causal attention by hand
 
 
-def draw_sequence(dice: Dice, tokens: int | None = None):
-    tokens = tokens or dice.whole(2, 7)
-    width = dice.whole(2, 6)
+def draw_sequence(rng: Rng, tokens: int | None = None):
+    tokens = tokens or rng.whole(2, 7)
+    width = rng.whole(2, 6)
     width += width == tokens  # no square, which would hide a missing transpose
-    return dice.normal(tokens, width), dice.normal(tokens, width), dice.normal(tokens, dice.whole(2, 4))
+    return rng.normal(tokens, width), rng.normal(tokens, width), rng.normal(tokens, rng.whole(2, 4))
 
 
 def full_attention(queries, keys, values):
@@ -35,15 +35,15 @@ def full_attention(queries, keys, values):
 
 
 @holds("the weights of each row sum to one: where all values are 1, so is the result", hint=2)
-def weights_sum_to_one(answer, dice):
-    queries, keys, values = draw_sequence(dice)
+def weights_sum_to_one(answer, rng):
+    queries, keys, values = draw_sequence(rng)
     compare(torch.ones_like(values), answer(queries, keys, torch.ones_like(values)))
 
 
 @holds("a token reads itself too: its own value shows in its row", hint=2)
-def reads_itself(answer, dice):
-    queries, keys, values = draw_sequence(dice)
-    row = dice.whole(1, len(values) - 1)
+def reads_itself(answer, rng):
+    queries, keys, values = draw_sequence(rng)
+    row = rng.whole(1, len(values) - 1)
     changed = values.index_add(0, torch.tensor([row]), torch.ones_like(values[:1]))
     moved = answer(queries, keys, changed)[row] - answer(queries, keys, values)[row]
     if not moved.abs().max() > 1e-9:
@@ -51,8 +51,8 @@ def reads_itself(answer, dice):
 
 
 @holds("scores of several thousands do no harm", hint=3)
-def large_scores(answer, dice):
-    queries, keys, values = draw_sequence(dice)
+def large_scores(answer, rng):
+    queries, keys, values = draw_sequence(rng)
     compare(full_attention(queries * 3000, keys, values), answer(queries * 3000, keys, values))
 
 
@@ -175,21 +175,21 @@ def decode(answer, queries, keys, values, cache=None):
 
 
 @holds("the cache holds every key and value read so far, in order", hint=1)
-def cache_holds_all(answer, dice):
-    queries, keys, values = draw_sequence(dice)
+def cache_holds_all(answer, rng):
+    queries, keys, values = draw_sequence(rng)
     compare((keys, values), decode(answer, queries, keys, values)[1], what="cache")
 
 
 @holds("each output equals the row that attention over the whole sequence gives", hint=2)
-def equals_recomputing(answer, dice):
-    sequence = draw_sequence(dice)
+def equals_recomputing(answer, rng):
+    sequence = draw_sequence(rng)
     compare(full_attention(*sequence), decode(answer, *sequence)[0], what="outputs, one row a step")
 
 
 @holds("one cache can be continued in two ways, neither knowing of the other", hint=3)
-def branches(answer, dice):
-    sequence = draw_sequence(dice, 6)
-    other = tuple(torch.cat([x[:3], dice.normal(*x[3:].shape)]) for x in sequence)
+def branches(answer, rng):
+    sequence = draw_sequence(rng, 6)
+    other = tuple(torch.cat([x[:3], rng.normal(*x[3:].shape)]) for x in sequence)
     _, cache = decode(answer, *(x[:3] for x in sequence))
     caches = {"first": cache, "second": cache}
     for step in (3, 4, 5):  # the two take turns

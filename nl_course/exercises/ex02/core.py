@@ -3,16 +3,16 @@
 import math
 
 from nl_course.exercises.framework.engine import Exercise, Miss, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 # -- 2.1 the cache of a model whose layers differ -----------------------------------------------------------
-def _layers(dice: Dice) -> tuple:
+def _layers(rng: Rng) -> tuple:
     groups = [
-        (dice.whole(1, 9), dice.pick([None, dice.whole(4, 400)]), dice.pick([1, 2, 4]), dice.pick([16, 64]))
-        for _ in range(dice.whole(1, 3))
+        (rng.whole(1, 9), rng.pick([None, rng.whole(4, 400)]), rng.pick([1, 2, 4]), rng.pick([16, 64]))
+        for _ in range(rng.whole(1, 3))
     ]
-    return groups, dice.whole(1, 2000), dice.whole(1, 6), dice.pick([1, 2, 4])
+    return groups, rng.whole(1, 2000), rng.whole(1, 6), rng.pick([1, 2, 4])
 
 
 def _cache_bytes_solution(groups, context, batch, size):
@@ -45,22 +45,22 @@ def _always_window(groups, context, batch, size):
 
 
 @holds("every layer keeps a key and a value for each token and head", hint=1)
-def _one_global_layer(answer, dice):
-    kv, d, tokens = dice.pick([1, 2, 4]), dice.pick([16, 64]), dice.whole(1, 500)
+def _one_global_layer(answer, rng):
+    kv, d, tokens = rng.pick([1, 2, 4]), rng.pick([16, 64]), rng.whole(1, 500)
     compare(2 * kv * d * tokens * 2, answer([(1, None, kv, d)], tokens, 1, 2))
 
 
 @holds("a full window stops growing", hint=2)
-def _full(answer, dice):
-    window = dice.whole(2, 50)
-    group = [(dice.whole(1, 5), window, 2, 16)]
+def _full(answer, rng):
+    window = rng.whole(2, 50)
+    group = [(rng.whole(1, 5), window, 2, 16)]
     compare(_counted_cache(group, window, 1, 2), answer(group, 10 * window, 1, 2))
 
 
 @holds("a window that is not yet full holds what was read, and no more", hint=2)
-def _not_full(answer, dice):
+def _not_full(answer, rng):
     group = [(1, 1000, 2, 16)]
-    tokens = dice.whole(1, 900)
+    tokens = rng.whole(1, 900)
     compare(_counted_cache(group, tokens, 1, 2), answer(group, tokens, 1, 2))
 
 
@@ -113,29 +113,29 @@ def _crossing_solution(parameters, weight_size, layers, kv_heads, head_dim, cach
     return parameters * weight_size / per_token
 
 
-def _a_model(dice: Dice) -> tuple:
+def _a_model(rng: Rng) -> tuple:
     return (
-        dice.whole(10**6, 10**11), dice.pick([1, 2, 4]), dice.whole(2, 100), dice.pick([1, 4, 8, 32]),
-        dice.pick([64, 128]), dice.pick([1, 2]),
+        rng.whole(10**6, 10**11), rng.pick([1, 2, 4]), rng.whole(2, 100), rng.pick([1, 4, 8, 32]),
+        rng.pick([64, 128]), rng.pick([1, 2]),
     )  # fmt: skip
 
 
 @holds("Llama 3.1 8B at 16 bits crosses at about 123 thousand tokens", hint=2, trials=1)
-def _llama(answer, dice):
+def _llama(answer, rng):
     compare(8.03e9 * 2 / 131072, float(answer(8.03e9, 2, 32, 8, 128, 2)), 1e-9)
 
 
 @holds("halving the cache's numbers doubles the crossing, halving the weights' halves it", hint=1)
-def _formats(answer, dice):
-    P, _, L, kv, d, _ = _a_model(dice)
+def _formats(answer, rng):
+    P, _, L, kv, d, _ = _a_model(rng)
     base = float(answer(P, 2, L, kv, d, 2))
     compare((2 * base, base / 2), (float(answer(P, 2, L, kv, d, 1)), float(answer(P, 1, L, kv, d, 2))))
 
 
 @holds("any model and any two formats", hint=3)
-def _as_large(answer, dice):
+def _as_large(answer, rng):
     """The weights, and the cache after that many tokens, have the same bytes."""
-    parameters, weight_size, layers, kv_heads, head_dim, cache_size = _a_model(dice)
+    parameters, weight_size, layers, kv_heads, head_dim, cache_size = _a_model(rng)
     tokens = float(answer(parameters, weight_size, layers, kv_heads, head_dim, cache_size))
     key = value = kv_heads * head_dim * cache_size
     cache = tokens * layers * (key + value)
@@ -179,28 +179,28 @@ def _saving_solution(new_numbers, new_bits, old_numbers, old_bits):
     return 1 - (new_numbers * new_bits) / (old_numbers * old_bits)
 
 
-def _two_caches(dice: Dice) -> tuple:
-    return dice.whole(100, 10**5), dice.pick([2, 4, 6, 8, 16]), dice.whole(100, 10**6), dice.pick([8, 16])
+def _two_caches(rng: Rng) -> tuple:
+    return rng.whole(100, 10**5), rng.pick([2, 4, 6, 8, 16]), rng.whole(100, 10**6), rng.pick([8, 16])
 
 
 @holds("at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache", hint=2, trials=1)
-def _equal(answer, dice):
+def _equal(answer, rng):
     got = float(answer(60 * (512 + 64), 16, 95 * 2 * 8 * 128, 16))
     if round(100 * got, 1) != 82.2:
         raise Miss("0.822", got)
 
 
 @holds("with 6 bits against 16 it saves the 93.3 % of the headline", hint=3, trials=1)
-def _claimed(answer, dice):
+def _claimed(answer, rng):
     got = float(answer(60 * (512 + 64), 6, 95 * 2 * 8 * 128, 16))
     if round(100 * got, 1) != 93.3:
         raise Miss("0.933", got)
 
 
 @holds("any two caches", hint=1)
-def _what_is_left(answer, dice):
+def _what_is_left(answer, rng):
     """Take the saving from the old cache, and the new one is left."""
-    new_numbers, new_bits, old_numbers, old_bits = _two_caches(dice)
+    new_numbers, new_bits, old_numbers, old_bits = _two_caches(rng)
     old = float(old_numbers * old_bits)
     left = old - old * float(answer(new_numbers, new_bits, old_numbers, old_bits))
     compare(float(new_bits * new_numbers), left, 1e-6, what="bits left")
@@ -255,22 +255,22 @@ def _counted_step(parameters, layers, heads, kv_heads, head_dim, context, batch)
     return operations / moved
 
 
-def _shape(dice: Dice) -> tuple:
-    kv = dice.pick([1, 2, 8])
-    heads = kv * dice.pick([1, 4, 8])
-    parameters, layers, head_dim = dice.whole(10**6, 10**10), dice.whole(1, 80), dice.pick([64, 128])
-    return parameters, layers, heads, kv, head_dim, dice.whole(0, 10**5), dice.whole(1, 99)
+def _shape(rng: Rng) -> tuple:
+    kv = rng.pick([1, 2, 8])
+    heads = kv * rng.pick([1, 4, 8])
+    parameters, layers, head_dim = rng.whole(10**6, 10**10), rng.whole(1, 80), rng.pick([64, 128])
+    return parameters, layers, heads, kv, head_dim, rng.whole(0, 10**5), rng.whole(1, 99)
 
 
 @holds("without a context, every reader adds one operation per byte", hint=1)
-def _empty(answer, dice):
-    P, L, h, kv, d, _, batch = _shape(dice)
+def _empty(answer, rng):
+    P, L, h, kv, d, _, batch = _shape(rng)
     compare(float(batch), float(answer(P, L, h, kv, d, 0, batch)))
 
 
 @holds("with an endless context it tends to heads / kv_heads, whatever the batch", hint=3)
-def _ceiling(answer, dice):
-    P, L, h, kv, d, _, batch = _shape(dice)
+def _ceiling(answer, rng):
+    P, L, h, kv, d, _, batch = _shape(rng)
     got = float(answer(P, L, h, kv, d, 10**15, batch))
     if not math.isclose(got, h / kv, rel_tol=1e-3):
         raise Miss(f"about {h / kv:g}", got)
@@ -318,21 +318,21 @@ def _exponent_solution(small, large, loss_small, loss_large, floor):
     return math.log((loss_small - floor) / (loss_large - floor)) / math.log(large / small)
 
 
-def _two_runs(dice: Dice) -> tuple:
-    floor, alpha = dice.number(0.5, 1.9), dice.number(0.2, 0.6)
-    small = dice.whole(10**3, 10**6)
-    large, scale = small * dice.whole(2, 100), dice.number(10, 100)
+def _two_runs(rng: Rng) -> tuple:
+    floor, alpha = rng.number(0.5, 1.9), rng.number(0.2, 0.6)
+    small = rng.whole(10**3, 10**6)
+    large, scale = small * rng.whole(2, 100), rng.number(10, 100)
     return alpha, (small, large, floor + scale / small**alpha, floor + scale / large**alpha, floor)
 
 
 @holds("the exponent that was planted comes back", hint=2)
-def _planted(answer, dice):
-    alpha, runs = _two_runs(dice)
+def _planted(answer, rng):
+    alpha, runs = _two_runs(rng)
     compare(alpha, float(answer(*runs)), 1e-9)
 
 
 @holds("without a floor it is the slope of the plain losses' logarithms", hint=1)
-def _plain(answer, dice):
+def _plain(answer, rng):
     compare(0.5, float(answer(1, 4, 2.0, 1.0, 0.0)), 1e-9)
 
 

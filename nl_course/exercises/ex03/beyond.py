@@ -3,7 +3,7 @@
 import math
 
 from nl_course.exercises.framework.engine import Exercise, Miss, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 # -- 3.4 a half-life ------------------------------------------------------------------------------------------
@@ -12,8 +12,8 @@ def _retention_solution(half_life):
 
 
 @holds("after one half-life half is left, after two a quarter", hint=2)
-def _halved(answer, dice):
-    tokens = dice.whole(1, 200)
+def _halved(answer, rng):
+    tokens = rng.whole(1, 200)
     kept = float(answer(tokens))
     left = 1.0
     for _ in range(tokens):
@@ -22,8 +22,8 @@ def _halved(answer, dice):
 
 
 @holds("a longer half-life keeps more, and all of it never", hint=1)
-def _grows(answer, dice):
-    tokens = dice.whole(1, 1000)
+def _grows(answer, rng):
+    tokens = rng.whole(1, 1000)
     one, ten = float(answer(tokens)), float(answer(10 * tokens))
     if not 0 < one < ten < 1:
         raise Miss("two retentions, growing, between 0 and 1", f"{one:.4g} and {ten:.4g}")
@@ -84,27 +84,27 @@ def _expected(pairs, width, retention, age):
     return sum((share - 1) ** 2 if a == age else share**2 / width for a, share in enumerate(left))
 
 
-def _a_memory(dice: Dice) -> tuple:
-    pairs = dice.whole(2, 60)
-    return pairs, dice.pick([16, 32, 64]), dice.number(0.8, 0.999), dice.whole(0, pairs - 1)
+def _a_memory(rng: Rng) -> tuple:
+    pairs = rng.whole(2, 60)
+    return pairs, rng.pick([16, 32, 64]), rng.number(0.8, 0.999), rng.whole(0, pairs - 1)
 
 
 @holds("without fading it is (n - 1) / d, whatever the age", hint=1)
-def _no_fading(answer, dice):
-    pairs, width, _, age = _a_memory(dice)
+def _no_fading(answer, rng):
+    pairs, width, _, age = _a_memory(rng)
     compare((pairs - 1) / width, float(answer(pairs, width, 1.0, age)))
 
 
 @holds("a single pair has no crosstalk", hint=2)
-def _alone(answer, dice):
-    compare(0.0, float(answer(1, 32, dice.number(0.5, 0.99), 0)))
+def _alone(answer, rng):
+    compare(0.0, float(answer(1, 32, rng.number(0.5, 0.99), 0)))
 
 
 @holds("measured in a real memory, within its noise", hint=3, trials=2)
-def _as_measured(answer, dice):
+def _as_measured(answer, rng):
     from nl_course.tasks.pairs import draw_pairs, written
 
-    drawn = draw_pairs(40, 32, rows=200, seed=dice.whole(0, 99))
+    drawn = draw_pairs(40, 32, rows=200, seed=rng.whole(0, 99))
     reads = drawn.keys @ written(drawn, "hebb", retention=0.95)
     measured = (reads - drawn.values).square().sum(-1).mean(0).flip(0)
     for age in (0, 5, 20):

@@ -6,16 +6,16 @@ import torch
 
 from nl_course.exercises.ex03.beyond import CAPACITY, RETENTION
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure, right_shape
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure, right_shape
 
 
 def _unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def _pairs(dice: Dice) -> tuple:
-    n, d_k, d_v = dice.whole(2, 9), dice.whole(2, 6), dice.whole(2, 5)
-    return dice.normal(n, d_k), dice.normal(n, d_v), dice.normal(dice.whole(1, 4), d_k)
+def _pairs(rng: Rng) -> tuple:
+    n, d_k, d_v = rng.whole(2, 9), rng.whole(2, 6), rng.whole(2, 5)
+    return rng.normal(n, d_k), rng.normal(n, d_v), rng.normal(rng.whole(1, 4), d_k)
 
 
 # -- 3.1 write and read ---------------------------------------------------------------------------------------
@@ -31,17 +31,17 @@ def _weighted(keys, values, queries):
 
 
 @holds("orthonormal keys give every value back exactly", hint=2)
-def _exact(answer, dice):
-    d, d_v = dice.whole(2, 6), dice.whole(2, 5)
-    keys = torch.linalg.qr(dice.normal(d, d))[0]
-    values = dice.normal(d, d_v)
+def _exact(answer, rng):
+    d, d_v = rng.whole(2, 6), rng.whole(2, 5)
+    keys = torch.linalg.qr(rng.normal(d, d))[0]
+    values = rng.normal(d, d_v)
     compare(values, answer(keys, values, keys))
 
 
 @holds("a key that is written twice returns the sum of both values", hint=2)
-def _sum_of_both(answer, dice):
-    key = _unit(dice.normal(1, dice.whole(2, 6)))
-    values = dice.normal(2, dice.whole(2, 5))
+def _sum_of_both(answer, rng):
+    key = _unit(rng.normal(1, rng.whole(2, 6)))
+    values = rng.normal(2, rng.whole(2, 5))
     compare(values.sum(0, keepdim=True), answer(key.repeat(2, 1), values, key))
 
 
@@ -97,28 +97,24 @@ def _sharpness_solution(pairs, share):
     return math.log(share / (1 - share) * (pairs - 1))
 
 
-def _wish(dice: Dice) -> tuple:
-    return dice.whole(2, 2000), dice.number(0.55, 0.999)
-
-
 @holds("attention over orthonormal keys then gives its own value that share", hint=2)
-def _as_attended(answer, dice):
-    pairs, share = dice.whole(2, 40), dice.number(0.55, 0.999)
+def _as_attended(answer, rng):
+    pairs, share = rng.whole(2, 40), rng.number(0.55, 0.999)
     keys = torch.eye(pairs, dtype=torch.float64)
     weights = torch.softmax(float(answer(pairs, share)) * keys[0] @ keys.T, dim=-1)
     compare(share, weights[0].item())
 
 
 @holds("ten times the others take ln 10 more, whatever the share", hint=1)
-def _logarithm(answer, dice):
-    others, share = dice.whole(1, 500), dice.number(0.55, 0.99)
+def _logarithm(answer, rng):
+    others, share = rng.whole(1, 500), rng.number(0.55, 0.99)
     more = float(answer(10 * others + 1, share)) - float(answer(others + 1, share))
     compare(math.log(10), more)
 
 
 @holds("for one other key it is the logit of the share", hint=3)
-def _one_other(answer, dice):
-    share = dice.number(0.55, 0.99)
+def _one_other(answer, rng):
+    share = rng.number(0.55, 0.99)
     compare(math.log(share) - math.log(1 - share), float(answer(2, share)))
 
 
@@ -177,22 +173,22 @@ def _descended(S, k, v, step):
     return (S - step * gradient).detach()
 
 
-def _one_write(dice: Dice) -> tuple:
-    d_k, d_v = dice.whole(2, 6), dice.whole(2, 5)
-    return dice.normal(d_k, d_v), dice.normal(d_k), dice.normal(d_v), dice.number(0.1, 1.5)
+def _one_write(rng: Rng) -> tuple:
+    d_k, d_v = rng.whole(2, 6), rng.whole(2, 5)
+    return rng.normal(d_k, d_v), rng.normal(d_k), rng.normal(d_v), rng.number(0.1, 1.5)
 
 
 @holds("with |k| = 1 and step 1 the memory then answers exactly v", hint=2)
-def _stored(answer, dice):
-    S, k, v, _ = _one_write(dice)
+def _stored(answer, rng):
+    S, k, v, _ = _one_write(rng)
     k = _unit(k)
     compare(v, k @ answer(S, k, v, 1.0))
 
 
 @holds("a key at right angles gets the same answer as before", hint=2)
-def _undisturbed(answer, dice):
-    S, k, v, step = _one_write(dice)
-    other = dice.normal(len(k))
+def _undisturbed(answer, rng):
+    S, k, v, step = _one_write(rng)
+    other = rng.normal(len(k))
     other = other - (other @ k) / (k @ k) * k
     compare(other @ S, other @ answer(S, k, v, step))
 

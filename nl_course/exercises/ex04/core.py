@@ -4,14 +4,14 @@ import torch
 
 from nl_course.exercises.ex04.inside import NORM_GRADIENT, RUNNING_MEAN
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, short
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, short
 
 # ------------------------------------------------------------------------------- 4.1 the gradient through a write
 
 
-def draw_write(dice: Dice):
-    w, k, v, q, y = (dice.number(0.4, 1.6) * dice.pick((-1, 1)) for _ in range(5))
-    return w, k, v, q, y, dice.number(0.2, 0.9)
+def draw_write(rng: Rng):
+    w, k, v, q, y = (rng.number(0.4, 1.6) * rng.pick((-1, 1)) for _ in range(5))
+    return w, k, v, q, y, rng.number(0.2, 0.9)
 
 
 def loss_after_write(w, k, v, q, y, step):
@@ -29,8 +29,8 @@ def part(name: str, which: int, place: int | None, hint: int):
     """Result number `which` is the loss (place None) or its slope along argument `place`."""
 
     @holds(name, hint)
-    def test(answer, dice):
-        numbers = draw_write(dice)
+    def test(answer, rng):
+        numbers = draw_write(rng)
         got = answer(*numbers)
         if not isinstance(got, (tuple, list)) or len(got) != 4:
             raise Miss("four numbers: loss, and its slope along w, k and v", short(got))
@@ -130,12 +130,12 @@ def through_the_write(w, k, v, q, y, step):
 # ------------------------------------------------------------------------------- 4.4 one mini-batch at once
 
 
-def draw_mini_batch(dice: Dice):
-    tokens, width = dice.whole(3, 6), dice.whole(2, 4)
-    out = width + dice.whole(1, 2)
-    weights = dice.normal(width, out)
-    queries, keys, errors = dice.normal(tokens, width), dice.normal(tokens, width), dice.normal(tokens, out)
-    return weights, queries, keys, errors, dice.normal(tokens).sigmoid(), dice.normal(tokens).sigmoid()
+def draw_mini_batch(rng: Rng):
+    tokens, width = rng.whole(3, 6), rng.whole(2, 4)
+    out = width + rng.whole(1, 2)
+    weights = rng.normal(width, out)
+    queries, keys, errors = rng.normal(tokens, width), rng.normal(tokens, width), rng.normal(tokens, out)
+    return weights, queries, keys, errors, rng.normal(tokens).sigmoid(), rng.normal(tokens).sigmoid()
 
 
 def token_by_token(weights, queries, keys, errors, rate, factor):
@@ -147,16 +147,16 @@ def token_by_token(weights, queries, keys, errors, rate, factor):
 
 
 @holds("with no error nothing is written: the answers are queries @ weights", hint=1)
-def nothing_to_write(answer, dice):
-    weights, queries, keys, errors, rate, factor = draw_mini_batch(dice)
+def nothing_to_write(answer, rng):
+    weights, queries, keys, errors, rate, factor = draw_mini_batch(rng)
     got = answer(weights, queries, keys, errors * 0, rate, factor)
     compare((queries @ weights, weights), got)
 
 
 @holds("a token's own write is in its answer, a later token's is not", hint=2)
-def writes_then_reads(answer, dice):
-    args = draw_mini_batch(dice)
-    row = dice.whole(1, len(args[2]) - 2)
+def writes_then_reads(answer, rng):
+    args = draw_mini_batch(rng)
+    row = rng.whole(1, len(args[2]) - 2)
     only = args[3] * 0
     only[row] = args[3][row]
     moved = (answer(*args[:3], only, *args[4:])[0] - args[1] @ args[0]).abs().amax(1)
@@ -167,8 +167,8 @@ def writes_then_reads(answer, dice):
 
 
 @holds("the answers are those of the loop over tokens", hint=3)
-def equals_token_by_token(answer, dice):
-    args = draw_mini_batch(dice)
+def equals_token_by_token(answer, rng):
+    args = draw_mini_batch(rng)
     compare(token_by_token(*args)[0], answer(*args)[0])
 
 

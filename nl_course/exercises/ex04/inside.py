@@ -3,15 +3,15 @@
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, any_size, compare, equals, holds, pure, right_shape
+from nl_course.exercises.framework.properties import Rng, any_size, compare, equals, holds, pure, right_shape
 from nl_course.memories.common.inner_model import EPSILON
 
 # ------------------------------------------------------------------------------- 4.2 a running mean
 
 
-def draw_gradients(dice: Dice):
-    tokens, width = dice.whole(3, 6), dice.whole(2, 4)
-    return dice.normal(width, width + 1), dice.normal(tokens, width, width + 1), dice.number(0.1, 0.9)
+def draw_gradients(rng: Rng):
+    tokens, width = rng.whole(3, 6), rng.whole(2, 4)
+    return rng.normal(width, width + 1), rng.normal(tokens, width, width + 1), rng.number(0.1, 0.9)
 
 
 def by_loop(weights, gradients, step):
@@ -22,15 +22,15 @@ def by_loop(weights, gradients, step):
 
 
 @holds("equal tokens move the memory once: where all gradients are the same, all weights are", hint=1)
-def equal_tokens(answer, dice):
-    weights, gradients, step = draw_gradients(dice)
+def equal_tokens(answer, rng):
+    weights, gradients, step = draw_gradients(rng)
     same = gradients[:1].expand_as(gradients)
     compare((weights - step * same), answer(weights, same, step))
 
 
 @holds("the last weights have taken the mean of all gradients", hint=2)
-def last_is_averaged(answer, dice):
-    weights, gradients, step = draw_gradients(dice)
+def last_is_averaged(answer, rng):
+    weights, gradients, step = draw_gradients(rng)
     compare(weights - step * gradients.mean(0), answer(weights, gradients, step)[-1])
 
 
@@ -111,11 +111,11 @@ def running_mean_weights(weights, gradients, step):
 # ------------------------------------------------------------------------------- 4.3 the norm's gradient
 
 
-def draw_norm(dice: Dice, width: int | None = None):
-    width = width or dice.whole(3, 7)
-    tokens = dice.whole(2, 4)
-    z, target = dice.normal(tokens, width) * 2, dice.normal(tokens, width)
-    return z, target, dice.normal(width), dice.normal(width)
+def draw_norm(rng: Rng, width: int | None = None):
+    width = width or rng.whole(3, 7)
+    tokens = rng.whole(2, 4)
+    z, target = rng.normal(tokens, width) * 2, rng.normal(tokens, width)
+    return z, target, rng.normal(width), rng.normal(width)
 
 
 def by_autograd(z, target, gain, shift):
@@ -126,14 +126,14 @@ def by_autograd(z, target, gain, shift):
 
 
 @holds("each row of the gradient sums to zero: adding a constant to z changes nothing", hint=2)
-def no_constant(answer, dice):
-    args = draw_norm(dice)
+def no_constant(answer, rng):
+    args = draw_norm(rng)
     compare(torch.zeros(len(args[0]), dtype=args[0].dtype), answer(*args).sum(-1))
 
 
 @holds("z ten times as large gives a tenth of the gradient", hint=3)
-def shrinks(answer, dice):
-    z, target, gain, shift = draw_norm(dice)
+def shrinks(answer, rng):
+    z, target, gain, shift = draw_norm(rng)
     compare(answer(z, target, gain, shift) / 10, answer(z * 10, target, gain, shift), 1e-5)
 
 

@@ -3,14 +3,14 @@
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, right_shape
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, right_shape
 
 # ------------------------------------------------------------------------------- 5.3 the mask of a chunk
 
 
-def draw_gates(dice: Dice, tokens: int | None = None):
-    tokens = tokens or dice.whole(3, 7)
-    return tuple(dice.normal(tokens).sigmoid() for _ in range(3))
+def draw_gates(rng: Rng, tokens: int | None = None):
+    tokens = tokens or rng.whole(3, 7)
+    return tuple(rng.normal(tokens).sigmoid() for _ in range(3))
 
 
 def followed(step, momentum, retention):
@@ -27,20 +27,20 @@ def followed(step, momentum, retention):
 
 
 @holds("no token holds a share of a later token's write", hint=1)
-def lower_triangle(answer, dice):
-    got = answer(*draw_gates(dice))
+def lower_triangle(answer, rng):
+    got = answer(*draw_gates(rng))
     compare(got.tril(), got)
 
 
 @holds("its own write stands in a token with exactly its step", hint=1)
-def own_step(answer, dice):
-    gates = draw_gates(dice)
+def own_step(answer, rng):
+    gates = draw_gates(rng)
     compare(gates[0], answer(*gates).diagonal().clone())
 
 
 @holds("one token later the write is worn once and carried on once: step * (retention + momentum)", hint=2)
-def one_later(answer, dice):
-    step, momentum, retention = draw_gates(dice)
+def one_later(answer, rng):
+    step, momentum, retention = draw_gates(rng)
     compare(step[:-1] * (retention[1:] + momentum[1:]), answer(step, momentum, retention).diagonal(-1).clone())
 
 
@@ -48,8 +48,8 @@ mask_equals = equals("the mask is that of the recurrence", draw_gates, followed,
 
 
 @holds("gates of exactly 0 give numbers, not nan", hint=3)
-def closed_gates(answer, dice):
-    step, momentum, retention = draw_gates(dice, 6)
+def closed_gates(answer, rng):
+    step, momentum, retention = draw_gates(rng, 6)
     momentum, retention = momentum.clone(), retention.clone()
     momentum[2], retention[3] = 0.0, 0.0
     got = answer(step, momentum, retention)
@@ -172,14 +172,14 @@ def mask(step, momentum, retention):
 # ------------------------------------------------------------------------------- 5.5 what MAC's attention sees
 
 
-def draw_mac(dice: Dice):
-    segment = dice.whole(2, 4)
-    return dice.whole(1, 3), segment * dice.whole(2, 3) + dice.whole(0, 1), segment
+def draw_mac(rng: Rng):
+    segment = rng.whole(2, 4)
+    return rng.whole(1, 3), segment * rng.whole(2, 3) + rng.whole(0, 1), segment
 
 
-def columns(answer, dice):
+def columns(answer, rng):
     """The answer's mask in its three parts, as 0 and 1, and which pairs of tokens are of one segment."""
-    persistent, tokens, segment = draw_mac(dice)
+    persistent, tokens, segment = draw_mac(rng)
     got = answer(persistent, tokens, segment)
     if got.dtype != torch.bool:
         raise Miss("a tensor of True and False", f"numbers of {got.dtype}")
@@ -188,33 +188,33 @@ def columns(answer, dice):
 
 
 @holds("every token sees every persistent token", hint=1)
-def sees_persistent(answer, dice):
-    first, *_ = columns(answer, dice)
+def sees_persistent(answer, rng):
+    first, *_ = columns(answer, rng)
     compare(torch.ones_like(first), first)
 
 
 @holds("no token sees a later token", hint=1)
-def no_future(answer, dice):
-    _, _, own, _ = columns(answer, dice)
+def no_future(answer, rng):
+    _, _, own, _ = columns(answer, rng)
     compare(own.tril(), own)
 
 
 @holds("no token sees a row that was retrieved with a later token's query", hint=2)
-def no_future_query(answer, dice):
-    _, retrieved, _, _ = columns(answer, dice)
+def no_future_query(answer, rng):
+    _, retrieved, _, _ = columns(answer, rng)
     compare(retrieved.tril(), retrieved)
 
 
 @holds("nothing of another segment is seen", hint=3)
-def inside_segment(answer, dice):
-    _, *parts, together = columns(answer, dice)
+def inside_segment(answer, rng):
+    _, *parts, together = columns(answer, rng)
     for part in parts:
         compare(part * together, part)
 
 
 @holds("all that came before in the segment is seen, the token itself included", hint=3)
-def sees_the_past(answer, dice):
-    _, *parts, together = columns(answer, dice)
+def sees_the_past(answer, rng):
+    _, *parts, together = columns(answer, rng)
     for part in parts:
         compare(together.double().tril(), part)
 

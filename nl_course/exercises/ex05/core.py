@@ -5,16 +5,16 @@ import torch
 from nl_course.exercises.ex05.chunk import GATE_MASK, MAC_MASK
 from nl_course.exercises.ex05.dual import CHUNK_READ
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, right_shape
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, right_shape
 
 # ------------------------------------------------------------------------------- 5.1 one write
 
 
-def draw_token(dice: Dice):
-    f = dice.whole(2, 5)
-    m = f + dice.whole(1, 2)
-    gates = dice.number(0.1, 0.9), dice.number(0.1, 0.9), dice.number(0.1, 0.9)
-    return dice.normal(f, m), dice.normal(f, m), dice.normal(f), dice.normal(m), *gates
+def draw_token(rng: Rng):
+    f = rng.whole(2, 5)
+    m = f + rng.whole(1, 2)
+    gates = rng.number(0.1, 0.9), rng.number(0.1, 0.9), rng.number(0.1, 0.9)
+    return rng.normal(f, m), rng.normal(f, m), rng.normal(f), rng.normal(m), *gates
 
 
 def by_autograd(memory, past, k, v, step, momentum, retention):
@@ -25,27 +25,27 @@ def by_autograd(memory, past, k, v, step, momentum, retention):
 
 
 @holds("with no past, no momentum and full retention it is 03's delta rule", hint=1)
-def is_delta_rule(answer, dice):
-    memory, past, k, v, step, *_ = draw_token(dice)
+def is_delta_rule(answer, rng):
+    memory, past, k, v, step, *_ = draw_token(rng)
     after = memory + step * k[:, None] * (v - k @ memory)
     compare(after, answer(memory, past * 0, k, v, step, 0.0, 1.0)[0])
 
 
 @holds("S is momentum times the old one, less the whole step times the surprise", hint=2)
-def adds_up(answer, dice):
-    *args, _ = draw_token(dice)
+def adds_up(answer, rng):
+    *args, _ = draw_token(rng)
     compare(by_autograd(*args, 1.0)[1], answer(*args, 1.0)[1])
 
 
 @holds("the surprise is that of the memory as it was, before any forgetting", hint=3)
-def surprise_first(answer, dice):
-    args = draw_token(dice)
+def surprise_first(answer, rng):
+    args = draw_token(rng)
     compare(by_autograd(*args)[1], answer(*args)[1])
 
 
 @holds("retention wears the old memory alone, not what is written now", hint=2)
-def wears_the_old(answer, dice):
-    memory, past, k, v, step, momentum, _ = draw_token(dice)
+def wears_the_old(answer, rng):
+    memory, past, k, v, step, momentum, _ = draw_token(rng)
     compare(by_autograd(memory, past, k, v, step, momentum, 0.0)[1], answer(memory, past, k, v, step, momentum, 0.0)[0])
 
 
@@ -153,8 +153,8 @@ def write(memory, past, k, v, step, momentum, retention):
 # ------------------------------------------------------------------------------- 5.2 the response to one write
 
 
-def draw_response(dice: Dice):
-    return dice.number(0.1, 0.95), dice.number(0.1, 0.95), dice.whole(4, 12)
+def draw_response(rng: Rng):
+    return rng.number(0.1, 0.95), rng.number(0.1, 0.95), rng.whole(4, 12)
 
 
 def stepped(momentum, retention, tokens):
@@ -166,27 +166,27 @@ def stepped(momentum, retention, tokens):
 
 
 @holds("at the write itself exactly one step stands in the memory", hint=1)
-def begins_at_one(answer, dice):
-    compare(1.0, answer(*draw_response(dice))[0].item())
+def begins_at_one(answer, rng):
+    compare(1.0, answer(*draw_response(rng))[0].item())
 
 
 @holds("without momentum a write only fades: retention to the power of its age", hint=1)
-def only_fades(answer, dice):
-    _, retention, tokens = draw_response(dice)
+def only_fades(answer, rng):
+    _, retention, tokens = draw_response(rng)
     compare(retention ** torch.arange(tokens, dtype=torch.float64), answer(0.0, retention, tokens))
 
 
 @holds("with full retention a write grows towards 1 / (1 - momentum)", hint=2)
-def grows(answer, dice):
-    momentum = dice.number(0.3, 0.8)
+def grows(answer, rng):
+    momentum = rng.number(0.3, 0.8)
     got = answer(momentum, 1.0, 400)[-1].item()
     if not abs(got - 1 / (1 - momentum)) < 1e-6:
         raise Miss(f"{1 / (1 - momentum):.4f} after 400 tokens with momentum {momentum:.4f}", short_number(got))
 
 
 @holds("momentum equal to retention is no special case", hint=3)
-def equal_gates(answer, dice):
-    momentum, _, tokens = draw_response(dice)
+def equal_gates(answer, rng):
+    momentum, _, tokens = draw_response(rng)
     compare(stepped(momentum, momentum, tokens), answer(momentum, momentum, tokens))
 
 

@@ -4,16 +4,16 @@ import torch
 
 from nl_course.exercises.ex05.chunk import draw_gates
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 5.4 one chunk at once
 
 
-def draw_chunk(dice: Dice):
-    c, f = dice.whole(3, 6), dice.whole(2, 4)
+def draw_chunk(rng: Rng):
+    c, f = rng.whole(3, 6), rng.whole(2, 4)
     m = f + 1
-    rows = dice.normal(f, m), dice.normal(f, m), dice.normal(c, f), dice.normal(c, f), dice.normal(c, m)
-    return *rows, *draw_gates(dice, c)
+    rows = rng.normal(f, m), rng.normal(f, m), rng.normal(c, f), rng.normal(c, f), rng.normal(c, m)
+    return *rows, *draw_gates(rng, c)
 
 
 def chunk_by_token(memory, past, queries, keys, errors, step, momentum, retention):
@@ -37,15 +37,15 @@ def chunk_parts(step, momentum, retention):
 
 
 @holds("with no error only old things are read: the memory, worn, and the old motion, carried on", hint=2)
-def old_things(answer, dice):
-    args = draw_chunk(dice)
+def old_things(answer, rng):
+    args = draw_chunk(rng)
     args = (*args[:4], args[4] * 0, *args[5:])
     compare(chunk_by_token(*args)[0], answer(*args)[0])
 
 
 @holds("from an empty memory at rest, the answers are those of the loop", hint=1)
-def from_rest(answer, dice):
-    args = draw_chunk(dice)
+def from_rest(answer, rng):
+    args = draw_chunk(rng)
     args = (args[0] * 0, args[1] * 0, *args[2:])
     compare(chunk_by_token(*args)[0], answer(*args)[0])
 

@@ -1,6 +1,6 @@
 """Exercises of notebook 06: the boundary rule (6.1), a momentum and its span (6.2), the exact step of DGD (6.3).
 
-6.4 and 6.5, which are extra, stand in `ex06_optimisers`.
+6.4 and 6.5, which are extra, stand in `optimizers.py`.
 """
 
 import math
@@ -9,14 +9,14 @@ import torch
 
 from nl_course.exercises.ex06.optimizers import DELTA_MOMENTUM, ORTHOGONALISE
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure, short
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, short
 
 # ------------------------------------------------------------------------------- 6.1 which level moves when
 
 
-def draw_clocks(dice: Dice):
-    fastest = dice.whole(2, 4)
-    return dice.whole(1, 40), [fastest, fastest * dice.whole(2, 3), 0, fastest * 8]
+def draw_clocks(rng: Rng):
+    fastest = rng.whole(2, 4)
+    return rng.whole(1, 40), [fastest, fastest * rng.whole(2, 3), 0, fastest * 8]
 
 
 def ticks(token: int, periods: list) -> tuple:
@@ -39,21 +39,21 @@ def where(token: int, periods: list) -> str:
 
 
 @holds("at the first token nothing has moved yet", hint=1)
-def nothing_at_first(answer, dice):
-    _, periods = draw_clocks(dice)
+def nothing_at_first(answer, rng):
+    _, periods = draw_clocks(rng)
     compare(ticks(1, periods)[0], answered(answer, 1, periods)[0], 0, where(1, periods))
 
 
 @holds("a chunk of C tokens is closed when token C + 1 arrives, its last target", hint=2)
-def closes_at_the_next(answer, dice):
-    _, periods = draw_clocks(dice)
+def closes_at_the_next(answer, rng):
+    _, periods = draw_clocks(rng)
     for token in (periods[1], periods[1] + 1):
         compare(ticks(token, periods)[0], answered(answer, token, periods)[0], 0, where(token, periods))
 
 
 @holds("the counts are those of a walk through all tokens", hint=3)
-def counts_are_of_a_walk(answer, dice):
-    token, periods = draw_clocks(dice)
+def counts_are_of_a_walk(answer, rng):
+    token, periods = draw_clocks(rng)
     for last in (token, periods[0] * 3):
         walked = [sum(ticks(t, periods)[0][i] for t in range(1, last + 1)) for i in range(len(periods))]
         compare(walked, answered(answer, last, periods)[1], 0, where(last, periods))
@@ -129,9 +129,9 @@ def ticks_of(token, periods):
 # ------------------------------------------------------------------------------- 6.2 momentum as a memory
 
 
-def draw_gradients(dice: Dice):
-    steps = dice.whole(3, 8)
-    return dice.normal(steps, dice.whole(2, 4)), dice.number(0.01, 0.5), dice.pick((0.5, 0.8, 0.9, 0.95)), 0.5
+def draw_gradients(rng: Rng):
+    steps = rng.whole(3, 8)
+    return rng.normal(steps, rng.whole(2, 4)), rng.number(0.01, 0.5), rng.pick((0.5, 0.8, 0.9, 0.95)), 0.5
 
 
 def stepped(gradients, rate, momentum):
@@ -142,15 +142,15 @@ def stepped(gradients, rate, momentum):
 
 
 @holds("the step is that of the loop over all gradients", hint=1)
-def step_is_the_loops(answer, dice):
-    gradients, rate, momentum, share = draw_gradients(dice)
+def step_is_the_loops(answer, rng):
+    gradients, rate, momentum, share = draw_gradients(rng)
     compare(stepped(gradients, rate, momentum), answer(gradients, rate, momentum, share)[0], 1e-9, "the step")
 
 
 @holds("so many gradients hold the share, and one fewer does not", hint=3)
-def span_is_exact(answer, dice):
-    gradients, rate, momentum, _ = draw_gradients(dice)
-    for beta, share in ((0.9, 0.5), (0.9, 0.99), (momentum, dice.number(0.3, 0.95))):
+def span_is_exact(answer, rng):
+    gradients, rate, momentum, _ = draw_gradients(rng)
+    for beta, share in ((0.9, 0.5), (0.9, 0.99), (momentum, rng.number(0.3, 0.95))):
         count = next(n for n in range(1, 10_000) if 1 - beta**n >= share)
         got = answer(gradients, rate, beta, share)[1]
         if int(got) != count:
@@ -229,10 +229,10 @@ def momentum_step(gradients, rate, momentum, share):
 # ------------------------------------------------------------------------------- 6.3 the exact step of DGD
 
 
-def draw_layer(dice: Dice):
-    out, width = dice.whole(2, 4), dice.whole(2, 4)
-    x = dice.normal(width) * dice.pick((0.4, 1.0, 2.0))
-    return dice.normal(out, width), x, dice.normal(out), dice.number(0.2, 1.5)
+def draw_layer(rng: Rng):
+    out, width = rng.whole(2, 4), rng.whole(2, 4)
+    x = rng.normal(width) * rng.pick((0.4, 1.0, 2.0))
+    return rng.normal(out, width), x, rng.normal(out), rng.number(0.2, 1.5)
 
 
 def exact(W, x, error, rate):
@@ -241,16 +241,16 @@ def exact(W, x, error, rate):
 
 
 @holds("what stands along other inputs is left alone", hint=1)
-def others_are_left_alone(answer, dice):
-    W, x, error, rate = draw_layer(dice)
-    other = dice.normal(len(x))
+def others_are_left_alone(answer, rng):
+    W, x, error, rate = draw_layer(rng)
+    other = rng.normal(len(x))
     other = other - (other @ x) / (x @ x) * x
     compare(W @ other, answer(W, x, error, rate) @ other, 1e-9, "the answer to an input at right angles to x")
 
 
 @holds("without an error it still erases: the answer to x shrinks, and keeps its direction", hint=2)
-def erases_without_an_error(answer, dice):
-    W, x, error, rate = draw_layer(dice)
+def erases_without_an_error(answer, rng):
+    W, x, error, rate = draw_layer(rng)
     share = (answer(W, x, error * 0, rate) @ x) @ (W @ x) / (W @ x).square().sum()
     if not 0 < share < 1:
         raise Miss("a share of the old answer between 0 and 1", short(share.item()))
@@ -258,8 +258,8 @@ def erases_without_an_error(answer, dice):
 
 
 @holds("no other weights are better: the gradient of the inner problem is 0 there", hint=3)
-def is_the_minimum(answer, dice):
-    W, x, error, rate = draw_layer(dice)
+def is_the_minimum(answer, rng):
+    W, x, error, rate = draw_layer(rng)
     after = answer(W, x, error, rate)
     slope = torch.outer(after @ x + error, x) + (after - W) / rate
     compare(torch.zeros_like(slope), slope, 1e-8, "the gradient")

@@ -3,15 +3,15 @@
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 6.4 delta momentum's inner step
 
 
-def draw_memory(dice: Dice):
-    out = dice.whole(2, 3)
-    width = out + dice.whole(1, 2)
-    return dice.normal(out, width), dice.normal(out, width), dice.number(0.05, 0.4), dice.number(0.5, 0.95)
+def draw_memory(rng: Rng):
+    out = rng.whole(2, 3)
+    width = out + rng.whole(1, 2)
+    return rng.normal(out, width), rng.normal(out, width), rng.number(0.05, 0.4), rng.number(0.5, 0.95)
 
 
 def inner_step(m, g, rate, momentum):
@@ -24,14 +24,14 @@ def inner_step(m, g, rate, momentum):
 
 
 @holds("an empty memory takes the plain step, -rate * g", hint=1)
-def empty_takes_the_plain_step(answer, dice):
-    m, g, rate, momentum = draw_memory(dice)
+def empty_takes_the_plain_step(answer, rng):
+    m, g, rate, momentum = draw_memory(rng)
     compare(-rate * g, answer(m * 0, g, rate, momentum), 1e-9)
 
 
 @holds("what is held along no row of g only fades", hint=2)
-def the_rest_only_fades(answer, dice):
-    m, g, rate, momentum = draw_memory(dice)
+def the_rest_only_fades(answer, rng):
+    m, g, rate, momentum = draw_memory(rng)
     along = torch.linalg.pinv(g) @ g  # onto the rows of g
     rest = m - m @ along
     compare(momentum * rest - rate * g, answer(rest, g, rate, momentum), 1e-9)
@@ -121,9 +121,9 @@ def delta_momentum(m, g, rate, momentum):
 # ------------------------------------------------------------------------------- 6.5 Newton-Schulz
 
 
-def draw_matrix(dice: Dice):
-    rows = dice.whole(2, 4)
-    return dice.normal(rows, rows + dice.whole(1, 3)) * dice.pick((0.1, 1.0, 10.0)), dice.whole(1, 4)
+def draw_matrix(rng: Rng):
+    rows = rng.whole(2, 4)
+    return rng.normal(rows, rows + rng.whole(1, 3)) * rng.pick((0.1, 1.0, 10.0)), rng.whole(1, 4)
 
 
 def cubic(M, steps):
@@ -135,14 +135,14 @@ def cubic(M, steps):
 
 
 @holds("with no step it is the matrix divided by its norm", hint=1)
-def only_normalised(answer, dice):
-    M, _ = draw_matrix(dice)
+def only_normalised(answer, rng):
+    M, _ = draw_matrix(rng)
     compare(M / M.square().sum().sqrt(), answer(M, 0), 1e-9)
 
 
 @holds("one step is a gradient step of size 1/8 on |X X^T - I|²", hint=2)
-def one_step_is_descent(answer, dice):
-    M, _ = draw_matrix(dice)
+def one_step_is_descent(answer, rng):
+    M, _ = draw_matrix(rng)
     X = (M / M.square().sum().sqrt()).requires_grad_()
     loss = (X @ X.T - torch.eye(len(M), dtype=M.dtype)).square().sum()
     (slope,) = torch.autograd.grad(loss, X)
@@ -150,8 +150,8 @@ def one_step_is_descent(answer, dice):
 
 
 @holds("after many steps all singular values are 1", hint=3)
-def ends_orthogonal(answer, dice):
-    M, _ = draw_matrix(dice)
+def ends_orthogonal(answer, rng):
+    M, _ = draw_matrix(rng)
     got = torch.linalg.svdvals(answer(M, 40))
     if not (got - 1).abs().max() < 1e-6:
         raise Miss("singular values of 1", f"from {got.min():.3g} to {got.max():.3g}")

@@ -4,15 +4,15 @@ import torch
 
 from nl_course.exercises.ex07.gain import BLIND, ERASE, GAIN
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 7.1 one step of self-modification
 
 
-def draw_step(dice: Dice):
-    f = dice.whole(2, 5)
-    weights = tuple(dice.normal(f, f) for _ in range(3))
-    return *weights, dice.normal(f), dice.number(0.1, 0.9), dice.number(0.1, 0.9)
+def draw_step(rng: Rng):
+    f = rng.whole(2, 5)
+    weights = tuple(rng.normal(f, f) for _ in range(3))
+    return *weights, rng.normal(f), rng.number(0.1, 0.9), rng.number(0.1, 0.9)
 
 
 def by_autograd(key, value, memory, x, step, retention):
@@ -25,20 +25,20 @@ def by_autograd(key, value, memory, x, step, retention):
 
 
 @holds("with step 0 and retention 1 nothing moves", hint=1)
-def nothing_moves(answer, dice):
-    *weights, x, _, _ = draw_step(dice)
+def nothing_moves(answer, rng):
+    *weights, x, _, _ = draw_step(rng)
     compare(tuple(weights), answer(*weights, x, 0.0, 1.0))
 
 
 @holds("the target is what each memory itself says of v, not v", hint=2)
-def makes_its_target(answer, dice):
-    *weights, x, step, _ = draw_step(dice)
+def makes_its_target(answer, rng):
+    *weights, x, step, _ = draw_step(rng)
     compare(by_autograd(*weights, x, step, 1.0)[2], answer(*weights, x, step, 1.0)[2])
 
 
 @holds("all three read the token before any of them is written", hint=2)
-def reads_first(answer, dice):
-    args = draw_step(dice)
+def reads_first(answer, rng):
+    args = draw_step(rng)
     compare(by_autograd(*args)[1:], tuple(answer(*args))[1:])
 
 
@@ -131,8 +131,8 @@ def self_modify(key, value, memory, x, step, retention):
 # ------------------------------------------------------------------------------- 7.2 the step that flips a sign
 
 
-def draw_flip(dice: Dice):
-    return dice.normal(dice.whole(2, 5)), dice.number(-0.9, 0.9), dice.number(0.5, 1.0)
+def draw_flip(rng: Rng):
+    return rng.normal(rng.whole(2, 5)), rng.number(-0.9, 0.9), rng.number(0.5, 1.0)
 
 
 def after_write(entry, k, share, step, retention):
@@ -142,21 +142,21 @@ def after_write(entry, k, share, step, retention):
 
 
 @holds("a memory that shares nothing between k and v, all kept, unit key: the step is 1", hint=1)
-def one(answer, dice):
-    k = dice.normal(3)
+def one(answer, rng):
+    k = rng.normal(3)
     compare(1.0, float(answer(k / k.norm(), 0.0, 1.0)), 1e-9)
 
 
 @holds("with v = k there is no error, and the erase alone needs a step of 2", hint=2)
-def two(answer, dice):
-    k = dice.normal(4)
+def two(answer, rng):
+    k = rng.normal(4)
     compare(2.0, float(answer(k / k.norm(), 1.0, 1.0)), 1e-9)
 
 
 @holds("one write with it turns what stood under k into its opposite", hint=3)
-def flips(answer, dice):
-    k, share, retention = draw_flip(dice)
-    entry = dice.normal(4)
+def flips(answer, rng):
+    k, share, retention = draw_flip(rng)
+    entry = rng.normal(4)
     compare(-entry, after_write(entry, k, share, float(answer(k, share, retention)), retention))
 
 

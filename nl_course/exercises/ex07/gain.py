@@ -4,16 +4,16 @@ layer with its own input (7.5, extra)."""
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, Miss, any_size, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Miss, Rng, any_size, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 7.3 the shared gain
 
 
-def draw_gain(dice: Dice, tokens: int | None = None):
-    t, f = dice.whole(2, 5) if tokens is None else tokens, dice.whole(2, 4)
-    steps = torch.tensor([dice.number(0.1, 0.6) for _ in range(t)], dtype=torch.float64)
-    kept = torch.tensor([dice.number(0.5, 1.0) for _ in range(t)], dtype=torch.float64)
-    return dice.normal(t, f), dice.normal(t, f), steps, kept
+def draw_gain(rng: Rng, tokens: int | None = None):
+    t, f = rng.whole(2, 5) if tokens is None else tokens, rng.whole(2, 4)
+    steps = torch.tensor([rng.number(0.1, 0.6) for _ in range(t)], dtype=torch.float64)
+    kept = torch.tensor([rng.number(0.5, 1.0) for _ in range(t)], dtype=torch.float64)
+    return rng.normal(t, f), rng.normal(t, f), steps, kept
 
 
 def written(start, keys, values, steps, retention):
@@ -29,23 +29,23 @@ def gain_loop(keys, values, steps, retention):
 
 
 @holds("before any token the gain changes nothing", hint=1)
-def begins_at_one(answer, dice):
-    keys, values, steps, retention = draw_gain(dice)
+def begins_at_one(answer, rng):
+    keys, values, steps, retention = draw_gain(rng)
     compare(torch.eye(keys.shape[1], dtype=keys.dtype), answer(keys[:0], values[:0], steps[:0], retention[:0]))
 
 
 @holds("with v = k only retention and erase are left", hint=2)
-def no_error(answer, dice):
-    keys, _, steps, retention = draw_gain(dice)
+def no_error(answer, rng):
+    keys, _, steps, retention = draw_gain(rng)
     compare(gain_loop(keys, keys, steps, retention), answer(keys, keys, steps, retention))
 
 
 @holds("the gain times the start of any memory is that memory after the chunk", hint=3)
-def serves_all(answer, dice):
-    args = draw_gain(dice)
+def serves_all(answer, rng):
+    args = draw_gain(rng)
     gain = answer(*args)
     for columns in (1, args[0].shape[1], 7):  # a step memory, a key memory, all of them side by side
-        start = dice.normal(args[0].shape[1], columns)
+        start = rng.normal(args[0].shape[1], columns)
         if gain.shape[-1] != len(start):
             raise Miss(f"a gain with {len(start)} columns", f"one of shape {tuple(gain.shape)}")
         compare(written(start, *args), gain @ start)
@@ -141,9 +141,9 @@ def shared_gain(keys, values, steps, retention):
 # ------------------------------------------------------------------------------- 7.4 the blind zone
 
 
-def draw_place(dice: Dice):
-    chunk = dice.whole(1, 12)
-    return dice.whole(1, 40), chunk, dice.whole(1, 5)
+def draw_place(rng: Rng):
+    chunk = rng.whole(1, 12)
+    return rng.whole(1, 40), chunk, rng.whole(1, 5)
 
 
 def unseen(token, chunk, conv):
@@ -152,25 +152,25 @@ def unseen(token, chunk, conv):
 
 
 @holds("token 32 with chunks of 16 and a convolution of 4 is blind to 17 to 28", hint=2)
-def example(answer, dice):
+def example(answer, rng):
     compare(list(range(17, 29)), [int(s) for s in answer(32, 16, 4)])
 
 
 @holds("with chunks of one token nothing is unseen", hint=1)
-def sees_all(answer, dice):
-    compare([], [int(s) for s in answer(dice.whole(1, 20), 1, dice.whole(1, 4))])
+def sees_all(answer, rng):
+    compare([], [int(s) for s in answer(rng.whole(1, 20), 1, rng.whole(1, 4))])
 
 
 @holds("the first token of a chunk sees all that came before", hint=2)
-def fresh(answer, dice):
-    chunk = dice.whole(2, 9)
-    compare([], [int(s) for s in answer(3 * chunk + 1, chunk, dice.whole(1, 4))])
+def fresh(answer, rng):
+    chunk = rng.whole(2, 9)
+    compare([], [int(s) for s in answer(3 * chunk + 1, chunk, rng.whole(1, 4))])
 
 
 @holds("the tokens are those between the boundary and the convolution's reach, whatever the sizes", hint=3)
-def zone(answer, dice):
+def zone(answer, rng):
     for _ in range(8):
-        args = draw_place(dice)
+        args = draw_place(rng)
         compare(unseen(*args), [int(s) for s in answer(*args)])
 
 
@@ -236,28 +236,28 @@ def blind_zone(token, chunk, conv):
 # ------------------------------------------------------------------------------- 7.5 the erase of a layer
 
 
-def draw_erase(dice: Dice):
-    n, m = dice.whole(2, 5), dice.whole(2, 4)
-    return dice.normal(n, m), dice.normal(n), dice.number(0.1, 0.9), dice.number(0.5, 1.0)
+def draw_erase(rng: Rng):
+    n, m = rng.whole(2, 5), rng.whole(2, 4)
+    return rng.normal(n, m), rng.normal(n), rng.number(0.1, 0.9), rng.number(0.5, 1.0)
 
 
 @holds("what the layer answers to its own input shrinks to retention - step times", hint=2)
-def shrinks(answer, dice):
-    W, a, step, retention = draw_erase(dice)
+def shrinks(answer, rng):
+    W, a, step, retention = draw_erase(rng)
     compare((retention - step) * (a @ W), a @ answer(W, a, step, retention))
 
 
 @holds("inputs at right angles only meet the retention", hint=2)
-def spares(answer, dice):
-    W, a, step, retention = draw_erase(dice)
-    other = dice.normal(len(a))
+def spares(answer, rng):
+    W, a, step, retention = draw_erase(rng)
+    other = rng.normal(len(a))
     other = other - (other @ a) / (a @ a) * a
     compare(retention * (other @ W), other @ answer(W, a, step, retention))
 
 
 @holds("an input ten times as long erases no more", hint=1)
-def same_length(answer, dice):
-    W, a, step, retention = draw_erase(dice)
+def same_length(answer, rng):
+    W, a, step, retention = draw_erase(rng)
     compare(answer(W, a, step, retention), answer(W, 10 * a, step, retention))
 
 

@@ -3,16 +3,16 @@
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 8.4 the same thing as attention
 
 
-def draw_writes(dice: Dice, writes: int | None = None):
-    m, f = dice.whole(2, 5), dice.whole(2, 5)
-    n = dice.whole(2, 6) if writes is None else writes
-    steps, kept = dice.normal(n).abs(), dice.normal(n).sigmoid()
-    return dice.normal(m), dice.normal(m, f), dice.normal(n, m), dice.normal(n, f), steps, kept
+def draw_writes(rng: Rng, writes: int | None = None):
+    m, f = rng.whole(2, 5), rng.whole(2, 5)
+    n = rng.whole(2, 6) if writes is None else writes
+    steps, kept = rng.normal(n).abs(), rng.normal(n).sigmoid()
+    return rng.normal(m), rng.normal(m, f), rng.normal(n, m), rng.normal(n, f), steps, kept
 
 
 def written(query, start, features, errors, steps, retention):
@@ -30,26 +30,26 @@ def with_weights(query, start, features, errors, steps, retention):
 
 
 @holds("before any write the answer is the start's", hint=1)
-def unwritten(answer, dice):
-    args = draw_writes(dice, writes=0)
+def unwritten(answer, rng):
+    args = draw_writes(rng, writes=0)
     compare((args[0].new_zeros(0), args[0] @ args[1]), tuple(answer(*args)))
 
 
 @holds("with all kept, a write's weight is its feature's overlap with the query's", hint=2)
-def overlaps(answer, dice):
-    query, start, features, errors, steps, kept = draw_writes(dice)
+def overlaps(answer, rng):
+    query, start, features, errors, steps, kept = draw_writes(rng)
     compare(features @ query, answer(query, start, features, errors, steps, torch.ones_like(kept))[0])
 
 
 @holds("retention wears what was written before it: the newest write is whole", hint=3)
-def wears(answer, dice):
-    args = draw_writes(dice)
+def wears(answer, rng):
+    args = draw_writes(rng)
     compare(with_weights(*args)[0], answer(*args)[0])
 
 
 @holds("the answer is that of the layer, written and then read", hint=3)
-def reads_alike(answer, dice):
-    args = draw_writes(dice)
+def reads_alike(answer, rng):
+    args = draw_writes(rng)
     compare(written(*args), answer(*args)[1])
 
 
@@ -144,9 +144,9 @@ def read_as_attention(query, start, features, errors, steps, retention):
 # ------------------------------------------------------------------------------- 8.5 the sign, turned and undone
 
 
-def draw_sign(dice: Dice):
-    d, f = dice.whole(2, 4), dice.whole(2, 4)
-    return dice.normal(d, f), dice.normal(d, f), dice.normal(f, f)
+def draw_sign(rng: Rng):
+    d, f = rng.whole(2, 4), rng.whole(2, 4)
+    return rng.normal(d, f), rng.normal(d, f), rng.normal(f, f)
 
 
 def chunk_of(x, W_k, W_v, start, step):
@@ -159,21 +159,21 @@ def chunk_of(x, W_k, W_v, start, step):
 
 
 @holds("from an empty memory the values change their sign, and that is all", hint=1)
-def from_nothing(answer, dice):
-    W_k, W_v, start = draw_sign(dice)
+def from_nothing(answer, rng):
+    W_k, W_v, start = draw_sign(rng)
     compare(-W_v, answer(W_k, W_v, torch.zeros_like(start)))
 
 
 @holds("a token that the start answers rightly already is written by neither", hint=2)
-def nothing_to_learn(answer, dice):
-    W_k, _, start = draw_sign(dice)
+def nothing_to_learn(answer, rng):
+    W_k, _, start = draw_sign(rng)
     compare(W_k @ start, answer(W_k, W_k @ start, start))
 
 
 @holds("ascent with the new values answers every key as descent did with the old", hint=3)
-def same_answers(answer, dice):
-    W_k, W_v, start = draw_sign(dice)
-    x, step = dice.normal(5, len(W_k)), dice.number(0.1, 0.5)
+def same_answers(answer, rng):
+    W_k, W_v, start = draw_sign(rng)
+    x, step = rng.normal(5, len(W_k)), rng.number(0.1, 0.5)
     before = chunk_of(x, W_k, W_v, start, step)
     compare(before, chunk_of(x, W_k, answer(W_k, W_v, start), start, -step))
 

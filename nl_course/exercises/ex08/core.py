@@ -5,17 +5,17 @@ import torch
 from nl_course.exercises.ex08.ablations import IDENTITY, SIGN
 from nl_course.exercises.ex08.stream import READ
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 8.1 one clipped step
 
 
-def draw_clip(dice: Dice, size: float = 1.0):
-    shapes = [(dice.whole(2, 4), dice.whole(2, 4)) for _ in range(dice.whole(2, 4))]
-    tokens = dice.whole(2, 5)
-    weights = tuple(dice.normal(*shape) for shape in shapes)
-    gradients = tuple(size * dice.normal(tokens, *shape) for shape in shapes)
-    return weights, gradients, dice.number(0.2, 1.0), 1.0
+def draw_clip(rng: Rng, size: float = 1.0):
+    shapes = [(rng.whole(2, 4), rng.whole(2, 4)) for _ in range(rng.whole(2, 4))]
+    tokens = rng.whole(2, 5)
+    weights = tuple(rng.normal(*shape) for shape in shapes)
+    gradients = tuple(size * rng.normal(tokens, *shape) for shape in shapes)
+    return weights, gradients, rng.number(0.2, 1.0), 1.0
 
 
 def by_definition(weights, gradients, rate, clip):
@@ -27,20 +27,20 @@ def by_definition(weights, gradients, rate, clip):
 
 
 @holds("below the clip the step is the rate times the mean gradient", hint=1)
-def below(answer, dice):
-    weights, gradients, rate, clip = draw_clip(dice, 0.02)
+def below(answer, rng):
+    weights, gradients, rate, clip = draw_clip(rng, 0.02)
     compare(tuple(W - rate * g.mean(0) for W, g in zip(weights, gradients)), answer(weights, gradients, rate, clip))
 
 
 @holds("without any gradient nothing moves, and nothing is divided by zero", hint=3)
-def at_rest(answer, dice):
-    weights, gradients, rate, clip = draw_clip(dice, 0.0)
+def at_rest(answer, rng):
+    weights, gradients, rate, clip = draw_clip(rng, 0.0)
     compare(weights, answer(weights, gradients, rate, clip))
 
 
 @holds("above the clip, all matrices together move exactly rate times clip", hint=2)
-def together(answer, dice):
-    weights, gradients, rate, clip = draw_clip(dice, 30.0)
+def together(answer, rng):
+    weights, gradients, rate, clip = draw_clip(rng, 30.0)
     moved = [new - W for new, W in zip(answer(weights, gradients, rate, clip), weights)]
     compare(rate * clip, torch.cat([m.flatten() for m in moved]).norm().item())
 
@@ -141,9 +141,9 @@ def clipped_step(weights, gradients, rate, clip):
 # ------------------------------------------------------------------------------- 8.3 break-even
 
 
-def draw_sizes(dice: Dice):
-    layers = dice.whole(4, 40)
-    return dice.whole(64, 4096), layers, dice.whole(1, layers), dice.whole(64, 8192), dice.whole(64, 8192)
+def draw_sizes(rng: Rng):
+    layers = rng.whole(4, 40)
+    return rng.whole(64, 4096), layers, rng.whole(1, layers), rng.whole(64, 8192), rng.whole(64, 8192)
 
 
 def state_numbers(tokens, width, layers, suffix, hidden, window):
@@ -152,19 +152,19 @@ def state_numbers(tokens, width, layers, suffix, hidden, window):
 
 
 @holds("the paper's 3B model: 10,304 tokens", hint=3)
-def of_3b(answer, dice):
+def of_3b(answer, rng):
     compare(10304.0, float(answer(2560, 32, 8, 5632, 8192)))
 
 
 @holds("with no learning block it is where the window is full", hint=1)
-def no_learning(answer, dice):
-    width, layers, _, hidden, window = draw_sizes(dice)
+def no_learning(answer, rng):
+    width, layers, _, hidden, window = draw_sizes(rng)
     compare(float(window), float(answer(width, layers, 0, hidden, window)))
 
 
 @holds("there the two states weigh the same", hint=2)
-def weigh_same(answer, dice):
-    sizes = draw_sizes(dice)
+def weigh_same(answer, rng):
+    sizes = draw_sizes(rng)
     tokens = float(answer(*sizes))
     ours, cache = state_numbers(tokens, *sizes)
     compare(1.0, ours / cache if cache else 0.0)

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, holds, pure
 
 
 def token_loss(W, token, following):
@@ -25,10 +25,10 @@ def read_by_definition(tokens, W, chunk, rate):
     return losses, W, tokens[begun:]
 
 
-def draw_read(dice: Dice):
-    vocab, chunk = dice.whole(3, 5), dice.whole(2, 4)
-    tokens = dice.tokens(vocab, dice.whole(2, 4) * chunk + dice.whole(2, chunk + 1)).tolist()
-    return tokens, dice.normal(vocab, vocab), chunk, dice.number(0.5, 2.0)
+def draw_read(rng: Rng):
+    vocab, chunk = rng.whole(3, 5), rng.whole(2, 4)
+    tokens = rng.tokens(vocab, rng.whole(2, 4) * chunk + rng.whole(2, chunk + 1)).tolist()
+    return tokens, rng.normal(vocab, vocab), chunk, rng.number(0.5, 2.0)
 
 
 def numbers(found):
@@ -38,24 +38,24 @@ def numbers(found):
 
 
 @holds("the first chunk is scored with the weights as they came, its last token too", hint=1)
-def scored_first(answer, dice):
-    tokens, W, chunk, rate = draw_read(dice)
+def scored_first(answer, rng):
+    tokens, W, chunk, rate = draw_read(rng)
     losses, _, _ = numbers(answer(tokens, W, [], chunk, rate))
     compare(torch.stack([token_loss(W, a, b) for a, b in pairwise(tokens[: chunk + 1])]), losses[:chunk])
 
 
 @holds("no loss depends on a token that comes later", hint=1)
-def unaware(answer, dice):
-    tokens, W, chunk, rate = draw_read(dice)
-    cut = dice.whole(chunk + 1, len(tokens) - 1)
+def unaware(answer, rng):
+    tokens, W, chunk, rate = draw_read(rng)
+    cut = rng.whole(chunk + 1, len(tokens) - 1)
     changed = [*tokens[:cut], *((t + 1) % len(W) for t in tokens[cut:])]
     before, after = (numbers(answer(t, W, [], chunk, rate))[0][: cut - 1] for t in (tokens, changed))
     compare(before, after)
 
 
 @holds("a chunk is learnt when its last target has come, and an open one waits", hint=2)
-def waits(answer, dice):
-    tokens, W, chunk, rate = draw_read(dice)
+def waits(answer, rng):
+    tokens, W, chunk, rate = draw_read(rng)
     for count in (chunk, chunk + 1, len(tokens)):
         _, expected, left = read_by_definition(tokens[:count], W, chunk, rate)
         _, got, pending = numbers(answer(tokens[:count], W, [], chunk, rate))
@@ -64,8 +64,8 @@ def waits(answer, dice):
 
 
 @holds("cut anywhere and carried on, it is the same", hint=3)
-def any_split(answer, dice):
-    tokens, W, chunk, rate = draw_read(dice)
+def any_split(answer, rng):
+    tokens, W, chunk, rate = draw_read(rng)
     losses, after, left = read_by_definition(tokens, W, chunk, rate)
     for cut in range(1, len(tokens)):
         one, middle, pending = answer(tokens[:cut], W, [], chunk, rate)

@@ -5,31 +5,31 @@ import math
 
 from nl_course.exercises.ex09.hybrid import HYBRID, PAIRED
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 from nl_course.scaling.information import least_bits as bound
 
 # ------------------------------------------------------------------------------- 9.3 the load of a matrix
 
 
-def draw_load(dice: Dice):
-    return dice.whole(4, 64), dice.whole(1, 24) / 8, 2 ** dice.whole(1, 12), dice.pick((8, 16, 32))
+def draw_load(rng: Rng):
+    return rng.whole(4, 64), rng.whole(1, 24) / 8, 2 ** rng.whole(1, 12), rng.pick((8, 16, 32))
 
 
 @holds("one pair is read without error, whatever the width", hint=1)
-def one_pair(answer, dice):
-    width, _, choices, bits = draw_load(dice)
+def one_pair(answer, rng):
+    width, _, choices, bits = draw_load(rng)
     compare(1, answer(width, 0.0, choices, bits)[0])
 
 
 @holds("with an error of 1, as large as the value itself, width + 1 pairs fit", hint=1)
-def error_of_one(answer, dice):
-    width, _, choices, bits = draw_load(dice)
+def error_of_one(answer, rng):
+    width, _, choices, bits = draw_load(rng)
     compare(width + 1, answer(width, 1.0, choices, bits)[0])
 
 
 @holds("twice the bits a number halve the share", hint=2)
-def halves(answer, dice):
-    width, error, choices, bits = draw_load(dice)
+def halves(answer, rng):
+    width, error, choices, bits = draw_load(rng)
     compare(answer(width, error, choices, bits)[1] / 2, answer(width, error, choices, 2 * bits)[1])
 
 
@@ -124,26 +124,26 @@ def matrix_load(width, error, choices, bits):
 # ------------------------------------------------------------------------------- 9.4 break-even with writes
 
 
-def draw_moved(dice: Dice):
-    per_token = 2 ** dice.whole(4, 10)
-    return per_token * dice.whole(50, 400), per_token, dice.whole(1, 3), dice.whole(0, 3), dice.whole(1, 32)
+def draw_moved(rng: Rng):
+    per_token = 2 ** rng.whole(4, 10)
+    return per_token * rng.whole(50, 400), per_token, rng.whole(1, 3), rng.whole(0, 3), rng.whole(1, 32)
 
 
 @holds("a state that is only read breaks even where the cache has as many bytes, the new entry counted", hint=1)
-def only_read(answer, dice):
-    state, per_token, _, _, chunk = draw_moved(dice)
+def only_read(answer, rng):
+    state, per_token, _, _, chunk = draw_moved(rng)
     compare(state / per_token - 1, float(answer(state, per_token, 1, 0, chunk)))
 
 
 @holds("in chunks of one token a write counts as much as a read", hint=2)
-def write_counts(answer, dice):
-    state, per_token, reads, writes, _ = draw_moved(dice)
+def write_counts(answer, rng):
+    state, per_token, reads, writes, _ = draw_moved(rng)
     compare(float(answer(state, per_token, reads + writes, 0, 1)), float(answer(state, per_token, reads, writes, 1)))
 
 
 @holds("the longer the chunk, the earlier the state breaks even", hint=2)
-def longer_chunks(answer, dice):
-    state, per_token, reads, _, chunk = draw_moved(dice)
+def longer_chunks(answer, rng):
+    state, per_token, reads, _, chunk = draw_moved(rng)
     once, twice = (float(answer(state, per_token, reads, 1, length)) for length in (chunk, 2 * chunk))
     compare(state / chunk / 2 / per_token, once - twice)
 
@@ -234,26 +234,26 @@ def break_even_moved(state, per_token, reads, writes, chunk):
 # ------------------------------------------------------------------------------- 9.2 the least bits
 
 
-def draw_bits(dice: Dice):
-    return dice.whole(1, 5000), 2 ** dice.whole(2, 16), dice.number(0.3, 0.99)
+def draw_bits(rng: Rng):
+    return rng.whole(1, 5000), 2 ** rng.whole(2, 16), rng.number(0.3, 0.99)
 
 
 @holds("all facts right takes log2(choices) bits a fact", hint=1)
-def all_right(answer, dice):
-    facts, choices, _ = draw_bits(dice)
+def all_right(answer, rng):
+    facts, choices, _ = draw_bits(rng)
     compare(facts * math.log2(choices), float(answer(facts, choices, 1.0)))
 
 
 @holds("guessing needs no bits", hint=2)
-def guessing(answer, dice):
-    facts, choices, _ = draw_bits(dice)
+def guessing(answer, rng):
+    facts, choices, _ = draw_bits(rng)
     compare(0.0, float(answer(facts, choices, 1 / choices)), 1e-6)
     compare(0.0, float(answer(facts, choices, 0.5 / choices)), 1e-6)
 
 
 @holds("twice the facts need twice the bits", hint=1)
-def in_proportion(answer, dice):
-    facts, choices, recall = draw_bits(dice)
+def in_proportion(answer, rng):
+    facts, choices, recall = draw_bits(rng)
     compare(2 * float(answer(facts, choices, recall)), float(answer(2 * facts, choices, recall)))
 
 

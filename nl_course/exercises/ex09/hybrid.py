@@ -3,42 +3,42 @@
 import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 9.5 a hybrid's bytes
 
 
-def draw_hybrid(dice: Dice):
-    layers = dice.whole(2, 48)
-    window = dice.whole(4, 64)
+def draw_hybrid(rng: Rng):
+    layers = rng.whole(2, 48)
+    window = rng.whole(4, 64)
     return (
-        dice.whole(window + 1, 4000),
+        rng.whole(window + 1, 4000),
         layers,
-        dice.whole(1, layers - 1),
+        rng.whole(1, layers - 1),
         window,
-        dice.whole(1, 512),
-        dice.whole(1, 10**5),
+        rng.whole(1, 512),
+        rng.whole(1, 10**5),
     )
 
 
 @holds("with all layers full it is a plain cache", hint=1)
-def all_full(answer, dice):
-    tokens, layers, _, window, per_token, state = draw_hybrid(dice)
+def all_full(answer, rng):
+    tokens, layers, _, window, per_token, state = draw_hybrid(rng)
     compare(layers * tokens * per_token, answer(tokens, layers, layers, window, per_token, state))
 
 
 @holds("before the window is full, every layer keeps all tokens", hint=2)
-def short_text(answer, dice):
-    _, layers, full, window, per_token, state = draw_hybrid(dice)
-    tokens = dice.whole(0, window)
+def short_text(answer, rng):
+    _, layers, full, window, per_token, state = draw_hybrid(rng)
+    tokens = rng.whole(0, window)
     compare(
         layers * tokens * per_token + (layers - full) * state, answer(tokens, layers, full, window, per_token, state)
     )
 
 
 @holds("once the windows are full, only the full layers grow", hint=2)
-def slope(answer, dice):
-    tokens, *rest = draw_hybrid(dice)
+def slope(answer, rng):
+    tokens, *rest = draw_hybrid(rng)
     full, per_token = rest[1], rest[3]
     compare(100 * full * per_token, answer(tokens + 100, *rest) - answer(tokens, *rest))
 
@@ -120,29 +120,29 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
 # ------------------------------------------------------------------------------- 9.1 an interval over seeds
 
 
-def draw_paired(dice: Dice):
-    seeds = dice.whole(3, 6)
-    common = dice.normal(seeds)
-    return common + 0.1 * dice.normal(seeds), common + 0.1 * dice.normal(seeds), dice.number(2.0, 4.5)
+def draw_paired(rng: Rng):
+    seeds = rng.whole(3, 6)
+    common = rng.normal(seeds)
+    return common + 0.1 * rng.normal(seeds), common + 0.1 * rng.normal(seeds), rng.number(2.0, 4.5)
 
 
 @holds("a difference that is the same for every seed leaves no doubt", hint=1)
-def constant(answer, dice):
-    first, _, t = draw_paired(dice)
+def constant(answer, rng):
+    first, _, t = draw_paired(rng)
     low, high = answer(first + 0.25, first, t)
     compare((0.25, 0.25), (float(low), float(high)), 1e-7)
 
 
 @holds("the other way round the interval is turned round", hint=1)
-def turned(answer, dice):
-    first, second, t = draw_paired(dice)
+def turned(answer, rng):
+    first, second, t = draw_paired(rng)
     low, high = answer(first, second, t)
     compare((-float(high), -float(low)), tuple(float(end) for end in answer(second, first, t)), 1e-9)
 
 
 @holds("two seeds, differences 0 and 2, t = 1: from 0 to 2", hint=2)
-def by_hand(answer, dice):
-    second = dice.normal(2)
+def by_hand(answer, rng):
+    second = rng.normal(2)
     low, high = answer(second + torch.tensor([0.0, 2.0], dtype=torch.float64), second, 1.0)
     compare((0.0, 2.0), (float(low), float(high)), 1e-7)
 

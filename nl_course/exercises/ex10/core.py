@@ -5,15 +5,15 @@ import torch
 from nl_course.exercises.ex10.memory import MEMORY
 from nl_course.exercises.ex10.resume import RESUME
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds, pure
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
 
 # ------------------------------------------------------------------------------- 10.2 what a command trains
 
 
-def draw_command(dice: Dice):
-    nodes, per_node, accumulate = dice.whole(1, 4), dice.pick((1, 2, 4, 8)), dice.pick((1, 2, 4))
-    rows = dice.whole(1, 4) * accumulate
-    return nodes, per_node, rows, accumulate, dice.pick((128, 512, 2048)), dice.whole(10, 500)
+def draw_command(rng: Rng):
+    nodes, per_node, accumulate = rng.whole(1, 4), rng.pick((1, 2, 4, 8)), rng.pick((1, 2, 4))
+    rows = rng.whole(1, 4) * accumulate
+    return nodes, per_node, rows, accumulate, rng.pick((128, 512, 2048)), rng.whole(10, 500)
 
 
 def by_hand(nodes, per_node, rows, accumulate, length, steps):
@@ -22,21 +22,21 @@ def by_hand(nodes, per_node, rows, accumulate, length, steps):
 
 
 @holds("one process, one micro-batch: the batch is its rows", hint=1)
-def alone(answer, dice):
-    _, _, rows, _, length, steps = draw_command(dice)
+def alone(answer, rng):
+    _, _, rows, _, length, steps = draw_command(rng)
     compare((1, rows, rows * length * steps, rows), answer(1, 1, rows, 1, length, steps))
 
 
 @holds("twice the machines: twice the batch and the tokens, the same rows at once", hint=2)
-def machines(answer, dice):
-    nodes, *rest = draw_command(dice)
+def machines(answer, rng):
+    nodes, *rest = draw_command(rng)
     one, two = (tuple(answer(n, *rest)) for n in (nodes, 2 * nodes))
     compare((2 * one[0], 2 * one[1], 2 * one[2], one[3]), two)
 
 
 @holds("more micro-batches change the rows at once and nothing else", hint=2)
-def micro_batches(answer, dice):
-    nodes, per_node, rows, _, length, steps = draw_command(dice)
+def micro_batches(answer, rng):
+    nodes, per_node, rows, _, length, steps = draw_command(rng)
     one, four = (tuple(answer(nodes, per_node, 4 * rows, n, length, steps)) for n in (1, 4))
     compare((*one[:3], one[3] // 4), four)
 
@@ -114,11 +114,11 @@ def what_it_trains(nodes, per_node, rows, accumulate, length, steps):
 # ------------------------------------------------------------------------------- 10.4 the mean over ranks
 
 
-def draw_ranks(dice: Dice):
-    ranks, size = dice.whole(2, 4), dice.whole(2, 5)
-    counts = [dice.whole(1, 9) for _ in range(ranks)]
+def draw_ranks(rng: Rng):
+    ranks, size = rng.whole(2, 4), rng.whole(2, 5)
+    counts = [rng.whole(1, 9) for _ in range(ranks)]
     counts[0] += 9  # never equal
-    return [dice.normal(n, size) for n in counts], size
+    return [rng.normal(n, size) for n in counts], size
 
 
 def mean_of_all(parts, size):
@@ -126,20 +126,20 @@ def mean_of_all(parts, size):
 
 
 @holds("ranks with equally many targets: the mean of their means is right too", hint=1)
-def equal_counts(answer, dice):
-    parts = [dice.normal(4, 3) for _ in range(3)]
+def equal_counts(answer, rng):
+    parts = [rng.normal(4, 3) for _ in range(3)]
     compare(mean_of_all(parts, 3), answer(parts, 3))
 
 
 @holds("a rank without any target counts for nothing", hint=2)
-def an_empty_rank(answer, dice):
-    parts, size = draw_ranks(dice)
-    compare(mean_of_all(parts, size), answer([*parts, dice.normal(0, size)], size))
+def an_empty_rank(answer, rng):
+    parts, size = draw_ranks(rng)
+    compare(mean_of_all(parts, size), answer([*parts, rng.normal(0, size)], size))
 
 
 @holds("nobody has a target: the gradient is 0, not a division by 0", hint=3)
-def no_targets(answer, dice):
-    compare(torch.zeros(3, dtype=torch.float64), answer([dice.normal(0, 3), dice.normal(0, 3)], 3))
+def no_targets(answer, rng):
+    compare(torch.zeros(3, dtype=torch.float64), answer([rng.normal(0, 3), rng.normal(0, 3)], 3))
 
 
 ranks_equal = equals("each target counts once, wherever it was read", draw_ranks, mean_of_all, hint=2)

@@ -1,14 +1,14 @@
 """Exercise 10.3: what training holds on one of several devices, copied or shared out."""
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, equals, holds
+from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 BYTES = 4  # of a number in fp32
 
 
-def draw_memory(dice: Dice):
-    per_row = dice.whole(1, 50) * 10**5
-    return dice.whole(1, 90) * 10**5, per_row, dice.pick((2, 4, 8)) * 4, dice.pick((2, 4, 8)), dice.pick((True, False))
+def draw_memory(rng: Rng):
+    per_row = rng.whole(1, 50) * 10**5
+    return rng.whole(1, 90) * 10**5, per_row, rng.pick((2, 4, 8)) * 4, rng.pick((2, 4, 8)), rng.pick((True, False))
 
 
 def by_hand(parameters, per_row, rows, devices, shared):
@@ -17,22 +17,22 @@ def by_hand(parameters, per_row, rows, devices, shared):
 
 
 @holds("one device holds 16 bytes a parameter and all activations, whichever way", hint=1)
-def on_one(answer, dice):
-    parameters, per_row, rows, *_ = draw_memory(dice)
+def on_one(answer, rng):
+    parameters, per_row, rows, *_ = draw_memory(rng)
     for shared in (False, True):
         compare(float(16 * parameters + per_row * rows), float(answer(parameters, per_row, rows, 1, shared)))
 
 
 @holds("copied: more devices change the activations alone", hint=2)
-def copied(answer, dice):
-    parameters, per_row, rows, devices, _ = draw_memory(dice)
+def copied(answer, rng):
+    parameters, per_row, rows, devices, _ = draw_memory(rng)
     freed = answer(parameters, per_row, rows, 1, False) - answer(parameters, per_row, rows, devices, False)
     compare(float(per_row * rows * (1 - 1 / devices)), float(freed))
 
 
 @holds("shared out: everything is divided", hint=2)
-def shared_out(answer, dice):
-    parameters, per_row, rows, devices, _ = draw_memory(dice)
+def shared_out(answer, rng):
+    parameters, per_row, rows, devices, _ = draw_memory(rng)
     one = answer(parameters, per_row, rows, 1, True)
     compare(float(one / devices), float(answer(parameters, per_row, rows, devices, True)))
 

@@ -4,7 +4,7 @@ import torch
 
 from nl_course.exercises.framework.answer import Miss
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.exercises.framework.properties import Dice, compare, holds
+from nl_course.exercises.framework.properties import Rng, compare, holds
 
 
 def momentum_descent(state, gradient):
@@ -14,8 +14,8 @@ def momentum_descent(state, gradient):
     return {"weights": state["weights"] - rate * velocity, "velocity": velocity, "step": state["step"] + 1}
 
 
-def start(dice: Dice, size: int) -> dict:
-    return {"weights": dice.normal(size), "velocity": torch.zeros(size, dtype=torch.float64), "step": 0}
+def start(rng: Rng, size: int) -> dict:
+    return {"weights": rng.normal(size), "velocity": torch.zeros(size, dtype=torch.float64), "step": 0}
 
 
 def gradient(state, seed):
@@ -30,41 +30,41 @@ def run(state, steps, seed):
     return state
 
 
-def broken_off(answer, dice: Dice, first: int, rest: int) -> tuple[dict, dict]:
+def broken_off(answer, rng: Rng, first: int, rest: int) -> tuple[dict, dict]:
     """An unbroken run's last state, and that of a run that was saved by `answer` after `first` steps."""
-    seed, size = dice.whole(0, 99), dice.whole(2, 5)
-    begun = start(dice, size)
+    seed, size = rng.whole(0, 99), rng.whole(2, 5)
+    begun = start(rng, size)
     halfway = run(begun, first, seed)
     saved = answer(dict(halfway), seed)
     if not isinstance(saved, dict):
         raise Miss("a dict of what is saved", f"a value of type {type(saved).__name__}")
-    fresh = {**start(Dice(12345), size), "seed": 7}  # what a new process would begin with
+    fresh = {**start(Rng(12345), size), "seed": 7}  # what a new process would begin with
     loaded = {name: saved.get(name, fresh[name]) for name in fresh}
     return run(halfway, rest, seed), run({k: loaded[k] for k in begun}, rest, loaded["seed"])
 
 
 @holds("the weights are those that were reached", hint=1)
-def weights_kept(answer, dice):
-    unbroken, resumed = broken_off(answer, dice, dice.whole(1, 5), 0)
+def weights_kept(answer, rng):
+    unbroken, resumed = broken_off(answer, rng, rng.whole(1, 5), 0)
     compare(unbroken["weights"], resumed["weights"], 0)
 
 
 @holds("the next step is the same step: rate and batch follow from the step's number and the seed", hint=2)
-def next_step(answer, dice):
-    unbroken, resumed = broken_off(answer, dice, dice.whole(2, 5), 1)
+def next_step(answer, rng):
+    unbroken, resumed = broken_off(answer, rng, rng.whole(2, 5), 1)
     compare(unbroken["weights"] + 0.0, resumed["weights"] + 0.0, 0)
 
 
 @holds("twenty steps on, the runs are one, bit for bit", hint=2)
-def far_on(answer, dice):
-    unbroken, resumed = broken_off(answer, dice, 7, 20)
+def far_on(answer, rng):
+    unbroken, resumed = broken_off(answer, rng, 7, 20)
     compare((unbroken["weights"], unbroken["velocity"], unbroken["step"]),
             (resumed["weights"], resumed["velocity"], resumed["step"]), 0)  # fmt: skip
 
 
 @holds("what is saved stays as it was when the run goes on in place", hint=3)
-def a_copy(answer, dice):
-    state, seed = run(start(dice, 3), 2, 1), 1
+def a_copy(answer, rng):
+    state, seed = run(start(rng, 3), 2, 1), 1
     state["weights"], kept = state["weights"].clone(), state["weights"].clone()
     saved = answer(state, seed)
     state["weights"].add_(1)

@@ -1,7 +1,7 @@
 """Properties that many answers are held to, so that an `exNN.py` says what it asks and little more.
 
-A property draws its inputs from `Dice`: sizes at random, numbers in float64, the seed fixed, so that the same
-answer gets the same verdict on every machine. `draw(dice)` returns the arguments of one call as a tuple.
+A property draws its inputs from `Rng`: sizes at random, numbers in float64, the seed fixed, so that the same
+answer gets the same verdict on every machine. `draw(rng)` returns the arguments of one call as a tuple.
 
     PROPERTIES = (
         right_shape("a row for each query comes out", draw, lambda q, k, v: (len(q), v.shape[1]), hint=1),
@@ -9,8 +9,8 @@ answer gets the same verdict on every machine. `draw(dice)` returns the argument
         equals("the numbers equal softmax attention", draw, reference, hint=3),
     )
 
-    @holds("weights sum to one", hint=2)              # anything else: a function of the answer and the dice
-    def sums_to_one(answer, dice): ...                # raises Miss, or calls `compare(expected, got)`
+    @holds("weights sum to one", hint=2)              # anything else: a function of the answer and the rng
+    def sums_to_one(answer, rng): ...                # raises Miss, or calls `compare(expected, got)`
 """
 
 import random
@@ -23,11 +23,11 @@ from torch import Tensor
 from nl_course.exercises.framework.answer import Miss, short, unlike
 from nl_course.exercises.framework.engine import Property
 
-Draw = Callable[["Dice"], tuple]
-Test = Callable[[Callable, "Dice"], None]
+Draw = Callable[["Rng"], tuple]
+Test = Callable[[Callable, "Rng"], None]
 
 
-class Dice:
+class Rng:
     """A fixed sequence of random sizes and tensors: one seed, one sequence."""
 
     def __init__(self, seed: int):
@@ -54,12 +54,12 @@ class Dice:
 
 
 def holds(name: str, hint: int = 1, trials: int = 4) -> Callable[[Test], Property]:
-    """Turns `test(answer, dice)` into a Property that runs it `trials` times, each with its own dice."""
+    """Turns `test(answer, rng)` into a Property that runs it `trials` times, each with its own rng."""
 
     def wrap(test: Test) -> Property:
         def run(answer: Callable) -> None:
             for seed in range(trials):
-                test(answer, Dice(seed))
+                test(answer, Rng(seed))
 
         return Property(name, run, hint)
 
@@ -69,8 +69,8 @@ def holds(name: str, hint: int = 1, trials: int = 4) -> Callable[[Test], Propert
 def equals(name: str, draw: Draw, reference: Callable, hint: int = 3, tolerance=1e-9) -> Property:
     """The answer gives what `reference` gives, up to `tolerance` (times the largest number expected)."""
 
-    def test(answer, dice):
-        args = draw(dice)
+    def test(answer, rng):
+        args = draw(rng)
         compare(reference(*_copy(args)), answer(*args), tolerance)
 
     return holds(name, hint)(test)
@@ -79,21 +79,21 @@ def equals(name: str, draw: Draw, reference: Callable, hint: int = 3, tolerance=
 def same_gradients(name: str, draw: Draw, reference: Callable, hint: int = 3, tolerance=1e-8) -> Property:
     """Gradients of the result (one tensor) by every floating-point argument equal the reference's."""
 
-    def gradients(function, args, dice):
+    def gradients(function, args, rng):
         args = tuple(a.clone().requires_grad_() if _floating(a) else a for a in args)
         result = function(*args)
         if not isinstance(result, Tensor) or not result.requires_grad:
             raise Miss("a result through which gradients flow", "a result cut off from its inputs")
         inputs = [a for a in args if _floating(a)]
-        weights = dice.normal(*result.shape).to(result.dtype)
+        weights = rng.normal(*result.shape).to(result.dtype)
         found = torch.autograd.grad((result * weights).sum(), inputs, allow_unused=True)
         return tuple(torch.zeros_like(a) if g is None else g for a, g in zip(inputs, found))
 
-    def test(answer, dice):
-        args = draw(dice)
-        seed = dice.whole(0, 10**6)
-        expected = gradients(reference, args, Dice(seed))
-        for number, (e, g) in enumerate(zip(expected, gradients(answer, args, Dice(seed))), 1):
+    def test(answer, rng):
+        args = draw(rng)
+        seed = rng.whole(0, 10**6)
+        expected = gradients(reference, args, Rng(seed))
+        for number, (e, g) in enumerate(zip(expected, gradients(answer, args, Rng(seed))), 1):
             compare(e, g, tolerance, f"gradient of argument {number}")
 
     return holds(name, hint)(test)
@@ -102,8 +102,8 @@ def same_gradients(name: str, draw: Draw, reference: Callable, hint: int = 3, to
 def right_shape(name: str, draw: Draw, shape: Callable[..., tuple], hint: int = 1) -> Property:
     """The result is one tensor of shape `shape(*args)`."""
 
-    def test(answer, dice):
-        args = draw(dice)
+    def test(answer, rng):
+        args = draw(rng)
         expected, got = tuple(shape(*args)), answer(*args)
         if not isinstance(got, Tensor):
             raise Miss(f"a tensor of shape {expected}", f"a value of type {type(got).__name__}")
@@ -119,11 +119,11 @@ def causal(name: str, draw: Draw, hint: int = 2, axis: int = 0) -> Property:
     Every floating-point tensor among the arguments has its time on `axis`, and so has the result.
     """
 
-    def test(answer, dice):
-        args = draw(dice)
+    def test(answer, rng):
+        args = draw(rng)
         time = next(a for a in args if _floating(a)).shape[axis]
-        cut = dice.whole(1, max(1, time - 1))
-        changed = tuple(_later_changed(a, cut, axis, dice) if _floating(a) else a for a in args)
+        cut = rng.whole(1, max(1, time - 1))
+        changed = tuple(_later_changed(a, cut, axis, rng) if _floating(a) else a for a in args)
         before, after = (answer(*_copy(a)).narrow(axis, 0, cut) for a in (args, changed))
         moved = _largest(before - after)
         if not moved <= 1e-12:
@@ -136,8 +136,8 @@ def causal(name: str, draw: Draw, hint: int = 2, axis: int = 0) -> Property:
 def pure(name: str, draw: Draw, hint: int = 1) -> Property:
     """The answer leaves its arguments as they were, and gives the same result when asked again."""
 
-    def test(answer, dice):
-        args = draw(dice)
+    def test(answer, rng):
+        args = draw(rng)
         kept = _copy(args)
         first = _copy(answer(*args))
         for number, (before, after) in enumerate(zip(_tensors(kept), _tensors(args)), 1):
@@ -149,13 +149,13 @@ def pure(name: str, draw: Draw, hint: int = 1) -> Property:
 
 
 def any_size(
-    name: str, sizes: Sequence[int], draw: Callable[[Dice, int], tuple], reference: Callable, hint: int = 1
+    name: str, sizes: Sequence[int], draw: Callable[[Rng, int], tuple], reference: Callable, hint: int = 1
 ) -> Property:
     """The answer equals `reference` at each of the sizes named, the smallest ones above all."""
 
     def run(answer):
         for size in sizes:
-            args = draw(Dice(size), size)
+            args = draw(Rng(size), size)
             compare(reference(*_copy(args)), answer(*args), 1e-9)
 
     return Property(name, run, hint)
@@ -200,8 +200,8 @@ def _largest(tensor: Tensor) -> float:
     return tensor.detach().abs().max().item() if tensor.numel() else 0.0
 
 
-def _later_changed(tensor: Tensor, cut: int, axis: int, dice: Dice) -> Tensor:
-    later = dice.normal(*tensor.shape).to(tensor.dtype) * 3
+def _later_changed(tensor: Tensor, cut: int, axis: int, rng: Rng) -> Tensor:
+    later = rng.normal(*tensor.shape).to(tensor.dtype) * 3
     return torch.cat([tensor.narrow(axis, 0, cut), later.narrow(axis, cut, tensor.shape[axis] - cut)], axis)
 
 
