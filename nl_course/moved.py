@@ -79,6 +79,7 @@ MOVED = {
     "memories.ttt_official": "official.ttt",
     "memories.ttt_trace": "memories.ttt.trace",
     "nested.e2e_official": "official.e2e",
+    "nested.reader": "nested.inner_loop",
     "options": "app.options",
     "run_folder": "training.run_folder",
     "run_table": "training.run_table",

@@ -54,6 +54,8 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     #
     # -- models, blocks and models with clocks
     "BlockState": {"tail": "conv_state"},
+    "OpenState": {"then": "at_start"},
+    "NestedState": {"gathered": "grad_accum"},
     #
     # -- optimizers: options, and what they keep for each parameter
     #

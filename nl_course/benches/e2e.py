@@ -2,7 +2,7 @@
 
 d = 256, 8 blocks of which the last 2 learn, chunks of 256 tokens, a window of 512, bytes, one text, float32. "The same
 network" has the same weights; its fast MLPs stay where they are. A training step is the loss of a text and the gradient
-of every parameter. "Again" computes segments twice instead of keeping them (`checkpoint`). Decoding reads one token a
+of every parameter. "Again" computes segments twice instead of keeping them (`recompute`). Decoding reads one token a
 call for a whole chunk, so that the share of one update is in it.
 """
 
@@ -22,7 +22,7 @@ KINDS = ("without", "with", "again")
 def build(kind: str) -> NestedLanguageModel:
     """The network "without" its inner loop, "with" it, or with it and every segment computed "again"."""
     torch.manual_seed(0)
-    return NestedLanguageModel(without_inner_loop(CONFIG) if kind == "without" else CONFIG, checkpoint=kind == "again")
+    return NestedLanguageModel(without_inner_loop(CONFIG) if kind == "without" else CONFIG, recompute=kind == "again")
 
 
 def text(tokens: int) -> torch.Tensor:

@@ -1,4 +1,10 @@
-"""The clocks: language models with levels that learn while they read, each at its own pace."""
+"""The clocks: language models with levels that learn while they read, each at its own pace.
+
+To read in this order: clocks.py (when a level updates), levels.py (the forward pass), steps.py (the equation of the
+update), inner_loop.py (from boundary to boundary), model.py (the whole). Then: config.py and presets.py (sizes), e2e.py
+(TTT-E2E as a config), stacking.py (clocks for a trained transformer), state.py, outer.py and recompute.py (training),
+probe.py (what was learned).
+"""
 
 from nl_course.nested.clocks import updates_after
 from nl_course.nested.config import LevelConfig, NestedConfig

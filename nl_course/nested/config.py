@@ -1,4 +1,4 @@
-"""What a model with clocked levels is made of: sizes, one list of levels a block, and how the levels learn."""
+"""The sizes of a model with clocked levels: one list of levels for each block, and how the levels learn."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -15,8 +15,12 @@ ACTIVATIONS = ("gelu", "silu", "relu", "swiglu")
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """One MLP of a continuum memory system: `hidden` wide; `chunk` tokens between its updates, 0 for a level that never
-    moves; `rate` is its inner step size, learnt by the outer loop as a positive number unless `learn_rate` is off."""
+    """One MLP of a continuum memory system.
+
+    `hidden` is its width. It takes one step every `chunk` tokens; 0 (or None) is never. `rate` is its inner step size.
+    The outer loop learns the rate as a positive number, unless `learn_rate` is off.
+    Raises CourseError for a size, a rate or an activation that makes no sense.
+    """
 
     hidden: int
     chunk: int = 0
@@ -24,8 +28,8 @@ class LevelConfig:
     learn_rate: bool = True
     activation: str = "gelu"
 
-    def __post_init__(self):
-        object.__setattr__(self, "chunk", self.chunk or 0)  # None is 0: never
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chunk", self.chunk or 0)  # None means 0: never
         check_int("hidden", self.hidden, 1)
         check_int("chunk", self.chunk, 0)
         if not isfinite(check_min("rate", self.rate, 0)):
@@ -34,38 +38,45 @@ class LevelConfig:
 
     @property
     def first_columns(self) -> int:
-        """Columns of the first matrix: for "swiglu" gate and value stand side by side in it."""
+        """Columns of the first matrix: with "swiglu" gate and value stand side by side in it."""
         return 2 * self.hidden if self.activation == "swiglu" else self.hidden
 
     def elements(self, width: int) -> int:
-        """Numbers in the level's matrices."""
+        """How many numbers the level's two matrices hold in a model of this width."""
         return width * (self.first_columns + self.hidden)
 
 
-Levels = tuple[LevelConfig, ...]
+Levels = tuple[LevelConfig, ...]  # the levels of one block
 
 
 @dataclass(frozen=True)
 class NestedConfig:
-    """A decoder whose blocks are a memory, then a continuum memory system.
+    """A decoder whose blocks are a memory, then a continuum memory system (arXiv 2512.24695, eq. 70 to 74).
 
-    `levels`: the levels of a block in the order in which a token passes them (the paper's fastest first), the same in
-    all `layers` blocks; or one such tuple for each block. `variant`: how levels are joined and where they start
-    (arXiv 2512.24695, eq. 72-74): "sequential" chain; "nested", a chain in which a level goes back to its start when
-    the next slower level's context ends; "independent", side by side and summed with learnt weights.
-    `reduction`: a level's step is its rate times the "sum" or the "mean" of its chunk's gradients. `clip`: the largest
-    norm, for each sequence, of the gradients of all matrices that move at one boundary, together (after the mean,
-    before the rate); None for no limit. `truncate`: the outer gradient passes through at most so many boundaries in a
-    row, earlier updates counting as constants; None for all. `first_order`: inner gradients count as constants.
-    `post_norm` puts a second norm behind each memory and level, before it is added back. The other fields are those of
-    `nl_course.model.ModelConfig`.
+    `levels`: the levels of a block, in the order in which a token passes them (the paper puts the fastest first). Give
+    one tuple for all `layers` blocks, or one such tuple for each block.
+
+    `variant`: how levels are joined and where they start. "sequential" (eq. 73) is a chain. "nested" (eq. 72) is a
+    chain in which a level goes back to its start when the context of the next slower level ends. "independent" (eq. 74)
+    puts the levels side by side and adds them up with learned weights.
+
+    `reduction`: a level's step is its rate times the "sum" or the "mean" of the gradients of its chunk.
+    `clip`: the largest norm, for each sequence, of the gradients of all matrices that move at one boundary, taken
+    together (after the mean, before the rate). None is no limit.
+    `truncate`: the outer gradient passes through at most this many boundaries in a row; earlier updates count as
+    constants. None is all of them.
+    `first_order`: inner gradients count as constants.
+    `post_norm` puts a second norm behind each memory and each level, before its output is added back.
+    The other fields are those of `nl_course.model.ModelConfig`.
+
+    Raises CourseError for a value that makes no sense.
     """
 
     vocab: int = 256
     width: int = 128
     layers: int = 4
     heads: int = 4
-    levels: tuple[LevelConfig, ...] | tuple[Levels, ...] = (LevelConfig(512),)
+    levels: Levels | tuple[Levels, ...] = (LevelConfig(512),)
     memory: str = "attention"
     options: Mapping = field(default_factory=dict)
     conv: int = 0
@@ -77,7 +88,7 @@ class NestedConfig:
     first_order: bool = False
     post_norm: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers", "heads"):
             check_int(name, getattr(self, name), 1)
         check_int("conv", self.conv, 0)
@@ -88,29 +99,35 @@ class NestedConfig:
             raise CourseError("clip must be larger than 0; None is no limit.")
         if self.truncate is not None:
             check_int("truncate", self.truncate, 0)
-        object.__setattr__(self, "levels", self._a_tuple_for_each_block())
+        object.__setattr__(self, "levels", self._levels_of_each_block())
 
-    def _a_tuple_for_each_block(self) -> tuple[Levels, ...]:
-        levels = tuple(self.levels)
-        if all(isinstance(level, LevelConfig) for level in levels):
-            levels = (levels,) * self.layers
-        levels = tuple(tuple(block) for block in levels)
-        if len(levels) != self.layers:
-            raise CourseError(f"levels are given for {len(levels)} blocks, and there are {self.layers} layers.")
-        for block in levels:
+    def _levels_of_each_block(self) -> tuple[Levels, ...]:
+        """`levels` as one tuple for each block."""
+        blocks = tuple(self.levels)
+        if all(isinstance(level, LevelConfig) for level in blocks):
+            blocks = (blocks,) * self.layers
+        blocks = tuple(map(tuple, blocks))
+        if len(blocks) != self.layers:
+            raise CourseError(f"levels are given for {len(blocks)} blocks, and there are {self.layers} layers.")
+        for block in blocks:
             if not block or not all(isinstance(level, LevelConfig) for level in block):
                 raise CourseError("every block needs at least one LevelConfig in levels.")
-        return levels
+        return blocks
 
     def to_dict(self) -> dict:
+        """The config as plain dicts and tuples, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "NestedConfig":
-        """The config saved by `to_dict`; raises CourseError for a field it does not know."""
+        """The config that `to_dict` saved. Raises CourseError for a field it does not know."""
         _, values = translate("NestedConfig", values)
+        known = [f.name for f in fields(cls)]
         for name in values:
-            check_choice("model setting", name, [f.name for f in fields(cls)])
+            check_choice("model setting", name, known)
         if "levels" in values:
-            values["levels"] = tuple(tuple(LevelConfig(**level) for level in block) for block in values["levels"])
+            blocks = []
+            for saved_levels in values["levels"]:
+                blocks.append(tuple(LevelConfig(**level) for level in saved_levels))
+            values["levels"] = tuple(blocks)
         return cls(**values)

@@ -1,12 +1,12 @@
 """TTT-E2E as a continuum memory system: a transformer that goes on training on what it reads.
 
-Tandon, Dalal, Li et al. 2025, "End-to-End Test-Time Training for Long Context" (arXiv 2512.23675). Row by row:
+Tandon, Dalal, Li et al. 2025, "End-to-End Test-Time Training for Long Context" (arXiv 2512.23675), section 2:
 
     levels        one that moves every b tokens, then one that never does: h = h + post'(fast(pre'(h))), then the MLP
-    which blocks  the last quarter, the suffix; the others have the second alone
+    which blocks  the last quarter, the suffix; the others have only the second level
     loss          the model's own next-token loss, through everything above
     step          W <- W - eta clip(mean of the chunk's gradients), clipped over all fast matrices of a text together
-    start         learnt through the steps made from it; eta is not learnt, and norms do not move
+    start         learned through the steps that are made from it; eta is not learned, and norms do not move
     mixer         attention with a sliding window in every block, norms on queries and keys, RoPE of base 500,000
     norms         before and behind each part
 
@@ -15,7 +15,7 @@ has about as many weights as the plain transformer that its preset stands beside
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nl_course.errors import CourseError, check_int
 from nl_course.nested.config import LevelConfig, NestedConfig
@@ -36,14 +36,20 @@ def e2e_config(
     rate: float = 1.0,
     clip: float | None = 1.0,
     rope_theta: float = 500_000.0,
-    **options,
+    **options: Any,
 ) -> NestedConfig:
-    """The config of a TTT-E2E model. `hidden` is the width of the static MLPs and, unless `fast_hidden` is given, of
-    the fast ones, which stand in the last `suffix` blocks (a quarter, rounded, at least one). They take a step of size
-    `rate` along their clipped mean gradient each `chunk` tokens. The paper has window >= chunk, so that a chunk is in
-    sight while nothing of it is learnt yet; any window works. Further options: `truncate`, `first_order`, `tied`."""
+    """The config of a TTT-E2E model.
+
+    `hidden` is the width of the static MLPs and, unless `fast_hidden` is given, of the fast ones. These stand in the
+    last `suffix` blocks (a quarter of them, rounded, at least one) and take a step of size `rate` along their clipped
+    mean gradient every `chunk` tokens. The paper has window >= chunk, so that attention still sees a chunk from which
+    nothing is learned yet; any window works. Further options: `truncate`, `first_order`, `tied`.
+    Raises CourseError for an option that does not exist and for a value that makes no sense.
+    """
     check_int("layers", layers, 1)
-    suffix = max(1, round(layers / 4)) if suffix is None else check_int("suffix", suffix, 0)
+    if suffix is None:
+        suffix = max(1, round(layers / 4))
+    check_int("suffix", suffix, 0)
     if suffix > layers:
         raise CourseError(f"suffix is {suffix} blocks, and the model has {layers} layers.")
     static = LevelConfig(hidden, activation="swiglu")
@@ -69,28 +75,38 @@ def e2e_config(
 
 def without_inner_loop(config: NestedConfig) -> NestedConfig:
     """The same network with every level at rest: the fast MLPs are there and stay at their start."""
-    still = tuple(tuple(replace(level, chunk=0) for level in block) for block in config.levels)
-    return replace(config, levels=still)
+    blocks = []
+    for levels in config.levels:
+        blocks.append(tuple(replace(level, chunk=0) for level in levels))
+    return replace(config, levels=tuple(blocks))
 
 
 def with_inner_loop(
     config: NestedConfig, chunk: int, rate: float = 1.0, clip: float | None = 1.0, first_order: bool = False
 ) -> NestedConfig:
-    """The same network with its fast MLPs, the first of two levels, moving at that pace. On weights that were trained
-    with them at rest this is dynamic evaluation (Krause et al. 2018, arXiv 1709.07432): going on with ordinary training
-    on what is read, from a start that was never made for it."""
+    """The same network with its fast MLPs, the first of two levels, taking a step every `chunk` tokens.
+
+    On weights that were trained with the fast MLPs at rest this is dynamic evaluation (Krause et al. 2018, arXiv
+    1709.07432): ordinary training goes on while reading, from a start that was never made for it.
+    Raises CourseError if no block has two levels.
+    """
     check_int("chunk", chunk, 1)
-    if not any(len(block) > 1 for block in config.levels):
+    if not any(len(levels) > 1 for levels in config.levels):
         raise CourseError("no block of this model has a fast MLP: it needs two levels, of which the first moves.")
-    moved = tuple(
-        (replace(block[0], chunk=chunk, rate=rate), *block[1:]) if len(block) > 1 else block for block in config.levels
-    )
-    return replace(config, levels=moved, clip=clip, first_order=first_order)
+    blocks = []
+    for levels in config.levels:
+        if len(levels) > 1:
+            levels = (replace(levels[0], chunk=chunk, rate=rate), *levels[1:])
+        blocks.append(levels)
+    return replace(config, levels=tuple(blocks), clip=clip, first_order=first_order)
 
 
 def reconfigured(model: NestedLanguageModel, config: NestedConfig) -> NestedLanguageModel:
-    """A model that reads with `model`'s own weights, not copies, by another config of the same sizes: to switch an
-    inner loop on or off, to change its step or its clip."""
+    """A model that reads with `model`'s own weights, not copies, by another config of the same sizes.
+
+    It is in evaluation mode. With it an inner loop is switched on or off, or given another step size or clip.
+    Raises CourseError if the weights do not fit the config.
+    """
     other = NestedLanguageModel(config)
     try:
         other.load_state_dict(model.state_dict(), assign=True)
@@ -99,9 +115,10 @@ def reconfigured(model: NestedLanguageModel, config: NestedConfig) -> NestedLang
     return other.eval()
 
 
+# -- named sizes -------------------------------------------------------------------------------------------------------
 class E2EPreset(NamedTuple):
-    """A TTT-E2E model's config and parameters; beside them the plain transformer with the same window attention and
-    norms, no fast MLPs, and MLPs of their full width."""
+    """A TTT-E2E model's config and how many parameters it has; and the plain transformer to compare it with: the same
+    window attention and norms, no fast MLPs, and MLPs of their full width."""
 
     config: NestedConfig
     parameters: int
@@ -109,7 +126,7 @@ class E2EPreset(NamedTuple):
     plain_parameters: int
 
 
-def _preset(parameters: int, plain_parameters: int, full_hidden: int, **sizes) -> E2EPreset:
+def _preset(parameters: int, plain_parameters: int, full_hidden: int, **sizes: int) -> E2EPreset:
     plain = e2e_config(**sizes | {"suffix": 0, "hidden": full_hidden})
     return E2EPreset(e2e_config(**sizes), parameters, plain, plain_parameters)
 

@@ -1,15 +1,19 @@
-"""The continuum memory system: MLPs in a row, each with a clock of its own (arXiv 2512.24695, eq. 70-74).
+"""The continuum memory system: MLPs in a row, each with a clock of its own (arXiv 2512.24695, eq. 70 to 74).
 
-    sequential, nested    h = h + MLP_j(norm_j(h))  for j = 1, 2, ...        (the paper omits norm and residual path)
-    independent           h = h + sum_j w_j MLP_j(norm_j(h))
+    sequential, nested    h = h + MLP_j(norm_j(h))  for j = 1, 2, ...                              eq. 70, 72, 73
+    independent           h = h + sum_j w_j MLP_j(norm_j(h))                                       eq. 74
 
-    MLP(x) = act(x W1) W2,  or for "swiglu"  (silu(x W_gate) * x W_up) W2  with W1 = [W_gate, W_up] side by side
+    MLP(x) = act(x W1) W2,  or for "swiglu"  (silu(x W_gate) * (x W_up)) W2  with W1 = [W_gate, W_up] side by side
 
-A level that moves is used with weights of the caller's, one pair a row of the batch: (B, in, out). Rows are vectors.
+The paper's equations omit norms and residual paths. Axes: h is (B, T, width), one row per text, and vectors are rows.
+W1 is (width, hidden) and W2 is (hidden, width). A level that moves has its own weights for each text, which the caller
+carries: W1 and W2 with the batch in front, (B, in, out). This file holds the forward pass only; clocks.py says when a
+level moves, steps.py how.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +24,33 @@ from nl_course.memories import MEMORIES, State, Trace
 from nl_course.model import MixingBlock
 from nl_course.nested.config import LevelConfig, Levels, NestedConfig
 
-Pair = tuple[Tensor, Tensor]  # W1 and W2, (in, out) each, or (B, in, out)
-Notes = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]  # for W1 and for W2: what went in, what came out
+LevelWeights = tuple[Tensor, Tensor]  # W1 and W2: (B, in, out) each, or (in, out) where all rows share them
+FastWeights = dict[str, LevelWeights]  # the weights of the levels that move, by the level's name
+
+
+class MatrixPass(NamedTuple):
+    """What went into one matrix and what came out of it: z = x W."""
+
+    inputs: Tensor  # (B, T, in)
+    outputs: Tensor  # (B, T, out)
+
+
+LevelPass = tuple[MatrixPass, MatrixPass]  # of W1 and of W2
 
 
 def swiglu(z: Tensor) -> Tensor:
-    gate, value = z.chunk(2, dim=-1)
+    """silu(gate) * value for z (..., 2 hidden) that holds both side by side -> (..., hidden)."""
+    gate, value = z.chunk(2, dim=-1)  # (..., hidden) each
     return silu(gate) * value
 
 
+def tanh_gelu(z: Tensor) -> Tensor:
+    """GELU in its tanh form, element by element."""
+    return gelu(z, approximate="tanh")
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": lambda z: gelu(z, approximate="tanh"),
+    "gelu": tanh_gelu,
     "silu": silu,
     "relu": relu,
     "swiglu": swiglu,
@@ -38,76 +58,110 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Level(nn.Module):
-    """One MLP with its norm, its clock and its rate. `first` (width, hidden, or twice that for "swiglu") and `last`
-    (hidden, width) are its start, which the outer loop learns."""
+    """One MLP with its norm, its clock (`config.chunk`) and its inner step size.
 
-    def __init__(self, config: LevelConfig, width: int, writes: int, post_norm: bool = False):
+    `first` is W1, (width, hidden), twice as wide with "swiglu"; `last` is W2, (hidden, width). They are the level's
+    start, which the outer loop learns. `residual_writes` is how many parts of the model add to the residual stream.
+
+    `rate_scale` multiplies the rate. An outer loop sets it for one step to warm the inner rate up (outer.py); it is no
+    weight and is not saved.
+    """
+
+    def __init__(self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False):
         super().__init__()
         self.config = config
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.first = nn.Parameter(torch.empty(width, config.first_columns))
         self.last = nn.Parameter(torch.empty(config.hidden, width))
         self.post_norm = nn.RMSNorm(width, eps=1e-6) if post_norm else None
-        learnt = config.chunk and config.learn_rate and config.rate > 0
-        self.log_rate = nn.Parameter(torch.tensor(math.log(config.rate))) if learnt else None
-        self.rate_share = 1.0  # of the rate, that it moves by now; no part of the weights
+        # The logarithm is what is learned, so that the rate stays positive.
+        learned = config.chunk and config.learn_rate and config.rate > 0
+        self.log_rate = nn.Parameter(torch.tensor(math.log(config.rate))) if learned else None
+        self.rate_scale = 1.0
+        # W2 writes into the residual stream: scaled down so that all writes together keep its size.
         nn.init.normal_(self.first, std=0.02)
-        nn.init.normal_(self.last, std=0.02 / writes**0.5)  # it writes into the residual stream, as `writes` do
+        nn.init.normal_(self.last, std=0.02 / residual_writes**0.5)
 
     @property
     def rate(self) -> Tensor | float:
-        """The inner step size, positive: a scalar tensor if it is learnt."""
-        whole = self.config.rate if self.log_rate is None else self.log_rate.exp()
-        return whole if self.rate_share == 1 else whole * self.rate_share
+        """The inner step size, positive: a scalar tensor if it is learned, else a number."""
+        full_rate = self.config.rate if self.log_rate is None else self.log_rate.exp()
+        if self.rate_scale == 1:
+            return full_rate
+        return full_rate * self.rate_scale
 
-    def start(self, batch_size: int) -> Pair:
-        """The learnt start for every row, (B, in, out) each."""
-        return tuple(w.expand(batch_size, *w.shape) for w in (self.first, self.last))
+    def start(self, batch_size: int) -> LevelWeights:
+        """The learned start for every row, (B, in, out) each, without a copy."""
+        first = self.first.expand(batch_size, *self.first.shape)  # (B, width, hidden)
+        last = self.last.expand(batch_size, *self.last.shape)  # (B, hidden, width)
+        return first, last
 
-    def forward(self, h: Tensor, weights: Pair | None = None) -> tuple[Tensor, Notes]:
-        """h (B, T, width) -> what the level adds to it, and the inputs and outputs of its matrices; with the start, or
-        with other weights, such as a set for each row."""
+    def forward(self, h: Tensor, weights: LevelWeights | None = None) -> tuple[Tensor, LevelPass]:
+        """h (B, T, width) -> what the level adds to h, (B, T, width), and what passed through its two matrices.
+
+        Without `weights` it uses its start.
+        """
         first, last = (self.first, self.last) if weights is None else weights
         x = self.norm(h)
-        z = x @ first
-        a = _ACTIVATIONS[self.config.activation](z)
-        y = a @ last
-        return y if self.post_norm is None else self.post_norm(y), ((x, z), (a, y))
+        z = x @ first  # (B, T, hidden), or twice that with "swiglu"
+        a = _ACTIVATIONS[self.config.activation](z)  # (B, T, hidden)
+        y = a @ last  # (B, T, width)
+        matrices = (MatrixPass(x, z), MatrixPass(a, y))
+        if self.post_norm is None:
+            return y, matrices
+        return self.post_norm(y), matrices
 
 
 class NestedBlock(MixingBlock):
-    """A memory that mixes tokens, then the levels. `index` is the block's number in the model."""
+    """A memory that mixes tokens, then the levels, which do not. `index` is the block's number in the model.
+
+    `names` are the levels' names in states and traces, `layers.i.levels.j`. `shares` are the w_j of the independent
+    variant, one for each level, all 1 at the start.
+    """
 
     def __init__(self, config: NestedConfig, levels: Levels, index: int, path: str):
         super().__init__(config, path)
         if config.post_norm:
             self.memory_post_norm = nn.RMSNorm(config.width, eps=1e-6)
-        writes = config.layers * (1 + len(levels))
-        self.levels = nn.ModuleList(Level(level, config.width, writes, config.post_norm) for level in levels)
+        residual_writes = config.layers * (1 + len(levels))
+        self.levels = nn.ModuleList(Level(level, config.width, residual_writes, config.post_norm) for level in levels)
         self.names = [f"layers.{index}.levels.{j}" for j in range(len(levels))]
         self.shares = nn.Parameter(torch.ones(len(levels))) if config.variant == "independent" else None
 
     def forward(
-        self, h: Tensor, state: State, trace: Trace | None, fast: Mapping[str, Pair], notes: dict[str, Notes]
+        self, h: Tensor, state: State, trace: Trace | None, fast: FastWeights, passes: dict[str, LevelPass]
     ) -> tuple[Tensor, State]:
-        h, state = self.mix(h, state, trace)
-        return self.learn(h, fast, notes), state
+        """h (B, T, width) through memory and levels -> the same shape, and the memory's state after the last token.
 
-    def learn(self, h: Tensor, fast: Mapping[str, Pair], notes: dict[str, Notes]) -> Tensor:
-        """h through the levels; `fast` holds the weights of those that move, by the level's name, and their inputs and
-        outputs are written into `notes`."""
+        `fast` and `passes` are those of `run_levels`.
+        """
+        h, state = self.mix(h, state, trace)
+        return self.run_levels(h, fast, passes), state
+
+    def run_levels(self, h: Tensor, fast: FastWeights, passes: dict[str, LevelPass]) -> Tensor:
+        """h (B, T, width) through all levels of the block -> the same shape.
+
+        `fast` holds the weights of the levels that move; the others use their start. What passes through the matrices
+        of each level in `fast` is written into `passes`: its gradient needs just that.
+        """
         total = h
         for j, (name, level) in enumerate(zip(self.names, self.levels, strict=True)):
-            y, note = level(h, fast.get(name))
+            y, matrices = level(h, fast.get(name))
             if name in fast:
-                notes[name] = note
-            total = total + (y if self.shares is None else self.shares[j] * y)
-            h = total if self.shares is None else h
+                passes[name] = matrices
+            if self.shares is None:
+                total = total + y
+                h = total  # a chain: the next level reads what this one has written
+            else:
+                total = total + self.shares[j] * y  # side by side: every level reads the same h
         return total
 
 
 def path_under_a_level(memory: str, path: str) -> str:
-    """The memory's path where its backward pass is differentiated again; refuses one that cannot be."""
+    """The path for a memory above a moving level, where its backward pass is differentiated once more.
+
+    Raises CourseError if `path` names one that can be differentiated only once.
+    """
     deep = MEMORIES[memory][0].deep_path
     if path not in ("auto", deep) and deep != "auto":
         raise CourseError(

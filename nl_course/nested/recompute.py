@@ -1,11 +1,12 @@
-"""Checkpointing by segment: what a segment computes is forgotten once it is read, and computed again for its gradient.
+"""Recomputing by segment: what a segment computes is forgotten once it is read, and computed again for its gradient.
 
-An update is differentiated, so under training every segment keeps the graph of its forward pass and of its gradient's:
-several times what the network without an inner loop keeps. With `checkpoint` a segment keeps what went into it alone,
-for one further forward pass and one further gradient of it (Chen et al. 2016, arXiv 1604.06174).
+The outer loop differentiates the inner steps. So in training every segment keeps the graph of its forward pass and
+that of its inner gradient: several times what a network without an inner loop keeps. With `recompute` a segment keeps
+only what went into it, and pays one more forward pass and one more inner gradient (Chen et al. 2016, arXiv 1604.06174).
 
-PyTorch's own checkpoint runs the whole segment again as soon as the inner gradient asks for what it did not keep. Here
-the segment is one step of autograd, inner gradient included, so the first time round it needs no graph of a gradient.
+PyTorch's own checkpoint would run the whole segment again as soon as the inner gradient asks for what it did not keep.
+Here the segment, inner gradient included, is a single step of autograd. The first time it runs it needs no graph of
+the gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,44 +14,63 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
-# Tensors in -> tensors out; the flag says whether the outputs must be differentiable, inner gradients among them.
-Run = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
+# Tensors in -> tensors out. The flag says whether the outputs, inner gradients among them, must be differentiable.
+RunSegment = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
 
 
-def recomputed(run: Run, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """run(inputs, True), without what it takes to differentiate it. `parameters` are those that `run` uses besides.
-    The outer loop can differentiate the outputs once."""
+def recomputed(run: RunSegment, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """run(inputs, True), without keeping what it takes to differentiate it.
+
+    `parameters` are those that `run` uses besides its inputs. The outputs can be differentiated once.
+    """
     return _Recomputed.apply(run, len(inputs), _same_autocast(inputs[0].device.type), *inputs, *parameters)
 
 
 class _Recomputed(torch.autograd.Function):
+    """Autograd's view of a segment: forward without a graph, backward by running it again with one."""
+
     @staticmethod
-    def forward(ctx, run: Run, count: int, autocast: Callable, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.run, ctx.count, ctx.autocast = run, count, autocast
+    def forward(
+        ctx: FunctionCtx, run: RunSegment, input_count: int, autocast: Callable, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.run = run
+        ctx.input_count = input_count
+        ctx.autocast = autocast
         ctx.save_for_backward(*tensors)
-        outputs = tuple(t.detach() for t in run([t.detach() for t in tensors[:count]], False))
+        inputs = [t.detach() for t in tensors[:input_count]]
+        outputs = tuple(t.detach() for t in run(inputs, False))
         ctx.mark_non_differentiable(*(t for t in outputs if not t.is_floating_point()))
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients: Tensor | None):
-        needed = ctx.needs_input_grad[3:]
-        inputs = [t.detach().requires_grad_(n) for t, n in zip(ctx.saved_tensors[: ctx.count], needed)]
+    def backward(ctx: FunctionCtx, *output_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[3:]  # run, input_count and autocast come first and have no gradient
+        saved_inputs = ctx.saved_tensors[: ctx.input_count]
+        parameters = ctx.saved_tensors[ctx.input_count :]
+
+        # The segment once more, this time with a graph, cut off from what came before it.
+        inputs = [t.detach().requires_grad_(n) for t, n in zip(saved_inputs, needed)]
         with torch.enable_grad(), ctx.autocast():
             outputs = ctx.run(inputs, True)
-        sources = [*inputs, *ctx.saved_tensors[ctx.count :]]
+
+        # From the outputs that anybody used back to the tensors whose gradient is asked for.
+        sources = [*inputs, *parameters]
         wanted = [i for i, n in enumerate(needed) if n]
-        ends = [(t, g) for t, g in zip(outputs, gradients, strict=True) if t.requires_grad and g is not None]
-        found = [None] * len(sources)
-        if ends and wanted:
-            tensors, slopes = zip(*ends)
-            each = torch.autograd.grad(tensors, [sources[i] for i in wanted], slopes, allow_unused=True)
-            for i, g in zip(wanted, each, strict=True):
-                found[i] = g
-        return None, None, None, *found
+        used_outputs, used_grads = [], []
+        for output, grad in zip(outputs, output_grads, strict=True):
+            if output.requires_grad and grad is not None:
+                used_outputs.append(output)
+                used_grads.append(grad)
+        source_grads: list[Tensor | None] = [None] * len(sources)
+        if used_outputs and wanted:
+            wanted_sources = [sources[i] for i in wanted]
+            wanted_grads = torch.autograd.grad(used_outputs, wanted_sources, used_grads, allow_unused=True)
+            for i, grad in zip(wanted, wanted_grads, strict=True):
+                source_grads[i] = grad
+        return None, None, None, *source_grads
 
 
 def _same_autocast(device: str) -> Callable[[], AbstractContextManager]:

@@ -1,61 +1,72 @@
 """What a model with clocked levels carries from token to token, for each row of the batch:
 
 * every block's memory, as it is now;
-* each moving level's weights since its last boundary, and for levels slower than the segments the sum of the gradients
-  of the segments since then;
+* each moving level's weights since its last boundary; and for levels that are slower than the segments, the sum of the
+  gradients of the segments since then;
 * the open segment, which is run once more at its end: what went into the lowest moving level, the targets so far, and
   the memories above that level as they were when the segment began.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nl_course.memories import State
+from nl_course.memories import State, tree
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.model import BlockState
-from nl_course.nested.levels import Pair
+from nl_course.nested.levels import FastWeights, LevelWeights
 
 
 @dataclass(frozen=True)
 class OpenState(State):
-    """A block's state `now`, and `then`, `tokens` ago, when the open segment began. Of a memory that is nothing but a
-    cache of tokens only the columns added since are counted and saved beside those of then; others are kept twice."""
+    """The state of a block above the lowest moving level: `now`, and `at_start` of the open segment, `tokens` ago.
 
-    then: State
+    A memory may be nothing but a cache of tokens. Of such a state only the columns added since the segment began are
+    counted and saved, beside those of its start. States of other memories are kept twice.
+    """
+
+    at_start: State
     now: State
     tokens: int
 
     def parts(self) -> dict[str, Any]:
-        new, held = _cut(self.now, self.tokens)
-        return {"then": self.then, "new": new, "held": held, "tokens": self.tokens}
+        """What is saved and counted: `new` is `now` with only its last `tokens` columns, where it is a cache, and
+        `held` how many columns each of its caches has in all."""
+        new, held = _added_columns(self.now, self.tokens)
+        return {"at_start": self.at_start, "new": new, "held": held, "tokens": self.tokens}
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "OpenState":
-        now = _mend(parts["new"], parts["then"], parts["held"])
-        return cls(parts["then"], now, parts["tokens"])
+        """The inverse of `parts`."""
+        now = _with_earlier_columns(parts["new"], parts["at_start"], parts["held"])
+        return cls(parts["at_start"], now, parts["tokens"])
 
 
 @dataclass(frozen=True)
 class NestedState(State):
-    """`below`: the blocks up to the memory under the lowest moving level. `above`: the others. `fast`: weights by
-    level. `gathered`: sums of gradients by level. `pending` (B, n, width) and `targets` (B, n - 1): the open
-    segment's inputs, and the tokens they were followed by. `position`: tokens read."""
+    """The state of a `NestedLanguageModel`.
+
+    `below`: the blocks up to and with the memory under the lowest moving level; `above`: the blocks after it.
+    `fast`: the moving levels' weights by the level's name, W1 and W2, (B, in, out) each.
+    `grad_accum`: by name, the summed gradients of the closed segments since the level's last boundary, in the same
+    shapes; only for levels that are slower than the segments.
+    `pending` (B, n, width): the open segment's inputs of the lowest moving level; `targets` (B, n - 1): the tokens that
+    followed them. `position`: how many tokens were read.
+    """
 
     below: tuple[State, ...]
     above: tuple[OpenState, ...]
-    fast: dict[str, Pair]
-    gathered: dict[str, Pair]
+    fast: FastWeights
+    grad_accum: dict[str, LevelWeights]
     pending: TokenCache
     targets: Tensor
     position: int
 
     @property
     def layers(self) -> tuple[State, ...]:
-        """One state a block as it is now, first block first, as a `ModelState` has them."""
+        """One state for each block as it is now, first block first, as a `ModelState` has them."""
         return (*self.below, *(block.now for block in self.above))
 
     def memory(self, layer: int) -> State:
@@ -66,50 +77,43 @@ class NestedState(State):
 
 def is_a_cache(state: State) -> bool:
     """Whether a memory's state is columns of tokens and nothing else, so that what was added can be told apart."""
-    return all(isinstance(leaf, TokenCache) for leaf in _leaves(state))
+    return all(isinstance(leaf, TokenCache) for _, leaf in tree.leaves(state, _is_cache_or_tensor))
 
 
-def _cut(now: State, tokens: int) -> tuple[State, tuple[int, ...]]:
-    """A state with only the columns of its last `tokens` tokens, and how many columns its caches hold; others whole."""
+def _added_columns(now: State, tokens: int) -> tuple[State, tuple[int, ...]]:
+    """A cache's state with only the columns of its last `tokens` tokens, and how many columns each cache has in all.
+    A state that is no cache comes back whole, with ()."""
     if isinstance(now, BlockState):
-        memory, held = _cut(now.memory, tokens)
-        return BlockState(memory, now.conv_state), held
+        memory, held = _added_columns(now.memory, tokens)
+        return replace(now, memory=memory), held
     if not is_a_cache(now):
         return now, ()
-    caches = list(_leaves(now))
-    return _with_caches(now, iter([cache.last(tokens) for cache in caches])), tuple(len(cache) for cache in caches)
+    held = tuple(len(cache) for cache in _caches(now))
+    return tree.map_leaves(now, lambda cache: cache.last(tokens), _is_cache), held
 
 
-def _mend(new: State, then: State, held: tuple[int, ...]) -> State:
-    """The inverse of `_cut`: the columns of then put back before the new ones."""
+def _with_earlier_columns(new: State, at_start: State, held: tuple[int, ...]) -> State:
+    """The inverse of `_added_columns`: the columns of the segment's start are put back before the new ones."""
     if isinstance(new, BlockState):
-        return BlockState(_mend(new.memory, then.memory, held), new.conv_state)
+        return replace(new, memory=_with_earlier_columns(new.memory, at_start.memory, held))
     if not held:
         return new
-    pairs = zip(_leaves(then), _leaves(new), held, strict=True)
-    caches = [TokenCache.of(torch.cat([a.columns, b.columns], dim=-2)).last(count) for a, b, count in pairs]
-    return _with_caches(new, iter(caches))
+    whole = []
+    for earlier, added, count in zip(_caches(at_start), _caches(new), held, strict=True):
+        columns = torch.cat([earlier.columns, added.columns], dim=-2)  # (B, ..., tokens, features)
+        whole.append(TokenCache.of(columns).last(count))  # a window may have dropped the oldest since
+    remaining = iter(whole)
+    return tree.map_leaves(new, lambda _: next(remaining), _is_cache)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """The caches and the other tensors of a tree."""
-    if isinstance(value, (TokenCache, Tensor)):
-        yield value
-    elif isinstance(value, State):
-        yield from _leaves(value.parts())
-    elif isinstance(value, (dict, tuple)):
-        for child in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(child)
+def _is_cache(value: Any) -> bool:
+    return isinstance(value, TokenCache)
 
 
-def _with_caches(value: Any, caches: Iterator[TokenCache]) -> Any:
-    """The tree with its caches replaced, in the order of `_leaves`."""
-    if isinstance(value, TokenCache):
-        return next(caches)
-    if isinstance(value, State):
-        return type(value).from_parts(_with_caches(value.parts(), caches))
-    if isinstance(value, dict):
-        return {name: _with_caches(child, caches) for name, child in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_with_caches(child, caches) for child in value)
-    return value
+def _is_cache_or_tensor(value: Any) -> bool:
+    return isinstance(value, (TokenCache, Tensor))
+
+
+def _caches(state: State) -> list[TokenCache]:
+    """The caches of a state that is nothing else, in the order of the tree."""
+    return [cache for _, cache in tree.leaves(state, _is_cache)]

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.nested.outer import inner_share
+from nl_course.nested.outer import inner_rate_scale
 from nl_course.optimizers import OPTIMIZERS
 from nl_course.renamed import translate
 
@@ -49,7 +49,7 @@ class TrainingConfig:
         for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
             if not isfinite(check_min(name, getattr(self, name), 0)):
                 raise CourseError(f"{name} must be a finite number.")
-        inner_share(0, 1, self.inner_warmup)  # refuses a warm-up that is no share
+        inner_rate_scale(0, 1, self.inner_warmup)  # refuses a warm-up that is no share
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         # JSON has lists only. A config that was read from a file must equal the one that was written.

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from nl_course.errors import CourseError
-from nl_course.nested.outer import check_outer, inner_share, outer_step
+from nl_course.nested.outer import check_outer, inner_rate_scale, outer_step
 from nl_course.optimizers import build_optimizer
 from nl_course.tasks import text
 from nl_course.tasks.targets import IGNORED
@@ -282,13 +282,13 @@ class TrainingLoop:
         batch_tokens = targets.numel() * self.ranks.world_size
 
         # 2. The learning rate, again by the step's number: the schedule has no state that could be lost.
-        rate_share = warmup_cosine(step, config.steps, config.warmup, config.final_rate)
+        rate_scale = warmup_cosine(step, config.steps, config.warmup, config.final_rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate_share
+            group["lr"] = group["initial_lr"] * rate_scale
 
         # 3. Forward and backward. `outer_step` sets how fast inner loops learn during this step (nested/outer.py).
         self.optimizer.zero_grad(set_to_none=True)
-        with outer_step(self.model, inner_share(step, config.steps, config.inner_warmup), config.recompute):
+        with outer_step(self.model, inner_rate_scale(step, config.steps, config.inner_warmup), config.recompute):
             loss = gradient(self.model, inputs, targets, config, self.ranks).item()
 
         # 4. Clipping. The norm is measured even without a limit, because it shows trouble before the loss does.
@@ -311,7 +311,7 @@ class TrainingLoop:
             metrics = {
                 "step": step + 1,
                 "loss": loss,
-                "learning_rate": config.learning_rate * rate_share,
+                "learning_rate": config.learning_rate * rate_scale,
                 "grad_norm": grad_norm,
                 "tokens": self.tokens,
                 "seconds": round(self.seconds, 4),

@@ -19,7 +19,8 @@ from torch import Tensor
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.config import VARIANTS
-from nl_course.nested.steps import Gathered, Weights, move, next_token_losses, segment_errors
+from nl_course.nested.levels import FastWeights
+from nl_course.nested.steps import GradAccumulator, boundary_step, next_token_losses, segment_gradients
 from nl_course.views import clocks_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -75,36 +76,37 @@ class Learner:
 
     def __init__(self, built: NestedLanguageModel):
         self.model, self.block = built, built.layers[0]
-        self.start: Weights = {c.name: (c.level.first, c.level.last) for c in built.clocked}
-        self.fast, self.gathered = dict(self.start), self.nothing()
+        self.start: FastWeights = {c.name: (c.level.first, c.level.last) for c in built.clocked}
+        self.fast = dict(self.start)
+        self.accumulators = self.nothing()
         alone = torch.arange(SYMBOLS)[None]
         self.alone, _ = self.block.mix(built.embedding(alone), self.block.init_state(1), None)
 
-    def nothing(self) -> dict[str, Gathered]:
-        """No gradients gathered yet, for each level."""
-        return {name: Gathered(None, first.dtype) for name, (first, _) in self.start.items()}
+    def nothing(self) -> dict[str, GradAccumulator]:
+        """No gradients yet, for each level."""
+        return {name: GradAccumulator(None, first.dtype) for name, (first, _) in self.start.items()}
 
     @torch.no_grad()
-    def losses(self, fast: Weights) -> dict[str, float]:
+    def losses(self, fast: FastWeights) -> dict[str, float]:
         """The mean loss over all symbols under each rule, with these weights."""
-        logits = self.model.logits(self.block.learn(self.alone, fast, {}))
+        logits = self.model.logits(self.block.run_levels(self.alone, fast, {}))
         return {name: next_token_losses(logits, follows[None]).mean().item() for name, follows in rules().items()}
 
     def read(self, symbols: Tensor, targets: Tensor, position: int) -> Tensor:
         """One segment, (n,) each, that ends after `position` symbols, and the boundary at its end. Its losses (n,)."""
         h, _ = self.block.mix(self.model.embedding(symbols[None]), self.block.init_state(1), None)
 
-        def run(x, notes):
-            return self.model.logits(self.block.learn(x, self.fast, notes)), None
+        def run(x, passes):
+            return self.model.logits(self.block.run_levels(x, self.fast, passes)), None
 
-        learnt, logits, _ = segment_errors(run, h, targets[None], graph=False, keep=False)
-        for name, notes in learnt.items():
-            self.gathered[name].add(notes)
+        grads, logits, _ = segment_gradients(run, h, targets[None], second_order=False, keep_graph=False)
+        for name, level_grad in grads.items():
+            self.accumulators[name].add(level_grad)
         levels = self.model.clocked
         with torch.no_grad():
-            self.fast = move(self.model.config, levels, self.fast, self.gathered, position)
+            self.fast = boundary_step(self.model.config, levels, self.fast, self.accumulators, position)
             ended = [c.name for c in levels if position % c.chunk == 0]
-            self.gathered |= {name: empty for name, empty in self.nothing().items() if name in ended}
+            self.accumulators |= {name: empty for name, empty in self.nothing().items() if name in ended}
             return next_token_losses(logits, targets[None])[0]
 
 

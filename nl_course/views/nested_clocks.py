@@ -91,8 +91,8 @@ def cut(state: NestedState, begun: NestedState, keep: bool) -> NestedState:
         fast(memory.others, first.others), fast(memory.memory, first.memory), memory.tail, memory.position
     )
     levels = {n: tuple(constant(w, s) for w, s in zip(pair, begun.fast[n])) for n, pair in state.fast.items()}
-    gathered = {n: tuple(g.detach() for g in pair) for n, pair in state.gathered.items()}
-    return NestedState((moved,), state.above, levels, gathered, state.pending, state.targets, state.position)
+    grad_accum = {n: tuple(g.detach() for g in pair) for n, pair in state.grad_accum.items()}
+    return replace(state, below=(moved,), fast=levels, grad_accum=grad_accum)
 
 
 def fresh(state: NestedState) -> NestedState:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nl_course.nested import NestedLanguageModel
-from nl_course.nested.steps import clip_share
+from nl_course.nested.steps import clip_factor
 from tests.nested.suite import CASES, TOKENS, assert_close, build, levels, text
 
 CHECKED = [
@@ -145,7 +145,7 @@ def test_clipping_below_the_limit_changes_nothing_and_above_gives_a_step_of_that
 
 def test_a_clip_can_be_differentiated_even_where_there_is_nothing_to_clip():
     zero = torch.zeros(2, 3, 4, dtype=torch.float64, requires_grad=True)
-    share = clip_share([zero], 1.0)
+    share = clip_factor([zero], 1.0)
     assert share.tolist() == [[[1.0]], [[1.0]]]
     assert torch.autograd.grad(share.sum(), zero)[0].abs().max() == 0
 

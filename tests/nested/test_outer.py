@@ -10,7 +10,7 @@ from nl_course.app.cli import main
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedLanguageModel, e2e_config, without_inner_loop
-from nl_course.nested.outer import inner_share, outer_step
+from nl_course.nested.outer import inner_rate_scale, outer_step
 from nl_course.training import TrainingConfig, train
 from nl_course.training.run_folder import read_metrics
 from tests.nested.suite import build, text
@@ -32,13 +32,13 @@ def losses(run) -> list[float]:
 
 
 def test_the_share_grows_in_a_straight_line_from_a_tenth():
-    shares = [inner_share(step, 20, 0.5) for step in range(20)]
+    shares = [inner_rate_scale(step, 20, 0.5) for step in range(20)]
     assert shares[0] == 0.1 and shares[5] == pytest.approx(0.55) and shares[10:] == [1.0] * 10
-    assert [inner_share(step, 5, 0.0) for step in range(5)] == [1.0] * 5
-    assert inner_share(0, 1, 1.0) == 0.1
+    assert [inner_rate_scale(step, 5, 0.0) for step in range(5)] == [1.0] * 5
+    assert inner_rate_scale(0, 1, 1.0) == 0.1
     for wrong in (-0.1, 1.5, "half"):
         with pytest.raises(CourseError, match="inner_warmup"):
-            inner_share(0, 10, wrong)
+            inner_rate_scale(0, 10, wrong)
 
 
 @pytest.mark.parametrize("case", ["ttt-e2e", "one"])
@@ -75,22 +75,22 @@ def test_all_is_as_it_was_also_after_an_error():
     model = net()
     try:
         with outer_step(model, 0.3, recompute=True):
-            assert model.checkpoint and {level.rate_share for _, level, _ in model.clocked} == {0.3}
+            assert model.recompute and {level.rate_scale for _, level, _ in model.clocked} == {0.3}
             raise ZeroDivisionError
     except ZeroDivisionError:
         pass
-    assert not model.checkpoint and {level.rate_share for _, level, _ in model.clocked} == {1.0}
+    assert not model.recompute and {level.rate_scale for _, level, _ in model.clocked} == {1.0}
 
 
 def test_a_run_warms_up_and_one_that_was_broken_off_is_the_unbroken_run(tmp_path):
     seen = []
 
     def look(model) -> dict[str, float]:
-        seen.append(model.clocked[0].level.rate_share)
+        seen.append(model.clocked[0].level.rate_scale)
         return {"held_out_loss": 0.0}
 
     whole, model = train(start := net(), STREAM, CONFIG, held_out=look, progress=False), start
-    assert seen == [1.0, 1.0] and all(level.rate_share == 1 for _, level, _ in model.clocked)
+    assert seen == [1.0, 1.0] and all(level.rate_scale == 1 for _, level, _ in model.clocked)
     cold = train(net(), STREAM, replace(CONFIG, inner_warmup=0.0), progress=False)
     assert losses(whole)[0] != losses(cold)[0]  # the first step's losses are paid at a tenth of the rate
     folder = tmp_path / "r"

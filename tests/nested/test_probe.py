@@ -3,7 +3,7 @@
 import torch
 
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
-from nl_course.nested.probe import asked, follow, losses_with
+from nl_course.nested.probe import follow, losses_with, probe_losses
 
 
 def small(chunks=(4, 8), rate=0.1):
@@ -19,7 +19,7 @@ def test_with_the_start_a_probe_is_the_resting_model():
     fast = {clocked.name: clocked.level.start(3) for clocked in model.clocked}
     expected = resting.token_losses(windows)
     torch.testing.assert_close(losses_with(model, fast, windows), expected)
-    torch.testing.assert_close(asked(model, model.init_state(2), windows), expected.mean().expand(2))
+    torch.testing.assert_close(probe_losses(model, model.init_state(2), windows), expected.mean().expand(2))
 
 
 def test_each_reader_is_asked_with_its_own_weights_and_stays_as_it_was():
@@ -27,9 +27,9 @@ def test_each_reader_is_asked_with_its_own_weights_and_stays_as_it_was():
     with torch.no_grad():
         _, state = model(tokens)
     before = {name: w.clone() for name, w in state.tensors().items()}
-    found = asked(model, state, windows)
+    found = probe_losses(model, state, windows)
     for row in range(2):
-        alone = asked(model, model(tokens[row : row + 1])[1], windows)
+        alone = probe_losses(model, model(tokens[row : row + 1])[1], windows)
         torch.testing.assert_close(found[row : row + 1], alone)
     assert found[0] != found[1]
     assert all(torch.equal(w, before[name]) for name, w in state.tensors().items())
@@ -43,6 +43,6 @@ def test_follow_is_one_reading_with_questions_in_between():
         _, whole = model(tokens[:, :-1])
         paid = model.token_losses(tokens).unflatten(1, (4, 8)).mean(dim=2)
     torch.testing.assert_close(curves["read"], paid)
-    torch.testing.assert_close(curves["a"][:, -1], asked(model, whole, windows))
+    torch.testing.assert_close(curves["a"][:, -1], probe_losses(model, whole, windows))
     for name, w in whole.tensors().items():
         torch.testing.assert_close(state.tensors()[name], w)

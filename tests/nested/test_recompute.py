@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nl_course.nested import reader, recompute
+from nl_course.nested import inner_loop, recompute
 from tests.nested.suite import CASES, TOKENS, assert_close, build, read, text
 
 EVERY = ["sequential-attention-mixed", "independent-delta-odd", "upper-blocks", "window-delta-conv", "ttt", "ttt-e2e"]
@@ -18,7 +18,7 @@ def both(config, run):
     results = []
     for checkpoint in (False, True):
         model = build(config)
-        model.checkpoint = checkpoint
+        model.recompute = checkpoint
         value = run(model)
         found = torch.autograd.grad(value.sum(), list(model.parameters()), materialize_grads=True)
         results.append((value, *found))
@@ -54,8 +54,8 @@ def test_a_segment_is_run_twice_and_its_graph_is_freed(monkeypatch):
         segments.append(weakref.ref(run))
         return recompute.recomputed(run, inputs, parameters)
 
-    monkeypatch.setattr(reader, "recomputed", spy)
-    model.checkpoint = True
+    monkeypatch.setattr(inner_loop, "recomputed", spy)
+    model.recompute = True
     model.layers[3].memory.register_forward_hook(lambda module, given, out: calls.append(given[0].shape[1]))
     losses = model.token_losses(text(tokens=TOKENS + 1))
     assert calls == [4, 4, 4, 1]
@@ -75,7 +75,7 @@ def test_what_is_kept_does_not_grow_with_the_networks_depth_above():
 
     def kept(checkpoint: bool) -> int:
         model, seen = build("ttt-e2e"), {}
-        model.checkpoint = checkpoint
+        model.recompute = checkpoint
 
         def pack(t):
             seen[t.data_ptr()] = t.numel() * t.element_size()

@@ -17,7 +17,7 @@ from nl_course.nested import (
     from_pretrained_blocks,
     preset,
 )
-from nl_course.nested.clocks import closes_at, open_since, reset_period, updates_after
+from nl_course.nested.clocks import reset_period, segment_end, segment_start, updates_after
 from nl_course.presets import PRESETS as TRANSFORMERS
 from nl_course.training import TrainingConfig, evaluate, train
 from nl_course.training.checkpoint import load_model
@@ -58,8 +58,8 @@ def test_state_bytes_of_a_memory_of_fixed_size_do_not_grow():
 def test_clocks_by_hand():
     assert [updates_after(t, 4) for t in (0, 1, 4, 5, 8, 9)] == [0, 0, 0, 1, 1, 2]
     assert updates_after(100, 0) == 0
-    assert [open_since(t, (3, 5)) for t in range(8)] == [0, 0, 0, 0, 3, 3, 5, 6]
-    assert [closes_at(start, (3, 5)) for start in (0, 3, 5, 6, 9)] == [3, 5, 6, 9, 10]
+    assert [segment_start(t, (3, 5)) for t in range(8)] == [0, 0, 0, 0, 3, 3, 5, 6]
+    assert [segment_end(start, (3, 5)) for start in (0, 3, 5, 6, 9)] == [3, 5, 6, 9, 10]
     assert (reset_period(2, (2, 6)), reset_period(4, (4, 6)), reset_period(6, (2, 6))) == (6, 8, None)
 
 
@@ -147,5 +147,5 @@ def test_under_autocast_the_weights_keep_their_digits():
     with torch.autocast("cpu", torch.bfloat16):
         logits, state = model(text())
         logits.float().square().mean().backward()
-    assert all(w.dtype == torch.float32 for pair in (*state.fast.values(), *state.gathered.values()) for w in pair)
+    assert all(w.dtype == torch.float32 for pair in (*state.fast.values(), *state.grad_accum.values()) for w in pair)
     assert all(parameter.grad is not None for parameter in model.parameters())
