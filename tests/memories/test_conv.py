@@ -23,7 +23,7 @@ def text(tokens, rows=2, width=6):
 @pytest.mark.parametrize("bias", [True, False])
 def test_it_is_conv1d_with_zeros_before_the_start(kernel, bias):
     layer, x = conv(kernel=kernel, bias=bias), text(9)
-    y, _ = layer(x, layer.init_tail(2))
+    y, _ = layer(x, layer.init_state(2))
     padded = pad(x.transpose(1, 2), (kernel - 1, 0))
     expected = conv1d(padded, layer.weight[:, None], layer.bias, groups=6).transpose(1, 2)
     torch.testing.assert_close(y, expected, **CLOSE)
@@ -31,42 +31,42 @@ def test_it_is_conv1d_with_zeros_before_the_start(kernel, bias):
 
 def test_silu_comes_after_the_bias():
     plain, curved, x = conv(), conv(activation="silu"), text(5)
-    torch.testing.assert_close(curved(x, curved.init_tail(2))[0], silu(plain(x, plain.init_tail(2))[0]), **CLOSE)
+    torch.testing.assert_close(curved(x, curved.init_state(2))[0], silu(plain(x, plain.init_state(2))[0]), **CLOSE)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(pieces=st.lists(st.integers(0, 6), min_size=1, max_size=8), kernel=st.integers(1, 5))
 def test_any_split_gives_the_same(pieces, kernel):
     layer, x = conv(kernel=kernel, activation="silu"), text(sum(pieces))
-    whole, whole_tail = layer(x, layer.init_tail(2))
-    tail, outputs = layer.init_tail(2), []
+    whole, whole_state = layer(x, layer.init_state(2))
+    state, outputs = layer.init_state(2), []
     for piece in x.split(pieces, dim=1):
-        y, tail = layer(piece, tail)
+        y, state = layer(piece, state)
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 1), whole, **CLOSE)
-    assert torch.equal(tail, whole_tail)
-    assert tail.shape == (2, kernel - 1, 6)
-    assert tail[0].numel() == layer.tail_size
+    assert torch.equal(state, whole_state)
+    assert state.shape == (2, kernel - 1, 6)
+    assert state[0].numel() == layer.state_size
 
 
 def test_it_can_be_differentiated_twice():
     layer = conv(width=2, kernel=3, activation="silu")
-    x, tail = text(4, 1, 2).requires_grad_(), text(2, 1, 2).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x, t: layer(x, t)[0], (x, tail))
+    x, state = text(4, 1, 2).requires_grad_(), text(2, 1, 2).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x, t: layer(x, t)[0], (x, state))
 
 
-def test_the_tail_does_not_keep_the_text_alive():
+def test_the_state_does_not_keep_the_text_alive():
     layer = conv()
     with torch.no_grad():
-        _, tail = layer(text(500), layer.init_tail(2))
-    assert tail.untyped_storage().nbytes() == tail.nbytes
+        _, state = layer(text(500), layer.init_state(2))
+    assert state.untyped_storage().nbytes() == state.nbytes
 
 
 def test_low_precision_sums_in_float32():
     layer, x = conv(width=64).bfloat16(), text(200, 2, 64).bfloat16()
-    y, tail = layer(x, layer.init_tail(2))
-    exact, _ = layer.double()(x.double(), layer.init_tail(2))
-    assert y.dtype == tail.dtype == torch.bfloat16
+    y, state = layer(x, layer.init_state(2))
+    exact, _ = layer.double()(x.double(), layer.init_state(2))
+    assert y.dtype == state.dtype == torch.bfloat16
     assert torch.equal(y, exact.bfloat16()) or (y.double() - exact).abs().max() < 2**-8 * exact.abs().max()
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nl_course.memories.common.gate import gated
+from nl_course.memories.common.gate import gated_norm
 from nl_course.memories.common.inner_model import ACTIVATIONS
 
 
@@ -20,7 +20,7 @@ def test_it_is_the_norm_times_the_gate(activation):
             Gated(norm, activation), {f"norm.{n}": p for n, p in given.items()}, (z, gate)
         )
 
-    torch.testing.assert_close(gated(norm, z, gate, activation), norm(z) * ACTIVATIONS[activation].value(gate))
+    torch.testing.assert_close(gated_norm(norm, z, gate, activation), norm(z) * ACTIVATIONS[activation].value(gate))
     given = (z, gate, *norm.parameters())
     assert torch.autograd.gradcheck(run, given)
     assert torch.autograd.gradgradcheck(run, given)
@@ -32,4 +32,4 @@ class Gated(nn.Module):
         self.norm, self.activation = norm, activation
 
     def forward(self, z, gate):
-        return gated(self.norm, z, gate, self.activation)
+        return gated_norm(self.norm, z, gate, self.activation)

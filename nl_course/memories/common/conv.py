@@ -1,11 +1,10 @@
-"""A short causal convolution, a few taps a feature, that can be cut anywhere in time.
+"""A short causal convolution, a few taps per feature, that can be cut anywhere in time.
 
-    y_t = sum_{i = 0 .. k-1} w_i * x_{t - (k-1) + i}  (+ bias),    elementwise: k weights a feature
+    y_t = sum_{i = 0 .. k-1} w_i * x_{t - (k-1) + i}  (+ bias),    elementwise: k weights per feature
 
-Modern recurrent memories put one of width 4 behind their projections: it lets a key be made of neighbouring
-tokens, so that one layer can store "A, then B" and answer "after A?" (the shift of H3, arXiv 2212.14052; the
-convolution of Mamba, arXiv 2312.00752). To go on exactly after a cut it must remember the last k - 1 inputs,
-its `tail`.
+Modern recurrent memories put one of width 4 behind their projections. It lets a key be made of neighboring tokens, so
+that one layer can store "A, then B" and answer "after A?" (the shift of H3, arXiv 2212.14052; the convolution of Mamba,
+arXiv 2312.00752). To continue exactly after a cut it must remember the last k - 1 inputs: its state.
 Axes: b batch, t time, d features. The last weight, w_{k-1}, is that of the token itself.
 """
 
@@ -14,60 +13,72 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nl_course.errors import check_choice, check_int
-from nl_course.memories.common.custom_vjp import Operation, raw
+from nl_course.memories.common.custom_vjp import CustomVJP, custom_vjp
 
 ACTIVATIONS = ("none", "silu")
 
 
-def _plain(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor]:
-    """bias + sum of k shifted copies of [tail, x], each times its tap: x (B, T, width), tail (B, k - 1, width), taps
-    (k, width) -> (B, T, width)."""
-    seen, y = torch.cat([tail, x], dim=1), bias
+def _plain(state: Tensor, x: Tensor, taps: Tensor, bias: Tensor) -> tuple[Tensor]:
+    """The bias and the sum of k shifted copies of [state, x], each times its tap: x (b, t, d), state (b, k - 1, d),
+    taps (k, d) -> (b, t, d)."""
+    seen = torch.cat([state, x], dim=1)  # (b, k - 1 + t, d)
+    y = bias
     for i, tap in enumerate(taps.unbind()):
         y = torch.addcmul(y, seen[:, i : i + x.shape[1]], tap)
     return (y,)
 
 
-def _forward(tail: Tensor, x: Tensor, taps: Tensor, bias: Tensor, keep: bool) -> tuple[tuple[Tensor], None]:
-    """The text alone, as if zeros stood before it, then what the tail adds to its first tokens: nothing is copied."""
-    last, tokens = len(taps) - 1, x.shape[1]
+def _forward(state: Tensor, x: Tensor, taps: Tensor, bias: Tensor, save: bool) -> tuple[tuple[Tensor], None]:
+    last = len(taps) - 1
+    tokens = x.shape[1]
+    # The text alone first, as if zeros stood before it: joining state and text would copy the whole text.
     y = torch.addcmul(bias, x, taps[last])
     for back in range(1, min(last, tokens - 1) + 1):
         y[:, back:].addcmul_(x[:, :-back], taps[last - back])
-    start, before = y[:, :last], _before(tail, tokens)
+    # The state reaches the first k - 1 tokens only.
+    first = y[:, :last]
+    before = _padded_state(state, tokens)
     for i in range(last):
-        start.addcmul_(before[:, i : i + start.shape[1]], taps[i])
+        first.addcmul_(before[:, i : i + first.shape[1]], taps[i])
     return (y,), None
 
 
-def _backward(given, kept, cotangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (tail, x, taps, _), (d_y,) = given, cotangents
-    last, tokens = len(taps) - 1, x.shape[1]
-    d_x, d_taps = d_y * taps[last], torch.zeros_like(taps)
+def _backward(
+    inputs: tuple[Tensor, ...], saved: None, cotangents: tuple[Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    state, x, taps, _ = inputs
+    (d_y,) = cotangents
+    last = len(taps) - 1
+    tokens = x.shape[1]
+    # The text's part of the sum, in the order of `_forward`.
+    d_x = d_y * taps[last]
+    d_taps = torch.zeros_like(taps)
     d_taps[last] = (d_y * x).sum((0, 1))
     for back in range(1, min(last, tokens - 1) + 1):
         d_x[:, :-back].addcmul_(d_y[:, back:], taps[last - back])
         d_taps[last - back] = (d_y[:, back:] * x[:, :-back]).sum((0, 1))
-    d_start, before = d_y[:, :last], _before(tail, tokens)
+    # The state's part.
+    d_first = d_y[:, :last]
+    before = _padded_state(state, tokens)
     d_before = torch.zeros_like(before, dtype=d_y.dtype)
     for i in range(last):
-        window = slice(i, i + d_start.shape[1])
-        d_before[:, window].addcmul_(d_start, taps[i])
-        d_taps[i] += (d_start * before[:, window]).sum((0, 1))
+        window = slice(i, i + d_first.shape[1])
+        d_before[:, window].addcmul_(d_first, taps[i])
+        d_taps[i] += (d_first * before[:, window]).sum((0, 1))
     return d_before[:, :last].to(x.dtype), d_x.to(x.dtype), d_taps, d_y.sum((0, 1))
 
 
-def _before(tail: Tensor, tokens: int) -> Tensor:
-    """The tail and zeros after it, as far as the first k - 1 of the tokens see."""
-    return pad(tail, (0, 0, 0, min(tokens, tail.shape[1])))
+def _padded_state(state: Tensor, tokens: int) -> Tensor:
+    """The state and zeros after it, as far as the first k - 1 of the tokens see."""
+    return pad(state, (0, 0, 0, min(tokens, state.shape[1])))
 
 
-# On a CPU faster there and back than `conv1d` with a group for each feature, and than autograd's way through the sum.
-_SUM = Operation(_plain, _forward, _backward)
+# On a CPU this is faster, forward and backward, than `conv1d` with a group per feature and than autograd on the sum.
+_SUM_OF_TAPS = CustomVJP(_plain, _forward, _backward)
 
 
 class CausalConv(nn.Module):
-    """Depthwise causal convolution: (x (B, T, width), tail) -> (y (B, T, width), the next tail), any T >= 0.
+    """Depthwise causal convolution: (x (B, T, width), state) -> (y (B, T, width), the next state), any T >= 0.
 
     `weight` is (width, kernel): a `Conv1d` weight (width, 1, kernel) of other code, squeezed. `activation` is
     "none" or "silu". It starts as `Conv1d` does, uniform within 1 / sqrt(kernel).
@@ -75,29 +86,38 @@ class CausalConv(nn.Module):
 
     def __init__(self, width: int, kernel: int = 4, bias: bool = True, activation: str = "none"):
         super().__init__()
-        self.width, self.kernel = check_int("width", width, 1), check_int("kernel", kernel, 1)
+        self.width = check_int("width", width, 1)
+        self.kernel = check_int("kernel", kernel, 1)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
         bound = kernel**-0.5
         self.weight = nn.Parameter(torch.empty(width, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound)) if bias else None
 
     @property
-    def tail_size(self) -> int:
-        """Numbers that the tail holds for one row of the batch."""
+    def state_size(self) -> int:
+        """How many numbers the state holds per row of the batch."""
         return (self.kernel - 1) * self.width
 
-    def init_tail(self, batch_size: int) -> Tensor:
+    def init_state(self, batch_size: int) -> Tensor:
         """What stands before the first token: zeros (B, kernel - 1, width)."""
         return self.weight.new_zeros(batch_size, self.kernel - 1, self.width)
 
-    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, width) after tail (B, kernel - 1, width), oldest first."""
-        tail, wide = tail.to(x.dtype), torch.promote_types(x.dtype, torch.float32)
-        taps = self.weight.to(wide).T.contiguous()
-        bias = taps.new_zeros(self.width) if self.bias is None else self.bias.to(wide)
-        (y,) = raw(_SUM, tail, x, taps, bias)
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, T, width) after the inputs in state (B, kernel - 1, width), oldest first."""
+        state = state.to(x.dtype)
+        # Sums of products lose too much in half precision.
+        accum_dtype = torch.promote_types(x.dtype, torch.float32)
+        taps = self.weight.to(accum_dtype).T.contiguous()  # (kernel, width)
+        bias = taps.new_zeros(self.width) if self.bias is None else self.bias.to(accum_dtype)
+        (y,) = custom_vjp(_SUM_OF_TAPS, state, x, taps, bias)
         if self.activation == "silu":
             y = silu(y)
-        last = torch.cat([tail, x[:, max(0, x.shape[1] - tail.shape[1]) :]], dim=1)
+        count = state.shape[1]
+        newest = torch.cat([state, x[:, max(0, x.shape[1] - count) :]], dim=1)  # (B, kernel - 1 + at most that, width)
         # A copy, so that a state of a few numbers does not keep a whole text alive.
-        return y.to(x.dtype), last[:, last.shape[1] - tail.shape[1] :].clone()
+        next_state = newest[:, newest.shape[1] - count :].clone()  # (B, kernel - 1, width)
+        return y.to(x.dtype), next_state
+
+    # The names of before, until every memory uses those of today.
+    init_tail = init_state
+    tail_size = state_size

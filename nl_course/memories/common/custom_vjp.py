@@ -1,9 +1,11 @@
-"""Operations with a backward pass of their own that can nevertheless be differentiated any number of times.
+"""Operations with a hand-written backward pass that can still be differentiated any number of times.
 
-An inner loop is differentiated when the outer loop trains, and once more where a learning level stands above it, so a
-hand-written backward pass must not be the end of the chain. `raw` runs one as long as nobody differentiates it. Under
-`create_graph` it differentiates `plain` instead, the same numbers in ordinary operations; so it does where autograd is
-traced or transformed (`torch.compile`, `torch.func`).
+A backward pass written by hand is faster than autograd's record of many small operations, and needs less memory. But
+autograd cannot look into it, and an inner loop is differentiated more than once: training the outer loop is the second
+time, and a learning level above the memory is the third. So each such operation also says the same numbers in ordinary
+operations, `plain`. As long as nobody differentiates the gradient, the hand-written pass runs; under `create_graph`,
+`plain` is differentiated instead. Where autograd itself is traced or transformed (`torch.compile`, `torch.func`), only
+`plain` is used. (VJP, vector-Jacobian product: cotangents of the outputs in, cotangents of the inputs out.)
 """
 
 from collections.abc import Callable, Sequence
@@ -14,51 +16,67 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
-class Operation(NamedTuple):
+class CustomVJP(NamedTuple):
     """Three ways to one result: tensors in, a tuple of tensors out.
 
-    `plain(*given)` by operations that autograd knows; `forward(*given, keep=...)` -> (results, kept), `kept` being any
-    tree of lists and tuples of tensors, and of no use if `keep` is False; `backward(given, kept, cotangents)` -> the
-    cotangent of each given tensor, or None.
-    Neither of the last two is recorded, so both may work in place on what is their own."""
+    `plain(*inputs)` uses operations that autograd knows. `forward(*inputs, save=...)` returns the outputs and what
+    `backward` needs of them, any tree of lists and tuples of tensors (anything if `save` is False). `backward(inputs,
+    saved, cotangents)` returns the cotangent of each input, or None. Autograd records neither of the last two, so both
+    may work in place on tensors that they made.
+    """
 
     plain: Callable[..., Sequence[Tensor]]
     forward: Callable[..., tuple[Sequence[Tensor], Any]]
     backward: Callable[..., Sequence[Tensor | None]]
 
 
-def raw(operation: Operation, *given: Tensor) -> tuple[Tensor, ...]:
-    """The operation's results."""
+def custom_vjp(operation: CustomVJP, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The operation's outputs."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return tuple(operation.plain(*given))
-    if not (torch.is_grad_enabled() and any(u.requires_grad for u in given)):
-        with torch.no_grad():
-            return tuple(operation.forward(*given, keep=False)[0])
-    return _Raw.apply(operation, *given)
+        return tuple(operation.plain(*inputs))
+    if torch.is_grad_enabled() and any(u.requires_grad for u in inputs):
+        return _Function.apply(operation, *inputs)
+    with torch.no_grad():
+        outputs, _ = operation.forward(*inputs, save=False)
+    return tuple(outputs)
 
 
-class _Raw(torch.autograd.Function):
+class _Function(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, operation: Operation, *given: Tensor) -> tuple[Tensor, ...]:
-        results, kept = operation.forward(*given, keep=True)
-        flat, ctx.tree = tree_flatten(kept)
-        ctx.operation, ctx.count = operation, len(given)
-        ctx.save_for_backward(*given, *flat)
-        return tuple(results)
+    def forward(ctx: Any, operation: CustomVJP, *inputs: Tensor) -> tuple[Tensor, ...]:
+        outputs, saved = operation.forward(*inputs, save=True)
+        flat, ctx.tree = tree_flatten(saved)
+        ctx.operation = operation
+        ctx.input_count = len(inputs)
+        # Through autograd's own store, which notices tensors that change in place before the backward pass.
+        ctx.save_for_backward(*inputs, *flat)
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        given, kept = saved[: ctx.count], saved[ctx.count :]
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors[: ctx.input_count]
+        saved = ctx.saved_tensors[ctx.input_count :]
+        # Gradients are on in a backward pass only where its result will be differentiated again.
         if not torch.is_grad_enabled():
-            return None, *ctx.operation.backward(given, tree_unflatten(kept, ctx.tree), cotangents)
-        # Under new names: one given tensor may be made of another (a norm's weights, used before), and what reaches it
-        # by that way is not this operation's to give.
-        given = [u.view_as(u) for u in given]
-        results = ctx.operation.plain(*given)
-        wanted = [u for u, needed in zip(given, ctx.needs_input_grad[1:]) if needed]
-        # A result that depends on nothing wanted has no graph, and nothing to give.
-        pairs = [(u, d) for u, d in zip(results, cotangents) if u.requires_grad]
-        outputs, into = zip(*pairs)
-        made = iter(torch.autograd.grad(outputs, wanted, into, create_graph=True, materialize_grads=True))
-        return None, *(next(made) if needed else None for needed in ctx.needs_input_grad[1:])
+            return None, *ctx.operation.backward(inputs, tree_unflatten(saved, ctx.tree), cotangents)
+        return None, *_plain_backward(ctx.operation, inputs, ctx.needs_input_grad[1:], cotangents)
+
+
+def _plain_backward(
+    operation: CustomVJP, inputs: Sequence[Tensor], needed: Sequence[bool], cotangents: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The cotangents of the inputs that are `needed`, by autograd on the plain operation, so that they can be
+    differentiated again."""
+    # New aliases: one input may have been made from another, and that way is not this operation's to count.
+    aliases = [u.view_as(u) for u in inputs]
+    wanted = [u for u, is_needed in zip(aliases, needed) if is_needed]
+    outputs = []
+    directions = []
+    for output, cotangent in zip(operation.plain(*aliases), cotangents):
+        # An output that depends on nothing wanted has no graph, and contributes nothing.
+        if output.requires_grad:
+            outputs.append(output)
+            directions.append(cotangent)
+    gradients = torch.autograd.grad(outputs, wanted, directions, create_graph=True, materialize_grads=True)
+    remaining = iter(gradients)
+    return [next(remaining) if is_needed else None for is_needed in needed]

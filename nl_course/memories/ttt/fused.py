@@ -10,7 +10,7 @@ are then read at once (`read`), from the anchor W^g that the group began with an
 
 Autograd would record hundreds of operations a mini-batch and keep what all of them made. Here the anchor of each group
 and every layer's output before its activation are kept; the backward pass (ttt_backward.py) makes the rest again while
-it goes through the groups in reverse. Where it is itself differentiated, the plain dual form takes over (raw.py).
+it goes through the groups in reverse. Differentiated further, the plain dual form takes over (custom_vjp.py).
 
 Axes: m rows (batch x heads), s tokens of a group, f head width. Weights are a tuple W1, b1, W2, b2, ...
 """
@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.custom_vjp import Operation, raw
+from nl_course.memories.common.custom_vjp import CustomVJP, custom_vjp
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
 from nl_course.memories.ttt.dual import dual_sequence
 from nl_course.memories.ttt.fused_backward import backward_pass
@@ -38,8 +38,8 @@ def run(
     """q, k, v (b, h, t, f) and rate (b, h, t) for whole mini-batches of len(factor) tokens -> z (b, h, t, f) and the
     weights after the last."""
     names = list(inner.shapes(q.shape[-1]))
-    learn = Operation(*(partial(way, inner) for way in (plain_pass, forward_pass, backward_pass)))
-    z, *last = raw(learn, q, k, v, rate, factor, *norm, *(anchor[name] for name in names))
+    learn = CustomVJP(*(partial(way, inner) for way in (plain_pass, forward_pass, backward_pass)))
+    z, *last = custom_vjp(learn, q, k, v, rate, factor, *norm, *(anchor[name] for name in names))
     return z, Weights(zip(names, last))
 
 
@@ -51,7 +51,7 @@ def plain_pass(inner: InnerModel, q, k, v, rate, factor, gain, shift, *weights) 
     return [z, *(last[name] for name in names)]
 
 
-def forward_pass(inner: InnerModel, *given: Tensor, keep: bool) -> tuple[list[Tensor], list]:
+def forward_pass(inner: InnerModel, *given: Tensor, save: bool) -> tuple[list[Tensor], list]:
     """z and the last weights, and what the backward pass needs, as it describes it."""
     flat = Flat(inner, *given)
     weights = [w.clone(memory_format=torch.contiguous_format) for w in flat.weights]
@@ -64,7 +64,7 @@ def forward_pass(inner: InnerModel, *given: Tensor, keep: bool) -> tuple[list[Te
         y = read(flat, q, *joined, anchor)[-1][-1]
         unit = standardise(y)[0]
         outputs.append(torch.addcmul(q + flat.shift, flat.gain, unit))
-        if keep:
+        if save:
             kept.append((anchor, hidden, errors[:-1]))
     z = torch.cat(outputs, dim=1).view(given[0].shape)
     last = [w.view(u.shape) for w, u in zip(weights, given[7:])]

@@ -31,7 +31,7 @@ from nl_course.memories.ablations.switches import Doubted
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
-from nl_course.memories.common.gate import gated
+from nl_course.memories.common.gate import gated_norm
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt import fused as ttt_fast
@@ -220,7 +220,7 @@ class TTT(Doubted, Memory):
         if trace is not None:
             explain(trace, self, state, q, k, v, rate)
         z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
-        y = self.post_norm(z) if self.gate is None else gated(self.post_norm, z, self.gate(x), "gelu")
+        y = self.post_norm(z) if self.gate is None else gated_norm(self.post_norm, z, self.gate(x), "gelu")
         return self.output(y), replace(after, tails=tails)
 
     def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:
