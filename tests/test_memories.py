@@ -147,6 +147,6 @@ def test_what_a_learners_file_lacks_is_said_in_words(tmp_path, text, said):
 
 def test_an_error_in_a_learners_file_is_placed(tmp_path):
     path = copy_template(tmp_path / "my_memory.py")
-    path.write_text(path.read_text().replace("mean = keep * mean", "mean = keep @ mean"))
-    seen = dict(check_memory(path).found)
+    path.write_text(path.read_text().replace("mean = retention * mean", "mean = retention @ mean"))
+    seen = dict(check_memory(path).results)
     assert "my_memory.py, line" in seen["one token is read and written"]

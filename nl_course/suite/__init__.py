@@ -1,15 +1,15 @@
 """The one suite that every memory passes: the course's in the tests, a learner's by `check_memory("mine.py")`."""
 
 from nl_course.suite.case import Broken, Case
-from nl_course.suite.check import Mine, Report, check_case, check_memory, copy_template, load_memory
-from nl_course.suite.properties import PROPERTIES, Property
+from nl_course.suite.check import OwnMemory, Report, check_case, check_memory, copy_template, load_memory
+from nl_course.suite.properties import PROPERTIES, MemoryProperty
 
 __all__ = [
     "PROPERTIES",
     "Broken",
     "Case",
-    "Mine",
-    "Property",
+    "MemoryProperty",
+    "OwnMemory",
     "Report",
     "check_case",
     "check_memory",

@@ -4,12 +4,17 @@ The file names its class MEMORY and its config's class CONFIG (a frozen dataclas
 with defaults); GROWS = True says that the state may grow with the text. `copy_template` writes one to begin with.
 """
 
+import argparse
 import importlib.util
 import os
 import sys
 import traceback
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
@@ -18,11 +23,13 @@ from nl_course.suite.case import WIDTH, Case
 from nl_course.suite.properties import PROPERTIES
 
 TEMPLATE = Path(__file__).with_name("template.py")
-HEADS = 2
+HEADS = 2  # at the suite's size
+# Where a traceback passes through code that the learner did not write; "<" begins names of no files.
+NOT_THE_LEARNERS = (str(Path(__file__).resolve().parent.parent), str(Path(torch.__file__).resolve().parent), "<")
 
 
 @dataclass(frozen=True)
-class Mine:
+class OwnMemory:
     """A learner's memory: the class, its config's class, and whether its state may grow with the text."""
 
     name: str
@@ -30,7 +37,8 @@ class Mine:
     config: type
     grows: bool = False
 
-    def build(self, width: int, heads: int, **options) -> Memory:
+    def build(self, width: int, heads: int, **options: Any) -> Memory:
+        """The memory at a model's width and heads; `options` are further fields of its config."""
         return self.memory(self.config(width=width, heads=heads, **options))
 
     def case(self) -> Case:
@@ -40,24 +48,26 @@ class Mine:
 
 @dataclass(frozen=True)
 class Report:
-    """What the suite found: (property, "" where it holds, else what was seen), in the order of trying."""
+    """The suite's results on the memory `name`: (property, "" where it holds, else what was seen), in the order of
+    trying."""
 
     name: str
-    found: tuple[tuple[str, str], ...]
+    results: tuple[tuple[str, str], ...]
 
     @property
     def passed(self) -> bool:
+        """Whether every property holds."""
         return not self.failed
 
     @property
     def failed(self) -> list[str]:
         """The names of the properties that do not hold."""
-        return [name for name, seen in self.found if seen]
+        return [name for name, seen in self.results if seen]
 
     def __str__(self) -> str:
-        held = len(self.found) - len(self.failed)
-        lines = [f"{self.name}: {held} of {len(self.found)} properties hold."]
-        for name, seen in self.found:
+        holding = len(self.results) - len(self.failed)
+        lines = [f"{self.name}: {holding} of {len(self.results)} properties hold."]
+        for name, seen in self.results:
             lines.append(f"  {'does not hold' if seen else 'holds':13}  {name}")
             lines += [f"                 {line}" for line in seen.splitlines()]
         return "\n".join(lines)
@@ -74,28 +84,29 @@ def copy_template(path: str | os.PathLike = "my_memory.py") -> Path:
     return path
 
 
-def load_memory(path: str | os.PathLike) -> Mine:
+def load_memory(path: str | os.PathLike) -> OwnMemory:
     """The memory that a file defines. Raises CourseError where the file is missing, fails or lacks a name."""
     path = Path(path)
     if not path.is_file():
         raise CourseError(f"there is no file {str(path)!r}; `nl-course check-memory --template {path}` writes one.")
     module = _run(path)
-    memory, config = (getattr(module, name, None) for name in ("MEMORY", "CONFIG"))
+    memory, config = getattr(module, "MEMORY", None), getattr(module, "CONFIG", None)
     if not (isinstance(memory, type) and issubclass(memory, Memory)):
         raise CourseError(f"{path.name} must say MEMORY = YourMemory, a subclass of nl_course.memories.Memory.")
     if not (isinstance(config, type) and is_dataclass(config)):
         raise CourseError(f"{path.name} must say CONFIG = YourConfig, a dataclass with the fields width and heads.")
-    mine = Mine(path.stem, memory, config, bool(getattr(module, "GROWS", False)))
+    own = OwnMemory(path.stem, memory, config, bool(getattr(module, "GROWS", False)))
+    # Built once here, since a file that cannot even be built has no properties to try.
     try:
-        mine.build(WIDTH, HEADS)
+        own.build(WIDTH, HEADS)
     except Exception as error:
         raise CourseError(
-            f"{path.name}: MEMORY(CONFIG(width={WIDTH}, heads={HEADS})) fails with {_said(error)}"
+            f"{path.name}: MEMORY(CONFIG(width={WIDTH}, heads={HEADS})) fails with {_in_words(error)}"
         ) from error
-    return mine
+    return own
 
 
-def _run(path: Path):
+def _run(path: Path) -> ModuleType:
     """The file as a module, run anew each time; its name is kept, so that its states can be pickled."""
     name = f"nl_course_learners_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -104,42 +115,45 @@ def _run(path: Path):
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise CourseError(f"{path.name} cannot be run: {_said(error)}") from error
+        raise CourseError(f"{path.name} cannot be run: {_in_words(error)}") from error
     return module
 
 
-def check_memory(memory: str | os.PathLike | Mine) -> Report:
+def check_memory(memory: str | os.PathLike | OwnMemory) -> Report:
     """The suite on a learner's memory, given by its file (or loaded already)."""
-    return check_case((memory if isinstance(memory, Mine) else load_memory(memory)).case())
+    own = memory if isinstance(memory, OwnMemory) else load_memory(memory)
+    return check_case(own.case())
 
 
 def check_case(case: Case) -> Report:
     """Every property on one memory, also after one has failed."""
-    found = []
+    results = []
     for name, holds in PROPERTIES:
         try:
             holds(case)
-            found.append((name, ""))
+            results.append((name, ""))
         except AssertionError as error:
-            found.append((name, _first(str(error)) or "it does not hold"))
+            results.append((name, _first_lines(str(error)) or "it does not hold"))
         except Exception as error:  # the learner's own code failed: say where
-            found.append((name, _said(error)))
-    return Report(case.name, tuple(found))
+            results.append((name, _in_words(error)))
+    return Report(case.name, tuple(results))
 
 
-def _said(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     """An error's kind and words, and the line of the learner's file that it came from."""
-    places = [place for place in traceback.extract_tb(error.__traceback__) if "nl_course" not in place.filename]
-    own = [place for place in places if "site-packages" not in place.filename and "torch" not in place.filename]
-    at = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {_first(str(error))}{at}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_LEARNERS)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {_first_lines(str(error))}{where}"
 
 
-def _first(text: str, lines: int = 4) -> str:
-    return "\n".join([line for line in text.strip().splitlines() if line.strip()][:lines])
+def _first_lines(text: str, count: int = 4) -> str:
+    """The first lines that say something: torch's messages can fill a page."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return "\n".join(lines[:count])
 
 
-def add_command(commands) -> None:
+def add_command(commands: Any) -> None:
     """`nl-course check-memory`."""
     parser = commands.add_parser("check-memory", help="does a memory of your own keep what every memory must?")
     parser.add_argument("file", metavar="FILE", help="a Python file that says MEMORY and CONFIG")
@@ -147,10 +161,11 @@ def add_command(commands) -> None:
     parser.set_defaults(run=_command)
 
 
-def _command(options) -> int:
+def _command(options: argparse.Namespace) -> int:
     if options.template:
-        there = Path(options.file).exists()
-        print(f"{copy_template(options.file)}: {'was there already, and is left' if there else 'written'}.")
+        was_there = Path(options.file).exists()
+        path = copy_template(options.file)
+        print(f"{path}: {'was there already, and is left' if was_there else 'written'}.")
         return 0
     report = check_memory(options.file)
     print(report)

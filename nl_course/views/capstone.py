@@ -22,11 +22,11 @@ from nl_course.record import frontier
 from nl_course.record.parts import parts_folder
 from nl_course.record.sizes import settings
 from nl_course.scaling.formats import readable_bytes
-from nl_course.suite import Mine
+from nl_course.suite import OwnMemory
 
 
 @contextmanager
-def registered(mine: Mine) -> Iterator[str]:
+def registered(mine: OwnMemory) -> Iterator[str]:
     """Inside, the learner's memory is among MEMORIES under its name, so that models can be built of it."""
     if mine.name in MEMORIES:
         raise CourseError(f"the course has a memory called {mine.name!r} already; give the file another name.")
@@ -38,7 +38,7 @@ def registered(mine: Mine) -> Iterator[str]:
 
 
 def frontier_point(
-    mine: Mine, size: str = "middle", seed: int = 0, steps: int | None = None, folder: Path | None = None
+    mine: OwnMemory, size: str = "middle", seed: int = 0, steps: int | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
     """The point of a learner's memory, in the frontier's own format. `steps` shortens the training, for a first look:
     a point that was trained for less stands lower than it should, and says so."""
@@ -55,7 +55,7 @@ def frontier_point(
         return {**frontier.point(mine.name, size, [made]), "steps": steps or full, "full_steps": full}
 
 
-def _mark(mine: Mine) -> str:
+def _mark(mine: OwnMemory) -> str:
     """Twelve letters that stand for the text of the learner's file."""
     return hashlib.sha256(Path(inspect.getfile(mine.memory)).read_bytes()).hexdigest()[:12]
 

@@ -25,7 +25,7 @@ from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.base import Memory, State
 from nl_course.memories.trace import Trace
 
-PATHS = ("auto", "reference", "sdpa")
+ATTENTION_PATHS = ("auto", "reference", "sdpa")
 _QUERY_BLOCK = 512  # queries that share one mask: (512, keys) bytes at a time instead of (queries, keys)
 
 
@@ -128,7 +128,7 @@ class Attention(Memory):
     def __init__(self, config: AttentionConfig, path: str = "auto"):
         super().__init__(config.width)
         self.config = config
-        self.path = check_choice("path", path, PATHS)
+        self.path = check_choice("path", path, ATTENTION_PATHS)
         inner, shared = config.heads * config.head_dim, config.kv_heads * config.head_dim
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key = nn.Linear(config.width, shared, bias=False)

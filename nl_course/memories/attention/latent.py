@@ -21,7 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nl_course.errors import check_choice, check_int
-from nl_course.memories.attention.attention import PATHS, attention_reference, attention_scores, attention_sdpa, visible
+from nl_course.memories.attention.attention import (
+    ATTENTION_PATHS,
+    attention_reference,
+    attention_scores,
+    attention_sdpa,
+    visible,
+)
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.base import Memory, State
@@ -68,7 +74,7 @@ class LatentAttention(Memory):
     def __init__(self, config: LatentAttentionConfig, path: str = "auto"):
         super().__init__(config.width)
         c = self.config = config
-        self.path = check_choice("path", path, PATHS)
+        self.path = check_choice("path", path, ATTENTION_PATHS)
         queries = c.heads * (c.head_dim + c.rope_dim)
         if c.q_rank is None:
             self.query = nn.Linear(c.width, queries, bias=False)

@@ -23,7 +23,7 @@ from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.linear.chunks import decay_between, hebb_chunked
 from nl_course.memories.trace import Trace
 
-PATHS = ("auto", "reference", "chunked")
+MATRIX_PATHS = ("auto", "reference", "chunked")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MatrixMemory(Memory):
     def __init__(self, config: MatrixConfig, path: str = "auto"):
         super().__init__(config.width)
         self.config = config
-        self.path = check_choice("path", path, PATHS)
+        self.path = check_choice("path", path, MATRIX_PATHS)
         keys, values = config.heads * config.head_dim, config.heads * config.value_dim
         self.query = nn.Linear(config.width, keys, bias=False)
         self.key = nn.Linear(config.width, keys, bias=False)
