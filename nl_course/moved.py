@@ -145,7 +145,10 @@ class _Finder(MetaPathFinder, Loader):
     def get_code(self, fullname: str) -> object:
         """For `python -m OLD.NAME`: runs the successor as a program."""
         successor = _PACKAGE + MOVED[fullname.removeprefix(_PACKAGE)]
-        source = f"import runpy\nrunpy.run_module({successor!r}, run_name='__main__')"
+        # A process that was started with "spawn" runs its parent's program again under the name `__mp_main__`, only to
+        # have what it defines. So the name is passed on, and the definitions are left where pickle looks for them.
+        program = f"runpy.run_module({successor!r}, run_name=__name__, alter_sys=True)"
+        source = f"import runpy\nglobals().update({program})"
         return compile(source, f"<{fullname}>", "exec")
 
 
