@@ -111,7 +111,8 @@ def run_record(options: argparse.Namespace) -> int:
     from nl_course.record import RECIPES, record
 
     if options.name == "list":
-        print("\n".join(f"{name:12} {about}" for name, about in RECIPES.items()))
+        width = max(map(len, RECIPES))
+        print("\n".join(f"{name:{width}}  {about}" for name, about in RECIPES.items()))
         return 0
     check_choice("recording", options.name, RECIPES)
     if options.quick and options.assets is None:
