@@ -21,6 +21,7 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> str:
 
 def check_min(what: str, value: int | float, least: int | float) -> int | float:
     """Returns `value` if it is a number of at least `least`, else raises a CourseError."""
+    # True and False are numbers to Python, and `not >=` also catches what is not a number (NaN).
     if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
         raise CourseError(f"{what} must be a number of at least {least}, not {value!r}.")
     return value

@@ -39,14 +39,16 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) ->
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    # In the same folder: only within one file system is moving a single step.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
-    temporary = Path(temporary)
+    temporary = Path(name)
     try:
         writer(temporary)
+        # Without this the name could survive a crash whose file does not.
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o644)  # mkstemp's files are readable by their owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,10 +26,12 @@ class Preset(NamedTuple):
 
 
 def _subwords(width: int, layers: int, heads: int, hidden: int) -> ModelConfig:
+    """A transformer that reads subwords."""
     return ModelConfig(vocab=32_000, width=width, layers=layers, heads=heads, hidden=hidden)
 
 
 def _ttt(kind: str, like: ModelConfig, hidden: int | None = None) -> ModelConfig:
+    """The sizes of another model around TTT-Linear or TTT-MLP, with other MLPs where `hidden` is given."""
     return replace(like, memory=f"ttt-{kind}", conv=4, hidden=hidden or like.hidden)
 
 

@@ -1,4 +1,11 @@
-"""The memories of the course, by name. Adding one: its file, its page, a line here, a line in the tests' suite."""
+"""The memories of the course, by name.
+
+base.py says what a memory is, attention/, linear/, ttt/, titans/ and hope/ hold one stage each, common/ what several
+stages share, ablations/ the memories with one part changed. A new memory needs its file, a line in MEMORIES here, and a
+case in the tests' suite.
+"""
+
+from typing import Any
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.memories.attention.attention import Attention, AttentionConfig
@@ -14,6 +21,7 @@ from nl_course.memories.titans.mal import MAL, MALConfig
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt.layer import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
 
+# A memory's class and its config's. Both TTT memories are one class, whose config says which inner model it has.
 MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "attention": (Attention, AttentionConfig),
     "latent-attention": (LatentAttention, LatentAttentionConfig),
@@ -31,8 +39,9 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
 }
 
 
-def build_memory(name: str, width: int, heads: int, path: str = "auto", **options) -> Memory:
-    """The memory called `name` at a model's width and heads; `options` are further fields of its config."""
+def build_memory(name: str, width: int, heads: int, path: str = "auto", **options: Any) -> Memory:
+    """The memory called `name` at a model's width and heads; `options` are further fields of its config, `path` picks
+    its implementation ("auto", "reference", ...). Raises CourseError for a name, an option or a size that it lacks."""
     memory, config = MEMORIES[check_choice("memory", name, MEMORIES)]
     try:
         return memory(config(width=width, heads=heads, **options), path=path)

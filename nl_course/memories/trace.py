@@ -14,7 +14,10 @@ class Trace:
     `only` limits it to some names. Gradients are cut and nothing is collected when no trace is given.
     """
 
-    def __init__(self, only: Iterable[str] | None = None, prefix: str = "", store: dict | None = None):
+    def __init__(
+        self, only: Iterable[str] | None = None, prefix: str = "", store: dict[str, list[Tensor]] | None = None
+    ):
+        """`prefix` and `store` are for `scope`, whose traces all write into one store."""
         self._only = None if only is None else frozenset(only)
         self._prefix = prefix
         self._store: dict[str, list[Tensor]] = {} if store is None else store
@@ -34,17 +37,20 @@ class Trace:
         return Trace(self._only, f"{self._prefix}{prefix}.", self._store)
 
     def names(self) -> list[str]:
+        """Every name that something was collected under, with its prefix."""
         return list(self._store)
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._store
 
     def __getitem__(self, name: str) -> Tensor:
-        """All of `name` joined over time, (B, T, ...). A last axis that grows with the context is padded with 0."""
+        """All of `name` joined over time, (B, T, ...). A last axis that grows with the context is padded with 0.
+        Raises KeyError, naming what there is, for what was not traced."""
         if name not in self:
             raise KeyError(f"nothing named {name!r} was traced; there is: {', '.join(self._store) or 'nothing'}")
-        pieces = self._store[self._prefix + name]
+        pieces = self._store[self._prefix + name]  # (B, t, ...) each
+        # Scores over the context have one column per token so far, so that earlier pieces are narrower.
         if pieces[0].dim() > 2:
             widest = max(piece.shape[-1] for piece in pieces)
             pieces = [pad(piece, (0, widest - piece.shape[-1])) for piece in pieces]
-        return torch.cat(pieces, dim=1)
+        return torch.cat(pieces, dim=1)  # (B, T, ...)
