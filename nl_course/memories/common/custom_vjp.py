@@ -54,8 +54,10 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors[: ctx.input_count]
-        saved = ctx.saved_tensors[ctx.input_count :]
+        # Read once: inside a recomputed block torch unpacks each stored tensor a single time.
+        tensors = ctx.saved_tensors
+        inputs = tensors[: ctx.input_count]
+        saved = tensors[ctx.input_count :]
         # Gradients are on in a backward pass only where its result will be differentiated again.
         if not torch.is_grad_enabled():
             return None, *ctx.operation.backward(inputs, tree_unflatten(saved, ctx.tree), cotangents)
