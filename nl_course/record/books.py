@@ -74,7 +74,7 @@ def shared(config: dict) -> dict:
 
 def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> Path:
     """A model trained here, by the curriculum and in the size of the recipe `needle`."""
-    about = needle.settings(quick)
+    about = needle.Needle.settings(quick=quick)
     shape = parts.sized(about, name, config["models"][name]["train"])
 
     asked = {"shape": shape.to_dict(), "about": about, "seed": config["seed"]}

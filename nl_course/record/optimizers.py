@@ -1,4 +1,4 @@
-"""Optimisers as memories, asked for what they are for: one small language model, equal steps, each at its best rate.
+"""Optimizers as memories, asked for what they are for: one small language model, equal steps, each at its best rate.
 
 Every arm first tries three rates from the first seed. The rate whose loss on one half of the held-out text is lowest is
 taken, and all seeds are then run at it; what is reported is the loss on the other half. `at_edge` says that the best
@@ -12,58 +12,118 @@ A part, one arm at one rate from one seed, is kept as soon as it is done: `nl-co
 import time
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nl_course.errors import check_choice
 from nl_course.model import ModelConfig
 from nl_course.record import parts
-from nl_course.record.provenance import Recording
-from nl_course.record.sizes import settings
+from nl_course.record.recipe import Part, Recipe, selected
 from nl_course.tasks.text import batch, library
-from nl_course.training import Diverged, TrainingConfig, default_optimizer, evaluate, gradient
+from nl_course.training import Data, Diverged, TrainingConfig, default_optimizer, evaluate, gradient, train
 
-NAME = "optimizers"
 BASE = "adamw"  # whose time is the unit
+UNITS = (
+    "losses in nats per byte of held-out text that served for nothing else, `loss` the mean of the seeds "
+    "and `spread` their standard deviation; a loss of null is a run that stopped being numbers; seconds of a whole "
+    "step, forward pass to update, the median of rounds in which all took turns"
+)
 
 
-def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
-    """Makes what parts are missing; writes `runs/optimizers.json`."""
-    config = settings(NAME, device, quick)
-    recording, folder = Recording(NAME, config, device), parts.parts_folder(NAME, assets if quick else None)
-    times, arms = step_times(config, device), {}
-    for arm, about in config["arms"].items():
-        seeds, rates = config["seeds"], about["rates"]
-        search = [part(config, arm, rate, seeds[0], folder, device) for rate in rates]
-        best = min((one for one in search if one["search_loss"] is not None), key=lambda one: one["search_loss"])
-        found = [best, *(part(config, arm, best["rate"], seed, folder, device) for seed in seeds[1:])]
-        losses = [one["loss"] for one in found]
-        whole = None not in losses
-        arms[arm] = {
+class Optimizers(Recipe):
+    """Optimizers on one small model. A part is (arm, rate, seed)."""
+
+    name = "optimizers"
+
+    def identity(self, arm: str, rate: float, seed: int) -> dict[str, Any]:
+        """The training, the model, the text, and what is measured."""
+        return {
+            "training": training_of(self.config, arm, rate, seed).to_dict(),
+            "model": ModelConfig(**self.config["model"]).to_dict(),
+            "device": self.device,
+            **selected(self.config, "corpus", "windows", "curve_every"),
+        }
+
+    def file_name(self, arm: str, rate: float, seed: int) -> str:
+        """The arm without commas and blanks, its rate, the seed."""
+        return f"{arm.replace(', ', '-').replace(' ', '-')}-{rate:g}-{seed}"
+
+    def make(self, folder: Path, arm: str, rate: float, seed: int) -> Part:
+        """Trains the model with an arm's optimizer and measures it. A run that diverged has losses of None."""
+        config, training = self.config, training_of(self.config, arm, rate, seed)
+        search, report = halves(config)
+        about = {"rate": rate, "seed": seed, "made": self.provenance("commit", "recorded")}
+        torch.manual_seed(seed)
+        model = parts.build(ModelConfig(**config["model"]))
+        parts.begin(model)
+        model.to(self.device)
+        built: list[torch.optim.Optimizer] = []
+
+        def optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+            built.append(default_optimizer(model, training))  # kept, so that its state can be measured afterwards
+            return built[-1]
+
+        try:
+            run = train(
+                model, data_of(config, training), training, held_out=search, optimizer=optimizer, progress=False
+            )
+        except Diverged:
+            return {**about, "search_loss": None, "loss": None, "held_out": [], "curve": [], "state_bytes": None}
+        if run.step < training.steps:
+            raise KeyboardInterrupt
+        windows = {"length": training.length, "batches": config["windows"] // 8, "batch_size": 8}
+        return {
+            **about,
+            "search_loss": round(evaluate(model, search, **windows).loss, 4),
+            "loss": round(evaluate(model, report, **windows).loss, 4),
+            "held_out": [{"step": step, "loss": round(loss, 4)} for step, loss in run.held_out],
+            "curve": parts.curve(run, config["curve_every"]),
+            "state_bytes": state_bytes(built[-1]),
+        }
+
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing; writes `runs/optimizers.json`."""
+        times = step_times(self.config, self.device)
+        arms = {}
+        for arm, about in self.config["arms"].items():
+            arms[arm] = self.arm(arm, about, times)
+            loss, rate, times_adamw = (arms[arm][key] for key in ("loss", "rate", "times_adamw"))
+            print(f"{arm}: {loss} at {rate:g}, {times_adamw} times AdamW's step", flush=True)
+        results = {
+            "units": UNITS,
+            "parameters": parts.build(ModelConfig(**self.config["model"])).parameter_count(),
+            "arms": arms,
+        }
+        return [self.recording.write(assets / "runs" / "optimizers.json", results)]
+
+    def arm(self, arm: str, about: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
+        """An arm at its best rate: the rate is searched on the first seed, then every seed is trained with it."""
+        first_seed, *other_seeds = self.config["seeds"]
+        search = [self.part(arm, rate, first_seed) for rate in about["rates"]]
+        best = min((part for part in search if part["search_loss"] is not None), key=lambda part: part["search_loss"])
+        made = [best, *(self.part(arm, best["rate"], seed) for seed in other_seeds)]
+        losses = [part["loss"] for part in made]
+        all_numbers = None not in losses
+        return {
             "optimizer": about["optimizer"],
             "options": about.get("options", {}),
-            "search": [{"rate": one["rate"], "loss": one["search_loss"]} for one in search],
+            "search": [{"rate": part["rate"], "loss": part["search_loss"]} for part in search],
             "rate": best["rate"],
-            "at_edge": best["rate"] in (min(rates), max(rates)),
-            "loss": round(mean(losses), 4) if whole else None,
-            "spread": round(stdev(losses), 4) if whole and len(losses) > 1 else None,
+            "at_edge": best["rate"] in (min(about["rates"]), max(about["rates"])),
+            "loss": round(mean(losses), 4) if all_numbers else None,
+            "spread": round(stdev(losses), 4) if all_numbers and len(losses) > 1 else None,
             "step_seconds": round(times[arm], 5),
             "times_adamw": round(times[arm] / times[BASE], 2),
             "state_bytes": best["state_bytes"],
-            "seeds": [{key: one[key] for key in ("seed", "loss", "held_out", "curve", "made")} for one in found],
+            "seeds": [selected(part, "seed", "loss", "held_out", "curve", "made") for part in made],
         }
-        print(
-            f"{arm}: {arms[arm]['loss']} at {best['rate']:g}, {arms[arm]['times_adamw']} times AdamW's step", flush=True
-        )
-    results = {
-        "units": "losses in nats per byte of held-out text that served for nothing else, `loss` the mean of the seeds "
-        "and `spread` their standard deviation; a loss of null is a run that stopped being numbers; seconds of a whole "
-        "step, forward pass to update, the median of rounds in which all took turns",
-        "parameters": parts.build(ModelConfig(**config["model"])).parameter_count(),
-        "arms": arms,
-    }
-    return [recording.write(assets / "runs" / f"{NAME}.json", results)]
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Makes the parts that are missing; writes `runs/optimizers.json`."""
+    return Optimizers(device, quick, assets).run(assets)
 
 
 def halves(config: dict) -> tuple[Tensor, Tensor]:
@@ -73,6 +133,7 @@ def halves(config: dict) -> tuple[Tensor, Tensor]:
 
 
 def training_of(config: dict, arm: str, rate: float, seed: int) -> TrainingConfig:
+    """How an arm is trained at one rate."""
     about = config["arms"][check_choice("arm", arm, config["arms"])]
     return TrainingConfig(
         **config["training"],
@@ -83,59 +144,14 @@ def training_of(config: dict, arm: str, rate: float, seed: int) -> TrainingConfi
     )
 
 
-def data_of(config: dict, training: TrainingConfig):
+def data_of(config: dict, training: TrainingConfig) -> Data:
     """step -> (inputs, targets), the same for every arm of a seed."""
     stream = library(config["corpus"]).stream("train")
     return lambda step: batch(stream, step, training.batch_size, training.length, training.seed)
 
 
-def part(config: dict, arm: str, rate: float, seed: int, folder: Path, device: str = "cpu") -> dict:
-    """One arm at one rate from one seed, trained and asked, or what is kept of it."""
-    training, shape = training_of(config, arm, rate, seed), ModelConfig(**config["model"])
-    asked = {"training": training.to_dict(), "model": shape.to_dict(), "corpus": config["corpus"], "device": device}
-    asked |= {"windows": config["windows"], "curve_every": config["curve_every"]}
-
-    def make() -> dict:
-        search, report = halves(config)
-        found = {"rate": rate, "seed": seed, "made": made(config, device)}
-        torch.manual_seed(seed)
-        model = parts.build(shape)
-        parts.begin(model)
-        model.to(device)
-        kept: list[torch.optim.Optimizer] = []
-
-        def optimizer(*arguments):
-            kept.append(default_optimizer(*arguments))
-            return kept[-1]
-
-        try:
-            done = parts.train(
-                model, data_of(config, training), training, held_out=search, optimizer=optimizer, progress=False
-            )
-        except Diverged:
-            return {**found, "search_loss": None, "loss": None, "held_out": [], "curve": [], "state_bytes": None}
-        if done.step < training.steps:
-            raise KeyboardInterrupt
-        ask = {"length": training.length, "batches": config["windows"] // 8, "batch_size": 8}
-        return {
-            **found,
-            "search_loss": round(evaluate(model, search, **ask).loss, 4),
-            "loss": round(evaluate(model, report, **ask).loss, 4),
-            "held_out": [{"step": step, "loss": round(loss, 4)} for step, loss in done.held_out],
-            "curve": parts.curve(done, config["curve_every"]),
-            "state_bytes": state_bytes(kept[-1]),
-        }
-
-    return parts.kept(folder / f"{arm.replace(', ', '-').replace(' ', '-')}-{rate:g}-{seed}.json", asked, make)
-
-
-def made(config: dict, device: str) -> dict:
-    about = Recording(NAME, config, device).about()
-    return {key: about[key] for key in ("commit", "recorded")}
-
-
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes that an optimiser keeps from one step to the next, counters of a single number aside."""
+    """Bytes that an optimizer keeps from one step to the next, counters of a single number aside."""
     tensors = (t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor))
     return sum(t.numel() * t.element_size() for t in tensors if t.numel() > 1)
 

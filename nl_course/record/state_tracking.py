@@ -7,8 +7,8 @@ width, one layer and as many parameters; parity with the same models is in the r
     turns   Z3: turns by a third, which no single reflection is
     s3      S3, all six elements: turns and exchanges, and their order matters
 
-The delta rule and self-modifying Titans stand here twice: with steps up to 1, which at most wipe out what is stored
-under a key, and as `-negative` with steps up to 2, which may turn it round (Grazzi et al. 2024, arXiv 2411.12537).
+The delta rule and self-modifying Titans are here twice: with steps up to 1, which at most erase what is stored under a
+key, and as `-negative` with steps up to 2, which may reverse its sign (Grazzi et al. 2024, arXiv 2411.12537).
 
 A part, one model of one task from one seed, is kept as soon as it is done:
 
@@ -16,92 +16,102 @@ A part, one model of one task from one seed, is kept as soon as it is done:
     python -m nl_course.record.state_tracking swaps titans 0       one part
 """
 
-import sys
 from pathlib import Path
+from typing import Any
 
 from nl_course.errors import check_choice
 from nl_course.record import parts
-from nl_course.record.provenance import Recording
-from nl_course.record.sizes import settings
+from nl_course.record.recipe import Part, Recipe, make_part, selected
 from nl_course.tasks.formal import FormalTask, formal_accuracy, group
 from nl_course.training import TrainingConfig
 
-NAME = "state-tracking"
+UNITS = (
+    "`by_place` the share of places with the right product, the mean of the seeds, and `whole` the share "
+    "of strings without a mistake; `by_place_seeds` and `whole_seeds` each seed's; `chance` of a place. Lengths "
+    "from `low` to `high`; the first row is of the lengths trained with"
+)
+
+
+class StateTracking(Recipe):
+    """Word problems of groups. A part is (task, model, seed)."""
+
+    name = "state-tracking"
+
+    def identity(self, task: str, name: str, seed: int) -> dict[str, Any]:
+        """What is taught and asked, the model, the seed and the device."""
+        asked = selected(self.config, "training", "curve_every", "asked_lengths", "asked_rows", "asked_steps")
+        model = shape_of(self.config, task, name).to_dict()
+        return asked | {"task": self.config["tasks"][task], "model": model, "seed": seed, "device": self.device}
+
+    def make(self, folder: Path, task: str, name: str, seed: int) -> Part:
+        """Trains a model on one group and asks it at longer lengths."""
+        config, shape = self.config, shape_of(self.config, task, name)
+        data = task_of(config, task, config["training"]["batch_size"], seed)
+        training = TrainingConfig(**config["training"], length=data.length, seed=seed)
+        made = self.provenance("commit", "recorded")
+        model, run = parts.trained(shape, data, training, folder, self.device)
+        questions = task_of(config, task, config["asked_rows"])
+        lengths = [data.lengths, *((length, length) for length in config["asked_lengths"])]
+        rows = []
+        for counts in formal_accuracy(model, questions, lengths, steps=config["asked_steps"]):
+            rows.append(
+                {
+                    "low": counts.low,
+                    "high": counts.high,
+                    "strings": counts.strings,
+                    "by_place": round(counts.by_place, 4),
+                    "whole": counts.accuracy,
+                }
+            )
+        seconds = round(run.metrics[-1]["seconds"], 1)
+        print(f"{task}, {name} from seed {seed}: {seconds} s, {[row['by_place'] for row in rows]}", flush=True)
+        return {**parts.described(shape, model, run, config["curve_every"], made), "seed": seed, "asked": rows}
+
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing; writes `runs/state-tracking.json`."""
+        tasks = {}
+        for task, about in self.config["tasks"].items():
+            models = {}
+            for name in self.config["models"]:
+                made = [self.part(task, name, seed) for seed in self.config["seeds"]]
+                models[name] = {
+                    **selected(made[0], "memory", "options", "hidden", "parameters"),
+                    "asked": pooled([part["asked"] for part in made]),
+                    "seeds": [selected(part, "seed", "training_seconds", "made", "curve") for part in made],
+                }
+            chance = round(1 / len(group(about["group"]).elements), 4)
+            tasks[task] = {**about, "chance": chance, "models": models}
+        return [self.recording.write(assets / "runs" / "state-tracking.json", {"units": UNITS, "tasks": tasks})]
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
-    """Makes what parts are missing; writes `runs/state-tracking.json`."""
-    config = settings(NAME, device, quick)
-    recording, folder = Recording(NAME, config, device), parts.parts_folder(NAME, assets if quick else None)
-    tasks = {}
-    for task, about in config["tasks"].items():
-        models = {}
-        for name in config["models"]:
-            found = [part(config, task, name, seed, folder, device) for seed in config["seeds"]]
-            models[name] = {
-                **{key: found[0][key] for key in ("memory", "options", "hidden", "parameters")},
-                "asked": pooled([one["asked"] for one in found]),
-                "seeds": [{key: one[key] for key in ("seed", "training_seconds", "made", "curve")} for one in found],
-            }
-        tasks[task] = {**about, "chance": round(1 / len(group(about["group"]).elements), 4), "models": models}
-    results = {
-        "units": "`by_place` the share of places with the right product, the mean of the seeds, and `whole` the share "
-        "of strings without a mistake; `by_place_seeds` and `whole_seeds` each seed's; `chance` of a place. Lengths "
-        "from `low` to `high`; the first row is of the lengths trained with",
-        "tasks": tasks,
-    }
-    return [recording.write(assets / "runs" / f"{NAME}.json", results)]
+    """Makes the parts that are missing; writes `runs/state-tracking.json`."""
+    return StateTracking(device, quick, assets).run(assets)
 
 
-def pooled(seeds: list[list[dict]]) -> list[dict]:
+def pooled(seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The same rows of every seed as one: their means, and each seed's own."""
-    found = []
+    together = []
     for rows in zip(*seeds, strict=True):
-        row = {key: rows[0][key] for key in ("low", "high", "strings")}
+        row = selected(rows[0], "low", "high", "strings")
         for what in ("by_place", "whole"):
             values = [one[what] for one in rows]
             row |= {what: round(sum(values) / len(values), 4), f"{what}_seeds": values}
-        found.append(row)
-    return found
+        together.append(row)
+    return together
 
 
-def task_of(config: dict, task: str, rows: int, seed: int = 0) -> FormalTask:
+def task_of(config: dict[str, Any], task: str, rows: int, seed: int = 0) -> FormalTask:
+    """The task called `task`, with so many strings per step."""
     about = config["tasks"][check_choice("task", task, config["tasks"])]
     return FormalTask(about["group"], tuple(about["lengths"]), tuple(about["letters"]), rows, seed)
 
 
-def shape_of(config: dict, task: str, name: str) -> parts.Shape:
+def shape_of(config: dict[str, Any], task: str, name: str) -> parts.Shape:
+    """The model called `name`, with the vocabulary of the task."""
     spec = config["models"][check_choice("model", name, config["models"])]
     return parts.sized({**config, "vocab": task_of(config, task, 1).vocab}, name, spec)
 
 
-def part(config: dict, task: str, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
-    """One model of one task from one seed, trained and asked, or what is kept of it."""
-    shape, data = shape_of(config, task, name), task_of(config, task, config["training"]["batch_size"], seed)
-    training = TrainingConfig(**config["training"], length=data.length, seed=seed)
-    asked = {key: config[key] for key in ("training", "curve_every", "asked_lengths", "asked_rows", "asked_steps")}
-    asked |= {"task": config["tasks"][task], "model": shape.to_dict(), "seed": seed, "device": device}
-
-    def make() -> dict:
-        made = Recording(NAME, config, device).about()
-        model, done = parts.trained(shape, data, training, folder / parts.mark(asked), device)
-        bins = [data.lengths, *((length, length) for length in config["asked_lengths"])]
-        exam = task_of(config, task, config["asked_rows"])
-        rows = [
-            {"low": b.low, "high": b.high, "strings": b.strings, "by_place": round(b.by_place, 4), "whole": b.accuracy}
-            for b in formal_accuracy(model, exam, bins, steps=config["asked_steps"])
-        ]
-        seconds = round(done.metrics[-1]["seconds"], 1)
-        print(f"{task}, {name} from seed {seed}: {seconds} s, {[r['by_place'] for r in rows]}", flush=True)
-        return {
-            **parts.described(shape, model, done, config["curve_every"], made),
-            "seed": seed,
-            "asked": rows,
-        }
-
-    return parts.kept(folder / f"{task}-{name}-{seed}.json", asked, make)
-
-
 if __name__ == "__main__":
-    everything = settings(NAME)
-    part(everything, sys.argv[1], sys.argv[2], int(sys.argv[3]), parts.parts_folder(NAME))
+    make_part(StateTracking)

@@ -51,8 +51,8 @@ def frontier_point(
     folder = folder or parts_folder("capstone") / _mark(mine)
     folder.mkdir(parents=True, exist_ok=True)
     with registered(mine):
-        made = frontier.part(config, mine.name, size, seed, folder)
-        return {**frontier.point(mine.name, size, [made]), "steps": steps or full, "full_steps": full}
+        part = frontier.Frontier(config=config, folder=folder).part(mine.name, size, seed)
+        return {**frontier.point(mine.name, size, [part]), "steps": steps or full, "full_steps": full}
 
 
 def _mark(mine: OwnMemory) -> str:

@@ -125,7 +125,7 @@ def test_optimizers_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
     states = {name: arm["state_bytes"] for name, arm in first["arms"].items()}
     assert states["sgd"] == states["dgd"] == 0 < states["momentum"] < states["adamw"] < states["m3"]
     assert first["arms"]["adamw"]["times_adamw"] == 1
-    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(optimizers, "train", lambda *_, **__: pytest.fail("trained again"))
     again = found("optimizers", tmp_path)["arms"]
     assert {name: arm["seeds"] for name, arm in again.items()} == {n: a["seeds"] for n, a in first["arms"].items()}
 
@@ -134,8 +134,8 @@ def test_a_run_that_stops_being_numbers_is_kept_as_one(tmp_path, monkeypatch):
     def diverges(*_, **__):
         raise Diverged("no numbers")
 
-    monkeypatch.setattr(parts, "train", diverges)
-    kept = optimizers.part(settings("optimizers", quick=True), "sgd", 0.3, 0, tmp_path)
+    monkeypatch.setattr(optimizers, "train", diverges)
+    kept = optimizers.Optimizers(quick=True, assets=tmp_path).part("sgd", 0.3, 0)
     assert kept["loss"] is kept["search_loss"] is None and kept["rate"] == 0.3
 
 

@@ -15,7 +15,7 @@ from nl_course.training.checkpoint import load_model, read_info
 @pytest.mark.slow
 def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path, monkeypatch):
     *checkpoints, run = record("needle", tmp_path, quick=True)
-    found, config = json.loads(run.read_text()), recipe.settings(quick=True)
+    found, config = json.loads(run.read_text()), recipe.Needle.settings(quick=True)
     assert list(found["models"]) == list(config["models"]) == ["attention", "gated-delta"]
     for checkpoint, (name, model) in zip(checkpoints, found["models"].items(), strict=True):
         loaded = load_model(checkpoint)
@@ -36,18 +36,18 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
 
 
 def test_every_model_has_as_many_parameters():
-    config = recipe.settings()
+    config = recipe.Needle.settings()
     shapes = [parts.sized(config, name, spec) for name, spec in config["models"].items()]
     counts = [LanguageModel(shape).parameter_count() for shape in shapes]
     assert max(counts) / min(counts) < 1 + parts.TOLERANCE and max(counts) < 480_000  # under a megabyte in bf16
     with pytest.raises(CourseError, match="more than the 20,000 asked for"):
         parts.sized({**config, "parameters": 20_000}, "ttt-linear", config["models"]["ttt-linear"])
     with pytest.raises(CourseError, match="ttt-linear"):
-        recipe.part(config, "ttt_linear", 0, None)
+        recipe.Needle().part("ttt_linear", 0)
 
 
 def test_the_curriculum_follows_its_stages():
-    config = recipe.settings()
+    config = recipe.Needle.settings()
     training, data = recipe.curriculum(config, seed=5)
     assert training.steps == sum(s["steps"] for s in config["stages"]) and training.seed == 5
     step = 0
