@@ -47,10 +47,16 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     "LinearAttentionConfig": {"feature": Gone("queries and keys are used as they are", usual=("none",))},
     #
     # -- TTT
+    "TTTState": {"open": DROPPED_IF_EMPTY},
     #
     # -- Titans, MAC, MAG, MAL
+    "NeuralState": {"open": DROPPED_IF_EMPTY},
     #
     # -- HOPE
+    "FastState": {"open": DROPPED_IF_EMPTY},
+    #
+    # -- ablations, by the options that recordings name
+    "Ablation": {"per_token_rate": "learning_rate_per_token"},
     #
     # -- models, blocks and models with clocks
     "BlockState": {"tail": "conv_state"},

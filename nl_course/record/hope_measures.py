@@ -7,7 +7,7 @@ how to write this kind of fact, later ones need fewer; if it only fills up, they
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from nl_course.memories import SelfModifying, Trace
+from nl_course.memories.ablations.switches import ablated
 from nl_course.nested import NestedLanguageModel
 from nl_course.record.inner_loop import by_bin
 from nl_course.tasks.formal import FormalTask, formal_accuracy
@@ -36,15 +37,14 @@ FROZEN = {  # what is held still at test, by the condition's name
 @contextmanager
 def held_still(model: nn.Module, memories: tuple[str, ...]) -> Iterator[bool]:
     """The model with these memories of every layer frozen; yields whether it has any that can be."""
-    layers = [module for module in model.modules() if isinstance(module, SelfModifying)]
-    before = [layer.freeze for layer in layers]
-    for layer in layers:
-        layer.freeze = tuple(name for name in memories if name in layer.config.names)
-    try:
-        yield not memories or any(layer.freeze for layer in layers)
-    finally:
-        for layer, names in zip(layers, before, strict=True):
-            layer.freeze = names
+    possible = not memories
+    with ExitStack() as stack:
+        for layer in model.modules():
+            if isinstance(layer, SelfModifying):
+                names = tuple(name for name in memories if name in layer.config.names)
+                stack.enter_context(ablated(layer, frozen=names))
+                possible = possible or bool(names)
+        yield possible
 
 
 def conditions(model: nn.Module, measure) -> dict:

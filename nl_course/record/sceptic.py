@@ -1,9 +1,10 @@
 """The sceptic's lab: trained memories asked with their inner loop changed, on recall of fresh pairs and on text.
 
 Every model of a task has one width, one layer and as many parameters. Those with an inner loop that predicts a value
-from a key (TTT, Titans, self-modifying Titans) are asked again with each of `switches` (memories/sceptic.py) that they
-have; some are also trained with a switch, from the same seeds. The delta rule, linear attention and softmax attention
-answer the same questions of pairs that no model was trained on: what any account of the others must also explain.
+from a key (TTT, Titans, self-modifying Titans) are asked again with each ablation (memories/ablations) that they have,
+by the names under `switches`; some are also trained with one, from the same seeds. The delta rule, linear attention
+and softmax attention answer the same questions of pairs that no model was trained on: what any account of the others
+must also explain.
 
 A part, one model of one task, trained in one way from one seed, is kept as soon as it is done:
 
@@ -20,12 +21,13 @@ from typing import Any
 import torch
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.memories.ablations.switches import Doubted, Switches, switch, switched
+from nl_course.memories.ablations.switches import Ablation, ablate, ablated, can_be_ablated
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
 from nl_course.record.sizes import settings
+from nl_course.renamed import translate
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import load_model, save_model
@@ -123,7 +125,7 @@ def part(
 ) -> dict[str, Any]:
     """One model of one task, trained in one way from one seed, and asked in all; or what is kept of it."""
     shape, about = shape_of(config, task, name), config["tasks"][task]
-    turned = Switches(**config["switches"][check_choice("switches", trained_with, config["switches"])])
+    ablation = ablation_named(config["switches"], trained_with)
     steps = about["steps"].get(name, about["training"]["steps"])
     training = TrainingConfig(**{**about["training"], "steps": steps}, seed=seed)
     asked = {key: value for key, value in about.items() if key not in ("models", "seeds", "steps", "retrained")}
@@ -133,14 +135,14 @@ def part(
 
     def make() -> dict:
         made = Recording(NAME, config, device).about()
-        model, done = trained(shape, turned, data_of(about, training), training, folder / parts.mark(asked), device)
+        model, done = trained(shape, ablation, data_of(about, training), training, folder / parts.mark(asked), device)
         save_model(model, path)
         model = load_model(path, device)  # as shipped: weights in bf16
         seconds = round(done.metrics[-1]["seconds"], 1)
         found = {}
-        for way, switches in ways(config, model, trained_with).items():
-            near = way in (USUAL, trained_with) and switches.read_with == "query"
-            found[way] = ask(model, switches, about, config["batch"], near)
+        for way, asked_with in ways(config, model, trained_with).items():
+            near = way in (USUAL, trained_with) and asked_with.read_with == "query"
+            found[way] = ask(model, asked_with, about, config["batch"], near)
         said = ", ".join(f"{w} {one.get('recall', one['loss'])}" for w, one in found.items())
         print(f"{task}, {name}, {trained_with}, seed {seed}: {seconds} s. {said}", flush=True)
         return {
@@ -152,42 +154,49 @@ def part(
     return parts.kept(path.with_suffix(".json"), asked, make)
 
 
-def trained(shape, turned: Switches, data, training: TrainingConfig, folder: Path, device: str = "cpu"):
-    """(model, run), as `parts.trained`, with the switches turned while it learns."""
+def trained(shape, ablation: Ablation, data, training: TrainingConfig, folder: Path, device: str = "cpu"):
+    """(model, run), as `parts.trained`, with an ablation that holds while it learns."""
     torch.manual_seed(training.seed)
     model = parts.build(shape)
     parts.begin(model)
-    if turned.turned:
-        switch(model, turned)
+    if ablation.changed:
+        ablate(model, ablation)
     run = train(model.to(device), data, training, folder=folder, resume="auto", progress=False)
     if run.step < training.steps:
         raise KeyboardInterrupt
     return model, run
 
 
-def ways(config: dict, model, trained_with: str) -> dict[str, Switches]:
+def ablation_named(switches: dict[str, dict], name: str) -> Ablation:
+    """The ablation under that name in `switches`, the recipe's or the recording's. Raises CourseError for others."""
+    options = switches[check_choice("switches", name, switches)]
+    return Ablation(**translate("Ablation", options)[1])
+
+
+def ways(config: dict, model, trained_with: str) -> dict[str, Ablation]:
     """How a model is asked: in every way that its memory has if it was trained as usual, else as it was and usually."""
-    if not any(isinstance(module, Doubted) for module in model.modules()):
-        return {USUAL: Switches()}
+    if not can_be_ablated(model):
+        return {USUAL: Ablation()}
     found = {}
-    for name, turned in config["switches"].items():
+    for name in config["switches"]:
         if trained_with != USUAL and name not in (USUAL, trained_with):
             continue
+        ablation = ablation_named(config["switches"], name)
         try:
-            with switched(model, Switches(**turned)):
-                found[name] = Switches(**turned)
+            with ablated(model, ablation):
+                found[name] = ablation
         except CourseError:  # one that it lacks
             continue
     return found
 
 
 @torch.no_grad()
-def ask(model, turned: Switches, about: dict, rows: int, near: bool = False) -> dict:
-    """Everything of one row, asked with the switches turned; if `near` also how queries lie to keys."""
+def ask(model, ablation: Ablation, about: dict, rows: int, near: bool = False) -> dict:
+    """Everything of one row, asked with an ablation; if `near` also how queries lie to keys."""
     measure = recall_of if about["kind"] == "recall" else text_of
-    if not any(isinstance(module, Doubted) for module in model.modules()):
+    if not can_be_ablated(model):
         return measure(model, about, rows)[0]
-    with switched(model, turned):
+    with ablated(model, ablation):
         found, tokens = measure(model, about, rows)
         found["inner"] = inner_losses(model, tokens[: about["looked_at"]])
         if near:

@@ -81,7 +81,7 @@ def read(model: LanguageModel, text: str, layer: int) -> MicroscopeReading:
     logits, _ = model(tokens[None], None, trace)
     losses = -logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
     traces = {name: trace[f"layers.{layer}.{name}"][0].transpose(0, 1).numpy() for name in TRACED}
-    factor = model.layers[layer].memory._factor().numpy()
+    factor = model.layers[layer].memory.position_factor().numpy()
     heads = zip(traces["k"], traces["error"], traces["rate"])
     moved = np.stack([moves(k, error, rate, factor) for k, error, rate in heads])
     return MicroscopeReading(tokens.numpy(), losses.numpy(), traces, factor, moved)

@@ -1,7 +1,7 @@
 """The paradox board: is the inner loop storing, or mixing?
 
-The sceptic's switches (Liu et al. 2026, arXiv 2602.21204; nl_course/memories/ablations/switches.py) on trained models
-of the course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss
+Ablations after Liu et al. 2026, arXiv 2602.21204 (nl_course/memories/ablations/switches.py), on trained models of the
+course: more inner steps, the step's sign turned, the memory read at the key, the last layer alone. Text loss
 and recall of pairs never seen in training stand beside each other, the inner loss beside both: |f(k) - v|^2 / |v|^2
 of a chunk's pairs with the weights that the chunk left behind. Recorded (`nl-course record sceptic`): each switch by
 itself, at test time and, for some, trained with it, with Student's 95 % interval over seeds. Live: the first seed's
@@ -17,8 +17,9 @@ import torch
 
 from nl_course.errors import check_choice
 from nl_course.files import asset
-from nl_course.memories.ablations.switches import Switches, switched
+from nl_course.memories.ablations.switches import Ablation, ablated
 from nl_course.model import LanguageModel
+from nl_course.record.sceptic import ablation_named
 from nl_course.record.sceptic_measures import inner_losses, recall_of, text_of
 from nl_course.training.checkpoint import load_model
 from nl_course.views import paradox_board_drawing as drawing
@@ -57,20 +58,21 @@ def recorded(task: str, name: str, trained_with: str, asked_with: str | None) ->
     return None
 
 
-def key_of(switches: Switches) -> str | None:
-    """The recording's name for these switches; None for those that were not recorded together."""
-    found = (name for name, turned in recording()["switches"].items() if Switches(**turned) == switches)
+def key_of(ablation: Ablation) -> str | None:
+    """The recording's name for this ablation; None for options that were not recorded together."""
+    recorded_ones = recording()["switches"]
+    found = (name for name in recorded_ones if ablation_named(recorded_ones, name) == ablation)
     return next(found, None)
 
 
 @lru_cache(maxsize=128)
 @torch.no_grad()
-def live(task: str, name: str, switches: Switches) -> dict:
-    """The model under these switches: its "quality" (nats per byte, or the share right), its "inner" loss, and how many
+def live(task: str, name: str, ablation: Ablation) -> dict:
+    """The model with this ablation: its "quality" (nats per byte, or the share right), its "inner" loss, and how many
     rows were read."""
-    model, rows = trained(task, name), max(1, ROWS // switches.inner_steps)
+    model, rows = trained(task, name), max(1, ROWS // ablation.inner_steps)
     about = recording()["about"]["config"]["tasks"][task]
-    with switched(model, switches):
+    with ablated(model, ablation):
         if task == "recall":
             found, tokens = recall_of(model, {**about, "asked_rows": rows}, rows)
         else:
@@ -86,14 +88,14 @@ def compute(
     """For text, recall and the inner loss of both: the recorded row at each of PLACES, or None, and what the live model
     says as trained and switched."""
     name = MODELS[check_choice("model", model, MODELS)]
-    switches = Switches(inner_steps, SIGNS[check_choice("sign", sign, SIGNS)], read_with, last_layer_only)
-    key = key_of(switches)
-    arrays = {"model": model, "style": STYLES[name], "switches": switches, "key": key, "asks_trained": trained_so}
+    ablation = Ablation(inner_steps, SIGNS[check_choice("sign", sign, SIGNS)], read_with, last_layer_only)
+    key = key_of(ablation)
+    arrays = {"model": model, "style": STYLES[name], "ablation": ablation, "key": key, "asks_trained": trained_so}
     for task in TASKS:
-        now = {USUAL: live(task, name, Switches())}
+        now = {USUAL: live(task, name, Ablation())}
         rows = {USUAL: recorded(task, name, USUAL, USUAL), "switched": None, "trained so": None}
-        if switches.turned:
-            now["switched"], rows["switched"] = live(task, name, switches), recorded(task, name, USUAL, key)
+        if ablation.changed:
+            now["switched"], rows["switched"] = live(task, name, ablation), recorded(task, name, USUAL, key)
             rows["trained so"] = recorded(task, name, key, key) if trained_so and key else None
         arrays["rows"] = now[list(now)[-1]]["rows"]
         for kind, place in (("quality", task), ("inner", f"inner, {task}")):
@@ -121,9 +123,9 @@ def read_out(arrays: dict) -> str:
     """What the switch does, recorded and live, in words."""
     names = {"text": "text loss", "recall": "recall", "inner, text": "inner loss on text",
              "inner, recall": "inner loss on recall"}  # fmt: skip
-    model, switches = arrays["model"], arrays["switches"]
+    model, ablation = arrays["model"], arrays["ablation"]
     usual = "; ".join(f"{names[p]} {said(arrays[p][USUAL])}" for p in names)
-    if not switches.turned:
+    if not ablation.changed:
         return f"{model} as trained: {usual}. Turn a switch."
     parts = []
     for where, words in (("switched", "Switched at test time only"), ("trained so", "Trained that way too")):

@@ -6,7 +6,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
 from nl_course.memories.ablations.as_attention import as_attention
-from nl_course.memories.ablations.switches import Switches, switched
+from nl_course.memories.ablations.switches import Ablation, ablated
 from tests.memories import titans_tools, ttt_tools
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
@@ -32,11 +32,13 @@ def really_read(memory) -> torch.Tensor:
     return torch.cat(answers, dim=1)
 
 
-@pytest.mark.parametrize("turned", [Switches(), Switches(sign=-1), Switches(read_with="key", per_token_rate=False)])
+@pytest.mark.parametrize(
+    "ablation", [Ablation(), Ablation(sign=-1), Ablation(read_with="key", learning_rate_per_token=False)]
+)
 @pytest.mark.parametrize("name", MEMORIES)
-def test_what_is_read_is_linear_attention_over_moving_features(name, turned):
+def test_what_is_read_is_linear_attention_over_moving_features(name, ablation):
     memory = MEMORIES[name]()
-    with switched(memory, turned):
+    with ablated(memory, ablation):
         wanted, found = really_read(memory), as_attention(memory, X)
         torch.testing.assert_close(found.read(), wanted, **CLOSE)
         if name in ("ttt-mlp", "lmm"):
@@ -57,7 +59,7 @@ def test_its_scores_and_values_are_the_traces_weights_and_errors():
 
 def test_with_the_last_layer_alone_the_features_stand_still():
     memory = MEMORIES["ttt-mlp"]()
-    with switched(memory, Switches(last_layer_only=True)):
+    with ablated(memory, last_layer_only=True):
         found = as_attention(memory, X)
         torch.testing.assert_close(found.read(), really_read(memory), **CLOSE)
     k = Trace(("k",))
@@ -72,5 +74,5 @@ def test_other_memories_and_several_steps_are_refused():
         with pytest.raises(CourseError, match="only TTT and Titans"):
             as_attention(memory, X)
     memory = MEMORIES["lmm"]()
-    with switched(memory, Switches(inner_steps=2)), pytest.raises(CourseError, match="inner_steps=1"):
+    with ablated(memory, inner_steps=2), pytest.raises(CourseError, match="inner_steps=1"):
         as_attention(memory, X)

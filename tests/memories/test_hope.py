@@ -7,6 +7,7 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import SelfModifying, SelfModifyingConfig, Trace
+from nl_course.memories.ablations.switches import ablate, ablated
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.chunk import reference as titans_reference
@@ -132,8 +133,8 @@ def test_check_13_rung_two_with_one_memory_moving_is_rung_one():
     same(memory, twin(memory, rung="adaptive", adaptive=("memory",)), draw(2, 11, 8))
     whole = layer(rung="adaptive")
     frozen, plain = twin(whole), twin(whole, rung="plain")
-    frozen.freeze = ("key", "value", "step", "retention")
     x = draw(2, 11, 8)
+    ablate(frozen, frozen=("key", "value", "step", "retention"))
     torch.testing.assert_close(frozen(x)[0], plain(x)[0], **CLOSE)
     assert (whole(x)[0] - plain(x)[0]).abs().max() > 1e-3
 
@@ -249,15 +250,13 @@ def test_state_bytes_are_the_formula():
 def test_a_frozen_memory_stays_and_the_others_move(name):
     memory, x = layer(read="running"), draw(2, 11, 8)
     free, before = memory(x)[0], memory.weights(memory.init_state(2))
-    memory.freeze = (name,)
-    assert memory.freeze == (name,)
-    y, state = memory(x)
+    with ablated(memory, frozen=(name,)):
+        y, state = memory(x)
     now = memory.weights(state)
     assert torch.equal(now[name]["out"], before[name]["out"]) and torch.equal(now[name]["into"], before[name]["into"])
     assert all((now[other]["out"] - before[other]["out"]).abs().max() > 1e-4 for other in ALL if other != name)
     torch.testing.assert_close(y, twin(memory, adaptive=tuple(n for n in ALL if n != name))(x)[0], **CLOSE)
     assert (y - free).abs().max() > 1e-6
-    memory.freeze = ()
     assert torch.equal(memory(x)[0], free)
 
 
@@ -305,4 +304,4 @@ def test_a_config_travels_as_plain_values_and_names_its_mistakes():
     with pytest.raises(CourseError, match="gain"):
         SelfModifying(SelfModifyingConfig(8, 2), path="gain")
     with pytest.raises(CourseError, match="frozen memory"):
-        layer().freeze = ("steps",)
+        ablate(layer(), frozen=("steps",))

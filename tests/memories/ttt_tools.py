@@ -62,5 +62,4 @@ def bare(kind: str = "linear", zero: bool = True, **options) -> TTT:
 
 def learn(memory: TTT, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> tuple[Tensor, TTTState]:
     """The inner loop alone: z (b, h, t, f) for q, k, v (b, h, t, f) and rate (b, h, t), and the state after it."""
-    z, anchor, gathered = memory._learn(q, k, v, rate, memory.init_state(q.shape[0]))
-    return z, TTTState(anchor, gathered, (), q.shape[2])
+    return memory.learn(q, k, v, rate, memory.init_state(q.shape[0]))

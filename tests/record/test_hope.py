@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nl_course.errors import CourseError
-from nl_course.memories import SelfModifying
+from nl_course.memories.ablations.switches import ablation_of
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import hope as recipe
 from nl_course.record import hope_measures as measures
@@ -57,11 +57,11 @@ def test_memories_are_held_still_and_let_go():
     tokens, layer = torch.randint(16, (1, 12)), model.layers[0].memory
     plain = model(tokens)[0]
     with measures.held_still(model, ("key", "query")) as possible:
-        assert possible and layer.freeze == ("key",)
+        assert possible and ablation_of(layer).frozen == ("key",)
         assert not torch.allclose(model(tokens)[0], plain)
-    assert layer.freeze == () and torch.equal(model(tokens)[0], plain)
-    rows = measures.conditions(model, lambda m: next(x for x in m.modules() if isinstance(x, SelfModifying)).freeze)
-    assert rows["all four"] == ("key", "retention", "step", "value") and rows["nothing"] == ()
+    assert ablation_of(layer).frozen == () and torch.equal(model(tokens)[0], plain)
+    rows = measures.conditions(model, lambda m: ablation_of(m.layers[0].memory).frozen)
+    assert rows["all four"] == ("key", "value", "step", "retention") and rows["nothing"] == ()
     other = LanguageModel(ModelConfig(16, 8, 1, 1, 8, "delta"))
     assert list(measures.conditions(other, lambda m: 1)) == ["nothing"]
 

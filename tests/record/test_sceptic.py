@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.memories.ablations.switches import Switches
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import parts, record
 from nl_course.record import sceptic as recipe
@@ -63,8 +62,8 @@ def test_models_of_a_task_are_equal_in_size_and_names_are_checked(tmp_path):
         recipe.part(config, "text", "titan", "as trained", 0, tmp_path)
     with pytest.raises(CourseError, match="sign flipped"):
         recipe.part(config, "recall", "titans", "sign", 0, tmp_path)
-    for turned in config["switches"].values():
-        Switches(**turned)
+    for name, options in config["switches"].items():
+        assert len(recipe.ablation_named(config["switches"], name).changed) == len(options)
 
 
 def test_an_interval_is_students_and_a_run_away_seed_leaves_none():

@@ -70,7 +70,7 @@ def test_variants_change_the_start_and_the_mini_batch_and_leave_the_model_alone(
     before = {name: t.clone() for name, t in model.state_dict().items()}
     zero, longer, shorter = variant(model, "zero", 4), variant(model, "learned", 6), variant(model, "random", 1)
     assert all((w == 0).all() for layer in zero.layers for w in layer.memory.start.values())
-    factor, old = longer.layers[0].memory._factor(), model.layers[0].memory._factor()
+    factor, old = longer.layers[0].memory.position_factor(), model.layers[0].memory.position_factor()
     assert torch.allclose(factor[:4], old) and torch.allclose(factor[4:], 1 / torch.tensor([5.0, 6.0]))
     assert not torch.equal(shorter.layers[0].memory.start["W1"], model.layers[0].memory.start["W1"])
     assert read(shorter, WORDS, 0).factor.shape == (1,)

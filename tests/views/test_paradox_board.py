@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from nl_course.memories.ablations.switches import Switches, switched
+from nl_course.memories.ablations.switches import Ablation, ablated
 from nl_course.views import paradox_board as board
 from nl_course.views import paradox_board_drawing as drawing
 from nl_course.views.paradox_board import ANSWERS, MODELS, ParadoxBoard, compute, key_of, live, told_apart
@@ -18,7 +18,7 @@ def row_of(task, model, trained_with, asked_with):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_recording_has_each_model_on_both_tasks_and_its_first_seed_is_the_live_one(name):
     for task, what, near in (("text", "loss", 0.35), ("recall", "recall", 0.2)):
-        row, now = row_of(task, MODELS[name], "as trained", "as trained"), live(task, MODELS[name], Switches())
+        row, now = row_of(task, MODELS[name], "as trained", "as trained"), live(task, MODELS[name], Ablation())
         assert now["quality"] == pytest.approx(row[what]["by_seed"][0], abs=near), task
 
 
@@ -34,18 +34,18 @@ def test_rows_are_those_of_the_recording():
 
 def test_live_is_the_trained_model_with_the_switches_turned():
     board.live.cache_clear()
-    usual, turned = live("text", "ttt-linear", Switches()), live("text", "ttt-linear", Switches(sign=-1))
+    usual, turned = live("text", "ttt-linear", Ablation()), live("text", "ttt-linear", Ablation(sign=-1))
     assert usual != turned
     model, about = board.trained("text", "ttt-linear"), board.recording()["about"]["config"]["tasks"]["text"]
-    with torch.no_grad(), switched(model, Switches(sign=-1)):
+    with torch.no_grad(), ablated(model, sign=-1):
         found, _ = board.text_of(model, {**about, "windows": board.ROWS}, 2)
     assert found["loss"] == pytest.approx(turned["quality"], abs=2e-4)
-    assert live("text", "ttt-linear", Switches(inner_steps=4))["rows"] == 2
+    assert live("text", "ttt-linear", Ablation(inner_steps=4))["rows"] == 2
 
 
 def test_switches_have_the_recordings_names():
-    assert key_of(Switches()) == "as trained" and key_of(Switches(inner_steps=4)) == "4 steps"
-    assert key_of(Switches(sign=-1)) == "sign flipped" and key_of(Switches(sign=-1, inner_steps=4)) is None
+    assert key_of(Ablation()) == "as trained" and key_of(Ablation(inner_steps=4)) == "4 steps"
+    assert key_of(Ablation(sign=-1)) == "sign flipped" and key_of(Ablation(sign=-1, inner_steps=4)) is None
 
 
 def test_seeds_that_move_together_are_told_apart():

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
-from nl_course.memories.titans.chunk import Gates, masks
+from nl_course.memories.ablations.switches import ablation_of
+from nl_course.memories.titans.chunk import masks
 from nl_course.memories.titans.lmm import Titans
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt.layer import TTT
@@ -55,7 +56,7 @@ def as_attention(memory: TTT | Titans, x: Tensor) -> AsAttention:
     if not isinstance(memory, (TTT, Titans)) or getattr(memory.config, "gates", "") == "pooled":
         raise CourseError(f"{type(memory).__name__} is not written as attention here: only TTT and Titans are.")
     learner = memory if isinstance(memory, TTT) else memory.neural
-    if learner.doubts.inner_steps > 1:
+    if ablation_of(learner).inner_steps > 1:
         raise CourseError("with several inner steps a token has several errors: set inner_steps=1.")
     trace, state = Trace(), memory.init_state(x.shape[0])
     memory(x, state, trace)
@@ -66,11 +67,10 @@ def as_attention(memory: TTT | Titans, x: Tensor) -> AsAttention:
         rate, kept = trace["rate"], torch.ones_like(trace["rate"])
         starts = ((kept, _last(learner, state.anchor)),)
         return AsAttention(queries, keys, -rate[..., None] * trace["error"], _ttt_mask(memory, rate), starts)
-    step, eta, keep = (trace[name].transpose(1, 2) for name in ("step_size", "momentum", "retention"))
-    logs = (g.log() if has else None for g, has in ((eta, learner.carries_on), (keep, learner.forget is not None)))
-    mask = masks(Gates(torch.ones_like(step), *logs))
+    _, _, _, gates, _ = learner.write_inputs(x, state.tails)
+    mask = masks(gates._replace(step=torch.ones_like(gates.step)))  # the step is in the values
     starts = [(mask.kept, state.neural.memory)]
-    if state.neural.momentum:
+    if mask.spread is not None:
         starts.append((mask.spread, state.neural.momentum))
     starts = tuple((m[..., 0].transpose(1, 2), _last(learner, W)) for m, W in starts)
     return AsAttention(queries, keys, -trace["step_size"][..., None] * trace["error"], mask.reach, starts)
@@ -84,7 +84,7 @@ def _last(learner, weights: dict[str, Tensor]) -> Tensor:
 
 def _ttt_mask(memory: TTT, rate: Tensor) -> Tensor:
     """c_ts: the factor of t's place for its own mini-batch, that of the last place for those before."""
-    factor, size = memory._factor(), memory.config.mini_batch
+    factor, size = memory.position_factor(), memory.config.mini_batch
     at = torch.arange(rate.shape[1], device=rate.device)
     same = at[:, None] // size == at // size
     mask = torch.where(same, factor[at % size][:, None], factor[-1]).tril()

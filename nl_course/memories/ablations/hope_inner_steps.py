@@ -1,51 +1,59 @@
-"""More inner steps on the same chunk (sceptic.py's `inner_steps` n), for self-modifying Titans: slow, as it is written.
+"""More inner steps on the same chunk (the ablation `inner_steps` n), for self-modifying Titans: slow, as it is written.
 
-As in more_steps.py: where one step has a token's gradient at the anchor, n steps have the sum of its gradients at
+As in inner_steps.py: where one step has a token's gradient at the anchor, n steps have the sum of its gradients at
 W_t^(0) = W^a, W_t^(1), .. W_t^(n-1), W_t^(m) being what the layer's own rule makes of the chunk so far with m of them:
 
     W_s = (alpha_s I - eps_s a_s^T a_s) W_{s-1} - eta_s sum_{p < m} grad l(W_t^(p); k_s, v^_s)      s = 1 .. t, from W_0
 
 Targets v^, keys, gates and what is erased, a, are the anchor's in every step: the same loss, trained harder. Memories
 that are read at boundaries only need this for the last token; read after each write, every token has weights of its
-own. The state holds the open chunk's pairs and the momentum that the chunk began with.
+own. A chunk is given whole, or a text ends inside it.
 
-Axes as in hope_core.py; j pairs of the open chunk, r reads. Each read's own weights are folded into the batch, (b r).
+Axes as in hope/bank.py; j pairs of the chunk, r reads. Each read's own weights are folded into the batch, (b r).
 """
 
 import torch
 from torch import Tensor
 
-from nl_course.memories.ablations.inner_steps import fold, folded, held_pairs, last_of
+from nl_course.memories.ablations.inner_steps import check_chunk_begins, fold, folded, last_of
 from nl_course.memories.common.inner_model import Weights
 from nl_course.memories.hope.bank import TINY, Bank, Fast, Rule
+from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.hope.reference import inner_gradient
 
 
-def learn(bank: Bank, rule: Rule, plain: bool, fast: Fast, signals: dict, shared, q=None) -> tuple[Fast, Tensor | None]:
-    """A piece of a chunk: `signals` key, value (b, h, c, f), step and log_retention (b, h, c). `shared` makes values'
-    common targets, or None; `plain` takes gradients by autograd. Given q, reads each token after its own write."""
-    first = {name[2:]: w for name, w in fast.open.items() if name.startswith("S.")} if fast.open else fast.momentum
-    pairs = {name: u for name, u in fast.open.items() if not name.startswith("S.")}
-    new = signals["key"].shape[2]
-    pairs = held_pairs(pairs, {name: signals[name] for name in ("key", "value", "step", "log_retention")})
-    reads = 1 if q is None else new
-    many, count = {name: fold(u, reads) for name, u in pairs.items()}, pairs["key"].shape[2]
+def learn_hope(
+    memory: SelfModifying,
+    steps: int,
+    bank: Bank,
+    fast: Fast,
+    signals: dict[str, Tensor],
+    fresh: bool,
+    running: bool,
+) -> tuple[Fast, Tensor | None]:
+    """`SelfModifying.learn` with `steps` inner steps, by the memory's rule and path."""
+    check_chunk_begins(not fresh)
+    rule, plain = memory.rule, memory.path == "reference"
+    count = signals["key"].shape[2]
+    reads = count if running else 1
+    many = {name: fold(signals[name], reads) for name in ("key", "value", "step", "log_retention")}
     stopped = rule.stop in ("first-order", "write")
-    anchor, S = ({name: fold(w, reads) for name, w in part.items()} for part in (fast.anchor, first))
-    target = shared(many["value"]) or bank.answers(anchor, many["value"])
+    anchor, S = ({name: fold(w, reads) for name, w in part.items()} for part in (fast.anchor, fast.momentum))
+    target = memory.shared_targets(bank, many["value"]) or bank.answers(anchor, many["value"])
     if rule.stop == "targets":
         target = {part: y.detach() for part, y in target.items()}
-    last = torch.arange(count - reads, count, device=many["key"].device).repeat(pairs["key"].shape[0])
+    last = torch.arange(count - reads, count, device=many["key"].device).repeat(signals["key"].shape[0])  # (b r,)
     W, momentum, sums, inputs = anchor, S, None, bank.inputs(anchor, many["key"])
-    for _ in range(rule.steps):
+    for _ in range(steps):
         found = gradients(bank, W, many["key"], target, plain, stopped)
         sums = found if sums is None else {name: sums[name] + g for name, g in found.items()}
         W, momentum = rolled(rule, anchor, S, inputs, sums, many, last)
     o = None
-    if q is not None:
-        o = bank.read(W, folded(q)[:, :, None])["memory"][:, :, 0].unflatten(0, (-1, reads)).transpose(1, 2)
-    running, momentum = ({name: last_of(w, reads) for name, w in part.items()} for part in (W, momentum))
-    return Fast(fast.anchor, running, momentum, pairs | {f"S.{name}": w for name, w in first.items()}), o
+    if running:
+        o = bank.read(W, folded(signals["query"])[:, :, None])["memory"]  # (b r, h, 1, f)
+        o = o[:, :, 0].unflatten(0, (-1, reads)).transpose(1, 2)  # (b, h, t, f)
+    W, momentum = ({name: last_of(w, reads) for name, w in part.items()} for part in (W, momentum))
+    return Fast(fast.anchor, W, momentum), o
 
 
 def gradients(bank: Bank, W: Weights, k: Tensor, target: Weights, plain: bool, stop: bool) -> Weights:
@@ -72,7 +80,7 @@ def rolled(rule: Rule, start: Weights, S: Weights, inputs: Weights, sums: Weight
     if rule.stop == "write":
         steps, keeps = steps.detach(), keeps.detach()
     for j in range(pairs["key"].shape[2]):
-        for name in [name for name in start if rule.moves(name)]:
+        for name in inputs:
             keyed = name in ("into", "out")
             a = inputs[name][..., j : j + 1, :]
             if rule.stop in ("first-order", "write"):

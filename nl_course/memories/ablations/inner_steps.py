@@ -1,22 +1,24 @@
-"""More inner steps on the same chunk (sceptic.py's `inner_steps` n), for TTT and Titans: slow, and as it is written.
+"""More inner steps on the same chunk (the ablation `inner_steps` n), for TTT and Titans: slow, and as it is written.
 
 With one step a chunk's write is linear in its gradients, all of them taken at the anchor W^a. As token t sees it,
 
     W_t = base_t - sum_{j <= t} g_tj grad l(W^a; k_j, v_j)
 
-over the chunk's tokens j so far: TTT has base_t = W^a and g_tj = c_t l_j (ttt_dual.py), Titans what retention leaves of
-M_0 and S_0, and g_tj = G[t, j] (titans_chunk.py). More steps repeat it, each from where the last arrived:
+over the chunk's tokens j so far: TTT has base_t = W^a and g_tj = c_t l_j (ttt/dual.py), Titans what retention leaves of
+M_0 and S_0, and g_tj = G[t, j] (titans/chunk.py). More steps repeat it, each from where the last arrived:
 
     W_t^(0) = W^a,   W_t^(1) = base_t - sum_j g_tj grad l(W_t^(0)),   W_t^(m) = W_t^(m-1) - sum_j g_tj grad l(W_t^(m-1))
 
 So token t reads after n steps of gradient descent on the loss of the chunk as far as it has been read, sum_j g_tj l_j,
 every token with its own step size; nothing after t is in it. At the chunk's end these are n steps on the mini-batch's
 loss, and W^(n) is the next anchor. A token's surprise is thereby the sum of its n gradients, which is also what
-momentum takes up. Every token has weights of its own until the chunk is over, and to go on inside a chunk the state
-must hold its pairs (`open`): any split of a text gives the same result. Both papers have n = 1.
+momentum takes up. Both papers have n = 1.
 
-Axes: b batch, h heads, j pairs of the open chunk, t tokens that are new, f head width. What each token has for itself
-is folded into the batch, (b t, ...).
+Every token has weights of its own, made from all pairs of its chunk so far. A state does not keep pairs: a text is
+given whole, or cut where a chunk ends.
+
+Axes: b batch, h heads, j pairs of a chunk, t its tokens, f head width. What each token has for itself is folded into
+the batch, (b t, ...).
 """
 
 from dataclasses import replace
@@ -26,22 +28,19 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
-from nl_course.memories.titans.chunk import Gates, masks
+from nl_course.memories.titans.chunk import Gates, Masks, masks
+from nl_course.memories.titans.neural import NeuralMemory, NeuralState
 from nl_course.memories.ttt.dual import loss_gradient, moved
+from nl_course.memories.ttt.layer import TTT, TTTState
 
 
-def check_open(steps: int, inside: bool, held: dict) -> None:
-    """Raises CourseError where a chunk that was begun with one number of inner steps would be gone on with another."""
-    if inside and (steps > 1) != bool(held):
+def check_chunk_begins(inside: bool) -> None:
+    """Raises CourseError inside a chunk, whose earlier pairs no state keeps."""
+    if inside:
         raise CourseError(
-            f"the open chunk was {'not ' * (steps > 1)}written with several inner steps: set inner_steps before a text "
-            "begins, or where a chunk ends."
+            "with several inner steps a text is given whole or cut where a chunk ends, since a step needs all pairs of "
+            "its chunk: there are no traces that follow it by token, and persistent tokens must fill whole chunks."
         )
-
-
-def held_pairs(open: dict, new: dict) -> dict:
-    """The open chunk's pairs with the new ones behind them: name -> (b, h, j, ...)."""
-    return {name: torch.cat([open[name], u], dim=2) if open else u for name, u in new.items()}
 
 
 def fold(x: Tensor, times: int) -> Tensor:
@@ -56,20 +55,20 @@ def folded(x: Tensor) -> Tensor:
 
 def gradients(inner: InnerModel, norm: Norm | None, W: Weights, k, v, share: Tensor, plain: bool, stop: bool):
     """sum_j share_j grad l(W; k_j, v_j): W (b t, h, in, out), k, v (b t, h, j, f), share (b t, h, j). `plain`: by
-    autograd, pair after pair; with `stop` gradients count as constants. Only weights that move have one."""
-    total = {name: torch.zeros_like(w) for name, w in W.items() if inner.moves(name)}
+    autograd, pair after pair; with `stop` gradients count as constants."""
     if plain:
+        total = {name: torch.zeros_like(w) for name, w in W.items()}
         for j in range(k.shape[2]):
             graph = torch.is_grad_enabled() and not stop
             one = loss_gradient(inner, norm, W, k[:, :, j : j + 1], v[:, :, j : j + 1], graph)
             total = {name: g + share[:, :, j, None, None] * one[name] for name, g in total.items()}
         return total
+    total = {}
     for i, (a, e) in enumerate(inner.key_side(W, k, v, norm), 1):
         if stop:
             a, e = a.detach(), e.detach()
-        if f"W{i}" in total:
-            total[f"W{i}"] = (share[..., None] * a).mT @ e
-        if f"b{i}" in total:
+        total[f"W{i}"] = (share[..., None] * a).mT @ e
+        if inner.bias:
             total[f"b{i}"] = share[:, :, None, :] @ e
     return total
 
@@ -84,7 +83,7 @@ def descend(
         points.append(W)
         new = gradients(*rule[:2], W, k, v, share, *rule[2:])
         total = {name: total[name] + g if total else g for name, g in new.items()}
-        W = anchor | {name: base[name] - scale * g for name, g in total.items()}
+        W = {name: base[name] - scale * g for name, g in total.items()}
     return W, total, points
 
 
@@ -99,88 +98,75 @@ def read_each(inner: InnerModel, norm: Norm | None, W: Weights, q: Tensor) -> Te
     return z[:, :, 0].unflatten(0, (-1, q.shape[2])).transpose(1, 2)
 
 
+def chunks(position: int, tokens: int, size: int) -> list[slice]:
+    """The chunks of a text that begins at `position`; the last may stay open. Raises CourseError inside a chunk."""
+    check_chunk_begins(position % size > 0)
+    return [slice(start, min(tokens, start + size)) for start in range(0, tokens, size)]
+
+
 # -- TTT ---------------------------------------------------------------------------------------------------------
-def learn_ttt(memory, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state):
-    """Writes and reads every token: z (b, h, t, f) and the state after the last (its tails are the old ones)."""
-    steps, size, c, answers = memory.doubts.inner_steps, memory.config.mini_batch, memory._factor(), []
-    stop, inner, norm = memory.config.stop_gradient, memory.inner, memory.norm
+def learn_ttt(
+    memory: TTT, steps: int, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState
+) -> tuple[Tensor, TTTState]:
+    """`TTT.learn` with `steps` inner steps."""
+    size, factor, stop = memory.config.mini_batch, memory.position_factor(), memory.config.stop_gradient
+    inner, norm, outputs = memory.inner, memory.norm, []
     if stop == "write":
-        c, k, v, rate = c.detach(), k.detach(), v.detach(), rate.detach()
+        factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
     rule = (inner, norm, memory.path == "reference", stop != "none")
-    anchor, gathered = ({n: w.to(memory._wide) for n, w in p.items()} for p in (state.anchor, state.gathered))
-    open, start, tokens = state.open, 0, q.shape[2]
-    while start < tokens:
-        place = (state.position + start) % size
-        new = slice(start, min(tokens, start + size - place))
-        count = new.stop - new.start
-        open = held_pairs(open, {"k": k[:, :, new], "v": v[:, :, new], "rate": rate[:, :, new]})
-        seen = torch.ones(count, place + count, dtype=torch.bool, device=q.device).tril(place)
-        share = folded(open["rate"][:, :, None] * seen)
-        scale = c[place : place + count].repeat(q.shape[0])[:, None, None, None]
+    anchor = {name: w.to(k.dtype) for name, w in state.anchor.items()}
+    for chunk in chunks(state.position, q.shape[2], size):
+        count = chunk.stop - chunk.start
+        pairs_k, pairs_v = k[:, :, chunk], v[:, :, chunk]
+        seen = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()
+        share = folded(rate[:, :, None, chunk] * seen)  # (b, h, t, j) -> (b t, h, j)
+        scale = factor[:count].repeat(q.shape[0])[:, None, None, None]  # (b t, 1, 1, 1)
         own = {name: fold(w, count) for name, w in anchor.items()}
-        W, total, _ = descend(steps, rule, own, own, scale, fold(open["k"], count), fold(open["v"], count), share)
-        answers.append(read_each(inner, norm, W, q[:, :, new]))
-        gathered = {n: last_of(total[n], count) if n in total else torch.zeros_like(w) for n, w in anchor.items()}
-        if place + count == size:
-            anchor, open = moved(anchor, gathered, c[-1]), {}
+        W, total, _ = descend(steps, rule, own, own, scale, fold(pairs_k, count), fold(pairs_v, count), share)
+        outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
+        gathered = {name: last_of(g, count) for name, g in total.items()}
+        if count == size:
+            anchor = moved(anchor, gathered, factor[-1])
             gathered = {name: torch.zeros_like(g) for name, g in gathered.items()}
-        start = new.stop
+    position = state.position + q.shape[2]
     anchor, gathered = Weights(anchor), Weights(gathered)
-    state = replace(state, anchor=anchor, gathered=gathered, open=open, position=state.position + tokens)
-    return torch.cat(answers, dim=2), state
+    return torch.cat(outputs, dim=2), replace(state, anchor=anchor, gathered=gathered, position=position)
 
 
 # -- Titans ------------------------------------------------------------------------------------------------------
-def learn_titans(neural, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state):
-    """Writes and reads every token: y (b, h, t, f) and the neural state after the last."""
-    steps, size, answers, inner, norm = neural.doubts.inner_steps, neural.config.chunk, [], neural.inner, neural.norm
+def learn_titans(
+    neural: NeuralMemory, steps: int, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState
+) -> tuple[Tensor, NeuralState]:
+    """`NeuralMemory.learn` with `steps` inner steps."""
+    size, inner, norm, outputs = neural.config.chunk, neural.inner, neural.norm, []
     rule = (inner, norm, neural.path == "reference", neural.config.stop_gradient != "none")
-    memory, momentum, anchor = state.memory, state.momentum, state.anchor or state.memory
-    open, start, tokens = state.open, 0, q.shape[2]
-    while start < tokens:
-        place = (state.position + start) % size
-        new = slice(start, min(tokens, start + size - place))
-        count = new.stop - new.start
-        if place == 0:
-            anchor, first, open = memory, momentum, {}
-        else:
-            first = {name[2:]: w for name, w in open.items() if name.startswith("S.")}
-        own = {"k": k[:, :, new], "v": v[:, :, new]} | _named(gates.between(new.start, new.stop))
-        pairs = held_pairs({name: u for name, u in open.items() if not name.startswith("S.")}, own)
-        mask = masks(Gates(*(pairs.get(name) for name in Gates._fields)))
-        rows = slice(place, place + count)
-        base = _base(inner, anchor, first, mask, rows, count)
-        K, V, A = fold(pairs["k"], count), fold(pairs["v"], count), {n: fold(w, count) for n, w in anchor.items()}
-        W, _, points = descend(steps, rule, A, base, 1, K, V, folded(mask.reach[:, :, rows]))
-        answers.append(read_each(inner, norm, W, q[:, :, new]))
+    memory, momentum = state.memory, state.momentum
+    for chunk in chunks(state.position, q.shape[2], size):
+        count = chunk.stop - chunk.start
+        anchor, first, pairs = memory, momentum, (k[:, :, chunk], v[:, :, chunk])
+        mask = masks(gates.between(chunk.start, chunk.stop))
+        own = {name: fold(w, count) for name, w in anchor.items()}
+        base = _base(anchor, first, mask, count)
+        K, V = (fold(u, count) for u in pairs)
+        W, _, points = descend(steps, rule, own, base, 1, K, V, folded(mask.reach))
+        outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
         memory = {name: last_of(w, count) for name, w in W.items()}
         if first:
-            momentum = dict(first)
             at = [{name: last_of(w, count) for name, w in point.items()} for point in points]
-            each = [gradients(*rule[:2], w, pairs["k"], pairs["v"], mask.carried[..., 0], *rule[2:]) for w in at]
-            for name in each[0]:
-                momentum[name] = mask.momentum * first[name] - sum(g[name] for g in each)
-        open = pairs | {f"S.{name}": w for name, w in first.items()}
-        if place + count == size:
-            anchor, open = memory, {}
-        start = new.stop
-    kept = anchor if size > 1 else {}
-    return torch.cat(answers, dim=2), replace(
-        state, memory=memory, momentum=momentum, anchor=kept, position=state.position + tokens, open=open
-    )
+            each = [gradients(*rule[:2], w, *pairs, mask.carried[..., 0], *rule[2:]) for w in at]
+            momentum = {name: mask.momentum * S - sum(g[name] for g in each) for name, S in first.items()}
+        if count == size:
+            anchor = memory
+    position = state.position + q.shape[2]
+    after = replace(state, memory=memory, momentum=momentum, anchor=anchor if size > 1 else {}, position=position)
+    return torch.cat(outputs, dim=2), after
 
 
-def _named(gates: Gates) -> dict[str, Tensor]:
-    return {name: g for name, g in gates._asdict().items() if g is not None}
-
-
-def _base(inner: InnerModel, anchor: Weights, first: Weights, mask, rows: slice, count: int) -> Weights:
+def _base(anchor: Weights, first: Weights, mask: Masks, count: int) -> Weights:
     """What each token has without the chunk's own gradients, folded."""
     base = {}
     for name, w in anchor.items():
-        base[name] = folded(mask.kept[:, :, rows, :, None]) * fold(w, count)
+        base[name] = folded(mask.kept[..., None]) * fold(w, count)
         if first:
-            base[name] = base[name] + folded(mask.spread[:, :, rows, :, None]) * fold(first[name], count)
-        if not inner.moves(name):
-            base[name] = fold(w, count)
+            base[name] = base[name] + folded(mask.spread[..., None]) * fold(first[name], count)
     return base

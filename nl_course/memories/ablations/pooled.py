@@ -41,10 +41,6 @@ class PooledMemory(NeuralMemory):
     """`NeuralMemory` with gates pooled over a chunk. `gates` gives momentum and retention as logits, not logarithms:
     they are averaged first."""
 
-    def lacks(self) -> dict[str, str]:
-        reason = "pooled gates know no such thing"
-        return dict.fromkeys(("inner_steps", "last_layer_only", "momentum"), reason)
-
     def init_state(self, batch_size: int) -> PooledState:
         whole = super().init_state(batch_size)
         gathered = {name: torch.zeros_like(w) for name, w in whole.memory.items()}
@@ -63,7 +59,7 @@ class PooledMemory(NeuralMemory):
                 None if gate is None else linear(x.to(self.wide), gate.weight.to(self.wide), gate.bias.to(self.wide)).mT
             )
 
-        step = self.write_step(logit(self.step))
+        step = self.config.largest_step * logit(self.step).sigmoid()
         return Gates(step, logit(self.past), logit(self.forget))
 
     def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: PooledState) -> tuple[Tensor, PooledState]:

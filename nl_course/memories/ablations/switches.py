@@ -1,122 +1,133 @@
-"""The sceptic's switches: what a memory that learns while it reads must not care about, if it does not remember.
+"""Ablations: a memory that learns while it reads, with one part of its inner loop changed or left out.
 
 Liu et al. 2026, "Test-Time Training with KV Binding Is Secretly Linear Attention", arXiv 2602.21204, asks of memories
 whose inner loss is "predict v from k" what happens when that loss is trained harder, is climbed instead of descended,
-is read at another place. Each question is one field of `Switches`; every memory with such an inner loop obeys it, TTT,
-Titans (also inside MAC, MAG, MAL) and self-modifying Titans, in every path, for reading and for training:
+or when the memory is read at another place. Each question is one option of `ablated`, for TTT, Titans (also inside
+MAC, MAG and MAL) and self-modifying Titans, for reading and for training:
 
-    with switched(model, Switches(sign=-1)):       # asked with it, then all as before
+    with ablated(model, sign=-1):                  # asked with it; afterwards all is as before
         logits, state = model(tokens)
-    switch(model, Switches(read_with="key"))       # stays: train it so
+    ablate(model, read_with="key")                 # stays until `restore(model)`: train it so
 
-Set them before a text begins: a state that was written under one rule and is read under another is nobody's memory.
-(With more inner steps an open chunk that was written otherwise is refused; see more_steps.py, which defines them.)
+The memories know nothing of this. An ablation takes hold of two public methods of one memory object, its seams: what
+its tokens write and ask (`write_inputs`), and the inner loop (`learn`). per_memory.py has both for every memory.
 
-A switch that a memory lacks (momentum in TTT, the last of one layer) is refused: a test that tests nothing would look
-like a finding.
+Begin an ablation before a text begins: a state that was written under one rule and is read under another is nobody's
+memory. An option that a memory lacks (momentum in TTT, the last of one layer) is refused: a test that tests nothing
+would look like a finding. So are compiled models, whose compiled code may not see the change.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from nl_course.errors import CourseError, check_choice, check_int
-
-
-@dataclass(frozen=True)
-class Switches:
-    """`inner_steps` n: the gradient step of a chunk is taken n times, each gradient where the last step arrived.
-    `sign` -1 climbs the inner loss: the step's sign is flipped, not retention's, momentum's or an erase's (which in a
-    linear self-modifying memory with a chunk of one then cancels against the step's own: -eta k^T v^ is left).
-    `read_with` "key" reads the memory at k where q was. `last_layer_only` holds all other layers of the inner network
-    as they are: not written, and not worn by retention. `per_token_rate` False gives every token the step that the
-    gate's bias alone says (sigmoid(b) times the largest); retention and momentum stay a token's own. `momentum` False:
-    the step goes into the weights and nowhere else (so it is no longer summed up to 1 / (1 - eta) times itself)."""
-
-    inner_steps: int = 1
-    sign: int = 1
-    read_with: str = "query"
-    last_layer_only: bool = False
-    per_token_rate: bool = True
-    momentum: bool = True
-
-    def __post_init__(self):
-        check_int("inner_steps", self.inner_steps, 1)
-        if isinstance(self.sign, bool) or self.sign not in (1, -1):
-            raise CourseError(f"sign must be 1 (descend) or -1 (climb), not {self.sign!r}.")
-        check_choice("read_with", self.read_with, ("query", "key"))
-        for name in ("last_layer_only", "per_token_rate", "momentum"):
-            if not isinstance(getattr(self, name), bool):
-                raise CourseError(f"{name} must be True or False, not {getattr(self, name)!r}.")
-
-    @property
-    def turned(self) -> tuple[str, ...]:
-        """The switches that are not as usual, by name."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) != f.default)
-
-
-class Doubted:
-    """What a module with an inner loop inherits, beside nn.Module. Its own code asks `self.doubts`."""
-
-    doubts = Switches()
-
-    def lacks(self) -> dict[str, str]:
-        """Switches that would change nothing here or are not to be had, by name, with the reason."""
-        return {}
-
-    def doubt(self, switches: Switches) -> None:
-        """Obeys `switches` from now on. Raises CourseError for one that this memory lacks, and then changes nothing."""
-        for name in switches.turned:
-            if name in self.lacks():
-                raise CourseError(f"{type(self).__name__} has no switch {name!r}: {self.lacks()[name]}.")
-        self.doubts = switches
-        if hasattr(self, "inner"):
-            self.inner = replace(self.inner, last_only=switches.last_layer_only)
-
-    # -- what most of them come to: other inputs for the same inner loop -----------------------------------------
-    def asked_with(self, q: Tensor, k: Tensor) -> Tensor:
-        """What the memory is read at."""
-        return k if self.doubts.read_with == "key" else q
-
-    def rate_logit(self, logit: Tensor, bias: Tensor) -> Tensor:
-        """A step's logit (b, h, t) as it counts; bias (h,)."""
-        return logit if self.doubts.per_token_rate else bias[:, None].expand_as(logit)
-
-
-def switch(model: nn.Module, switches: Switches) -> None:
-    """Turns the switches of every memory in `model` (a model, or a memory by itself) until they are turned again.
-    Raises CourseError, and changes nothing, if no memory there has an inner loop or one lacks a switch."""
-    memories, before = _memories(model, switches), []
-    try:
-        for memory in memories:
-            before.append(memory.doubts)
-            memory.doubt(switches)
-    except CourseError:
-        for memory, old in zip(memories, before):
-            memory.doubt(old)
-        raise
+from nl_course.errors import CourseError
+from nl_course.memories.ablations.ablation import Ablation
+from nl_course.memories.ablations.per_memory import ADAPTERS
 
 
 @contextmanager
-def switched(model: nn.Module, switches: Switches) -> Iterator[nn.Module]:
-    """The same for as long as the `with` lasts; afterwards every memory is as it was before, also after an error."""
-    before = [(memory, memory.doubts) for memory in _memories(model, switches)]
-    switch(model, switches)
+def ablated(model: nn.Module, ablation: Ablation | None = None, **options) -> Iterator[nn.Module]:
+    """`model` (a model, or a memory by itself) with an `Ablation`, or with its options, as long as the `with` lasts.
+    Afterwards every memory is as it was before, also after an error. Raises CourseError as `ablate` does."""
+    memories = _memories(model)
+    before = [dict(vars(memory)) for memory in memories]
+    ablate(model, ablation, **options)
     try:
         yield model
     finally:
-        for memory, old in before:
-            memory.doubt(old)
+        for memory, old in zip(memories, before, strict=True):
+            _restore(memory)
+            for name in _seams(memory):
+                if name in old:
+                    setattr(memory, name, old[name])
 
 
-def _memories(model: nn.Module, switches: Switches) -> list:
-    if not isinstance(switches, Switches):
-        raise CourseError(f"switches must be Switches(...), not {switches!r}.")
+def ablate(model: nn.Module, ablation: Ablation | None = None, **options) -> None:
+    """The same without an end, for training: it replaces an ablation that holds already, and lasts until `restore`.
+    Raises CourseError, and changes nothing, if no memory in `model` has an inner loop, if one lacks an option, or if
+    the model is compiled."""
+    ablation = _one_of(ablation, options)
+    memories = _memories(model)
+    adapters = [_adapter(memory)(memory, ablation) for memory in memories]  # each raises for what its memory lacks
+    for memory, adapter in zip(memories, adapters, strict=True):
+        _restore(memory)
+        if ablation.changed:
+            for name in adapter.seams:
+                setattr(memory, name, getattr(adapter, name))
+
+
+def restore(model: nn.Module) -> None:
+    """Ends every ablation in `model`."""
+    for memory in _memories(model):
+        _restore(memory)
+
+
+def ablation_of(memory: nn.Module) -> Ablation:
+    """What holds for one memory now; `Ablation()` if nothing is changed."""
+    learn = vars(memory).get("learn")
+    return Ablation() if learn is None else learn.__self__.ablation
+
+
+def can_be_ablated(model: nn.Module) -> bool:
+    """Whether `model` has a memory with an inner loop."""
+    return any(_adapter(module) for module in model.modules())
+
+
+# -- where ablations take hold -----------------------------------------------------------------------------------------
+def _adapter(module: nn.Module) -> type | None:
+    """The class of per_memory.py for such a memory, None for modules without an inner loop."""
+    return next((ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS), None)
+
+
+def _seams(memory: nn.Module) -> tuple[str, ...]:
+    return _adapter(memory).seams
+
+
+def _restore(memory: nn.Module) -> None:
+    """The class's own methods again."""
+    for name in _seams(memory):
+        vars(memory).pop(name, None)
+
+
+def _memories(model: nn.Module) -> list[nn.Module]:
     if not isinstance(model, nn.Module):
-        raise CourseError(f"switches are for a model or a memory, not for {model!r}.")
-    found = [module for module in model.modules() if isinstance(module, Doubted)]
+        raise CourseError(f"ablations are for a model or a memory, not for {model!r}.")
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in model.modules()):
+        raise CourseError("a compiled model cannot be ablated, its code is fixed: ablate the model it was made from.")
+    found = [module for module in model.modules() if _adapter(module)]
     if not found:
-        raise CourseError(f"{type(model).__name__} has no memory with an inner loop: there is nothing to switch.")
+        raise CourseError(f"{type(model).__name__} has no memory with an inner loop: there is nothing to ablate.")
     return found
+
+
+def _one_of(ablation: Ablation | None, options: dict) -> Ablation:
+    if ablation is None:
+        return Ablation(**options)
+    if not isinstance(ablation, Ablation) or options:
+        raise CourseError(f"an ablation must be given as Ablation(...) or by its options, not as {ablation!r}.")
+    return ablation
+
+
+# -- names of before ---------------------------------------------------------------------------------------------------
+def Switches(
+    inner_steps: int = 1,
+    sign: int = 1,
+    read_with: str = "query",
+    last_layer_only: bool = False,
+    per_token_rate: bool = True,
+    momentum: bool = True,
+) -> Ablation:
+    """`Ablation` under its name of before, for copies of notebooks that use it."""
+    return Ablation(inner_steps, sign, read_with, last_layer_only, per_token_rate, momentum)
+
+
+def switched(model: nn.Module, switches: Ablation):
+    """`ablated` under its name of before."""
+    return ablated(model, switches)
+
+
+def switch(model: nn.Module, switches: Ablation) -> None:
+    """`ablate` under its name of before."""
+    ablate(model, switches)

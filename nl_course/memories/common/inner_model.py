@@ -44,8 +44,7 @@ class Norm(NamedTuple):
 @dataclass(frozen=True)
 class InnerModel:
     """The shape of an inner model: `layers` of weights, hidden width `expansion` times the head's, the `activation`
-    between layers, and whether there are biases, the LayerNorm and the residual path around it all. With `last_only`
-    the memory writes the last layer alone (sceptic.py)."""
+    between layers, and whether there are biases, the LayerNorm and the residual path around it all."""
 
     layers: int = 1
     expansion: int = 4
@@ -53,7 +52,6 @@ class InnerModel:
     bias: bool = True
     norm: bool = True
     residual: bool = True
-    last_only: bool = False
 
     def __post_init__(self):
         check_int("layers", self.layers, 1)
@@ -69,10 +67,6 @@ class InnerModel:
             if self.bias:
                 shapes[f"b{i}"] = (1, pair[1])
         return shapes
-
-    def moves(self, name: str) -> bool:
-        """Whether the memory writes the weights of that name, "W1", "b1", ..."""
-        return not self.last_only or name[1:] == str(self.layers)
 
     def layer(self, weights: Weights, i: int, x: Tensor) -> Tensor:
         """Layer i = 1, 2, ... of the network: x (b, h, t, in) -> (b, h, t, out), before the activation."""

@@ -11,7 +11,6 @@ Axes: b batch, h heads, n memories of a bank, t tokens, f head width, m hidden w
 """
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -25,29 +24,21 @@ TINY = 1e-6  # beside |a|^2, where a layer's input is scaled to length 1
 
 
 class Fast(NamedTuple):
-    """A bank's fast weights: at the last boundary, after the last token, and their momentum (empty without); and, only
-    with several inner steps, the open chunk's pairs (hope_steps.py)."""
+    """A bank's fast weights: at the last boundary, after the last token, and their momentum (empty without)."""
 
     anchor: Weights
     running: Weights
     momentum: Weights
-    open: dict = MappingProxyType({})
 
 
 class Rule(NamedTuple):
     """How memories are written: `erase` "per-layer", "input" or "off"; the `momentum` beta; which gradients `stop`; and
-    what a sceptic switched (sceptic.py): the `sign` of a gradient's step, the last layers alone, inner `steps`."""
+    the `sign` of a gradient's step, 1 to descend the inner loss. (The step eta also erases, which has no sign.)"""
 
     erase: str
     momentum: float
     stop: str
     sign: int = 1
-    last_only: bool = False
-    steps: int = 1
-
-    def moves(self, name: str) -> bool:
-        """Whether the weights of that name are written."""
-        return not (self.last_only and name == "into")
 
 
 class Side(NamedTuple):
@@ -97,13 +88,6 @@ class Bank:
         into = weights["into"].split(self.hidden, dim=-1)
         outs = [w for part in ("wide", "narrow") if part in weights for w in weights[part].unbind(-3)]
         return {name: {"into": a, "out": b} for name, a, b in zip(self.names, into, outs)}
-
-    def keep(self, before: Weights, after: Weights, frozen: frozenset[str]) -> Weights:
-        """`after`, but for the memories that are frozen, which stay as before."""
-        if frozen.isdisjoint(self.names):
-            return after
-        old, new = self.spread(before), self.spread(after)
-        return self.gather({name: (old if name in frozen else new)[name] for name in self.names})
 
     # -- reading -------------------------------------------------------------------------------------------------
     def read(self, weights: Weights, z: Tensor) -> dict[str, Tensor]:

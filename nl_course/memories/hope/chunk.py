@@ -158,8 +158,6 @@ def writes(sides: dict, m: Masks, rule: Rule, running: Weights, momentum: Weight
     if rule.stop == "write":
         m = m.map(Tensor.detach)
     for name, (a, error, said) in sides.items():
-        if not rule.moves(name):
-            continue
         error = error if rule.sign == 1 else -error
         keyed, W = name in ("into", "out"), running[name]
         if cut:

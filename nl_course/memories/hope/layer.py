@@ -20,7 +20,7 @@ The paper leaves open what kind of network, which layer is erased, ranges, start
 Axes: b batch, h heads, t tokens, f head width, m hidden width.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -30,10 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.memories.ablations import hope_inner_steps as hope_steps
 from nl_course.memories.ablations.gain import GainBank
-from nl_course.memories.ablations.inner_steps import check_open
-from nl_course.memories.ablations.switches import Doubted, Switches
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.hope import chunk as hope_chunk
@@ -50,13 +47,11 @@ PATHS = ("auto", "reference", "chunked", "gain")
 @dataclass(frozen=True)
 class FastState(State):
     """The fast weights of one bank (hope_core.py), every tensor (b, h, ...): at the last boundary, after the last token
-    (empty for chunks of one token, where they are the same), and their momentum (empty without). `open`, with several
-    inner steps, holds the open chunk's pairs."""
+    (empty for chunks of one token, where they are the same), and their momentum (empty without)."""
 
     anchor: dict
     running: dict
     momentum: dict
-    open: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,11 +65,12 @@ class SelfModifyingState(State):
     position: int
 
 
-class SelfModifying(Doubted, Memory):
+class SelfModifying(Memory):
     """The layer. `path` "reference": token by token with autograd; "chunked" ("auto"): a chunk at once with matmuls;
     "gain": linear memories by the one gain they share, which is then all that the state holds.
 
-    `memory.freeze = ("key", ...)` keeps those memories as they are from then on, for experiments at test time.
+    Two methods are seams, where experiments take hold of one memory: `write_inputs`, what a token asks, writes and how
+    strongly, and `learn`, the write of one bank. All that the layer and its traces do goes through these two.
     Traces: see hope_trace.py."""
 
     def __init__(self, config: SelfModifyingConfig, path: str = "auto"):
@@ -92,7 +88,6 @@ class SelfModifying(Doubted, Memory):
         self.norm = nn.RMSNorm(c.width, eps=1e-6)
         self.gate = nn.Linear(c.width, c.width, bias=False)
         self.output = nn.Linear(c.width, c.width, bias=False)
-        self._frozen: frozenset[str] = frozenset()
         self.rule = Rule(c.erase, float(c.momentum), c.stop_gradient)
         moving = [name for name in (*WIDE, *NARROW) if name in c.moving and name != "memory"]
         fixed = [name for name in (*WIDE, *NARROW) if name in c.names and name not in (*c.moving, "memory")]
@@ -110,35 +105,7 @@ class SelfModifying(Doubted, Memory):
         into, after = torch.randn(c.heads, f, c.hidden) * f**-0.5, torch.randn(c.heads, c.hidden, out) * c.hidden**-0.5
         return {f"{name}_into": into, f"{name}_out": after * (c.start == "random")}
 
-    def lacks(self) -> dict[str, str]:
-        c, found = self.config, {}
-        if not c.momentum:
-            found["momentum"] = "it was built without momentum"
-        if c.kind == "linear":
-            found["last_layer_only"] = "linear memories have one layer"
-        if self.path == "gain":
-            found["inner_steps"] = 'path "gain" has one gain for all memories'
-        return found
-
-    def doubt(self, switches: Switches) -> None:
-        super().doubt(switches)
-        c, s = self.config, switches
-        momentum = float(c.momentum) if s.momentum else 0.0
-        self.rule = Rule(c.erase, momentum, c.stop_gradient, s.sign, s.last_layer_only, s.inner_steps)
-
     # -- state ---------------------------------------------------------------------------------------------------
-    @property
-    def freeze(self) -> tuple[str, ...]:
-        """Names of the memories that do not move now."""
-        return tuple(sorted(self._frozen))
-
-    @freeze.setter
-    def freeze(self, names: tuple[str, ...]) -> None:
-        if names and self.path == "gain":
-            raise CourseError('with path "gain" memories share what moves: none can be frozen alone.')
-        names = (names,) if isinstance(names, str) else names
-        self._frozen = frozenset(check_choice("frozen memory", name, self.config.names) for name in names)
-
     def init_state(self, batch_size: int) -> SelfModifyingState:
         others, memory = (self._fresh(bank, size, batch_size) for bank, size in self._banks())
         tail = None if self.conv is None else self.conv.init_tail(batch_size)
@@ -175,8 +142,7 @@ class SelfModifying(Doubted, Memory):
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """s per number: a wide memory has 2 f m a head, a step or retention memory (f + 1) m; linear ones f f and f; a
         gain f f for all memories of a clock. Twice that with chunks of more than one token (the anchor and the running
-        weights), once more with momentum; and conv - 1 columns of d. Whatever the number of tokens. (With several
-        inner steps a chunk that is open holds more: its pairs.)"""
+        weights), once more with momentum; and conv - 1 columns of d. Whatever the number of tokens."""
         numbers = 0
         for bank, chunk in self._banks():
             state = self._fresh(bank, chunk, 1)
@@ -203,21 +169,26 @@ class SelfModifying(Doubted, Memory):
     def advance(self, x: Tensor, state: SelfModifyingState, trace: Trace | None) -> tuple[Tensor, SelfModifyingState]:
         if x.shape[1] == 0:
             return x, state
-        c = self.config
-        u, tail = (x, None) if self.conv is None else self.conv(x, state.tail)
-        q = None if self.query is None else self._heads(self.query(u))
+        signals, others, tail = self.write_inputs(x, state)
         with torch.autocast(x.device.type, enabled=False):
-            z = self._heads(u) * c.head_dim**-0.5
-            signals, others = self._signals(z, state)
-            if q is not None:
-                signals["query"] = unit(q)
-            signals["query"] = self.asked_with(signals["query"], signals["key"])
             o, memory = self._remember(signals, state)
-        if trace is not None:
-            explain(trace, self, state, signals, o)
+            if trace is not None:
+                explain(trace, self, state, signals, o)
         o = rearrange(o, "b h t f -> b t (h f)").to(x.dtype)
         y = self.output(self.norm(o) * silu(self.gate(x)))
         return y, SelfModifyingState(others, memory, tail, state.position + x.shape[1])
+
+    def write_inputs(self, x: Tensor, state: SelfModifyingState) -> tuple[dict[str, Tensor], FastState, Tensor | None]:
+        """What x (b, t, d) comes to for M_memory: `query`, `key`, `value` (b, h, t, f), `step` and `log_retention`
+        (b, h, t). The memories beside it say so, and are written on the way: their state after, and the new tail."""
+        u, tail = (x, None) if self.conv is None else self.conv(x, state.tail)
+        q = None if self.query is None else self._heads(self.query(u))
+        with torch.autocast(x.device.type, enabled=False):
+            z = self._heads(u) * self.config.head_dim**-0.5
+            signals, others = self._signals(z, state)
+            if q is not None:
+                signals["query"] = unit(q)
+        return signals, others, tail
 
     def _heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b t (h f) -> b h t f", h=self.config.heads).to(self._wide)
@@ -235,9 +206,9 @@ class SelfModifying(Doubted, Memory):
         for i, piece in enumerate(z.split(sizes, dim=2)):
             signals = self._gates(bank.read(fast.anchor, piece) | (fixed[i] if fixed else {}))
             found.append(signals)
-            fast, _ = self._learn(bank, fast, signals, (state.position + cuts[i]) % chunk == 0)
+            fast, _ = self.learn(bank, fast, signals, (state.position + cuts[i]) % chunk == 0)
             if (state.position + cuts[i + 1]) % chunk == 0:
-                fast = fast._replace(anchor=fast.running, open={})
+                fast = fast._replace(anchor=fast.running)
         return {name: torch.cat([one[name] for one in found], dim=2) for name in found[0]}, _kept(fast, chunk)
 
     def _gates(self, answers: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -246,7 +217,7 @@ class SelfModifying(Doubted, Memory):
         value = answers["value"]
         signals["value"] = VALUES[self.config.values](value)
         bias = self.step_bias.to(value.dtype)
-        step = self.rate_logit(answers["step"].squeeze(-1) + bias[:, None], bias)
+        step = answers["step"].squeeze(-1) + bias[:, None]
         signals["step"] = self.config.max_step * step.sigmoid()
         if self.config.retention:
             kept = answers["retention"].squeeze(-1) + self.retention_bias.to(value.dtype)[:, None]
@@ -255,34 +226,32 @@ class SelfModifying(Doubted, Memory):
             signals["log_retention"] = torch.zeros_like(step)
         return signals
 
-    def _learn(self, bank: Bank, fast: Fast, signals: dict[str, Tensor], fresh: bool, masks=None, running=False):
-        """One piece of a chunk, by the path; `masks` if they are known already, `running` to read each write."""
-        if self._frozen.issuperset(bank.names):
-            return fast, None
+    def learn(
+        self,
+        bank: Bank,
+        fast: Fast,
+        signals: dict[str, Tensor],
+        fresh: bool,
+        masks: hope_chunk.Masks | None = None,
+        running: bool = False,
+    ) -> tuple[Fast, Tensor | None]:
+        """Writes one chunk, or a piece of one, into a bank: its fast weights after, and what each token reads right
+        after its own write (b, h, t, f) if `running`, else None. `fresh`: the piece opens its chunk. `masks`, if they
+        are known already, are those of these keys, steps and retentions."""
         k, v = signals["key"], signals["value"]
         gates = signals["step"], signals["log_retention"]
-        shared, q = partial(self._shared, bank), signals["query"] if running else None
-        check_open(self.rule.steps, not fresh, fast.open)
-        if self.rule.steps > 1:
-            fast = fast._replace(open={}) if fresh else fast
-            after, o = hope_steps.learn(bank, self.rule, self.path == "reference", fast, signals, shared, q)
-        elif self.path == "reference":
-            after, o = hope_reference.learn(bank, self.rule, fast, k, v, *gates, shared(v), q)
-        else:
-            masks = masks or self._masks(k, *gates)
-            after, o = hope_chunk.learn(bank, self.rule, fast, k, v, masks, shared(v), fresh, q)
-        running, momentum = (
-            bank.keep(old, new, self._frozen) if new else new
-            for old, new in ((fast.running, after.running), (fast.momentum, after.momentum))
-        )
-        return after._replace(running=running, momentum=momentum), o
+        shared, q = partial(self.shared_targets, bank), signals["query"] if running else None
+        if self.path == "reference":
+            return hope_reference.learn(bank, self.rule, fast, k, v, *gates, shared(v), q)
+        masks = masks or self._masks(k, *gates)
+        return hope_chunk.learn(bank, self.rule, fast, k, v, masks, shared(v), fresh, q)
 
     def _masks(self, k: Tensor, step: Tensor, log_retention: Tensor) -> hope_chunk.Masks:
         if self.rule.stop in ("first-order", "write"):
             k = k.detach()
         return hope_chunk.masks(k, step, log_retention, self.rule.erase != "off", self.rule.momentum)
 
-    def _shared(self, bank: Bank, v: Tensor) -> dict[str, Tensor] | None:
+    def shared_targets(self, bank: Bank, v: Tensor) -> dict[str, Tensor] | None:
         if self.config.self_made:
             return None
         return bank.targets(v, [torch.einsum("bhtf,hf->bht", v, self.number[n].to(v.dtype)) for n in bank.narrow])
@@ -294,29 +263,27 @@ class SelfModifying(Doubted, Memory):
         if not state.memory.anchor:
             return bank.read(self._start(bank), q)["memory"], state.memory
         fast, answers = self._fast(state.memory), []
-        running = self.config.read == "running" and "memory" not in self._frozen
+        running = self.config.read == "running"
         for start, stop, size in hope_chunk.runs(state.position, tokens, chunk):
             # All whole chunks together as far as they can be: what does not depend on the weights.
             run = {name: u[:, :, start:stop].unflatten(2, (-1, size)) for name, u in signals.items()}
             masks = [None] * run["key"].shape[2]
-            if self.path != "reference" and self.rule.steps == 1:
+            if self.path != "reference":
                 masks = self._masks(run["key"], run["step"], run["log_retention"]).pieces()
             chunks = zip(*(u.unbind(2) for u in run.values()))
             for i, parts in enumerate(chunks):
                 piece, place = dict(zip(run, parts)), state.position + start + i * size
                 before = fast.anchor
-                fast, o = self._learn(bank, fast, piece, place % chunk == 0, masks[i], running)
+                fast, o = self.learn(bank, fast, piece, place % chunk == 0, masks[i], running)
                 answers.append(bank.read(before, piece["query"])["memory"] if o is None else o)
                 if (place + size) % chunk == 0:
-                    fast = fast._replace(anchor=fast.running, open={})
+                    fast = fast._replace(anchor=fast.running)
         return torch.cat(answers, dim=2), _kept(fast, chunk)
 
     def _fast(self, state: FastState) -> Fast:
-        anchor, running, momentum, open = ({n: w.to(self._wide) for n, w in p.items()} for p in state.parts().values())
-        if bool(momentum) != bool(self.rule.momentum):  # the switch was turned: nothing was carried on, or is from now
-            momentum = {n: torch.zeros_like(w) for n, w in anchor.items()} if self.rule.momentum else {}
-        return Fast(anchor, running or anchor, momentum, open)
+        anchor, running, momentum = ({n: w.to(self._wide) for n, w in p.items()} for p in state.parts().values())
+        return Fast(anchor, running or anchor, momentum)
 
 
 def _kept(fast: Fast, chunk: int) -> FastState:
-    return FastState(fast.anchor, fast.running if chunk > 1 else {}, fast.momentum, dict(fast.open))
+    return FastState(fast.anchor, fast.running if chunk > 1 else {}, fast.momentum)

@@ -37,14 +37,9 @@ def one_token(bank: Bank, rule: Rule, fast: Fast, k, v, step, retention, shared)
         target = {part: y.detach() for part, y in target.items()}
     constant = rule.stop in ("first-order", "write")
     gradient = inner_gradient(bank, fast.anchor, k, target, torch.is_grad_enabled() and not constant)
-    inputs, running, momentum = bank.inputs(fast.anchor, k), {}, {}
-    for name, W in fast.running.items():
-        if not rule.moves(name):
-            running[name] = W
-            if fast.momentum:
-                momentum[name] = fast.momentum[name]
-            continue
-        a, keyed = inputs[name], name in ("into", "out")
+    running, momentum = dict(fast.running), dict(fast.momentum)
+    for name, a in bank.inputs(fast.anchor, k).items():
+        W, keyed = fast.running[name], name in ("into", "out")
         eta, alpha = (step, retention) if keyed else (step[:, :, None], retention[:, :, None])
         if constant:
             a = a.detach()

@@ -40,9 +40,9 @@ def _follow(memory, bank, chunk: int, fast: Fast, position: int, signals: dict[s
     start, rows = bank.spread(memory._begun(bank)), []
     for t in range(signals["key"].shape[2]):
         token = {name: u[:, :, t : t + 1] for name, u in signals.items()}
-        k, v, shared = token["key"], token["value"], memory._shared(bank, token["value"])
+        k, v, shared = token["key"], token["value"], memory.shared_targets(bank, token["value"])
         target = bank.named(shared) if shared else bank.read(fast.anchor, v)
-        after, _ = memory._learn(bank, fast, token, (position + t) % chunk == 0)
+        after, _ = memory.learn(bank, fast, token, (position + t) % chunk == 0)
         answers = [bank.read(weights, k) for weights in (fast.anchor, fast.running, after.running)]
         old, new = bank.spread(fast.running), bank.spread(after.running)
         row = {}

@@ -104,9 +104,9 @@ def reference(
         S = {name: -theta * u for name, u in surprise.items()}
         if momentum:
             S = {name: eta.exp() * momentum[name] + s for name, s in S.items()}
-            momentum = {name: s if inner.moves(name) else momentum[name] for name, s in S.items()}
+            momentum = S
         kept = memory if keep is None else {name: keep.exp() * w for name, w in memory.items()}
-        memory = {name: kept[name] + s if inner.moves(name) else memory[name] for name, s in S.items()}
+        memory = {name: kept[name] + s for name, s in S.items()}
         answers.append(inner.read(memory, q[:, :, token], norm))
     return torch.cat(answers, dim=2), memory, momentum
 
@@ -129,9 +129,6 @@ def chunked(
         sides = [(a.detach(), e.detach()) for a, e in sides]
     last, x, after, moving = mask.reach[:, :, -1, :, None], q, {}, {}
     for i, (a, e) in enumerate(sides, 1):
-        if not inner.moves(f"W{i}"):
-            x = inner.activate(inner.layer(memory, i, x))
-            continue
         z = mask.kept * inner.layer(memory, i, x)
         if momentum:
             z = z + mask.spread * inner.layer(momentum, i, x)
@@ -144,7 +141,7 @@ def chunked(
                 after[name] = after[name] + mask.spread[:, :, -1:] * momentum[name]
                 moving[name] = mask.momentum * momentum[name] - (mask.carried * u).mT @ e
         x = inner.activate(z) if i < inner.layers else z
-    return inner.answer(q, x, norm), memory | after, momentum | moving
+    return inner.answer(q, x, norm), after, moving
 
 
 def chunked_sequence(

@@ -1,4 +1,4 @@
-"""What MAC, MAG and MAL have in common: a neural memory beside attention, and parts that can be switched off.
+"""What MAC, MAG and MAL have in common: a neural memory beside attention, and parts that can be left out.
 
 Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d width.
 """
@@ -30,7 +30,7 @@ class WindowConfig(NeuralConfig):
 
 
 class Hybrid(Memory):
-    """A layer of a neural memory, attention and persistent tokens. `cut` names parts that are switched off, for the
+    """A layer of a neural memory, attention and persistent tokens. `cut` names parts that are left out, for the
     lesson that asks what each is worth: set it before a text begins. Nothing else changes, shapes and state least."""
 
     def __init__(self, config: NeuralConfig, path: str, rope_theta: float | None):
@@ -42,7 +42,7 @@ class Hybrid(Memory):
 
     @property
     def cut(self) -> frozenset[str]:
-        """The parts switched off, of "memory", "attention", "persistent"."""
+        """The parts left out, of "memory", "attention", "persistent"."""
         return self._cut
 
     @cut.setter

@@ -67,7 +67,7 @@ class MAC(Hybrid):
     def init_state(self, batch_size: int) -> MACState:
         neural = self.neural.init_state(batch_size)
         empty = self.attention.query.weight.new_empty(batch_size, self.config.heads, 0, 4 * self.config.head_dim)
-        tails = (self.neural.init_tails(batch_size, names) for names in (self.neural.asking, "qkv"))
+        tails = (self.neural.init_tails(batch_size, names) for names in ("q", "qkv"))
         return MACState(neural, neural.memory, *tails, TokenCache.of(empty), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
@@ -81,7 +81,7 @@ class MAC(Hybrid):
         if x.shape[1] == 0:
             return x, state
         size, prefix, answers = self.config.segment, self.prefix(), []
-        (asked,), query_tail = self.neural.project(x, state.query_tail, self.neural.asking)
+        asked, query_tail = self.neural.read_inputs(x, state.query_tail)
         own = self.attention.rows(x, state.position, size)
         neural, recalled, tails, held, start = state.neural, state.recalled, state.tails, state.held, 0
         while start < x.shape[1]:

@@ -14,7 +14,7 @@ Axes: b batch, h heads, t tokens, f head width.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, silu
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.memories.ablations import inner_steps as more_steps
-from nl_course.memories.ablations.switches import Doubted
 from nl_course.memories.base import State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
@@ -40,7 +38,7 @@ STOPS = ("none", "first-order")
 class NeuralConfig:
     """A neural memory: `layers` 1 to 4 of weights a head, hidden `expansion` times the head's width, `activation`
     between; gradients of `chunk` tokens are taken at the weights that the chunk began with. `conv` is the width of the
-    convolutions (0: none), `momentum` and `retention` False switch eta and alpha to 0, `max_step` bounds theta (None:
+    convolutions (0: none), `momentum` and `retention` False set eta and alpha to 0, `max_step` bounds theta (None:
     min(1, 2 / chunk)), `persistent` learned tokens stand before every text. `norm`, `residual` and `bias` give the
     inner network those parts. `stop_gradient` "first-order" takes the surprises for constants in the outer loop."""
 
@@ -90,18 +88,19 @@ class NeuralConfig:
 @dataclass(frozen=True)
 class NeuralState(State):
     """The network as it stands (`memory`), its past surprise (`momentum`, {} without), the weights that the open chunk
-    began with (`anchor`, {} for chunks of one token), and how many tokens were written; with several inner steps also
-    the open chunk's pairs and gates (more_steps.py)."""
+    began with (`anchor`, {} for chunks of one token), and how many tokens were written."""
 
     memory: dict
     momentum: dict
     anchor: dict
     position: int
-    open: dict = field(default_factory=dict)
 
 
-class NeuralMemory(Doubted, nn.Module):
-    """Projections, gates and learned start; `learn` writes and reads, `read` only reads."""
+class NeuralMemory(nn.Module):
+    """Projections, gates and learned start; `learn` writes and reads, `read` only reads.
+
+    Seams, where experiments take hold of one memory: `write_inputs`, what a token asks, writes and how strongly (and
+    `read_inputs`, its query alone), and `learn`, the inner loop itself. `remember` and the traces go through them."""
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
         super().__init__()
@@ -138,24 +137,15 @@ class NeuralMemory(Doubted, nn.Module):
     # -- the state ---------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> NeuralState:
         memory = {n: w.to(self.wide)[None].expand(batch_size, -1, -1, -1) for n, w in self.start.items()}
-        momentum = {n: torch.zeros_like(w) for n, w in memory.items()} if self.carries_on else {}
+        momentum = {n: torch.zeros_like(w) for n, w in memory.items()} if self.config.momentum else {}
         return NeuralState(memory, momentum, memory if self.config.chunk > 1 else {}, 0)
-
-    @property
-    def carries_on(self) -> bool:
-        """Whether there is momentum now."""
-        return self.config.momentum and self.doubts.momentum
-
-    def lacks(self) -> dict[str, str]:
-        last = {} if self.inner.layers > 1 else {"last_layer_only": "its inner network has one layer"}
-        return last if self.config.momentum else last | {"momentum": "its inner loop has no momentum"}
 
     @property
     def state_numbers(self) -> int:
         """Numbers (of `wide`) that one row of the batch carries: the weights, as often again for momentum, and once
-        more for the anchor. (With several inner steps a chunk that is open holds more: its pairs.)"""
+        more for the anchor."""
         weights = sum(w.numel() for w in self.start.values())
-        return weights * (1 + self.carries_on + (self.config.chunk > 1))
+        return weights * (1 + self.config.momentum + (self.config.chunk > 1))
 
     def init_tails(self, batch_size: int, names: str) -> tuple[Tensor, ...]:
         """What stands before the first token in the convolutions of `names`, some of "q", "k", "v"."""
@@ -178,10 +168,18 @@ class NeuralMemory(Doubted, nn.Module):
         rows = [rearrange(silu(u.to(self.wide)), "b t (h f) -> b h t f", h=self.config.heads) for u in rows]
         return [u if name == "v" else unit(u) for name, u in zip(names, rows)], tuple(after)
 
-    @property
-    def asking(self) -> str:
-        """Of "q", "k", "v" the projection that the memory is read at."""
-        return "k" if self.doubts.read_with == "key" else "q"
+    def write_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
+        """What rows x (b, t, d) come to for the inner loop: q, k, v (b, h, t, f), each token's gates, and the new tails
+        of the three convolutions."""
+        (q, k, v), tails = self.project(x, tails, "qkv")
+        with torch.autocast(x.device.type, enabled=False):
+            gates = self.gates(x)
+        return q, k, v, gates, tails
+
+    def read_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, tuple]:
+        """Where x (b, t, d) reads without a write: q (b, h, t, f) and the new tail of its convolution."""
+        (q,), tails = self.project(x, tails, "q")
+        return q, tails
 
     def gates(self, x: Tensor) -> Gates:
         """Each token's own step, momentum and retention."""
@@ -189,14 +187,9 @@ class NeuralMemory(Doubted, nn.Module):
         def logit(gate: nn.Linear) -> Tensor:
             return linear(x.to(self.wide), gate.weight.to(self.wide), gate.bias.to(self.wide)).mT
 
-        step = self.write_step(logit(self.step))
-        past = logsigmoid(logit(self.past)) if self.carries_on else None
+        step = self.config.largest_step * logit(self.step).sigmoid()
+        past = None if self.past is None else logsigmoid(logit(self.past))
         return Gates(step, past, None if self.forget is None else logsigmoid(-logit(self.forget)))
-
-    def write_step(self, logit: Tensor) -> Tensor:
-        """theta, from the gate's logit (b, h, t)."""
-        logit = self.rate_logit(logit, self.step.bias.to(self.wide))
-        return self.doubts.sign * self.config.largest_step * logit.sigmoid()
 
     # -- the inner loop ----------------------------------------------------------------------------------------
     def read(self, memory: Weights, q: Tensor) -> Tensor:
@@ -205,9 +198,6 @@ class NeuralMemory(Doubted, nn.Module):
 
     def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
         """Writes and reads every token: y (b, h, t, f), token t's with the weights right after its write."""
-        state = self._obeying(state)
-        if self.doubts.inner_steps > 1:
-            return more_steps.learn_titans(self, q, k, v, gates, state)
         memory, momentum = state.memory, state.momentum
         anchor, answers, size = state.anchor or memory, [], self.config.chunk
         options = dict(first_order=self.config.stop_gradient == "first-order")
@@ -233,26 +223,16 @@ class NeuralMemory(Doubted, nn.Module):
         position = state.position + q.shape[2]
         return torch.cat(answers, dim=2), NeuralState(memory, momentum, anchor if size > 1 else {}, position)
 
-    def _obeying(self, state: NeuralState) -> NeuralState:
-        """The state as the switches want it: with momentum, or without."""
-        more_steps.check_open(self.doubts.inner_steps, state.position % self.config.chunk > 0, state.open)
-        if self.carries_on == bool(state.momentum):
-            return state
-        momentum = {n: torch.zeros_like(w) for n, w in state.memory.items()} if self.carries_on else {}
-        return replace(state, momentum=momentum)
-
     def remember(
         self, x: Tensor, state: NeuralState, tails: tuple, trace: Trace | None = None, before: int = 0
     ) -> tuple[Tensor, NeuralState, tuple]:
         """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), and the new state
         and tails. `before` persistent tokens were written before the text; traces count without them."""
-        (q, k, v), tails = self.project(x, tails, "qkv")
-        q = self.asked_with(q, k)
+        q, k, v, gates, tails = self.write_inputs(x, tails)
         with torch.autocast(x.device.type, enabled=False):
-            gates = self.gates(x)
             y, after = self.learn(q, k, v, gates, state)
-        if trace is not None:
-            explain(trace, self, state, before, q, k, v, gates)
+            if trace is not None:
+                explain(trace, self, state, before, q, k, v, gates)
         return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), after, tails
 
     def _by_token(self, anchor, memory, momentum, part, gates: Gates, options) -> tuple[Tensor, Weights, Weights]:

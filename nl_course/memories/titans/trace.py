@@ -9,8 +9,7 @@ that of S, `write_norm` how far the weights moved and `drift` how far they are f
 whom: `weights` (.., positions), the share of each earlier token's `error` (.., f) in this token's `read` (.., f), and
 `start` (.., f), what the text's beginning alone would say: read = start - weights @ error; `key_features` and
 `read_features` (.., m) are what the last layer is given for k, at the anchor, and for q, after the write. Positions
-before this call are not known any more: their weights are nan, and so is `start` unless the call began the text. With
-several inner steps (sceptic.py) a token has as many errors: no `error`, `key_features`, `weights` and `start` then.
+before this call are not known any more: their weights are nan, and so is `start` unless the call began the text.
 """
 
 import math
@@ -38,13 +37,12 @@ def explain(trace, neural, state, before: int, q: Tensor, k: Tensor, v: Tensor, 
     found["momentum"] = 0 * one if gates.log_momentum is None else gates.log_momentum.exp()
     found["retention"] = one if gates.log_retention is None else gates.log_retention.exp()
     if any(trace.wants(name) for name in _FOLLOWED + _READS):
-        state = neural._obeying(state)
         found |= _follow(neural, state, q, k, v, gates)
     if "key_features" in found:
         stored, given = found["key_features"], found["read_features"]
         mask, last = masks(gates), neural.inner.layers
         start = mask.kept * neural.inner.layer(state.memory, last, given)
-        if state.momentum:
+        if mask.spread is not None:
             start = start + mask.spread * neural.inner.layer(state.momentum, last, given)
         found["start"] = start if state.position == before else torch.full_like(start, math.nan)
         products = given @ stored.mT + 1 if neural.inner.bias else given @ stored.mT
@@ -61,27 +59,21 @@ def _shortly(trace, neural, state, k: Tensor, v: Tensor, gates: Gates) -> None:
 
 def _follow(neural, state, q: Tensor, k: Tensor, v: Tensor, gates: Gates) -> dict[str, Tensor]:
     """Every token's quantities, (b, h, t, ...) each."""
-    inner, norm, size = neural.inner, neural.norm, neural.config.chunk
+    inner, norm = neural.inner, neural.norm
     learned = {name: w.to(neural.wide)[None] for name, w in neural.start.items()}
-    memory, momentum, anchor, rows = state.memory, state.momentum, state.anchor or state.memory, []
-    several = neural.doubts.inner_steps > 1
+    rows = []
     for t in range(q.shape[2]):
         query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))
-        theta, eta, keep = (None if g is None else g[:, :, t, None, None] for g in gates)
-        sides = inner.key_side(anchor, key, value, norm)
+        own, memory = gates.between(t, t + 1), state.memory
+        sides = inner.key_side(state.anchor or memory, key, value, norm)
         u = {f"W{i}": a.mT @ e for i, (a, e) in enumerate(sides, 1)}
         if inner.bias:
             u |= {f"b{i}": e for i, (_, e) in enumerate(sides, 1)}
-        u = {name: g for name, g in u.items() if inner.moves(name)}
-        S = {name: -theta * g for name, g in u.items()}
-        if momentum:
-            S = momentum = {name: eta.exp() * momentum[name] + s for name, s in S.items()}
-        if several:
-            _, state = neural.learn(query, key, value, gates.between(t, t + 1), state)
-            after, S = state.memory, state.momentum or S
-        else:
-            worn = memory if keep is None else {name: keep.exp() * w for name, w in memory.items()}
-            after = {name: w + S[name] if inner.moves(name) else memory[name] for name, w in worn.items()}
+        # The memory itself says what the token's write makes of the weights, so that a trace cannot differ from it.
+        _, state = neural.learn(query, key, value, own, state)
+        after, S = state.memory, state.momentum
+        if own.log_momentum is None:  # then past surprise is the token's own step alone
+            S = {name: -own.step[..., None] * g for name, g in u.items()}
         given = query
         for i in range(1, inner.layers):
             given = inner.activate(inner.layer(after, i, given))
@@ -100,11 +92,7 @@ def _follow(neural, state, q: Tensor, k: Tensor, v: Tensor, gates: Gates) -> dic
                 "read": inner.layer(after, inner.layers, given),
             }
         )
-        memory = after
-        if (state.position + t + 1) % size == 0:
-            anchor = memory
-    names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
-    return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
+    return {name: torch.cat([row[name] for row in rows], dim=2) for name in rows[0]}
 
 
 def _size(weights: Weights) -> Tensor:

@@ -57,7 +57,7 @@ def reference(
             inner.inner_loss, anchor, k[:, :, token], v[:, :, token], norm, create_graph=stop == "none"
         )
         step = rate[:, :, token, None]
-        gathered = Weights({n: g + step * gradient[n] if inner.moves(n) else g for n, g in gathered.items()})
+        gathered = Weights({n: g + step * gradient[n] for n, g in gathered.items()})
         answers.append(inner.read(moved(anchor, gathered, factor[i]), q[:, :, token], norm))
     return torch.cat(answers, dim=2), gathered
 
@@ -84,17 +84,14 @@ def dual(
         z = inner.layer(anchor, i, x)
         if gathered is not None:
             z = z - factor[:, None] * inner.layer(gathered, i, x)
-        if inner.moves(f"W{i}"):
-            products = x @ a.mT + 1 if inner.bias else x @ a.mT
-            z = z - (mask * products) @ e
-            after[f"W{i}"] = (rate[..., None] * a).mT @ e
-            if inner.bias:
-                after[f"b{i}"] = rate[:, :, None, :] @ e
+        products = x @ a.mT + 1 if inner.bias else x @ a.mT
+        z = z - (mask * products) @ e
+        after[f"W{i}"] = (rate[..., None] * a).mT @ e
+        if inner.bias:
+            after[f"b{i}"] = rate[:, :, None, :] @ e
         x = inner.activate(z) if i < inner.layers else z
     if gathered is not None:
-        after = Weights(gathered | {name: gathered[name] + g for name, g in after.items()})
-    elif inner.last_only:
-        after = Weights({name: after.get(name, torch.zeros_like(w)) for name, w in anchor.items()})
+        after = gathered + after
     return inner.answer(q, x, norm), after
 
 

@@ -29,7 +29,7 @@ from nl_course.memories.ttt.fused_kernels import Flat, chain, read, standardise
 
 def can_run(inner: InnerModel, stop: str) -> bool:
     """Whether this path computes that inner model; the others go through the plain dual form."""
-    return inner.norm and inner.bias and inner.residual and not inner.last_only and stop == "none"
+    return inner.norm and inner.bias and inner.residual and stop == "none"
 
 
 def run(

@@ -17,7 +17,7 @@ mini-batch and normalise all heads together before the output projection (the pa
 Axes: b batch, h heads, t tokens, f head width.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,8 +26,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.memories.ablations import inner_steps as more_steps
-from nl_course.memories.ablations.switches import Doubted
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
@@ -109,19 +107,20 @@ class TTTMLPConfig(TTTConfig):
 @dataclass(frozen=True)
 class TTTState(State):
     """The anchor W^a and the gradients gathered since, both (b, h, in, out) by name, at least in float32; the tails of
-    the convolutions on q and k, (b, conv - 1, d) each; the next token's position in the text; and, only with several
-    inner steps, the open mini-batch's pairs (more_steps.py)."""
+    the convolutions on q and k, (b, conv - 1, d) each; and the next token's position in the text."""
 
     anchor: dict
     gathered: dict
     tails: tuple
     position: int
-    open: dict = field(default_factory=dict)
 
 
-class TTT(Doubted, Memory):
+class TTT(Memory):
     """A layer whose state learns. `path` "reference" differentiates the inner loss by autograd, a token at a time;
     "chunked" ("auto") works through a mini-batch at once with matmuls.
+
+    Two methods are seams, where experiments take hold of one memory: `write_inputs`, what a token asks, writes and how
+    strongly, and `learn`, the inner loop itself. All that the layer and its traces do goes through these two.
 
     Traces, (B, T, h, ...): `q`, `k`, `v`, `prediction` f(k) before the write, `loss_before`, `loss_after` the write and
     `loss_start` with W_0, `rate` l_i and `step_size` c_i l_i, `write_norm` the distance that the weights move and
@@ -168,22 +167,17 @@ class TTT(Doubted, Memory):
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """2 (anchor and gathered) x the inner model's weights, and conv - 1 columns of d for each convolution:
-        2 s (d f + d) for the linear kind, 2 s (8 d f + 5 d) for the MLP, whatever the number of tokens. With
-        several inner steps k, v and the rate of each token of the open mini-batch, 2 d + h, come on top."""
+        2 s (d f + d) for the linear kind, 2 s (8 d f + 5 d) for the MLP, whatever the number of tokens."""
         weights = sum(w.numel() for w in self.start.values())
-        if self.doubts.inner_steps > 1:
-            weights += tokens % self.config.mini_batch * (2 * self.width + self.config.heads) / 2
         tails = self.conv_query.tail_size + self.conv_key.tail_size if self.config.share_qk else 0
-        return batch_size * (int(2 * weights) * self._wide.itemsize + tails * self.dtype.itemsize)
-
-    def lacks(self) -> dict[str, str]:
-        last = {} if self.inner.layers > 1 else {"last_layer_only": "its inner network has one layer"}
-        return last | {"momentum": "its inner loop has no momentum"}
+        return batch_size * (2 * weights * self._wide.itemsize + tails * self.dtype.itemsize)
 
     def weights(self, state: TTTState) -> Weights:
         """The inner model as it stands after the last token read: W1 (B, h, in, out), b1, ..."""
         place = state.position % self.config.mini_batch
-        return moved(state.anchor, state.gathered, self._factor()[place - 1]) if place else Weights(state.anchor)
+        return (
+            moved(state.anchor, state.gathered, self.position_factor()[place - 1]) if place else Weights(state.anchor)
+        )
 
     @property
     def norm(self) -> Norm | None:
@@ -197,7 +191,7 @@ class TTT(Doubted, Memory):
     def _start(self) -> Weights:
         return Weights({name: w.to(self._wide) for name, w in self.start.items()})
 
-    def _factor(self) -> Tensor:
+    def position_factor(self) -> Tensor:
         """c_i for i = 1 .. the mini-batch's size."""
         if self.config.position_factor == "sum":
             return torch.ones(self.config.mini_batch, dtype=self._wide, device=self.device)
@@ -207,21 +201,27 @@ class TTT(Doubted, Memory):
     def advance(self, x: Tensor, state: TTTState, trace: Trace | None) -> tuple[Tensor, TTTState]:
         if x.shape[1] == 0:
             return x, state
+        q, k, v, rate, tails = self.write_inputs(x, state)
+        with torch.autocast(x.device.type, enabled=False):
+            z, after = self.learn(q, k, v, rate, state)
+            if trace is not None:
+                explain(trace, self, state, q, k, v, rate)
+        z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
+        y = self.post_norm(z) if self.gate is None else gated_norm(self.post_norm, z, self.gate(x), "gelu")
+        return self.output(y), replace(after, tails=tails)
+
+    def write_inputs(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple]:
+        """What x (b, t, d) comes to for the inner loop: q, k, v (b, h, t, f) turned by their places, each token's rate
+        l (b, h, t), and the convolutions' new tails. All but the tails in the dtype of the inner loop."""
         q, k, v, tails = self._project(x, state)
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = (rearrange(u, "b t (h f) -> b h t f", h=self.config.heads).to(self._wide) for u in (q, k, v))
             if self.rotary is not None:
                 q, k = (self.rotary(u, state.position, self.config.mini_batch) for u in (q, k))
             theta, beta = self.rate.weight.to(self._wide), self.rate.bias.to(self._wide)
-            rate = self.rate_logit(nn.functional.linear(x.to(self._wide), theta, beta).mT, beta).sigmoid()  # (b, h, t)
-            rate = self.doubts.sign * self.config.base_rate / self.config.head_dim * rate
-            q = self.asked_with(q, k)
-            z, after = self.learn(q, k, v, rate, state)
-        if trace is not None:
-            explain(trace, self, state, q, k, v, rate)
-        z = rearrange(z, "b h t f -> b t (h f)").to(x.dtype)
-        y = self.post_norm(z) if self.gate is None else gated_norm(self.post_norm, z, self.gate(x), "gelu")
-        return self.output(y), replace(after, tails=tails)
+            rate = nn.functional.linear(x.to(self._wide), theta, beta).mT.sigmoid()  # (b, h, t)
+            rate = self.config.base_rate / self.config.head_dim * rate
+        return q, k, v, rate, tails
 
     def _project(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, tuple]:
         """q, k, v (b, t, d), not yet turned, and the new tails."""
@@ -235,15 +235,6 @@ class TTT(Doubted, Memory):
     def learn(self, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState) -> tuple[Tensor, TTTState]:
         """Writes and reads every token: z (b, h, t, f) for q, k, v (b, h, t, f) and rate (b, h, t), and the state
         after the last, with the old tails."""
-        steps = self.doubts.inner_steps
-        more_steps.check_open(steps, state.position % self.config.mini_batch > 0, state.open)
-        if steps > 1:
-            return more_steps.learn_ttt(self, q, k, v, rate, state)
-        z, anchor, gathered = self._learn(q, k, v, rate, state)
-        return z, TTTState(anchor, gathered, state.tails, state.position + q.shape[2])
-
-    def _learn(self, q, k, v, rate, state: TTTState) -> tuple[Tensor, Weights, Weights]:
-        """Writes and reads every token: z (b, h, t, f), the anchor and what is gathered after the last."""
         tokens, size = q.shape[2], self.config.mini_batch
         anchor, gathered = (part.map(lambda w: w.to(self._wide)) for part in (state.anchor, state.gathered))
         first = min(tokens, -state.position % size)  # what is missing to the end of the open mini-batch
@@ -255,7 +246,7 @@ class TTT(Doubted, Memory):
                 place = (state.position + start) % size
                 z, anchor, gathered = self._read_pieces(*part, anchor, gathered, place)
                 answers.append(z)
-        return torch.cat(answers, dim=2), anchor, gathered
+        return torch.cat(answers, dim=2), TTTState(anchor, gathered, state.tails, state.position + tokens)
 
     def _read_pieces(self, q, k, v, rate, anchor: Weights, gathered: Weights, place: int):
         """Tokens that begin at `place` of a mini-batch: whole mini-batches from 0, or a piece of one."""
@@ -271,9 +262,9 @@ class TTT(Doubted, Memory):
     def _sequence(self, q, k, v, rate, anchor: Weights, gathered: Weights, place: int):
         whole = place == 0 and q.shape[2] % self.config.mini_batch == 0
         if self.path != "reference" and whole and ttt_fast.can_run(self.inner, self.config.stop_gradient):
-            z, anchor = ttt_fast.run(self.inner, self.norm, anchor, q, k, v, rate, self._factor())
+            z, anchor = ttt_fast.run(self.inner, self.norm, anchor, q, k, v, rate, self.position_factor())
             return z, anchor, anchor.map(torch.zeros_like)
-        size, factor, answers = self.config.mini_batch, self._factor(), []
+        size, factor, answers = self.config.mini_batch, self.position_factor(), []
         if self.config.stop_gradient == "write":
             factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
         piece = reference if self.path == "reference" else dual

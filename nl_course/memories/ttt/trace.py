@@ -1,8 +1,7 @@
 """What a TTT layer did, token by token, in numbers that can be looked at.
 
 It follows the weights through the text one write at a time, which costs more than the layer itself: it runs only when
-a trace is asked for, and only as far as the names that it wants. With several inner steps (sceptic.py) a token has as
-many errors: then there are no `error`, `key_features` and `weights`.
+a trace is asked for, and only as far as the names that it wants.
 """
 
 import math
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from nl_course.memories.common.inner_model import Weights
 from nl_course.memories.trace import Trace
-from nl_course.memories.ttt.dual import moved
 
 _LOSSES = ("prediction", "loss_before", "loss_after", "loss_start", "write_norm", "drift")
 _READS = ("weights", "error", "read", "start", "key_features", "read_features")
@@ -21,40 +19,29 @@ _READS = ("weights", "error", "read", "start", "key_features", "read_features")
 @torch.no_grad()
 def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> None:
     """Adds the traces that `TTT` names; q, k, v (b, h, t, f) as the inner model meets them, rate (b, h, t)."""
-    factor, size = memory._factor(), memory.config.mini_batch
+    factor, size = memory.position_factor(), memory.config.mini_batch
     place = torch.arange(state.position, state.position + q.shape[2], device=q.device) % size
     found = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
     if any(trace.wants(name) for name in _LOSSES + _READS):
-        found |= _follow(memory, state, factor, q, k, v, rate)
-    if trace.wants("weights") and "key_features" in found:
+        found |= _follow(memory, state, q, k, v, rate)
+    if trace.wants("weights"):
         features = found["read_features"], found["key_features"]
         found["weights"] = _contributions(memory, state.position, factor, rate, *features)
     for name, value in found.items():
         trace.add(name, value.transpose(1, 2))
 
 
-def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
+def _follow(memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
     """Every token's quantities, (b, h, t, ...) each."""
-    inner, norm, size = memory.inner, memory.norm, memory.config.mini_batch
+    inner, norm, last = memory.inner, memory.norm, memory.inner.layers
     start = memory._start().map(lambda w: w[None])
-    anchor = state.anchor.map(lambda w: w.to(memory._wide))
-    gathered = state.gathered.map(lambda w: w.to(memory._wide))
-    before, last, rows, several = memory.weights(state), inner.layers, [], memory.doubts.inner_steps > 1
+    before, rows = memory.weights(state), []
     for t in range(q.shape[2]):
-        place = (state.position + t) % size
         query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))
-        sides = inner.key_side(anchor, key, value, norm)
-        for i, (a, e) in enumerate(sides, 1):
-            step = rate[:, :, t, None, None] * e
-            if inner.moves(f"W{i}"):
-                gathered[f"W{i}"] = gathered[f"W{i}"] + a.mT @ step
-                if inner.bias:
-                    gathered[f"b{i}"] = gathered[f"b{i}"] + step
-        if several:
-            _, state = memory.learn(query, key, value, rate[:, :, t : t + 1], state)
-            after = memory.weights(state)
-        else:
-            after = moved(anchor, gathered, factor[place])
+        sides = inner.key_side(state.anchor, key, value, norm)
+        # The memory itself says what the token's write makes of the weights, so that a trace cannot differ from it.
+        _, state = memory.learn(query, key, value, rate[:, :, t : t + 1], state)
+        after = memory.weights(state)
         given = query
         for i in range(1, last):
             given = inner.activate(inner.layer(after, i, given))
@@ -74,10 +61,7 @@ def _follow(memory, state, factor: Tensor, q: Tensor, k: Tensor, v: Tensor, rate
             }
         )
         before = after
-        if place == size - 1:
-            anchor, gathered = after, gathered.map(torch.zeros_like)
-    names = [name for name in rows[0] if not (several and name in ("error", "key_features"))]
-    return {name: torch.cat([row[name] for row in rows], dim=2) for name in names}
+    return {name: torch.cat([row[name] for row in rows], dim=2) for name in rows[0]}
 
 
 def _distance(one: Weights, other: Weights) -> Tensor:

@@ -1,4 +1,4 @@
-"""The inner loops with every switch, restated one row, head, token and pair at a time, with plain autograd."""
+"""The inner loops with every ablation, restated one row, head, token and pair at a time, with plain autograd."""
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def ttt(memory, x: Tensor, s) -> Tensor:
     q, k, v, _ = memory._project(x, memory.init_state(len(x)))
     q, k, v = (u.unflatten(-1, (c.heads, -1)).transpose(1, 2) for u in (q, k, v))
     q, k = (memory.rotary(u, 0, c.mini_batch) for u in (q, k))
-    logit = x @ memory.rate.weight.T * s.per_token_rate + memory.rate.bias
+    logit = x @ memory.rate.weight.T * s.learning_rate_per_token + memory.rate.bias
     rate = c.base_rate / c.head_dim * torch.sigmoid(logit).mT
     factor = (1 / torch.arange(1, c.mini_batch + 1, dtype=x.dtype) + memory.place).clamp_min(0)
 
@@ -79,7 +79,7 @@ def ttt(memory, x: Tensor, s) -> Tensor:
 def titans(memory, x: Tensor, s) -> Tensor:
     n = memory.neural
     (q, k, v), _ = n.project(x, n.init_tails(len(x), "qkv"), "qkv")
-    theta = n.config.largest_step * torch.sigmoid(x @ n.step.weight.T * s.per_token_rate + n.step.bias).mT
+    theta = n.config.largest_step * torch.sigmoid(x @ n.step.weight.T * s.learning_rate_per_token + n.step.bias).mT
     eta = torch.sigmoid(n.past(x)).mT * s.momentum
     keep = 1 - torch.sigmoid(n.forget(x)).mT
 
@@ -129,7 +129,7 @@ def _one_head(memory, s, h: int, u: Tensor, q: Tensor) -> Tensor:
             z = u[t] / c.head_dim**0.5
             said = {n: _say(anchor[n], z) for n in c.names if n != "memory"}
             k, v = _unit(said["key"]), said["value"] / (1 + said["value"].square().sum()).sqrt()
-            eta = c.max_step * torch.sigmoid(said["step"] * s.per_token_rate + memory.step_bias[h])
+            eta = c.max_step * torch.sigmoid(said["step"] * s.learning_rate_per_token + memory.step_bias[h])
             alpha = torch.sigmoid(said["retention"] + memory.retention_bias[h])
             pairs.append((k, v, eta, alpha))
             moved = {n: _moved(s, c.erase, beta, anchor[n], first[n], pairs) for n in c.names}

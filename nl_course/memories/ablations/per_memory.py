@@ -1,0 +1,295 @@
+"""What each ablation comes to in each memory: other inputs for its inner loop, or another loop in the same place.
+
+Two public methods of a memory are its seams. An adapter stands in for both on one memory object; the methods of its
+class stay what they are, and the adapter calls them:
+
+    write_inputs    turns tokens into q, k, v, gates      sign, read_with, learning_rate_per_token: other inputs
+    learn           the inner loop: reads and next state  momentum, last_layer_only, inner_steps, frozen
+
+`last_layer_only` needs no loop of its own. Below the last layer nothing moves, so the features phi of keys and queries
+are fixed, and f(x) = x + LN(phi(x) W + b) is a network of one layer over phi. The residual path goes around it: the
+one-layer network is to answer v - k at phi(k), and q is added to what it says at phi(q).
+
+Axes: b batch, h heads, t tokens, f head width, m hidden width.
+"""
+
+from copy import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nl_course.errors import CourseError, check_choice
+from nl_course.memories.ablations.ablation import Ablation
+from nl_course.memories.ablations.hope_inner_steps import learn_hope
+from nl_course.memories.ablations.inner_steps import learn_titans, learn_ttt
+from nl_course.memories.ablations.pooled import PooledMemory
+from nl_course.memories.common.inner_model import InnerModel
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.hope.bank import Bank, Fast, Side
+from nl_course.memories.hope.layer import FastState, SelfModifying, SelfModifyingState
+from nl_course.memories.titans.chunk import Gates
+from nl_course.memories.titans.neural import NeuralMemory, NeuralState
+from nl_course.memories.ttt.layer import TTT, TTTState
+
+
+class Adapter:
+    """One memory under one ablation. Raises CourseError for an option that the memory lacks."""
+
+    seams: tuple[str, ...] = ("write_inputs", "learn")
+
+    def __init__(self, memory: nn.Module, ablation: Ablation):
+        lacks = self.lacks(memory)
+        for name in ablation.changed:
+            if name in lacks:
+                raise CourseError(f"{type(memory).__name__} has no ablation {name!r}: {lacks[name]}.")
+        self.memory, self.ablation = memory, ablation
+
+    @staticmethod
+    def lacks(memory: nn.Module) -> dict[str, str]:
+        """Options that would change nothing here or are not to be had, by name, with the reason."""
+        return {}
+
+
+def refuse_compiled() -> None:
+    """Raises CourseError while torch.compile looks on: compiled code would keep the ablation after its end."""
+    if torch.compiler.is_compiling():
+        raise CourseError("an ablated memory cannot be compiled: train and ask it without compile.")
+
+
+# -- the last layer alone ----------------------------------------------------------------------------------------------
+def features(inner: InnerModel, weights: Weights, x: Tensor) -> Tensor:
+    """phi(x), what the last layer is given: (b, h, t, f) -> (b, h, t, m)."""
+    for i in range(1, inner.layers):
+        x = inner.activate(inner.layer(weights, i, x))  # (b, h, t, m)
+    return x
+
+
+def last_layer(inner: InnerModel, weights: Weights) -> Weights:
+    """The last layer's weights under the names that they have in a network of one layer."""
+    names = {f"W{inner.layers}": "W1", f"b{inner.layers}": "b1"}
+    return Weights({new: weights[old] for old, new in names.items() if old in weights})
+
+
+def with_last_layer(inner: InnerModel, weights: Weights, last: Weights) -> Weights:
+    """`weights`, but for the last layer, which is as in `last`."""
+    names = {"W1": f"W{inner.layers}", "b1": f"b{inner.layers}"}
+    return Weights(weights | {names[name]: w for name, w in last.items()})
+
+
+def one_layer(memory: nn.Module) -> nn.Module:
+    """The same memory, its parameters too, with an inner network of one layer and no residual path."""
+    twin = copy(memory)
+    twin.inner = replace(memory.inner, layers=1, residual=False)
+    return twin
+
+
+# -- TTT ---------------------------------------------------------------------------------------------------------------
+class AblatedTTT(Adapter):
+    """`TTT` with an ablation."""
+
+    memory: TTT
+
+    @staticmethod
+    def lacks(memory: TTT) -> dict[str, str]:
+        lacks = {"momentum": "its inner loop has no momentum", "frozen": "it has one memory"}
+        if memory.inner.layers == 1:
+            lacks["last_layer_only"] = "its inner network has one layer"
+        return lacks
+
+    def write_inputs(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple]:
+        """As `TTT.write_inputs`."""
+        refuse_compiled()
+        memory, ablation = self.memory, self.ablation
+        q, k, v, rate, tails = type(memory).write_inputs(memory, x, state)
+        if ablation.read_with == "key":
+            q = k
+        if not ablation.learning_rate_per_token:
+            bias = memory.rate.bias.to(rate.dtype)[:, None]  # (h, 1)
+            rate = (memory.config.base_rate / memory.config.head_dim * bias.sigmoid()).expand_as(rate)  # (b, h, t)
+        return q, k, v, ablation.sign * rate, tails
+
+    def learn(self, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState) -> tuple[Tensor, TTTState]:
+        """As `TTT.learn`."""
+        if not self.ablation.last_layer_only:
+            return self._learn(self.memory, q, k, v, rate, state)
+        inner = self.memory.inner
+        phi_k, phi_q = (features(inner, state.anchor, x) for x in (k, q))  # (b, h, t, m)
+        # Below the last layer no gradient is gathered, so the state's zeros stay.
+        last = replace(state, anchor=last_layer(inner, state.anchor), gathered=last_layer(inner, state.gathered))
+        z, after = self._learn(one_layer(self.memory), phi_q, phi_k, inner.target(k, v), rate, last)
+        after = replace(
+            after,
+            anchor=with_last_layer(inner, state.anchor, after.anchor),
+            gathered=with_last_layer(inner, state.gathered, after.gathered),
+        )
+        return (z + q if inner.residual else z), after
+
+    def _learn(self, memory: TTT, q, k, v, rate, state: TTTState) -> tuple[Tensor, TTTState]:
+        if self.ablation.inner_steps > 1:
+            return learn_ttt(memory, self.ablation.inner_steps, q, k, v, rate, state)
+        return type(memory).learn(memory, q, k, v, rate, state)
+
+
+# -- Titans ------------------------------------------------------------------------------------------------------------
+class AblatedNeuralMemory(Adapter):
+    """The neural memory of Titans, MAC, MAG and MAL with an ablation."""
+
+    seams = ("write_inputs", "read_inputs", "learn")
+    memory: NeuralMemory
+
+    @staticmethod
+    def lacks(memory: NeuralMemory) -> dict[str, str]:
+        lacks = {"frozen": "it has one memory"}
+        if memory.inner.layers == 1:
+            lacks["last_layer_only"] = "its inner network has one layer"
+        if not memory.config.momentum:
+            lacks["momentum"] = "its inner loop has no momentum"
+        return lacks
+
+    def write_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
+        """As `NeuralMemory.write_inputs`."""
+        refuse_compiled()
+        memory, ablation = self.memory, self.ablation
+        q, k, v, gates, tails = type(memory).write_inputs(memory, x, tails)
+        step = gates.step
+        if not ablation.learning_rate_per_token:
+            bias = memory.step.bias.to(step.dtype)[:, None]  # (h, 1)
+            step = (memory.config.largest_step * bias.sigmoid()).expand_as(step)  # (b, h, t)
+        gates = gates._replace(step=ablation.sign * step)
+        if not ablation.momentum:
+            gates = gates._replace(log_momentum=None)
+        return (k if ablation.read_with == "key" else q), k, v, gates, tails
+
+    def read_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, tuple]:
+        """As `NeuralMemory.read_inputs`."""
+        (asked,), tails = self.memory.project(x, tails, "k" if self.ablation.read_with == "key" else "q")
+        return asked, tails
+
+    def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
+        """As `NeuralMemory.learn`."""
+        if self.ablation.momentum:
+            return self._learn_layers(q, k, v, gates, state)
+        # The state keeps its form: with the momentum back, past surprise begins from nothing.
+        y, after = self._learn_layers(q, k, v, gates, replace(state, momentum={}))
+        return y, replace(after, momentum=Weights(after.memory).map(torch.zeros_like))
+
+    def _learn_layers(self, q, k, v, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
+        if not self.ablation.last_layer_only:
+            return self._learn(self.memory, q, k, v, gates, state)
+        inner, parts = self.memory.inner, ("memory", "momentum", "anchor")
+        phi_k, phi_q = (features(inner, state.memory, x) for x in (k, q))  # (b, h, t, m)
+        last = replace(state, **{part: last_layer(inner, getattr(state, part)) for part in parts})
+        y, after = self._learn(one_layer(self.memory), phi_q, phi_k, inner.target(k, v), gates, last)
+        whole = {}
+        for part in parts:
+            whole[part] = with_last_layer(inner, getattr(state, part), getattr(after, part))
+        return (y + q if inner.residual else y), replace(after, **whole)
+
+    def _learn(self, memory: NeuralMemory, q, k, v, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
+        if self.ablation.inner_steps > 1:
+            return learn_titans(memory, self.ablation.inner_steps, q, k, v, gates, state)
+        return type(memory).learn(memory, q, k, v, gates, state)
+
+
+class AblatedPooledMemory(AblatedNeuralMemory):
+    """A neural memory with pooled gates: only its inputs can be changed."""
+
+    @staticmethod
+    def lacks(memory: PooledMemory) -> dict[str, str]:
+        reason = "pooled gates know no such thing"
+        return dict.fromkeys(("inner_steps", "last_layer_only", "momentum", "frozen"), reason)
+
+
+# -- self-modifying Titans ---------------------------------------------------------------------------------------------
+class LastLayers(Bank):
+    """A bank of two-layer memories whose first layers are read but not written."""
+
+    def inputs(self, weights: Weights, k: Tensor) -> Weights:
+        return {name: a for name, a in super().inputs(weights, k).items() if name != "into"}
+
+    def sides(self, anchor: Weights, k: Tensor, v: Tensor, shared: Weights | None, stop: bool) -> dict[str, Side]:
+        every = super().sides(anchor, k, v, shared, stop)
+        return {name: side for name, side in every.items() if name != "into"}
+
+
+class AblatedSelfModifying(Adapter):
+    """`SelfModifying` with an ablation. The sign is part of its rule, because the step that is flipped also erases."""
+
+    memory: SelfModifying
+
+    def __init__(self, memory: SelfModifying, ablation: Ablation):
+        super().__init__(memory, ablation)
+        for name in ablation.frozen:
+            check_choice("frozen memory", name, memory.config.names)
+
+    @staticmethod
+    def lacks(memory: SelfModifying) -> dict[str, str]:
+        lacks = {}
+        if not memory.config.momentum:
+            lacks["momentum"] = "it was built without momentum"
+        if memory.config.kind == "linear":
+            lacks["last_layer_only"] = "linear memories have one layer"
+        if memory.path == "gain":
+            lacks["inner_steps"] = 'path "gain" has one gain for all memories'
+            lacks["frozen"] = 'with path "gain" memories share what moves, none can be frozen alone'
+        return lacks
+
+    def write_inputs(self, x: Tensor, state: SelfModifyingState) -> tuple[dict[str, Tensor], FastState, Tensor | None]:
+        """As `SelfModifying.write_inputs`. The memories beside M_memory are written on the way, through `learn`."""
+        refuse_compiled()
+        signals, others, tail = type(self.memory).write_inputs(self.memory, x, state)
+        signals["step"] = self._step(signals["step"])
+        if self.ablation.read_with == "key":
+            signals["query"] = signals["key"]
+        return signals, others, tail
+
+    def learn(
+        self, bank: Bank, fast: Fast, signals: dict[str, Tensor], fresh: bool, masks=None, running: bool = False
+    ) -> tuple[Fast, Tensor | None]:
+        """As `SelfModifying.learn`. `masks` are made again here: they may be of other steps, and with momentum."""
+        memory, ablation = self.memory, self.ablation
+        if set(ablation.frozen) >= set(bank.names):
+            return fast, None
+        signals = signals | {"step": self._step(signals["step"])}
+        if ablation.last_layer_only:
+            bank = LastLayers(bank.names, bank.width, bank.hidden, bank.activation)
+        twin, given = copy(memory), fast
+        twin.rule = memory.rule._replace(sign=ablation.sign)
+        if not ablation.momentum:
+            twin.rule, given = twin.rule._replace(momentum=0.0), fast._replace(momentum={})
+        if ablation.inner_steps > 1:
+            after, o = learn_hope(twin, ablation.inner_steps, bank, given, signals, fresh, running)
+        else:
+            after, o = type(memory).learn(twin, bank, given, signals, fresh, None, running)
+        if not ablation.momentum:
+            after = after._replace(momentum=Weights(fast.momentum).map(torch.zeros_like))
+        return self._kept_frozen(bank, fast, after), o
+
+    def _step(self, step: Tensor) -> Tensor:
+        """eta (b, h, t)."""
+        if self.ablation.learning_rate_per_token:
+            return step
+        bias = self.memory.step_bias.to(step.dtype)[:, None]  # (h, 1)
+        return (self.memory.config.max_step * bias.sigmoid()).expand_as(step)  # (b, h, t)
+
+    def _kept_frozen(self, bank: Bank, before: Fast, after: Fast) -> Fast:
+        """`after`, but for the frozen memories of the bank, which are as before."""
+        frozen = self.ablation.frozen
+        if not set(frozen) & set(bank.names):
+            return after
+        kept = []
+        for old, new in ((before.running, after.running), (before.momentum, after.momentum)):
+            if new:
+                apart, moved = bank.spread(old), bank.spread(new)
+                new = bank.gather({name: (apart if name in frozen else moved)[name] for name in bank.names})
+            kept.append(new)
+        return after._replace(running=kept[0], momentum=kept[1])
+
+
+ADAPTERS: dict[type, type[Adapter]] = {
+    TTT: AblatedTTT,
+    PooledMemory: AblatedPooledMemory,
+    NeuralMemory: AblatedNeuralMemory,
+    SelfModifying: AblatedSelfModifying,
+}
