@@ -1,4 +1,4 @@
-"""Outer-loop memories: the optimisers of the course, by name, each a `torch.optim.Optimizer`.
+"""Outer-loop memories: the optimizers of the course, by name, each a `torch.optim.Optimizer`.
 
     optimizer = build_optimizer("m3", model, lr=2e-3, weight_decay=0.1)
 
@@ -18,7 +18,7 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.optimizers.adam import Adam
@@ -49,31 +49,47 @@ LIKE_ADAM = {"muon": {"scale": "adam"}, "m3": {"rms": 0.2}}
 
 
 def build_optimizer(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    """The optimiser called `name` for all of a model's parameters; `options` are further arguments of its class.
+    """The optimizer called `name` for all parameters of a model; `options` are further arguments of its class.
 
     Weight decay is on tensors of two or more axes only. With "muon" and "m3" embeddings and vectors are AdamW's, and
-    matrices step as far as they would with Adam (our choice; `scale` and `rms` change it).
+    matrices step as far as they would with Adam (our choice; `scale` and `rms` change it). Raises CourseError for a
+    name or an option that it does not know, and for a model without parameters that learn.
     """
     kind = OPTIMIZERS[check_choice("optimizer", name, OPTIMIZERS)]
     known = [n for n in signature(kind).parameters if n not in ("params", "model", "adam")]
     for option in options:
         check_choice(f"option of {name}", option, known)
+    matrices, embeddings, vectors = _parameters_by_kind(model)
+    if name in LIKE_ADAM:
+        groups = [
+            {"params": matrices},
+            {"params": embeddings, "adam": True},
+            {"params": vectors, "adam": True, "weight_decay": 0.0},
+        ]
+    else:
+        # One group for both, in the model's order.
+        decayed = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
+        groups = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
+    if name == "dgd":
+        options["model"] = model
+    return kind([group for group in groups if group["params"]], **{**LIKE_ADAM.get(name, {}), **options})
+
+
+def _parameters_by_kind(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """A model's parameters that learn, each in the model's order: matrices, embeddings, and vectors with scalars."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise CourseError("the model has no parameters that learn.")
-    embedded = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    kinds = {"matrices": [], "embeddings": [], "vectors": []}
+    tables = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    matrices, embeddings, vectors = [], [], []
     for p in parameters:
-        kinds["vectors" if p.dim() < 2 else "embeddings" if p in embedded else "matrices"].append(p)
-    if name in LIKE_ADAM:
-        adam = {"embeddings": {"adam": True}, "vectors": {"adam": True, "weight_decay": 0.0}}
-        groups = [{"params": ps, **adam.get(k, {})} for k, ps in kinds.items()]
-    else:
-        matrices = [p for p in parameters if p.dim() >= 2]
-        groups = [{"params": matrices}, {"params": kinds["vectors"], "weight_decay": 0.0}]
-    if name == "dgd":
-        options["model"] = model
-    return kind([g for g in groups if g["params"]], **{**LIKE_ADAM.get(name, {}), **options})
+        if p.dim() < 2:
+            vectors.append(p)
+        elif p in tables:
+            embeddings.append(p)
+        else:
+            matrices.append(p)
+    return matrices, embeddings, vectors
 
 
 __all__ = [

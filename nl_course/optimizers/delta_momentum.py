@@ -1,4 +1,10 @@
-"""Delta momentum: a memory of gradients that erases what it held under the present one before it writes."""
+"""Delta momentum: a memory of gradients that erases what it held under the present one before it writes.
+
+    m <- m (momentum I - lr g^T g) - lr P g                                        N22, E48-E49
+    W <- W + m
+
+W, m and g are (o, d); P g is a function of g that the user may give, g itself by default.
+"""
 
 from collections.abc import Callable, Iterable
 from math import sqrt
@@ -7,21 +13,23 @@ from typing import Any
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_min
-from nl_course.optimizers.base import Descent, decay, fraction
+from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction
 from nl_course.optimizers.newton_schulz import as_matrix
 
 
 class DeltaMomentum(Descent):
-    """m <- m (momentum I - lr g^T g) - lr P g,  W <- W + m  (Nested Learning N22, E48-E49).
+    """Momentum by the delta rule.
 
-    The memory is the matrix m (o, d), its keys are the rows of g (o, d) and its values P, the identity if no
+    The memory is the matrix m (o, d). Its keys are the rows of g (o, d) and its values P, the identity if no
     `preconditioner` g -> P g is given. The write is a gradient step on the half squared inner loss |m g^T + P|^2 / 2,
     where momentum takes one on the dot product <m g^T, P>: directions that come again are corrected, not piled up.
-    The paper prints the erase on the left and without the rate; this is the gradient of its own loss, with the target
+    The paper prints the erase on the left and without the rate. This is the gradient of its own loss, with the target
     -P that descent needs. `erase=False` is preconditioned momentum, and with P = I heavy ball.
 
     The erase contracts only while lr |g|_2^2 < 1 + momentum. `clip` (ours) shortens g until lr |g|_F^2 is at most
-    `clip`; None never does. Vectors and scalars are matrices of one row. State: o d elements a matrix.
+    `clip`; None never does. Vectors and scalars are matrices of one row.
+
+    State: o d elements per matrix.
     """
 
     def __init__(
@@ -33,34 +41,40 @@ class DeltaMomentum(Descent):
         erase: bool = True,
         clip: float | None = 1.0,
         preconditioner: Callable[[Tensor], Tensor] | None = None,
-    ):
+    ) -> None:
         if preconditioner is not None and not callable(preconditioner):
             raise CourseError(f"preconditioner must be a function from g (o, d) to P g, not {preconditioner!r}.")
         self.preconditioner = preconditioner
         super().__init__(params, lr, weight_decay, foreach=False, momentum=momentum, erase=erase, clip=clip)
 
     def check(self, group: dict[str, Any]) -> None:
-        fraction("momentum", group["momentum"], one=True)
+        check_fraction("momentum", group["momentum"], one=True)
         if group["clip"] is not None and not check_min("clip", group["clip"], 0) > 0:
             raise CourseError("clip must be more than 0, or None for no limit.")
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        decay(group, params)
+        apply_weight_decay(group, params)
+        eta = group["lr"]
         for parameter, memory in zip(params, self.buffers("momentum", params)):
-            eta, g, m = group["lr"], rows(parameter.grad), rows(memory)
+            g = rows(parameter.grad)  # (o, d)
+            m = rows(memory)  # (o, d)
             if group["clip"] is not None and eta:
-                g = g * (sqrt(group["clip"] / eta) / g.norm().clamp(min=1e-30)).clamp(max=1)
+                longest = sqrt(group["clip"] / eta)
+                g = g * (longest / g.norm().clamp(min=1e-30)).clamp(max=1)
             erased = times_gram(m, g) if group["erase"] else 0
-            m = group["momentum"] * m - eta * (erased + (g if self.preconditioner is None else self.preconditioner(g)))
+            written = g if self.preconditioner is None else self.preconditioner(g)
+            m = group["momentum"] * m - eta * (erased + written)
             memory.copy_(m.view_as(memory))
             parameter.add_(memory)
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """A tensor as a matrix; a vector or scalar as one row."""
+    """A tensor as a matrix (o, d); a vector or a scalar as one row."""
     return as_matrix(tensor) if tensor.dim() >= 2 else tensor.reshape(1, -1)
 
 
 def times_gram(m: Tensor, g: Tensor) -> Tensor:
-    """m g^T g for two matrices (o, d), by way of the smaller of (o, o) and (d, d)."""
-    return (m @ g.T) @ g if g.shape[0] <= g.shape[1] else m @ (g.T @ g)
+    """m g^T g for two matrices (o, d), by way of the smaller of g^T g (d, d) and m g^T (o, o)."""
+    if g.shape[0] <= g.shape[1]:
+        return (m @ g.T) @ g
+    return m @ (g.T @ g)

@@ -1,4 +1,12 @@
-"""M3, multi-scale momentum Muon: a fast and a slow memory of gradients, each on its own clock."""
+"""M3, multi-scale momentum Muon: a fast and a slow memory of gradients, each on its own clock.
+
+    M1 <- M1 + beta1 g                      every step                            arXiv 2512.24695, Algorithm 1
+    V  <- V + beta2 g^2                     every step
+    M2 <- M2 + beta3 sum of the chunk's g   every `slow_every` steps,  O2 = NS(M2)
+    W  <- W - lr (NS(M1) + alpha O2) / (sqrt(V) + eps)                                                     E75
+
+All memories have the shape of W. This is the algorithm as printed; M3's docstring says what is ours.
+"""
 
 from collections.abc import Iterable
 from math import sqrt
@@ -9,26 +17,28 @@ from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers.adam import MODES, adam_update
-from nl_course.optimizers.base import Descent, decay, fraction, gradients
+from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, gradients
 from nl_course.optimizers.muon import check_newton_schulz, orthogonal
 
 
 class M3(Descent):
-    """W <- W - lr (NS(M1) + alpha NS(M2)) / (sqrt(V) + eps)  (arXiv version, section 7.2, Algorithm 1, E75).
+    """A continuum memory system of two levels (section 7.2), with Adam's memory of squares.
 
-    M1 is written at every step and read at every step; M2 is read only every `slow_every` steps, through
-    O2 = NS(M2), which then stands for the whole next chunk: a continuum memory system of two levels. V is Adam's memory
-    of squares. State: 4 o d elements a matrix (M1, M2, V, O2; the paper's sum over a chunk is added to M2 as it comes,
-    since nobody reads it before the chunk is full).
+    M1 is written at every step and read at every step. M2 is read only every `slow_every` steps, through O2 = NS(M2),
+    which then stands for the whole next chunk. V is Adam's memory of squares. The paper's sum over a chunk is added to
+    M2 as it comes, since nobody reads M2 before the chunk is full.
 
-    `mode="printed"` is the algorithm as printed: M1 += beta1 g, M2 += beta3 g, V += beta2 g^2, sums without any decay
-    or bias correction. NS(M) has entries of order 1 / sqrt(o) whatever the gradients, V is of their size, so small
-    gradients make huge steps: it is for the page. `mode="ema"` is ours, for training: M1 and V are exponential means
-    with betas[0] and betas[1], M2 one with betas[2] over the chunks' mean gradients, V is bias-corrected and the step
-    of a matrix is scaled to a root mean square of `rms`. Values of betas, alpha, eps and period are not in the paper.
+    `mode="printed"` is the algorithm as printed, above: sums without any decay or bias correction. NS(M) has entries of
+    order 1 / sqrt(o) whatever the gradients, and V is of their size, so small gradients make huge steps: it is for the
+    page. `mode="ema"` is ours, for training: M1 and V are exponential means with betas[0] and betas[1], M2 one with
+    betas[2] over the chunks' mean gradients, V is bias-corrected, and the step of a matrix is scaled to a root mean
+    square of `rms`. Values of betas, alpha, eps and period are not in the paper.
 
-    Vectors and scalars are not orthogonalised; in ema mode they are not rescaled either but bias-corrected, so that
+    Vectors and scalars are not made orthogonal. In ema mode they are not rescaled either but bias-corrected, so that
     with alpha 0 they are Adam's. A group with `adam=True` is AdamW's altogether (betas[:2]): for embeddings.
+    `ns_steps`, `ns_kind` and `precision` are those of `Muon`.
+
+    State: 4 o d elements per matrix (M1, M2, V, O2).
     """
 
     def __init__(
@@ -47,7 +57,7 @@ class M3(Descent):
         precision: str = "auto",
         adam: bool = False,
         foreach: bool | None = None,
-    ):
+    ) -> None:
         settings = dict(betas=betas, alpha=alpha, slow_every=slow_every, mode=mode, rms=rms, eps=eps, adam=adam)
         ns = dict(ns_steps=ns_steps, ns_kind=ns_kind, precision=precision)
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
@@ -62,39 +72,54 @@ class M3(Descent):
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if group["adam"]:
-            return adam_update(self, {**group, "betas": group["betas"][:2]}, params)
-        decay(group, params)
-        g, steps = gradients(params), self.count(params)
-        M1, M2, V, O2 = (self.buffers(name, params) for name in ("fast", "slow", "square", "slow_step"))
+            adam_update(self, {**group, "betas": group["betas"][:2]}, params)
+            return
+        apply_weight_decay(group, params)
+        g = gradients(params)
+        steps = self.count(params)
+        M1 = self.buffers("fast", params)
+        M2 = self.buffers("slow", params)
+        V = self.buffers("square", params)
+        O2 = self.buffers("slow_step", params)
+
+        # Write. Every memory sees every gradient.
         write = write_sums if group["mode"] == "printed" else write_means
         root = write(group, steps, g, M1, M2, V)
 
+        # Read the fast memory now; the slow one still answers with what it held when its last chunk was full.
         step = torch._foreach_add(self._fast_step(group, steps, M1), O2, alpha=group["alpha"])
         torch._foreach_add_(root, group["eps"])
         torch._foreach_div_(step, root)
         if group["mode"] == "ema":
-            for p, s in zip(params, step):
-                if p.dim() >= 2:
+            for s in step:
+                if s.dim() >= 2:
                     s.mul_(group["rms"] * sqrt(s.numel()) / s.norm().clamp(min=1e-30))
         torch._foreach_add_(params, step, alpha=-group["lr"])
 
+        # The slow clock: where a chunk is full, O2 is read anew and first acts on the next step.
         full = [i for i, t in enumerate(steps) if t % group["slow_every"] == 0]
-        for i, o in zip(full, orthogonal(group, [M2[i] for i in full])):
+        slow_steps = orthogonal(group, [M2[i] for i in full])
+        for i, o in zip(full, slow_steps):
             O2[i].copy_(o)
             if group["mode"] == "ema" and o.dim() < 2:
                 O2[i].div_(1 - group["betas"][2] ** (steps[i] // group["slow_every"]))
 
     @staticmethod
     def _fast_step(group: dict[str, Any], steps: list[int], M1: list[Tensor]) -> list[Tensor]:
-        """O1 of every memory; the bias of an exponential mean matters to vectors only, NS takes it out."""
+        """NS(M1) of each memory. The bias of an exponential mean matters to vectors only: NS takes it out."""
         fast = orthogonal(group, M1)
         if group["mode"] == "printed":
             return fast
         return [o if o.dim() >= 2 else o / (1 - group["betas"][0] ** t) for o, t in zip(fast, steps)]
 
 
-def write_sums(group: dict[str, Any], steps: list[int], g: list[Tensor], M1, M2, V) -> list[Tensor]:
-    """Algorithm 1's writes; returns sqrt(V)."""
+Memories = list[Tensor]  # one for each parameter, in its shape
+
+
+def write_sums(
+    group: dict[str, Any], steps: list[int], g: list[Tensor], M1: Memories, M2: Memories, V: Memories
+) -> list[Tensor]:
+    """Algorithm 1's writes, in place; returns sqrt(V)."""
     beta1, beta2, beta3 = group["betas"]
     torch._foreach_add_(M1, g, alpha=beta1)
     torch._foreach_add_(M2, g, alpha=beta3)
@@ -102,12 +127,16 @@ def write_sums(group: dict[str, Any], steps: list[int], g: list[Tensor], M1, M2,
     return torch._foreach_sqrt(V)
 
 
-def write_means(group: dict[str, Any], steps: list[int], g: list[Tensor], M1, M2, V) -> list[Tensor]:
-    """The same memories as exponential means; M2 forgets once a chunk. Returns the bias-corrected sqrt(V)."""
-    (beta1, beta2, beta3), period = group["betas"], group["slow_every"]
-    begins = [m for m, t in zip(M2, steps) if (t - 1) % period == 0]
-    if begins:
-        torch._foreach_mul_(begins, beta3)
+def write_means(
+    group: dict[str, Any], steps: list[int], g: list[Tensor], M1: Memories, M2: Memories, V: Memories
+) -> list[Tensor]:
+    """The same memories as exponential means, in place. Returns the bias-corrected sqrt(V)."""
+    beta1, beta2, beta3 = group["betas"]
+    period = group["slow_every"]
+    # M2 forgets once per chunk, at its first step, and then takes in the chunk's mean gradient bit by bit.
+    begins_chunk = [m for m, t in zip(M2, steps) if (t - 1) % period == 0]
+    if begins_chunk:
+        torch._foreach_mul_(begins_chunk, beta3)
     torch._foreach_add_(M2, g, alpha=(1 - beta3) / period)
     torch._foreach_lerp_(M1, g, 1 - beta1)
     torch._foreach_mul_(V, beta2)
@@ -122,4 +151,4 @@ def check_betas(betas: tuple[float, ...], one: bool) -> None:
     if not isinstance(betas, (tuple, list)) or len(betas) != 3:
         raise CourseError(f"betas must be three numbers (fast memory, squares, slow memory), not {betas!r}.")
     for beta in betas:
-        fraction("betas", beta, one)
+        check_fraction("betas", beta, one)

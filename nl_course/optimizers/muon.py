@@ -1,4 +1,10 @@
-"""Muon: a memory of gradients that is read through an inner loop of its own."""
+"""Muon: a memory of gradients that is read through an inner loop of its own.
+
+    m <- momentum * m + (1 - momentum) g
+    W <- W - lr * scale * NS(m)            NS: newton_schulz.py                        Jordan 2024; E43-E44
+
+m, W and the gradient g are (o, d).
+"""
 
 from collections.abc import Iterable
 from math import sqrt
@@ -9,25 +15,29 @@ from torch import Tensor
 
 from nl_course.errors import check_choice, check_int, check_min
 from nl_course.optimizers.adam import adam_update
-from nl_course.optimizers.base import Descent, decay, fraction, gradients, pair
+from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, check_pair, gradients
 from nl_course.optimizers.newton_schulz import COEFFICIENTS, PRECISIONS, as_matrix, orthogonalize
 
 SCALES = ("rows", "adam", "none")
 
 
 class Muon(Descent):
-    """m <- momentum * m + (1 - momentum) g,  W <- W - lr * scale * NS(m)  (Jordan 2024; Nested Learning E43-E44).
+    """Momentum whose step has all singular values near 1.
 
-    The memory is momentum's; what is read from it goes through Newton-Schulz, in its cubic form gradient steps on
-    |O O^T - I|^2, so that every direction that was written at all counts the same. In the paper's words: deep momentum
-    with a linear memory and sigma = NS. State: o d elements a matrix.
+    The memory is momentum's. What is read from it goes through Newton-Schulz, in its cubic form gradient steps on
+    |O O^T - I|^2, so every direction that was written at all counts the same. In the paper's words: deep momentum with
+    a linear memory and sigma = NS.
 
-    Matrices of any shape, convolutions as (out, the rest); vectors and scalars step by the momentum as it is, without
-    Newton-Schulz. A group with `adam=True` is AdamW's instead, with `betas` and `eps`: the place for embeddings and
-    vectors, as `build_optimizer` does. `nesterov` reads momentum * m + (1 - momentum) g, one gradient ahead.
-    `scale`: "rows" is sqrt(max(1, o / d)), "adam" is 0.2 sqrt(max(o, d)), with which rates tuned for Adam serve
-    (Liu et al. 2025, arXiv 2502.16982), "none" is 1. `ns_steps` None takes as many as the shape needs
-    (`newton_schulz.steps_for`). As `torch.optim.Muon`, whose 5 steps in bf16 are `ns_steps=5, precision="bf16"`.
+    Matrices of any shape; a convolution's as (out, everything else). Vectors and scalars step by the momentum as it is,
+    without Newton-Schulz. A group with `adam=True` is AdamW's instead, with `betas` and `eps`: the place for embeddings
+    and vectors, as `build_optimizer` does it.
+
+    `nesterov` reads momentum * m + (1 - momentum) g, one gradient ahead. `scale`: "rows" is sqrt(max(1, o / d));
+    "adam" is 0.2 sqrt(max(o, d)), with which rates that were tuned for Adam serve (Liu et al. 2025, arXiv 2502.16982);
+    "none" is 1. `ns_steps` None takes as many as the shape needs (`newton_schulz.steps_for`), `ns_kind` and `precision`
+    are those of `newton_schulz`. With `ns_steps=5, precision="bf16"` it is `torch.optim.Muon`.
+
+    State: o d elements per matrix.
     """
 
     def __init__(
@@ -45,40 +55,44 @@ class Muon(Descent):
         eps: float = 1e-8,
         adam: bool = False,
         foreach: bool | None = None,
-    ):
+    ) -> None:
         settings = dict(momentum=momentum, nesterov=nesterov, scale=scale, betas=betas, eps=eps, adam=adam)
         ns = dict(ns_steps=ns_steps, ns_kind=ns_kind, precision=precision)
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
     def check(self, group: dict[str, Any]) -> None:
-        fraction("momentum", group["momentum"])
+        check_fraction("momentum", group["momentum"])
         check_choice("scale", group["scale"], SCALES)
         check_newton_schulz(group)
-        pair("betas", group["betas"])
+        check_pair("betas", group["betas"])
         check_min("eps", group["eps"], 0)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         if group["adam"]:
-            return adam_update(self, group, params)
-        decay(group, params)
-        m, g = self.buffers("momentum", params), gradients(params)
+            adam_update(self, group, params)
+            return
+        apply_weight_decay(group, params)
+        m = self.buffers("momentum", params)
+        g = gradients(params)
         torch._foreach_lerp_(m, g, 1 - group["momentum"])
         read = torch._foreach_lerp(g, m, group["momentum"]) if group["nesterov"] else m
         step = orthogonal(group, read)
-        rates = [-group["lr"] * scale(group["scale"], p) for p in params]
-        torch._foreach_add_(params, torch._foreach_mul(step, rates))
+        step_sizes = [-group["lr"] * step_scale(group["scale"], p) for p in params]
+        torch._foreach_add_(params, torch._foreach_mul(step, step_sizes))
 
 
-def scale(kind: str, parameter: Tensor) -> float:
-    """What a matrix's rate is multiplied by; 1 for vectors."""
+def step_scale(kind: str, parameter: Tensor) -> float:
+    """What a matrix's rate is multiplied by, for a `scale` of Muon; 1 for vectors and scalars."""
     if parameter.dim() < 2 or kind == "none":
         return 1.0
     rows, columns = as_matrix(parameter).shape
-    return sqrt(max(1, rows / columns)) if kind == "rows" else 0.2 * sqrt(max(rows, columns))
+    if kind == "rows":
+        return sqrt(max(1, rows / columns))
+    return 0.2 * sqrt(max(rows, columns))
 
 
 def orthogonal(group: dict[str, Any], memories: list[Tensor]) -> list[Tensor]:
-    """NS of every memory with the group's settings; vectors as they are."""
+    """NS of each memory, with the group's settings; vectors and scalars as they are."""
     return orthogonalize(
         memories,
         together=len(memories) > 1,
@@ -89,6 +103,7 @@ def orthogonal(group: dict[str, Any], memories: list[Tensor]) -> list[Tensor]:
 
 
 def check_newton_schulz(group: dict[str, Any]) -> None:
+    """Raises CourseError for a Newton-Schulz setting of `group` that makes no sense."""
     if group["ns_steps"] is not None:
         check_int("ns_steps", group["ns_steps"], 1)
     check_choice("ns_kind", group["ns_kind"], COEFFICIENTS)
