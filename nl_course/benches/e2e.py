@@ -1,9 +1,9 @@
-"""TTT-E2E's training step beside the same network without its inner loop, and its decoding far into a text.
+"""TTT-E2E's training step beside that of the same network without its inner loop, and its decoding far into a text.
 
 d = 256, 8 blocks of which the last 2 learn, chunks of 256 tokens, a window of 512, bytes, one text, float32. "The same
 network" has the same weights; its fast MLPs stay where they are. A training step is the loss of a text and the gradient
-of every parameter. "Again" computes segments twice instead of keeping them (`recompute`). Decoding reads one token a
-call for a whole chunk, so that the share of one update is in it.
+of every parameter. "Again" computes segments twice instead of keeping them (`recompute`). Decoding reads one token per
+call for a whole chunk, so that its share of one update is in it.
 """
 
 from collections.abc import Callable
@@ -12,77 +12,104 @@ from statistics import median
 import torch
 
 from nl_course.benches.measure import in_turn, peak_bytes, ratio, seconds
-from nl_course.nested import NestedLanguageModel, e2e_config, without_inner_loop
+from nl_course.nested import NestedLanguageModel, NestedState, e2e_config, without_inner_loop
 
 CONFIG = e2e_config(width=256, layers=8, heads=4, hidden=560, window=512, chunk=256, suffix=2)
 TOKENS, LENGTHS, CONTEXTS = 2048, (1024, 2048, 4096), (2048, 16384)
-KINDS = ("without", "with", "again")
+NAMES = {
+    "without": "training step, without inner loop",
+    "with": "training step, with inner loop",
+    "again": "training step, segments again",
+}
 
 
 def build(kind: str) -> NestedLanguageModel:
     """The network "without" its inner loop, "with" it, or with it and every segment computed "again"."""
     torch.manual_seed(0)
-    return NestedLanguageModel(without_inner_loop(CONFIG) if kind == "without" else CONFIG, recompute=kind == "again")
+    config = without_inner_loop(CONFIG) if kind == "without" else CONFIG
+    return NestedLanguageModel(config, recompute=kind == "again")
 
 
 def text(tokens: int) -> torch.Tensor:
+    """Random tokens, (1, tokens)."""
     return torch.randint(0, CONFIG.vocab, (1, tokens), generator=torch.Generator().manual_seed(1))
 
 
 def step(kind: str, tokens: int = TOKENS) -> Callable[[], object]:
-    model, read = build(kind), text(tokens + 1)
-    wanted = list(model.parameters())
-    return lambda: torch.autograd.grad(model.token_losses(read).mean(), wanted, allow_unused=True)
+    """A training step on a text of that many tokens, without the optimizer, ready to be timed."""
+    model = build(kind)
+    inputs_and_targets = text(tokens + 1)
+    parameters = list(model.parameters())
+
+    def run() -> object:
+        loss = model.token_losses(inputs_and_targets).mean()
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    return run
 
 
 def rows() -> list[dict]:
-    times = in_turn({kind: step(kind) for kind in KINDS}, rounds=5)
-    peaks = {kind: peak_bytes(_peak(kind)) for kind in KINDS}
-    found = [
-        _row(
-            f"training step, {kind} inner loop" if kind != "again" else "training step, segments again",
+    """The table: training with and without the inner loop, training at growing lengths, decoding at growing lengths."""
+    times = in_turn({kind: step(kind) for kind in NAMES}, rounds=5)
+    peaks = {kind: peak_bytes(_peak(kind)) for kind in NAMES}
+    table = []
+    for kind, name in NAMES.items():
+        row = _row(
+            name,
             1e6 * median(times[kind]) / TOKENS,
             ratio(times, kind, "without"),
             peaks[kind] / 1e6,
             peaks[kind] / peaks["without"],
         )
-        for kind in KINDS
-    ]
-    steps = {str(n): step("with", n) for n in LENGTHS}
-    times = in_turn(steps, rounds=3)
+        table.append(row)
+
+    times = in_turn({str(n): step("with", n) for n in LENGTHS}, rounds=3)
+    shortest = LENGTHS[0]
     for n in LENGTHS:
-        share = ratio(times, str(n), str(LENGTHS[0])) * LENGTHS[0] / n
-        found.append(_row(f"training, {n:,} tokens beside {LENGTHS[0]:,}", 1e6 * median(times[str(n)]) / n, share))
-    tokens = decode_seconds()
+        per_token = ratio(times, str(n), str(shortest)) * shortest / n
+        name = f"training, {n:,} tokens beside {shortest:,}"
+        table.append(_row(name, 1e6 * median(times[str(n)]) / n, per_token))
+
+    times = decode_seconds()
+    nearest = CONTEXTS[0]
     for n in CONTEXTS:
-        share = ratio(tokens, str(n), str(CONTEXTS[0]))
-        found.append(_row(f"decoding at {n:,} beside {CONTEXTS[0]:,}", 1e6 * median(tokens[str(n)]), share))
-    return found
+        name = f"decoding at {n:,} beside {nearest:,}"
+        table.append(_row(name, 1e6 * median(times[str(n)]), ratio(times, str(n), str(nearest))))
+    return table
 
 
-def _row(name: str, microseconds: float, times: float, peak: float | None = None, more: float | None = None) -> dict:
-    keys = ("name", "us/token", "times the time", "peak, MB", "times the memory")
-    return dict(zip(keys, (name, microseconds, times, peak, more), strict=True))
+def _row(
+    name: str, microseconds: float, times: float, peak: float | None = None, times_peak: float | None = None
+) -> dict:
+    return {
+        "name": name,
+        "us/token": microseconds,
+        "times the time": times,
+        "peak, MB": peak,
+        "times the memory": times_peak,
+    }
 
 
 @torch.no_grad()
 def decode_seconds(rounds: int = 3) -> dict[str, list[float]]:
-    """Seconds a token, over a chunk read token by token after each of CONTEXTS, in turn."""
-    model, ahead = build("with"), text(CONFIG.levels[-1][0].chunk)
+    """Seconds per token, over a chunk read token by token after each of CONTEXTS, in turn."""
+    model = build("with")
+    ahead = text(CONFIG.levels[-1][0].chunk)  # (1, chunk)
     states = {n: model(text(n))[1] for n in CONTEXTS}
 
-    def decode(state) -> None:
+    def decode(state: NestedState) -> None:
         for t in range(ahead.shape[1]):
             _, state = model(ahead[:, t : t + 1], state)
 
-    found: dict[str, list[float]] = {str(n): [] for n in CONTEXTS}
+    times: dict[str, list[float]] = {str(n): [] for n in CONTEXTS}
     for _ in range(rounds):
         for n in CONTEXTS:
-            found[str(n)].append(seconds(lambda n=n: decode(states[n])) / ahead.shape[1])
-    return found
+            times[str(n)].append(seconds(lambda n=n: decode(states[n])) / ahead.shape[1])
+    return times
 
 
 def _peak(kind: str) -> str:
+    """The program whose peak memory is measured, in a process of its own."""
     return f"""
 import torch
 torch.set_num_threads({torch.get_num_threads()})

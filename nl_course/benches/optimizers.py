@@ -1,8 +1,8 @@
-"""A step of each optimiser on the matrices of a model of 4 layers at width 256, float32, gradients given.
+"""The time of a step of each optimizer, on the matrices of a model of 4 layers at width 256, float32, gradients given.
 
-M3 may cost twice Muon's step: both orthogonalise one matrix a step, M3 a second one every `slow_every` steps, and M3
-keeps three further buffers. torch's Muon takes 5 Newton-Schulz steps in bfloat16, ours by default as many as the shape
-needs (`steps_for`: 5 to 9 here) in float32 on a CPU; a row each for ours with torch's settings.
+M3 may cost twice Muon's step: both make one matrix orthogonal per step, M3 a second one every `slow_every` steps, and
+M3 keeps three further buffers. torch's Muon takes 5 Newton-Schulz steps in bfloat16. Ours takes as many as the shape
+needs (`steps_for`: 5 to 9 here), in float32 on a CPU; with torch's settings it has a row of its own.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ CASES: dict[str, Callable] = {
 
 
 def parameters() -> list[nn.Parameter]:
-    """The matrices, with a gradient each."""
+    """The matrices, each with a gradient."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(0.02 * torch.randn(shape, generator=generator)) for shape in SHAPES]
     for p in params:
@@ -43,22 +43,26 @@ def parameters() -> list[nn.Parameter]:
 
 
 def rows(rounds: int = 5) -> list[dict]:
+    """A row per optimizer: milliseconds per step, its ratio to both Muons, and the bytes of its state."""
     optimizers = {name: build(parameters()) for name, build in CASES.items()}
     times = in_turn({name: _steps(optimizer) for name, optimizer in optimizers.items()}, rounds)
-    return [
-        {
+    table = []
+    for name, optimizer in optimizers.items():
+        row = {
             "name": name,
             "ms a step": 1e3 * median(times[name]) / SLOW,
             "times Muon": ratio(times, name, "Muon"),
             "times torch's Muon": ratio(times, name, "Muon (torch)"),
             "state, bytes": state_bytes(optimizer),
         }
-        for name, optimizer in optimizers.items()
-    ]
+        table.append(row)
+    return table
 
 
 def _steps(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    def run():
+    """One round: as many steps as M3's period."""
+
+    def run() -> None:
         for _ in range(SLOW):
             optimizer.step()
 
@@ -66,6 +70,8 @@ def _steps(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors that the optimiser keeps."""
-    kept = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
-    return sum(v.numel() * v.element_size() for v in kept)
+    """Bytes of all tensors that the optimizer keeps."""
+    total = 0
+    for state in optimizer.state.values():
+        total += sum(t.numel() * t.element_size() for t in state.values() if isinstance(t, torch.Tensor))
+    return total

@@ -68,8 +68,8 @@ def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr=1.0, in
                 k, v = torch.cat([cache[i][0], k], 1), torch.cat([cache[i][1], v], 1)
             after.append((k, v))
             queries, keys = torch.arange(first, first + len(ids))[:, None], torch.arange(k.shape[1])
-            seen = (keys <= queries) & (queries < keys + window)
-            scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+            visible = (keys <= queries) & (queries < keys + window)
+            scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible, -torch.inf)
             y = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1) @ b["seq_modeling_block/wo"]
             h = h + rms(y, b["seq_post_norm"])
             if (s := i - layers + suffix) >= 0:
@@ -79,14 +79,14 @@ def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr=1.0, in
             h = h + rms(y, b["ffn_post_norm"])
         return rms(h, p["ln_f"]) @ p["wte"].T, after
 
-    found = []
+    losses_of_chunks = []
     for first in range(0, len(tokens) - 1, chunk):
         ids = tokens[first : first + chunk + 1]
         logits, after = run(ids[:-1], first, fast)
-        found.append(cross_entropy(logits, ids[1:], reduction="none"))
-        g = torch.autograd.grad(found[-1].mean(), fast, create_graph=True)
+        losses_of_chunks.append(cross_entropy(logits, ids[1:], reduction="none"))
+        g = torch.autograd.grad(losses_of_chunks[-1].mean(), fast, create_graph=True)
         # Caches are functions of the weights that filled them, never of `fast` as it is now: the gradient is partial.
         length = sum(x.square().sum() for x in g).sqrt()
         share = 1.0 if inner_clip is None or length <= inner_clip else inner_clip / length
         fast, cache = [w - inner_lr * share * x for w, x in zip(fast, g)], after
-    return torch.cat(found)
+    return torch.cat(losses_of_chunks)

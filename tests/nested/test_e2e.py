@@ -1,4 +1,4 @@
-"""Checks 1 to 10 of TTT-E2E, under their numbers (that of the official rule itself: test_e2e_official.py)."""
+"""TTT-E2E: its step, its clip, its gradients, and reading in any split (test_e2e_official.py has the authors' rule)."""
 
 from dataclasses import replace
 
@@ -39,8 +39,8 @@ def assert_same_gradients(left: dict[str, Tensor], right: dict[str, Tensor]) -> 
         assert_close(right[name], gradient)
 
 
-# -- check 1 ----------------------------------------------------------------------------------------------------
-def test_check_01_without_a_step_it_is_the_window_model_with_the_fast_mlp_frozen():
+# -- without a step ----------------------------------------------------------------------------------------------------
+def test_without_a_step_it_is_the_window_model_with_the_fast_mlp_frozen():
     model, tokens = build(replace(CONFIG, levels=_with_rate(0.0))), text(15)
     still = like(model, without_inner_loop(CONFIG))
     a, b = model.token_losses(tokens), still.token_losses(tokens)
@@ -54,9 +54,9 @@ def _with_rate(rate: float):
     return tuple(tuple(replace(level, rate=rate if level.chunk else 0.01) for level in b) for b in CONFIG.levels)
 
 
-# -- check 2 ----------------------------------------------------------------------------------------------------
+# -- one chunk ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tokens", [1, CHUNK - 1, CHUNK])
-def test_check_02_one_chunk_is_scored_before_anything_moves(tokens):
+def test_one_chunk_is_scored_before_anything_moves(tokens):
     model = build(CONFIG)
     still = like(model, without_inner_loop(CONFIG))
     a, b = model.token_losses(text(tokens + 1)), still.token_losses(text(tokens + 1))
@@ -64,11 +64,11 @@ def test_check_02_one_chunk_is_scored_before_anything_moves(tokens):
     assert_same_gradients(gradients(a.mean(), model), gradients(b.mean(), still))
 
 
-# -- check 3 ----------------------------------------------------------------------------------------------------
+# -- the gradient through an update ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("clip", [None, 0.2])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("part", ["first", "last"])
-def test_check_03_the_second_chunk_is_differentiated_through_the_update(clip, name, part):
+def test_the_second_chunk_is_differentiated_through_the_update(clip, name, part):
     config = replace(CONFIG, clip=clip)
     model, tokens = build(config), text(2 * CHUNK + 1)
     start = model.get_parameter(f"{name}.{part}")
@@ -92,7 +92,7 @@ def test_check_03_the_second_chunk_is_differentiated_through_the_update(clip, na
     assert (first_order - exact).norm() > 1e-2 * exact.norm()
 
 
-# -- check 4 ----------------------------------------------------------------------------------------------------
+# -- clipping ----------------------------------------------------------------------------------------------------------
 def moved(model: NestedLanguageModel, tokens: Tensor) -> list[Tensor]:
     """What the first boundary did to every fast matrix."""
     with torch.no_grad():
@@ -105,7 +105,7 @@ def length(change: list[Tensor]) -> Tensor:
     return sum(w.square().sum((1, 2)) for w in change).sqrt()
 
 
-def test_check_04_a_small_gradient_is_not_clipped_and_a_large_one_gives_a_step_of_length_eta():
+def test_a_small_gradient_is_not_clipped_and_a_large_one_gives_a_step_of_length_eta():
     free = build(replace(CONFIG, clip=None))
     tokens = text(CHUNK + 1)
     norms = length(moved(free, tokens))
@@ -117,12 +117,12 @@ def test_check_04_a_small_gradient_is_not_clipped_and_a_large_one_gives_a_step_o
     large = like(free, replace(CONFIG, clip=1e-3, levels=_with_rate(0.25)))
     assert_close(length(moved(large, tokens)), torch.full((2,), 0.25e-3, dtype=torch.float64))
     between = like(free, replace(CONFIG, clip=float(norms.mean())))
-    found = length(moved(between, tokens))
+    steps = length(moved(between, tokens))
     assert norms.min() < norms.mean() < norms.max()
-    assert_close(found, norms.clamp(max=norms.mean()))
+    assert_close(steps, norms.clamp(max=norms.mean()))
 
 
-def test_check_04_the_clip_itself_is_differentiated():
+def test_the_clip_itself_is_differentiated():
     """Along the input embeddings, which reach the second chunk's loss through the norm too."""
     model, tokens = build(replace(CONFIG, clip=0.05)), text(2 * CHUNK + 1)
     direction = torch.randn(VOCAB, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -137,9 +137,9 @@ def test_check_04_the_clip_itself_is_differentiated():
     torch.testing.assert_close((sides[0] - sides[1]) / (2 * epsilon), slope, rtol=1e-6, atol=1e-9)
 
 
-# -- check 5 ----------------------------------------------------------------------------------------------------
+# -- any split of the text ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pieces", [[1] * 15, [3, 5, 0, 4, 3], [4, 4, 4, 3], [5, 4, 4, 2], [14, 1]], ids=str)
-def test_check_05_any_split_is_the_whole(pieces):
+def test_any_split_is_the_whole(pieces):
     model, tokens = build(CONFIG), text(15)
     whole, one, many = model(tokens), Trace(), Trace()
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_check_05_any_split_is_the_whole(pieces):
     assert_close(one["loss"][:, 1:], model.token_losses(tokens))
 
 
-def test_check_05_the_update_waits_for_the_chunks_last_target():
+def test_the_update_waits_for_the_chunks_last_target():
     model, tokens, state = build(CONFIG), text(2 * CHUNK + 2), None
     starts = {name: level.first for name, level, _ in model.clocked}
     with torch.no_grad():
@@ -166,8 +166,8 @@ def test_check_05_the_update_waits_for_the_chunks_last_target():
                 assert torch.equal(state.fast[name][0], before[name].expand(2, -1, -1)) == (t not in (4, 8))
 
 
-# -- check 6 ----------------------------------------------------------------------------------------------------
-def test_check_06_rows_do_not_share_their_weights():
+# -- rows --------------------------------------------------------------------------------------------------------------
+def test_rows_do_not_share_their_weights():
     model, tokens = build(CONFIG), text(14)
     both, state = model(tokens)
     for row in range(2):
@@ -180,8 +180,8 @@ def test_check_06_rows_do_not_share_their_weights():
     assert_same_gradients(gradients(model.token_losses(tokens).mean(), model), mean)
 
 
-# -- check 7 ----------------------------------------------------------------------------------------------------
-def test_check_07_lower_blocks_first_is_all_blocks_chunk_by_chunk():
+# -- what runs all at once ---------------------------------------------------------------------------------------------
+def test_lower_blocks_first_is_all_blocks_chunk_by_chunk():
     model, tokens = build(CONFIG), text(15)
     calls = [[] for _ in range(4)]
     for i, layer in enumerate(model.layers):
@@ -199,16 +199,16 @@ def test_check_07_lower_blocks_first_is_all_blocks_chunk_by_chunk():
     assert_same_gradients(gradients(again.mean(), pieces), gradients(losses.mean(), model))
 
 
-# -- check 8 ----------------------------------------------------------------------------------------------------
-def test_check_08_state_bytes_are_the_formula_and_constant_once_the_window_is_full():
+# -- the size of the state ---------------------------------------------------------------------------------------------
+def test_state_bytes_are_the_formula_and_constant_once_the_window_is_full():
     model, state = build(CONFIG), None
     d, f, layers, suffix, item, seen = 8, 6, 4, 2, 8, {}
     with torch.no_grad():
         for t in range(1, 30):
             _, state = model(text(30)[:, t - 1 : t], state)
             pending = (t - 1) % CHUNK + 1
-            kept = min(t - pending, WINDOW) + pending  # in the blocks above the lowest fast MLP
-            columns = (layers - suffix + 1) * min(t, WINDOW) + (suffix - 1) * kept
+            held_columns = min(t - pending, WINDOW) + pending  # in the blocks above the lowest fast MLP
+            columns = (layers - suffix + 1) * min(t, WINDOW) + (suffix - 1) * held_columns
             numbers = 3 * d * f * suffix + 2 * d * columns + d * pending
             assert state.nbytes == model.state_bytes(t, 2) == 2 * (numbers * item + (pending - 1) * 8)
             seen.setdefault(pending, []).append(state.nbytes)
@@ -216,8 +216,8 @@ def test_check_08_state_bytes_are_the_formula_and_constant_once_the_window_is_fu
         assert len(set(sizes[3:])) == 1 and len(sizes) > 5
 
 
-# -- check 9 ----------------------------------------------------------------------------------------------------
-def test_check_09_no_loss_sees_an_input_after_its_own():
+# -- causality ---------------------------------------------------------------------------------------------------------
+def test_no_loss_sees_an_input_after_its_own():
     model, tokens, inputs = build(CONFIG), text(15), []
     model.embedding.register_forward_hook(lambda m, given, out: inputs.append(out))
     losses = model.token_losses(tokens)

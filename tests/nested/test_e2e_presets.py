@@ -1,4 +1,4 @@
-"""TTT-E2E's presets, its config's options, and check 10, which trains."""
+"""TTT-E2E's presets and its config's options; and a training that shows what its inner loop is worth."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ def test_an_inner_loop_is_switched_on_off_and_to_another_pace_on_the_same_weight
         with_inner_loop(replace(config, levels=tuple(block[-1:] for block in config.levels)), 4)
 
 
-# -- check 10 ---------------------------------------------------------------------------------------------------
+# -- what the inner loop is worth --------------------------------------------------------------------------------------
 ONCE, WINDOW = 12, 6
 
 
@@ -96,7 +96,7 @@ def repeated(rows: int, generator: torch.Generator) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_check_10_a_text_that_repeats_itself_beyond_the_window_is_cheaper_the_second_time(seed):
+def test_a_text_that_repeats_itself_beyond_the_window_is_cheaper_the_second_time(seed):
     torch.manual_seed(seed)
     config = e2e_config(
         vocab=ONCE, width=24, layers=2, heads=2, hidden=24, fast_hidden=48, window=WINDOW, chunk=6, suffix=1

@@ -26,8 +26,8 @@ def mean_loss(model: NestedLanguageModel) -> torch.Tensor:
 
 def gradients(model: NestedLanguageModel) -> dict[str, torch.Tensor]:
     names, parameters = zip(*model.named_parameters())
-    found = torch.autograd.grad(mean_loss(model), parameters, materialize_grads=True)
-    return dict(zip(names, found, strict=True))
+    values = torch.autograd.grad(mean_loss(model), parameters, materialize_grads=True)
+    return dict(zip(names, values, strict=True))
 
 
 def along(model: NestedLanguageModel, direction: dict[str, torch.Tensor], size: float) -> float:
@@ -51,8 +51,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(case):
     for kind in {_kind(name) for name in noise}:
         direction = {name: z if _kind(name) == kind else torch.zeros_like(z) for name, z in noise.items()}
         near, far = (along(model, direction, size) - along(model, direction, -size) for size in (h, 2 * h))
-        slope, found = (8 * near - far) / (12 * h), sum(float((exact[n] * z).sum()) for n, z in direction.items())
-        assert abs(slope - found) < 1e-6 * max(1.0, abs(slope)), kind
+        slope, predicted = (8 * near - far) / (12 * h), sum(float((exact[n] * z).sum()) for n, z in direction.items())
+        assert abs(slope - predicted) < 1e-6 * max(1.0, abs(slope)), kind
 
 
 def _kind(name: str) -> str:
@@ -69,7 +69,7 @@ def test_the_first_order_option_has_the_same_losses_and_other_gradients():
     a, b = gradients(exact), gradients(cut)
     name = "layers.0.levels.0.first"
     assert (a[name] - b[name]).norm() > 1e-3 * a[name].norm()
-    assert b["layers.0.levels.0.log_rate"] != 0  # the steps' size is still learnt
+    assert b["layers.0.levels.0.log_rate"] != 0  # the steps' size is still learned
     # With every update a constant, the start's gradient is the sum of those of the weights that it became.
     assert_close(b[name], _sum_over_segments(exact, name))
 

@@ -30,8 +30,8 @@ def test_it_does_what_the_rule_says(case):
         assert_close(logits[row : row + 1], expected)
         assert state.fast.keys() == weights.keys()
         for name, pair in weights.items():
-            for found, wanted in zip(state.fast[name], pair, strict=True):
-                assert_close(found[row], wanted)
+            for w, wanted in zip(state.fast[name], pair, strict=True):
+                assert_close(w[row], wanted)
     for name, level, _ in model.clocked:
         assert count[name] == updates_after(TOKENS, level.config.chunk)
 
@@ -94,13 +94,13 @@ def test_a_branched_state_changes_nobody_elses(case):
     model = build(case)
     with torch.no_grad():
         _, state = model(text()[:, :3])
-        kept = {name: t.clone() for name, t in state.tensors().items()}
+        before = {name: t.clone() for name, t in state.tensors().items()}
         one, _ = model(text()[:, 3:], state)
         model(text(seed=9)[:, 3:], state)
         again, _ = model(text()[:, 3:], state)
     assert_close(one, again)
     for name, t in state.tensors().items():
-        assert torch.equal(t, kept[name])
+        assert torch.equal(t, before[name])
 
 
 @every_case

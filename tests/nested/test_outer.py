@@ -44,7 +44,7 @@ def test_the_share_grows_in_a_straight_line_from_a_tenth():
 @pytest.mark.parametrize("case", ["ttt-e2e", "one"])
 def test_within_a_step_levels_move_by_a_share_of_their_rate(case):
     config = (
-        replace(SMALL, vocab=11) if case == "ttt-e2e" else replace(SMALL, vocab=11, levels=(_learnt(0.3),), clip=None)
+        replace(SMALL, vocab=11) if case == "ttt-e2e" else replace(SMALL, vocab=11, levels=(_learned(0.3),), clip=None)
     )
     model, tokens = build(config), text()
     quarter = _scaled(config, 0.25)
@@ -59,7 +59,7 @@ def test_within_a_step_levels_move_by_a_share_of_their_rate(case):
         assert torch.equal(model(tokens)[0], whole) and (paced - whole).abs().max() > 1e-4
 
 
-def _learnt(rate: float):
+def _learned(rate: float):
     return replace(SMALL.levels[-1][0], rate=rate, learn_rate=True)
 
 
@@ -121,13 +121,13 @@ def test_models_without_moving_levels_have_no_use_for_either(option):
 def test_the_tiny_preset_is_trained_broken_off_and_resumed_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
-    asked = "train --preset ttt-e2e-tiny --steps 3 --batch-size 2 --length 80 --inner-warmup 0.6 --recompute --quiet"
-    asked = [*asked.split(), "--device", "cpu", "--text", "own.txt", "--out"]
-    assert main([*asked, "whole"]) == 0
+    command = "train --preset ttt-e2e-tiny --steps 3 --batch-size 2 --length 80 --inner-warmup 0.6 --recompute --quiet"
+    command = [*command.split(), "--device", "cpu", "--text", "own.txt", "--out"]
+    assert main([*command, "whole"]) == 0
     real = training.train
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 1, **k))
-        assert main([*asked, "cut"]) == 0
+        assert main([*command, "cut"]) == 0
     assert main(["train", "--resume", "--out", "cut", "--quiet", "--device", "cpu"]) == 0
-    found = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
-    assert found[0] == found[1] and len(found[0]) == 3
+    losses_of_both = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    assert losses_of_both[0] == losses_of_both[1] and len(losses_of_both[0]) == 3

@@ -1,4 +1,4 @@
-"""Asking a reader from outside: the numbers are the model's own, and nothing moves."""
+"""Probing a model while it reads: the numbers are the model's own, and nothing moves."""
 
 import torch
 
@@ -22,20 +22,20 @@ def test_with_the_start_a_probe_is_the_resting_model():
     torch.testing.assert_close(probe_losses(model, model.init_state(2), windows), expected.mean().expand(2))
 
 
-def test_each_reader_is_asked_with_its_own_weights_and_stays_as_it_was():
+def test_each_text_is_probed_with_its_own_weights_and_nothing_moves():
     model, tokens, windows = small(), torch.randint(11, (2, 30)), torch.randint(11, (3, 9))
     with torch.no_grad():
         _, state = model(tokens)
     before = {name: w.clone() for name, w in state.tensors().items()}
-    found = probe_losses(model, state, windows)
+    losses = probe_losses(model, state, windows)
     for row in range(2):
         alone = probe_losses(model, model(tokens[row : row + 1])[1], windows)
-        torch.testing.assert_close(found[row : row + 1], alone)
-    assert found[0] != found[1]
+        torch.testing.assert_close(losses[row : row + 1], alone)
+    assert losses[0] != losses[1]
     assert all(torch.equal(w, before[name]) for name, w in state.tensors().items())
 
 
-def test_follow_is_one_reading_with_questions_in_between():
+def test_follow_reads_as_ever_with_probes_in_between():
     model, tokens, windows = small(), torch.randint(11, (2, 33)), torch.randint(11, (3, 9))
     curves, state = follow(model, tokens, 8, {"a": windows})
     assert curves["a"].shape == (2, 5) and curves["read"].shape == (2, 4)

@@ -1,4 +1,4 @@
-"""Checkpointing by segment: the same values and gradients as without, at any split, and a graph that is freed."""
+"""Recomputing by segment: the same values and gradients as without, at any split, and a graph that is freed."""
 
 import gc
 import weakref
@@ -14,14 +14,14 @@ EVERY = ["sequential-attention-mixed", "independent-delta-odd", "upper-blocks", 
 
 
 def both(config, run):
-    """What `run` gives and the gradients of its sum, without and with checkpointing."""
+    """What `run` gives and the gradients of its sum, without and with recomputing."""
     results = []
-    for checkpoint in (False, True):
+    for again in (False, True):
         model = build(config)
-        model.recompute = checkpoint
+        model.recompute = again
         value = run(model)
-        found = torch.autograd.grad(value.sum(), list(model.parameters()), materialize_grads=True)
-        results.append((value, *found))
+        gradients = torch.autograd.grad(value.sum(), list(model.parameters()), materialize_grads=True)
+        results.append((value, *gradients))
     return zip(*results, strict=True)
 
 
@@ -73,16 +73,16 @@ def test_a_segment_is_run_twice_and_its_graph_is_freed(monkeypatch):
 def test_what_is_kept_does_not_grow_with_the_networks_depth_above():
     """Bytes saved for the backward pass, counted as autograd packs them."""
 
-    def kept(checkpoint: bool) -> int:
-        model, seen = build("ttt-e2e"), {}
-        model.recompute = checkpoint
+    def saved_bytes(again: bool) -> int:
+        model, sizes = build("ttt-e2e"), {}
+        model.recompute = again
 
         def pack(t):
-            seen[t.data_ptr()] = t.numel() * t.element_size()
+            sizes[t.data_ptr()] = t.numel() * t.element_size()
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             model.token_losses(text(tokens=TOKENS + 1)).mean()
-        return sum(seen.values())
+        return sum(sizes.values())
 
-    assert kept(True) < 0.7 * kept(False)
+    assert saved_bytes(True) < 0.7 * saved_bytes(False)

@@ -68,8 +68,8 @@ def test_it_trains_like_any_model_and_its_rates_move(tmp_path):
     config = NestedConfig(vocab=11, width=16, layers=2, heads=2, levels=levels(8, 16), memory="delta")
     model, stream = NestedLanguageModel(config), torch.arange(400).remainder(7)
     before = [float(level.rate) for _, level, _ in model.clocked]
-    asked = TrainingConfig(steps=12, batch_size=4, length=20, warmup=2, learning_rate=1e-2, accumulate=2)
-    run = train(model, stream, asked, held_out=stream, folder=tmp_path, progress=False)
+    settings = TrainingConfig(steps=12, batch_size=4, length=20, warmup=2, learning_rate=1e-2, accumulate=2)
+    run = train(model, stream, settings, held_out=stream, folder=tmp_path, progress=False)
     assert run.losses[-1] < 0.8 * run.losses[0]
     assert all(float(level.rate) != rate for (_, level, _), rate in zip(model.clocked, before, strict=True))
     loaded = load_model(tmp_path / "model.safetensors")

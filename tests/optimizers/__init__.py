@@ -1,4 +1,4 @@
-"""Small problems that the tests of the optimisers share."""
+"""Small problems that the tests of the optimizers share."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What anybody may expect of a torch optimiser, of every one of ours."""
+"""What anybody may expect of a torch optimizer, of every one of ours."""
 
 import copy
 import io
@@ -133,8 +133,8 @@ def test_a_closure_is_called_with_gradients_on_and_its_loss_returned(name):
         loss.backward()
         return loss
 
-    found = optimizer.step(closure)
-    assert [found.item()] == train(other, plain, 1) and same(net, other)
+    loss = optimizer.step(closure)
+    assert [loss.item()] == train(other, plain, 1) and same(net, other)
     assert plain.step() is None
 
 
@@ -222,8 +222,8 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay():
     for name in OPTIMIZERS:
         net = model()
         optimizer = build(name, net, weight_decay=0.1)
-        found = [p for group in optimizer.param_groups for p in group["params"]]
-        assert sorted(map(id, found)) == sorted(map(id, net.parameters()))
+        grouped = [p for group in optimizer.param_groups for p in group["params"]]
+        assert sorted(map(id, grouped)) == sorted(map(id, net.parameters()))
         for group in optimizer.param_groups:
             assert all((p.dim() >= 2) == (group["weight_decay"] > 0) for p in group["params"])
 

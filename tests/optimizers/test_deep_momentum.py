@@ -17,7 +17,7 @@ def parameters():
     return [parameter(*s) for s in SHAPES]
 
 
-def test_check_04_muon_is_deep_momentum_with_a_linear_memory_and_newton_schulz():
+def test_muon_is_deep_momentum_with_a_linear_memory_and_newton_schulz():
     ours, theirs = parameters()[:4], parameters()[:4]
     options = dict(lr=0.1, momentum=0.8)
     gradients = [g[:4] for g in GRADIENTS]
@@ -72,8 +72,8 @@ def test_the_write_is_the_autograd_gradient_of_the_inner_loss(depth):
 
     wanted = torch.autograd.grad(memory(g.T).trace(), weights)
     with torch.no_grad():
-        for found, expected in zip(inner_gradient(weights, g), wanted):
-            torch.testing.assert_close(found, expected, **EXACT)
+        for gradient, expected in zip(inner_gradient(weights, g), wanted):
+            torch.testing.assert_close(gradient, expected, **EXACT)
         torch.testing.assert_close(read(weights), memory(torch.eye(4, dtype=torch.float64)), **EXACT)
 
 

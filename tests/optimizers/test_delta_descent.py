@@ -21,7 +21,7 @@ def layer(outputs: int = 3, inputs: int = 5, seed: int = 0) -> nn.Linear:
 
 
 def stepped(linear: nn.Linear, x: torch.Tensor, loss, **options) -> torch.Tensor:
-    """The weight after one DGD step on loss(y), and the optimiser's hooks gone again."""
+    """The weight after one DGD step on loss(y), and the optimizer's hooks gone again."""
     optimizer = DeltaGradientDescent(linear.parameters(), linear, **options)
     loss(linear(x)).backward()
     optimizer.step()
@@ -35,7 +35,7 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 # -- one sample --
 @pytest.mark.parametrize("norm", [0.5, 1.0, 2.0])
-def test_check_01_dgd_is_the_argmin_of_its_inner_problem(norm):
+def test_dgd_is_the_argmin_of_its_inner_problem(norm):
     eta, W, x, v = 0.7, random(3, 5), norm * unit(random(5, seed=1)), random(3, seed=2)
     new = stepped(layer(), x, lambda y: (y - v).pow(3).sum(), lr=eta)
     u = -3 * (W @ x - v).square()
@@ -46,7 +46,7 @@ def test_check_01_dgd_is_the_argmin_of_its_inner_problem(norm):
     torch.testing.assert_close(new, W - rate * torch.outer(W @ x - u, x), **EXACT)
 
 
-def test_check_01_without_the_erase_it_is_gradient_descent():
+def test_without_the_erase_it_is_gradient_descent():
     x, v = random(7, 5, seed=1), random(7, 3, seed=2)
 
     def loss(y):
@@ -60,7 +60,7 @@ def test_check_01_without_the_erase_it_is_gradient_descent():
         torch.testing.assert_close(new, W - 0.3 * plain.weight.grad, **EXACT)
 
 
-def test_check_02_on_the_dot_loss_dgd_is_the_delta_rule():
+def test_on_the_dot_loss_dgd_is_the_delta_rule():
     eta, W, k, v = 0.8, random(3, 5), unit(random(5, seed=1)), random(3, seed=2)
     new = stepped(layer(), k, lambda y: -y @ v, lr=eta)
     beta = eta / (1 + eta)
@@ -76,7 +76,7 @@ def test_check_02_on_the_dot_loss_dgd_is_the_delta_rule():
     ],
     ids=["half square", "square", "dot"],
 )
-def test_check_02_what_dgd_settles_at(loss, share):
+def test_what_dgd_settles_at(loss, share):
     linear, k, v = layer(), unit(random(5, seed=1)), random(3, seed=2)
     optimizer = DeltaGradientDescent(linear.parameters(), linear, lr=0.5)
     for _ in range(200):
@@ -163,9 +163,9 @@ def test_a_leading_axis_is_samples_and_a_shared_weight_sees_both_inputs():
     optimizer = DeltaGradientDescent(model.parameters(), model)
     x = random(2, 4, 5, seed=1)
     model[1](model[0](x)).square().mean().backward()
-    kept = optimizer.inputs.of(model[0].weight)
+    inputs = optimizer.inputs.of(model[0].weight)
     torch.testing.assert_close(
-        torch.stack(sorted(kept, key=lambda r: r.sum())),
+        torch.stack(sorted(inputs, key=lambda r: r.sum())),
         torch.stack(sorted([*x.flatten(0, 1), *(x @ model[0].weight.detach().T).flatten(0, 1)], key=lambda r: r.sum())),
     )
 
@@ -193,7 +193,7 @@ def test_clipped_gradients_are_what_is_written():
     torch.testing.assert_close(linear.weight.detach(), erased, **EXACT)
 
 
-def test_hooks_go_with_remove_and_with_the_optimiser():
+def test_hooks_go_with_remove_and_with_the_optimizer():
     linear = layer()
     optimizer = DeltaGradientDescent(linear.parameters(), linear)
     assert len(linear._forward_hooks) == 1

@@ -17,7 +17,7 @@ def memory_after(gradients, params=None, **options):
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 4)])
 @pytest.mark.parametrize("given", [False, True])
-def test_check_03_the_write_is_the_autograd_step_of_the_inner_loss(shape, given):
+def test_the_write_is_the_autograd_step_of_the_inner_loss(shape, given):
     g1, g2, P = random(*shape), random(*shape, seed=1), random(shape[0], shape[0], seed=2)
     values = P if given else torch.eye(shape[0], dtype=torch.float64)
     options = {"preconditioner": lambda g: P @ g} if given else {}
@@ -28,20 +28,20 @@ def test_check_03_the_write_is_the_autograd_step_of_the_inner_loss(shape, given)
     torch.testing.assert_close(memory_after([[g1], [g2]], lr=eta, momentum=alpha, **options), wanted.detach(), **EXACT)
 
 
-def test_check_03_orthogonal_gradients_make_it_preconditioned_momentum():
+def test_orthogonal_gradients_make_it_preconditioned_momentum():
     basis = torch.linalg.qr(random(6, 6))[0]
     gradients = [[random(3, 2, seed=i) @ basis[2 * i : 2 * i + 2]] for i in range(3)]  # each in rows of its own
     P = random(3, 3, seed=9)
-    found = memory_after(gradients, lr=0.1, momentum=0.8, preconditioner=lambda g: P @ g)
+    memory = memory_after(gradients, lr=0.1, momentum=0.8, preconditioner=lambda g: P @ g)
     m = 0
     for (g,) in gradients:
         m = 0.8 * m - 0.1 * P @ g
-    torch.testing.assert_close(found, m, **EXACT)
+    torch.testing.assert_close(memory, m, **EXACT)
     again = memory_after([*gradients, gradients[0]], lr=0.1, momentum=0.8, preconditioner=lambda g: P @ g)
     assert (again - (0.8 * m - 0.1 * P @ gradients[0][0])).abs().max() > 1e-3, "a direction that comes again"
 
 
-def test_check_03_with_the_identity_and_the_dot_loss_it_is_heavy_ball():
+def test_with_the_identity_and_the_dot_loss_it_is_heavy_ball():
     ours, theirs = [parameter(3, 5), parameter(7)], [parameter(3, 5), parameter(7)]
     gradients = [[random(3, 5, seed=i), random(7, seed=i)] for i in range(4)]
     run(DeltaMomentum(ours, lr=0.1, momentum=0.7, erase=False, clip=None), ours, gradients)

@@ -40,7 +40,7 @@ def test_the_printed_algorithm_word_for_word():
     torch.testing.assert_close(steps(mode="printed", **options), torch.stack(wanted), **EXACT)
 
 
-def test_check_04_m3_without_its_slow_memory_is_not_muon_until_the_squares_are_off_too():
+def test_m3_without_its_slow_memory_is_not_muon_until_the_squares_are_off_too():
     muon = parameter(*SHAPE)
     muons = path(Muon([muon], lr=0.1, momentum=0.0, nesterov=False, scale="none"), muon, GRADIENTS[:1])
     m3 = steps(GRADIENTS[:1], mode="printed", lr=0.1, alpha=0.0, betas=(0.9, 0.7, 0.9))
@@ -54,19 +54,19 @@ def test_check_04_m3_without_its_slow_memory_is_not_muon_until_the_squares_are_o
     torch.testing.assert_close(off, -0.1 * newton_schulz(total), **EXACT)
 
 
-def test_check_04_with_the_identity_for_newton_schulz_it_is_adagrad_with_undamped_momentum():
-    gradients = [[random(8, seed=i)] for i in range(6)]  # a vector is not orthogonalised
-    found = steps(gradients, mode="printed", lr=0.1, alpha=0.0, betas=(1.0, 1.0, 1.0), eps=1e-7)
+def test_with_the_identity_for_newton_schulz_it_is_adagrad_with_undamped_momentum():
+    gradients = [[random(8, seed=i)] for i in range(6)]  # a vector is not made orthogonal
+    taken = steps(gradients, mode="printed", lr=0.1, alpha=0.0, betas=(1.0, 1.0, 1.0), eps=1e-7)
     g = torch.stack([g for (g,) in gradients])
-    torch.testing.assert_close(found, -0.1 * g.cumsum(0) / (g.square().cumsum(0).sqrt() + 1e-7), **EXACT)
+    torch.testing.assert_close(taken, -0.1 * g.cumsum(0) / (g.square().cumsum(0).sqrt() + 1e-7), **EXACT)
 
     p = parameter(8)  # at the first step, where there is no momentum yet, torch's own
     first = path(torch.optim.Adagrad([p], lr=0.1, eps=1e-7), p, gradients[:1])
-    torch.testing.assert_close(found[:1], first, **EXACT)
+    torch.testing.assert_close(taken[:1], first, **EXACT)
 
 
 @pytest.mark.parametrize("mode", ["printed", "ema"])
-def test_check_05_the_slow_memory_first_acts_after_a_period_and_then_changes_once_a_period(mode):
+def test_the_slow_memory_first_acts_after_a_period_and_then_changes_once_a_period(mode):
     options = dict(mode=mode, lr=0.1, slow_every=4)
     with_slow, without = steps(**options), steps(alpha=0.0, **options)
     differs = [not torch.equal(a, b) for a, b in zip(with_slow, without)]
@@ -83,7 +83,7 @@ def test_check_05_the_slow_memory_first_acts_after_a_period_and_then_changes_onc
 
 
 @pytest.mark.parametrize("mode", ["printed", "ema"])
-def test_check_05_the_slow_step_does_not_depend_on_the_gradients_scale(mode):
+def test_the_slow_step_does_not_depend_on_the_gradients_scale(mode):
     slow = []
     for scale in (1.0, 1e-3, 1e3):
         p = parameter(*SHAPE)

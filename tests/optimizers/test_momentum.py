@@ -68,7 +68,7 @@ def test_the_spans_of_the_paper_corrected():
     assert shown == {6: 46.86, 7: 52.17, 43: 98.92, 44: 99.03}
 
 
-def test_the_span_is_that_of_the_optimiser_itself():
+def test_the_span_is_that_of_the_optimizer_itself():
     beta, last = 0.9, 7
     p = parameter(400)
     optimizer = Momentum([p], lr=1.0, momentum=beta)

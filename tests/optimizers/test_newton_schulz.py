@@ -20,21 +20,21 @@ def values(shape, seed=0, **options):
     ("kind", "precision", "least", "most"),
     [("quintic", "full", 0.5, 1.25), ("quintic", "bf16", 0.5, 1.3), ("cubic", "full", 0.5, 1.001)],
 )
-def test_check_06_default_steps_bring_singular_values_near_one(shape, kind, precision, least, most):
-    found = values(shape, kind=kind, precision=precision)
-    assert least < found.min() and found.max() < most, (found.min(), found.max())
+def test_default_steps_bring_singular_values_near_one(shape, kind, precision, least, most):
+    singular = values(shape, kind=kind, precision=precision)
+    assert least < singular.min() and singular.max() < most, (singular.min(), singular.max())
 
 
-def test_check_06_five_steps_are_too_few_for_a_square_and_enough_for_a_rectangle():
+def test_five_steps_are_too_few_for_a_square_and_enough_for_a_rectangle():
     assert values((256, 256), steps=5).min() < 0.3
     assert values((256, 256), steps=7).min() > 0.6
     assert values((704, 256), steps=5).min() > 0.6
     assert steps_for(256, 256) > 7 >= steps_for(16, 16) and steps_for(704, 256) == 5 == steps_for(1, 300)
 
 
-def test_check_06_three_cubic_steps_are_far_from_orthogonal():
-    found = values((256, 256), steps=3, kind="cubic")
-    assert 0.37 < found.max() < 0.43 and 0.14 < found.median() < 0.20
+def test_three_cubic_steps_are_far_from_orthogonal():
+    singular = values((256, 256), steps=3, kind="cubic")
+    assert 0.37 < singular.max() < 0.43 and 0.14 < singular.median() < 0.20
 
 
 def test_nine_squares_of_ten_are_brought_near_one():
@@ -76,8 +76,8 @@ def test_length_does_not_matter_and_zero_stays_zero():
 def test_a_list_of_any_shapes(together):
     shapes = [(4, 6), (6, 4), (5,), (), (4, 3, 2), (4, 6), (2, 2, 1, 1)]
     tensors = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
-    found = orthogonalize(tensors, together)
-    for before, after in zip(tensors, found):
+    results = orthogonalize(tensors, together)
+    for before, after in zip(tensors, results):
         assert after.shape == before.shape
         if before.dim() < 2:
             assert after is before

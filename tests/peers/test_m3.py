@@ -72,16 +72,16 @@ def test_ours_keeps_a_buffer_less():
     ours, other = M3(p, mode="printed"), theirs.M3(q)
     run(ours, p, GRADIENTS[:1])
     run(other, q, GRADIENTS[:1])
-    kept = sum(v.numel() for s in other.state.values() for v in s.values() if isinstance(v, torch.Tensor))
+    their_elements = sum(v.numel() for s in other.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     weights = sum(x.numel() for x in p)
-    assert ours.state_elements() == 4 * weights and kept == 5 * weights
+    assert ours.state_elements() == 4 * weights and their_elements == 5 * weights
 
 
-def test_their_three_cubic_steps_do_not_orthogonalise():
+def test_their_three_cubic_steps_do_not_orthogonalize():
     X = random(256, 256, dtype=torch.float32)
-    found = torch.linalg.svdvals(theirs._newton_schulz(X, 3))
-    torch.testing.assert_close(found, torch.linalg.svdvals(newton_schulz(X, 3, "cubic")), rtol=1e-3, atol=1e-4)
-    assert found.max() < 0.43 and found.median() < 0.2
+    singular = torch.linalg.svdvals(theirs._newton_schulz(X, 3))
+    torch.testing.assert_close(singular, torch.linalg.svdvals(newton_schulz(X, 3, "cubic")), rtol=1e-3, atol=1e-4)
+    assert singular.max() < 0.43 and singular.median() < 0.2
     ours = torch.linalg.svdvals(newton_schulz(X))
     assert ours.min() > 0.5 and ours.max() < 1.25
 

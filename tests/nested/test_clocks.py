@@ -1,4 +1,4 @@
-"""Checks 7 to 10 and 17 to 20 of a continuum memory system and of the whole model, under their numbers."""
+"""A continuum memory system and the model around it: when levels move and by how much, variants, causality, splits."""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ def donor(**options) -> LanguageModel:
     return model
 
 
-# -- check 7 ----------------------------------------------------------------------------------------------------
+# -- when weights move, and by how much --------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", ["sequential-attention-mixed", "independent-attention-mixed", "sequential-delta-odd"])
-def test_check_07_weights_move_only_when_a_chunk_is_over(case):
+def test_weights_move_only_when_a_chunk_is_over(case):
     model, state, before = build(case), None, None
     with torch.no_grad():
         for t in range(TOKENS):
@@ -39,7 +39,7 @@ def test_check_07_weights_move_only_when_a_chunk_is_over(case):
             before = state.fast
 
 
-def test_check_07_the_change_is_minus_the_rate_times_the_gradient_of_the_chunks_loss():
+def test_the_change_is_minus_the_rate_times_the_gradient_of_the_chunks_loss():
     """One level of period 4 in the last block: its segment's loss, differentiated by hand with the memories' states at
     the chunk's start held constant."""
     model = build("upper-blocks")
@@ -55,12 +55,12 @@ def test_check_07_the_change_is_minus_the_rate_times_the_gradient_of_the_chunks_
     losses = torch.nn.functional.cross_entropy(model.logits(h).flatten(0, 1), text()[:, 5:9].flatten(), reduction="sum")
     rate = float(model.layers[3].levels[1].rate)
     gradients = torch.autograd.grad(losses, weights[name])
-    for w, g, found in zip(before.fast[name], gradients, after.fast[name], strict=True):
-        assert_close(found, w - rate * g)
+    for w, g, new in zip(before.fast[name], gradients, after.fast[name], strict=True):
+        assert_close(new, w - rate * g)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 12, 13, 14])
-def test_check_07_the_count_of_updates(chunk):
+def test_the_count_of_updates(chunk):
     trace = Trace()
     model = build(replace(CASES["sequential-attention-one"], levels=levels(chunk)))
     model(text(), None, trace)
@@ -68,9 +68,9 @@ def test_check_07_the_count_of_updates(chunk):
         assert trace[f"{name}.changed"].sum(1).tolist() == [(TOKENS - 1) // chunk] * 2
 
 
-# -- check 8 ----------------------------------------------------------------------------------------------------
+# -- what remains when nothing moves -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("variant", ["sequential", "nested", "independent"])
-def test_check_08_without_frequencies_or_rates_it_is_the_plain_stack(variant):
+def test_without_frequencies_or_rates_it_is_the_plain_stack(variant):
     config = replace(CASES["sequential-attention-mixed"], variant=variant)
     model = build(config)
     still = replace(config, levels=levels(0, 0, 0))
@@ -97,7 +97,7 @@ def _same_weights(config, model) -> NestedLanguageModel:
 
 @pytest.mark.parametrize("options", [{}, {"conv": 3}, {"tied": False}, {"memory": "delta"}])
 @pytest.mark.parametrize(("chunks", "rates"), [(0, 0.1), (None, 0.1), (4, 0.0), ([0, 2, 4], [0.5, 0.0, 0.0])])
-def test_check_08_level_stacking_at_rate_0_is_the_donor(options, chunks, rates):
+def test_level_stacking_at_rate_0_is_the_donor(options, chunks, rates):
     model = donor(**options) if "memory" not in options else LanguageModel(replace(DONOR, **options)).double()
     nested = from_pretrained_blocks(model, chunks=chunks, rates=rates)
     assert_close(nested(text())[0], model(text())[0])
@@ -106,7 +106,7 @@ def test_check_08_level_stacking_at_rate_0_is_the_donor(options, chunks, rates):
     assert (moving(text())[0][:, 4:] - model(text())[0][:, 4:]).abs().max() > 1e-4
 
 
-def test_check_08_one_chunk_changes_nothing_until_the_token_after_it():
+def test_one_chunk_changes_nothing_until_the_token_after_it():
     model = build(replace(CASES["sequential-attention-one"], levels=levels(TOKENS)))
     still = _same_weights(replace(model.config, levels=levels(0)), model)
     with torch.no_grad():
@@ -118,15 +118,15 @@ def test_check_08_one_chunk_changes_nothing_until_the_token_after_it():
     assert (state.fast[name][0] - level.first).norm() > 1e-3
 
 
-# -- check 9 ----------------------------------------------------------------------------------------------------
-def test_check_09_one_independent_level_of_weight_1_is_that_mlp():
+# -- variants ----------------------------------------------------------------------------------------------------------
+def test_one_independent_level_of_weight_1_is_that_mlp():
     sequential = build("sequential-attention-one")
     independent = _same_weights(replace(sequential.config, variant="independent"), sequential)
     assert all(layer.shares.tolist() == [1.0] for layer in independent.layers)
     assert_close(independent(text())[0], sequential(text())[0])
 
 
-def test_check_09_independent_levels_may_be_permuted_with_their_weights():
+def test_independent_levels_may_be_permuted_with_their_weights():
     config = replace(CASES["independent-attention-mixed"], levels=levels(2, 6, 0))
     model, order = build(config), [2, 0, 1]
     other = NestedLanguageModel(replace(config, levels=tuple(config.levels[0][j] for j in order))).double()
@@ -144,7 +144,7 @@ def test_check_09_independent_levels_may_be_permuted_with_their_weights():
     assert not torch.allclose(_same_weights(sequential, model)(text())[0], _same_weights(swapped, other)(text())[0])
 
 
-def test_check_09_a_nested_level_returns_to_its_start():
+def test_a_nested_level_returns_to_its_start():
     """Periods 2 and 6: the fast level is back at its start after 3 of its updates, and after 6; periods 4 and 6 after
     ceil(6 / 4) = 2. The slowest is never reset."""
     for chunks, every in (((2, 6), 3), ((4, 6), 2)):
@@ -159,9 +159,9 @@ def test_check_09_a_nested_level_returns_to_its_start():
             assert (slow[t] == 0) == (t < chunks[1]), (chunks, t)
 
 
-# -- check 10 ---------------------------------------------------------------------------------------------------
+# -- causality ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("case", CASES)
-def test_check_10_no_look_ahead(case):
+def test_no_look_ahead(case):
     model = build(case)
     with torch.no_grad():
         expected, _ = model(text())
@@ -174,7 +174,7 @@ def test_check_10_no_look_ahead(case):
 
 
 @pytest.mark.parametrize("case", A_FEW)
-def test_check_10_no_loss_has_a_gradient_to_a_later_input(case):
+def test_no_loss_has_a_gradient_to_a_later_input(case):
     model = build(case)
     inputs = []
     model.embedding.register_forward_hook(lambda module, given, h: inputs.append(h))
@@ -184,10 +184,10 @@ def test_check_10_no_loss_has_a_gradient_to_a_later_input(case):
         assert (to[:, t + 1 :] == 0).all() and (to[:, : t + 1] != 0).any()
 
 
-# -- checks 17 to 20 ----------------------------------------------------------------------------------------------
+# -- splits, rows, training and evaluation, the plain transformer ------------------------------------------------------
 @pytest.mark.parametrize("case", A_FEW)
 @pytest.mark.parametrize("pieces", [[1] * TOKENS, [2, 1, 3, 7], [5, 8]])
-def test_check_17_streaming_in_any_split_is_all_at_once_also_for_the_outer_gradient(case, pieces):
+def test_streaming_in_any_split_is_all_at_once_also_for_the_outer_gradient(case, pieces):
     model = build(case)
     expected, whole = model(text())
     logits, state = read(model, text(), pieces)
@@ -202,7 +202,7 @@ def test_check_17_streaming_in_any_split_is_all_at_once_also_for_the_outer_gradi
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_check_18_rows_do_not_share(case):
+def test_rows_do_not_share(case):
     model = build(case)
     weights = {name: w.clone() for name, w in model.state_dict().items()}
     tokens = text(rows=3, tokens=9)
@@ -215,14 +215,14 @@ def test_check_18_rows_do_not_share(case):
         permuted, moved = model(tokens[[2, 0, 1]])
         assert_close(permuted, logits[[2, 0, 1]])
         assert_same_state(moved, state.rows([2, 0, 1]))
-        again, _ = model(tokens)  # a new text begins at the learnt start
+        again, _ = model(tokens)  # a new text begins at the learned start
     assert torch.equal(again, logits)
     for name, w in model.state_dict().items():
         assert torch.equal(w, weights[name])
 
 
 @pytest.mark.parametrize("case", A_FEW)
-def test_check_19_training_and_evaluation_are_one_forward(case):
+def test_training_and_evaluation_are_one_forward(case):
     model = build(case)
     training, _ = model.train()(text())
     with torch.no_grad():
@@ -234,13 +234,13 @@ def test_check_19_training_and_evaluation_are_one_forward(case):
     assert_same_state(after, state)
 
 
-def test_check_20_hope_attention_without_frequencies_is_a_transformer():
+def test_hope_attention_without_frequencies_is_a_transformer():
     transformer = donor()
     nested = from_pretrained_blocks(transformer, chunks=0)
     assert nested.parameter_count() == transformer.parameter_count()
-    trained, found = transformer(text())[0], nested(text())[0]
-    assert_close(found, trained)
+    expected, logits = transformer(text())[0], nested(text())[0]
+    assert_close(logits, expected)
     for layer, ours in zip(transformer.layers, nested.layers, strict=True):
-        a = torch.autograd.grad(trained.square().sum(), layer.mlp.down.weight, retain_graph=True)[0]
-        b = torch.autograd.grad(found.square().sum(), ours.levels[0].last, retain_graph=True)[0]
+        a = torch.autograd.grad(expected.square().sum(), layer.mlp.down.weight, retain_graph=True)[0]
+        b = torch.autograd.grad(logits.square().sum(), ours.levels[0].last, retain_graph=True)[0]
         assert_close(a, b.T)
