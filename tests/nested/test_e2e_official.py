@@ -19,12 +19,12 @@ def gradients_by_both(options: dict, sizes: dict = SIZES, tokens: int = 18):
     call = CALL | options
     model = load_e2e(params, **call)
     text = torch.randint(0, 13, (2, tokens), generator=torch.Generator().manual_seed(1))
-    losses = model.token_losses(text)
-    losses.mean().backward()
+    ours = model.token_losses(text)
+    ours.mean().backward()
     leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
     wanted = torch.stack([losses(leaves, row, **call) for row in text])
     expected = torch.autograd.grad(wanted.mean(), list(leaves.values()))
-    return losses, wanted, save_e2e(model, gradients=True), dict(zip(leaves, expected, strict=True))
+    return ours, wanted, save_e2e(model, gradients=True), dict(zip(leaves, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def gradients_by_both(options: dict, sizes: dict = SIZES, tokens: int = 18):
     ids=str,
 )
 def test_losses_and_meta_gradients_are_those_of_the_official_rule(options):
-    losses, wanted, ours, theirs = gradients_by_both(options)
-    torch.testing.assert_close(losses, wanted, rtol=1e-9, atol=1e-9)
+    our_losses, wanted, ours, theirs = gradients_by_both(options)
+    torch.testing.assert_close(our_losses, wanted, rtol=1e-9, atol=1e-9)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert gradient.norm() > 1e-5, name
@@ -50,8 +50,8 @@ def test_losses_and_meta_gradients_are_those_of_the_official_rule(options):
 
 
 def test_every_block_may_learn():
-    losses, wanted, ours, theirs = gradients_by_both(dict(inner_clip=0.1), SIZES | dict(suffix=4))
-    torch.testing.assert_close(losses, wanted, rtol=1e-9, atol=1e-9)
+    our_losses, wanted, ours, theirs = gradients_by_both(dict(inner_clip=0.1), SIZES | dict(suffix=4))
+    torch.testing.assert_close(our_losses, wanted, rtol=1e-9, atol=1e-9)
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-8, atol=1e-8)
 
