@@ -54,8 +54,7 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        # Read once: inside a recomputed block torch unpacks each stored tensor a single time.
-        tensors = ctx.saved_tensors
+        tensors = ctx.saved_tensors  # asked for once: a recomputed group gives them out only once
         inputs = tensors[: ctx.input_count]
         saved = tensors[ctx.input_count :]
         # Gradients are on in a backward pass only where its result will be differentiated again.
