@@ -88,8 +88,8 @@ def test_the_makefile_has_what_is_promised():
 def test_every_make_command_in_the_pages_exists(page):
     text = (ROOT / page).read_text("utf-8")
     blocks = re.findall(r"(?s)```.*?```|`[^`\n]+`", text) if page.endswith(".md") else [text]
-    asked = {name for block in blocks for name in re.findall(r"(?m)(?:^|[`\s])make ([a-z]+)\b", block)}
-    assert asked <= TARGETS, asked - TARGETS
+    commands = {name for block in blocks for name in re.findall(r"(?m)(?:^|[`\s])make ([a-z]+)\b", block)}
+    assert commands <= TARGETS, commands - TARGETS
 
 
 def test_ci_runs_the_readmes_commands_with_the_browser_required():

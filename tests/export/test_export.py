@@ -27,14 +27,14 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.places.update(found[key] for key in ("id", "name") if found.get(key))
-        if tag == "a" and found.get("href"):
-            self.links.append(found["href"])
+        values = dict(attributes)
+        self.places.update(values[key] for key in ("id", "name") if values.get(key))
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
         if tag in ("img", "script", "link", "iframe"):
-            self.loads += [found[key] for key in ("src", "href") if found.get(key)]
+            self.loads += [values[key] for key in ("src", "href") if values.get(key)]
         if tag == "img":
-            self.labels.append(found.get("alt"))
+            self.labels.append(values.get("alt"))
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_outputs_need_no_kernel():
     assert 'id="plot-one"' in html and "Plotly.newPlot" in html and "cdn" not in html.lower() and "900" not in html
     alone = cells.still(output(**{cells.PLOTLY: json.loads(drawn.to_json())}), "two").data["text/html"]
     assert "Plotly.newPlot" in alone
-    said = cells.still(output(**{cells.WIDGET: {}, "text/plain": "A wave: it is 3 high."}), "three")
-    assert "it is 3 high" in said.data["text/html"]
+    sentence = cells.still(output(**{cells.WIDGET: {}, "text/plain": "A wave: it is 3 high."}), "three")
+    assert "it is 3 high" in sentence.data["text/html"]
     assert cells.still(output(**{cells.WIDGET: {}, "text/plain": "<VBox>"}), "four") is None
     assert cells.still(nbformat.v4.new_output("stream", name="stderr", text="noise"), "five") is None
     text = output(**{"text/plain": "42"})

@@ -73,17 +73,17 @@ def test_how_a_batch_is_split_and_what_is_ignored_do_not_matter():
     inputs, targets = STREAM[:48].view(4, 12).long(), STREAM[1:49].view(4, 12).long().clone()
     targets[0, 3:] = training.IGNORED
     targets[3] = training.IGNORED
-    found = []
+    outcomes = []
     for accumulate in (1, 2, 4):
         net.zero_grad()
         loss = gradient(net, inputs, targets, replace(CONFIG, accumulate=accumulate))
-        found.append([loss, *(p.grad.clone() for p in net.parameters())])
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
+        outcomes.append([loss, *(p.grad.clone() for p in net.parameters())])
+    for other in outcomes[1:]:
+        for a, b in zip(outcomes[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # cross entropy is taken in float32
-    kept = targets != training.IGNORED
-    assert float(found[0][0]) == pytest.approx(
-        float(token_losses(net, inputs, targets)[kept].mean().detach()), rel=1e-6
+    scored = targets != training.IGNORED
+    assert float(outcomes[0][0]) == pytest.approx(
+        float(token_losses(net, inputs, targets)[scored].mean().detach()), rel=1e-6
     )
 
 
@@ -107,7 +107,7 @@ def test_decay_is_on_matrices_only_and_clipping_limits_the_norm():
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_an_optimiser_by_name_trains_and_a_resumed_run_is_the_unbroken_one(name, tmp_path):
+def test_an_optimizer_by_name_trains_and_a_resumed_run_is_the_unbroken_one(name, tmp_path):
     rate = 0.5 if name == "sgd" else 0.02
     options = {"slow_every": 3} if name == "m3" else {}
     config = replace(CONFIG, steps=10, learning_rate=rate, optimizer=name, optimizer_options=options)
@@ -118,38 +118,38 @@ def test_an_optimiser_by_name_trains_and_a_resumed_run_is_the_unbroken_one(name,
     assert curve(run(model(seed=4), tmp_path / "broken", config, resume=True)) == curve(whole)
 
 
-def test_the_name_of_an_optimiser_is_checked_before_anything_is_made():
+def test_the_name_of_an_optimizer_is_checked_before_anything_is_made():
     with pytest.raises(CourseError, match="Did you mean 'muon'"):
         TrainingConfig(optimizer="moun")
     with pytest.raises(CourseError, match="option of m3 'slow_evry'"):
         run(model(), None, replace(CONFIG, optimizer="m3", optimizer_options={"slow_evry": 3}))
 
 
-def test_any_optimiser_follows_the_schedule():
+def test_any_optimizer_follows_the_schedule():
     result = run(model(), optimizer=lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0))
     rates = [line["learning_rate"] for line in result.metrics]
     assert rates[0] == pytest.approx(0.02 / 3) and max(rates) == 0.02 and rates[-1] == pytest.approx(0.002)
 
 
 def test_data_and_measurement_may_be_functions():
-    asked = []
+    steps = []
 
     def data(step):
-        asked.append(step)
+        steps.append(step)
         return STREAM[:24].view(2, 12).long(), STREAM[1:25].view(2, 12).long()
 
     result = train(model(), data, CONFIG, held_out=lambda net: {"recall": 0.5}, progress=False)
-    assert asked == list(range(8)) and [m.get("recall") for m in result.metrics] == [None, None, None, 0.5] * 2
+    assert steps == list(range(8)) and [m.get("recall") for m in result.metrics] == [None, None, None, 0.5] * 2
 
 
 def test_the_loss_by_position_is_the_mean_over_even_windows():
     net = model(dropout=0.5).train()
-    found = evaluate(net, STREAM[:53], length=5, batches=2, batch_size=2)
-    assert net.training and found.tokens == 20 and found.by_position.shape == (5,)
+    evaluation = evaluate(net, STREAM[:53], length=5, batches=2, batch_size=2)
+    assert net.training and evaluation.tokens == 20 and evaluation.by_position.shape == (5,)
     windows = torch.stack([STREAM[s : s + 6] for s in (0, 15, 31, 47)]).long()
     expected = token_losses(net.eval(), windows[:, :-1], windows[:, 1:]).detach()
-    torch.testing.assert_close(found.by_position, expected.mean(0))
-    assert found.loss == pytest.approx(expected.mean().item())
+    torch.testing.assert_close(evaluation.by_position, expected.mean(0))
+    assert evaluation.loss == pytest.approx(expected.mean().item())
     assert evaluate(net, STREAM[:6], 5).tokens == 5  # one window is enough
     with pytest.raises(CourseError, match="has 5 tokens; windows of 5 need 6"):
         evaluate(net, STREAM[:5], 5)
@@ -359,7 +359,7 @@ def test_a_config_survives_json_and_an_unknown_setting_is_refused():
 @pytest.mark.gpu
 def test_on_a_gpu_a_run_in_bf16_stays_near_the_processors_and_resumes(tmp_path):
     expected = run(model(dropout=0.0)).losses
-    found = run(model(dropout=0.0).cuda(), tmp_path, stop=lambda metrics: metrics["step"] == 5)
+    stopped = run(model(dropout=0.0).cuda(), tmp_path, stop=lambda metrics: metrics["step"] == 5)
     resumed = run(model(1, dropout=0.0).cuda(), tmp_path, resume=True)
-    assert found.stopped and resumed.losses == pytest.approx(expected, rel=0.03)
+    assert stopped.stopped and resumed.losses == pytest.approx(expected, rel=0.03)
     assert load_model(tmp_path / "model.safetensors", "cuda", build=lambda _: model()).out.weight.is_cuda

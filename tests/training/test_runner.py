@@ -67,9 +67,9 @@ def test_every_choice_trains(tmp_path, memory):
     plan = Plan(memory, **{**SHORT, "steps": 1})
     runner = Runner(plan, tmp_path)
     assert runner.step() == "done", runner.error
-    found = read_run(tmp_path)
-    assert found.memory == memory and found.parameters == plan.build().parameter_count()
-    assert 4 < found.loss < 7 and runner.held_before > 0
+    summary = read_run(tmp_path)
+    assert summary.memory == memory and summary.parameters == plan.build().parameter_count()
+    assert 4 < summary.loss < 7 and runner.held_before > 0
 
 
 @pytest.mark.parametrize("task", TASKS)

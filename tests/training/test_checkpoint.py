@@ -69,8 +69,8 @@ def test_tied_weights_are_saved_once_and_a_stranger_needs_a_builder(tmp_path):
     path = tmp_path / "tied.safetensors"
     model = Tied()
     save_model(model, path, torch.float32)
-    found = load_model(path, build=lambda config: Tied())
-    assert same(found.state_dict(), model.state_dict()) and found.second.weight is found.first.weight
+    loaded = load_model(path, build=lambda config: Tied())
+    assert same(loaded.state_dict(), model.state_dict()) and loaded.second.weight is loaded.first.weight
     with pytest.raises(CourseError, match="holds a Tied; the course can build: LanguageModel"):
         load_model(path)
 
@@ -86,7 +86,7 @@ def test_wrapped_models_are_saved_under_their_own_names(tmp_path):
 
 
 # -- training runs -------------------------------------------------------------------------------------------
-def test_model_and_optimiser_come_back_bit_for_bit(tmp_path):
+def test_model_and_optimizer_come_back_bit_for_bit(tmp_path):
     path = tmp_path / "run.safetensors"
     model = small()
     optimizer = trained(model)
@@ -101,7 +101,7 @@ def test_model_and_optimiser_come_back_bit_for_bit(tmp_path):
     assert fresh.param_groups[0]["betas"] == (0.9, 0.999)  # a tuple again, not JSON's list
 
 
-def test_any_tree_of_an_optimisers_state_is_kept(tmp_path):
+def test_any_tree_of_an_optimizers_state_is_kept(tmp_path):
     tree = {0: {"step": 3, "flag": True, "none": None, "parts": [torch.ones(2), {"deep": torch.zeros(1)}]}}
     tensors = {}
     described = json.loads(json.dumps(checkpoint._take_tensors(tree, "o", tensors)))
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_filled(save
     assert same(other.state_dict(), before)
 
 
-def test_another_optimiser_is_refused(saved):
+def test_another_optimizer_is_refused(saved):
     model = small()
     with pytest.raises(CourseError, match="was trained with AdamW, not with SGD"):
         load_training(saved / "run.safetensors", model, torch.optim.SGD(model.parameters()))

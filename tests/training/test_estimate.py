@@ -44,9 +44,9 @@ def test_operations_of_a_plain_transformer_are_the_closed_form():
 )
 def test_few_blocks_and_few_chunks_extended_are_the_direct_count(config, length, within):
     flops, linear, square = count_row(config, length)
-    direct, kept = _count(config, length, False)
+    direct, held = _count(config, length, False)
     assert flops == pytest.approx(direct, rel=within)
-    assert linear + square == pytest.approx(kept, rel=within + 0.05)
+    assert linear + square == pytest.approx(held, rel=within + 0.05)
     assert square >= 0
 
 
@@ -87,28 +87,28 @@ def test_what_an_optimizer_keeps_of_a_matrix(name):
     optimizer = build_optimizer(name, net, **rate)
     net(torch.ones(2, 24)).sum().backward()
     optimizer.step()
-    kept = sum(v.numel() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
-    assert round(kept / net.weight.numel()) == OPTIMIZER_NUMBERS[name]
+    numbers = sum(v.numel() for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v))
+    assert round(numbers / net.weight.numel()) == OPTIMIZER_NUMBERS[name]
 
 
 def test_the_arithmetic_of_time_memory_and_money():
-    found = estimate(SMALL, RUN, tokens_per_second=100.0, price_per_hour=3.6)
-    assert isinstance(found, Estimate)
-    assert found.parameters == LanguageModel(SMALL).parameter_count() == parameter_count(SMALL)
-    assert found.tokens == 10 * 8 * 64 and found.flops_rule == 6 * found.parameters * found.tokens
-    assert found.seconds == pytest.approx((0.9 * 51.2, 1.3 * 51.2))
-    assert found.cost == pytest.approx(tuple(s * 1e-3 for s in found.seconds))
-    assert found.weights == found.gradients == 4 * found.parameters and found.optimizer == 2 * found.weights
-    assert found.memory[1] == pytest.approx(4 * found.weights + found.activations[1])
+    result = estimate(SMALL, RUN, tokens_per_second=100.0, price_per_hour=3.6)
+    assert isinstance(result, Estimate)
+    assert result.parameters == LanguageModel(SMALL).parameter_count() == parameter_count(SMALL)
+    assert result.tokens == 10 * 8 * 64 and result.flops_rule == 6 * result.parameters * result.tokens
+    assert result.seconds == pytest.approx((0.9 * 51.2, 1.3 * 51.2))
+    assert result.cost == pytest.approx(tuple(s * 1e-3 for s in result.seconds))
+    assert result.weights == result.gradients == 4 * result.parameters and result.optimizer == 2 * result.weights
+    assert result.memory[1] == pytest.approx(4 * result.weights + result.activations[1])
     split = estimate(SMALL, replace(RUN, accumulate=4))
-    assert split.activations[1] == pytest.approx(found.activations[1] / 4) and split.seconds is split.cost is None
+    assert split.activations[1] == pytest.approx(result.activations[1] / 4) and split.seconds is split.cost is None
     for line in (
         "parameters   7,152",
         "of the rule 6 N D",
         "46.1 seconds to 66.6 seconds",
         "cost         0.05 to 0.07",
     ):
-        assert line in str(found)
+        assert line in str(result)
 
 
 def test_processes_share_rows_under_ddp_and_weights_too_under_fsdp():

@@ -58,9 +58,9 @@ def test_this_machine_is_looked_at_from_end_to_end():
         "library, code",
     ):
         assert name in names
-    found = {check.name: check for check in report.checks}
-    assert found["learning step"].state in ("ok", "slow") and found["Python"].state == "ok"
-    assert found["widgets"].state == "ok", found["widgets"]
+    by_name = {check.name: check for check in report.checks}
+    assert by_name["learning step"].state in ("ok", "slow") and by_name["Python"].state == "ok"
+    assert by_name["widgets"].state == "ok", by_name["widgets"]
     assert str(report) == repr(report) and all(name in str(report) for name in names)
 
 
@@ -219,8 +219,8 @@ def test_another_text_is_a_note_with_both_versions(monkeypatch, recwarn):
     real = text.library
 
     def differing(corpus):
-        found = real(corpus)
-        return text.Library(found.name, found.train, found.held_out, ["they used networkx 3.1, installed is 3.6"])
+        library = real(corpus)
+        return text.Library(library.name, library.train, library.held_out, ["they used networkx 3.1, installed is 3.6"])
 
     monkeypatch.setattr(text, "library", differing)
     assert [(c.state, "3.1" in c.text) for c in doctor.library()] == [("note", True), ("note", True)]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from nl_course.training.checkpoint import load_model
 from nl_course.training.distributed import AgreedInterrupts, Ranks, join
 from nl_course.training.run_folder import checkpoints, read_metrics
 from nl_course.training.sharded_checkpoint import read_pointer
-from tests.distributed_worker import RUN, STREAM, build, do
+from tests.training.distributed_worker import RUN, STREAM, build, do
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = str(Path(__file__).parents[2])
 CURVES = [
     dict(model="attention", parallel="ddp"),
     dict(model="attention", parallel="fsdp"),
@@ -50,16 +51,16 @@ def torchrun(*command: str) -> subprocess.CompletedProcess:
 
 def on_two(folder, tasks: list[dict]) -> dict:
     (folder / "tasks.json").write_text(json.dumps(tasks))
-    worker = os.path.join(ROOT, "tests/distributed_worker.py")
+    worker = os.path.join(ROOT, "tests/training/distributed_worker.py")
     ran = torchrun(worker, str(folder / "tasks.json"), str(folder / "results.json"))
     assert ran.returncode == 0, ran.stderr[-3000:]
     return json.loads((folder / "results.json").read_text())
 
 
-def close(found: list[dict], expected: list[dict], within: float = 2e-6) -> None:
+def close(curve: list[dict], expected: list[dict], within: float = 2e-6) -> None:
     """The same steps and the same numbers but for rounding."""
-    assert [line["step"] for line in found] == [line["step"] for line in expected]
-    for one, other in zip(found, expected, strict=True):
+    assert [line["step"] for line in curve] == [line["step"] for line in expected]
+    for one, other in zip(curve, expected, strict=True):
         assert one == pytest.approx(other, rel=within)
 
 
@@ -181,8 +182,8 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
     (tmp_path / "own.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     monkeypatch.chdir(tmp_path)
     size = "train --preset micro --steps 3 --batch-size 2 --length 16 --device cpu --evaluate-every 1"
-    asked = [*size.split(), "--text", "own.txt", "--parallel", "fsdp", "--out", "r"]
-    ran = torchrun("-m", "nl_course", *asked)
+    options = [*size.split(), "--text", "own.txt", "--parallel", "fsdp", "--out", "r"]
+    ran = torchrun("-m", "nl_course", *options)
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("on cpu, 2 processes (fsdp)") == ran.stdout.count("Run(done after 3 of 3 steps") == 1
     assert ran.stdout.count("\nstep ") == 3
@@ -195,7 +196,7 @@ THREADS_AFTER = """
 import os, torch
 from nl_course.training.distributed import join, leave
 from nl_course.training import TrainingConfig, train
-from tests.distributed_worker import RUN, STREAM, build
+from tests.training.distributed_worker import RUN, STREAM, build
 train(build("attention"), STREAM, TrainingConfig(**RUN), parallel="ddp", progress=False)
 names = lambda: {open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
 before = names()

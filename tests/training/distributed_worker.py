@@ -1,6 +1,6 @@
 """What test_distributed.py has torchrun run: every process goes through the same list of runs, each a call of `train`.
 
-    torchrun ... tests/distributed_worker.py TASKS.json RESULTS.json
+    torchrun ... tests/training/distributed_worker.py TASKS.json RESULTS.json
 
 A task: {"name", "model", "config", "parallel", "folder", "resume", "stop" (a step), "kill" and "term" ([rank, step])}.
 The first process writes name -> the curve, or {"error": ...}. Runs in one process too, without torchrun.
@@ -78,15 +78,15 @@ def do(task: dict):
 
 def main(tasks: str, results: str) -> None:
     torch.set_num_threads(1)
-    found = {}
+    outcomes = {}
     for task in json.loads(Path(tasks).read_text()):
         try:
-            found[task["name"]] = do(task)
+            outcomes[task["name"]] = do(task)
         except CourseError as error:
-            found[task["name"]] = {"error": str(error)}
+            outcomes[task["name"]] = {"error": str(error)}
     leave()
     if int(os.environ.get("RANK", "0")) == 0:
-        Path(results).write_text(json.dumps(found))
+        Path(results).write_text(json.dumps(outcomes))
     end(0)
 
 

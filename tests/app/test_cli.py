@@ -61,8 +61,8 @@ def test_training_leaves_a_run_and_resuming_goes_on_with_what_was_asked(own, cap
     assert main(["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]) == 0
     losses = [[line["loss"] for line in read_metrics(own / name)] for name in ("whole", "broken")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
-    asked = json.loads((run / "run.json").read_text())["asked"]
-    assert asked["preset"] == "micro" and asked["text"] == "own.txt" and asked["length"] == 16
+    settings = json.loads((run / "run.json").read_text())["asked"]
+    assert settings["preset"] == "micro" and settings["text"] == "own.txt" and settings["length"] == 16
 
 
 def test_where_no_bar_can_be_drawn_the_held_out_loss_is_printed(own, capsys):
@@ -85,13 +85,13 @@ def test_a_corpus_is_read_as_subwords_of_its_own_and_the_run_resumes(own, capsys
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     lines = [json.dumps({"words": f"line {i} of the shelf says {i * i}"}) for i in range(200)]
     (own / "shelf.jsonl").write_text("\n".join(lines))
-    asked = [*SMALL, "--data", "shelf.jsonl", "--column", "words", "--tokenizer", "t.json", "--vocab", "300"]
-    assert main([*asked, "--out", "whole"]) == 0
+    options = [*SMALL, "--data", "shelf.jsonl", "--column", "words", "--tokenizer", "t.json", "--vocab", "300"]
+    assert main([*options, "--out", "whole"]) == 0
     assert "subwords" in capsys.readouterr().out and (own / "t.json").exists()
     real = training.train
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 2, **k))
-        assert main([*asked, "--out", "broken"]) == 0
+        assert main([*options, "--out", "broken"]) == 0
     assert main(["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]) == 0
     losses = [[line["loss"] for line in read_metrics(own / name)] for name in ("whole", "broken")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
@@ -144,11 +144,11 @@ def test_doctor_prints_its_report(monkeypatch, capsys, state, code):
 
 
 def test_record_runs_a_recipe(monkeypatch, capsys, tmp_path):
-    asked = []
-    monkeypatch.setattr(record, "record", lambda *arguments: asked.append(arguments) or [tmp_path / "made.json"])
+    calls = []
+    monkeypatch.setattr(record, "record", lambda *arguments: calls.append(arguments) or [tmp_path / "made.json"])
     name = next(iter(record.RECIPES))
     assert main(["record", name, "--assets", str(tmp_path), "--quick", "--device", "cpu"]) == 0
-    assert asked == [(name, str(tmp_path), "cpu", True)] and "made.json" in capsys.readouterr().out
+    assert calls == [(name, str(tmp_path), "cpu", True)] and "made.json" in capsys.readouterr().out
     assert main(["record", "list"]) == 0 and all(name in capsys.readouterr().out for name in list(record.RECIPES)[:1])
 
 

@@ -25,13 +25,13 @@ def bodies(code):
         tree = ast.parse(code)
     except SyntaxError:  # a notebook cell with a line for the shell
         return set()
-    found = set()
+    definitions = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
             if body:
-                found.add("\n".join(ast.unparse(n) for n in body))
-    return found
+                definitions.add("\n".join(ast.unparse(n) for n in body))
+    return definitions
 
 
 def everything_in(made):
@@ -53,14 +53,16 @@ def test_no_solution_is_anywhere_in_it(made):
 def test_no_line_of_a_solution_or_wrong_answer_is_in_the_exercise_files(made):
     import inspect
 
-    text = "\n".join(p.read_text("utf-8") for p in sorted((made / "nl_course" / "exercises").glob("ex*.py")))
+    files = sorted((made / "nl_course" / "exercises").glob("ex[0-9][0-9]/*.py"))
+    text = "\n".join(path.read_text("utf-8") for path in files)
+    assert all(repr(exercise.id) in text for exercise in ALL)  # all files are read
     lines = {line.strip() for line in ast.unparse(ast.parse(text)).splitlines()}
-    for asked in ALL:
-        assert not any(w.reveals in text for w in asked.wrong) and asked.aim not in text
-        for function in (asked.solution, *(w.answer for w in asked.wrong)):
+    for exercise in ALL:
+        assert not any(w.reveals in text for w in exercise.wrong) and exercise.aim not in text
+        for function in (exercise.solution, *(w.answer for w in exercise.wrong)):
             assert f"{function.__name__}(" not in text
-        for line in ast.unparse(ast.parse(inspect.getsource(asked.solution))).splitlines()[1:]:
-            assert len(line.strip()) < 25 or line.strip() not in lines, f"{asked.id}: {line.strip()}"
+        for line in ast.unparse(ast.parse(inspect.getsource(exercise.solution))).splitlines()[1:]:
+            assert len(line.strip()) < 25 or line.strip() not in lines, f"{exercise.id}: {line.strip()}"
 
 
 def test_no_answer_to_a_discussion_question_is_in_it(made):
@@ -76,7 +78,7 @@ def test_no_answer_to_a_discussion_question_is_in_it(made):
 JUDGE = """
 import json, sys, types
 import nl_course
-from nl_course.exercises.framework.engine import exercise, discussion, chapters
+from nl_course.exercises.framework.engine import chapters, discussion, exercise, exercises_of
 from nl_course import exercises
 sys.dont_write_bytecode = True
 report = {"where": nl_course.__file__, "verdicts": [], "kind": repr(exercises.solution("1.2"))}
@@ -86,8 +88,7 @@ for id, source, name in json.load(sys.stdin):
     exec(source, module.__dict__)
     verdict = exercise(id).check(module.__dict__[name])
     report["verdicts"].append([verdict.status, verdict.fails])
-report["empty"] = [[e.aim, e.wrong, e.solution] for c in chapters()
-                   for e in __import__("nl_course.exercises.framework.engine").exercises.engine.exercises_of(c)]
+report["empty"] = [[e.aim, e.wrong, e.solution] for c in chapters() for e in exercises_of(c)]
 report["answers"] = [answer for c in chapters() for _, answer in discussion(c)]
 print(json.dumps(report))
 """
@@ -96,11 +97,11 @@ print(json.dumps(report))
 @pytest.mark.slow
 def test_it_judges_as_the_course_does(made, tmp_path):
     """In a process of its own: right answers pass, wrong ones fail the same property, stubs are not attempted."""
-    asked, expected = [], []
+    submissions, expected = [], []
     for e in ALL:
-        asked.append([e.id, e.solution_source(), e.definition.name])
+        submissions.append([e.id, e.solution_source(), e.definition.name])
         expected.append(["passed", ""])
-        asked.append([e.id, e.stub, e.definition.name])
+        submissions.append([e.id, e.stub, e.definition.name])
         expected.append(["empty", ""])
     # One wrong answer that stands alone (needs no helper of its file) goes along for each exercise.
     import inspect
@@ -115,13 +116,13 @@ def test_it_judges_as_the_course_does(made, tmp_path):
                 for n in ast.walk(ast.parse(source))
                 if isinstance(n, ast.Name) and n.id not in ("torch", "math")
             ):
-                asked.append([e.id, source, wrong.answer.__name__])
+                submissions.append([e.id, source, wrong.answer.__name__])
                 expected.append(["failed", wrong.fails])
                 break
-    assert len(asked) >= 2.5 * len(ALL)
+    assert len(submissions) >= 2.5 * len(ALL)
     ran = subprocess.run(
         [sys.executable, "-c", JUDGE],
-        input=json.dumps(asked),
+        input=json.dumps(submissions),
         cwd=made,
         capture_output=True,
         text=True,
@@ -176,8 +177,8 @@ def test_what_only_a_solution_used_goes_and_what_checks_use_stays():
     left = strip_source(SOURCE, "ex01.py")
     for gone in ("42", "solution", "wrong", "helper", "later", "math", "Wrong", "aim", "Because", "reveals"):
         assert gone not in left.split("\n", 1)[1], gone
-    for kept in ("reference", "import torch", "SHARED = 3", "Why?", "EXERCISES", "'c'"):
-        assert kept in left, kept
+    for piece in ("reference", "import torch", "SHARED = 3", "Why?", "EXERCISES", "'c'"):
+        assert piece in left, piece
 
 
 def test_taking_out_twice_changes_nothing_more():

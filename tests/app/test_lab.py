@@ -68,8 +68,8 @@ def test_an_update_replaces_what_was_only_run_and_keeps_what_was_edited(course, 
     assert copied.kept == copied.behind == ["01_attention.ipynb"]
     assert "my own words" in (copy / "notebooks" / "01_attention.ipynb").read_text()
     assert "a new version" in (copy / "notebooks" / "00_start_here.ipynb").read_text()
-    said = str(copied)
-    assert "Kept with your changes: 01_attention.ipynb." in said and "`--reset NOTEBOOK`" in said
+    text = str(copied)
+    assert "Kept with your changes: 01_attention.ipynb." in text and "`--reset NOTEBOOK`" in text
 
 
 def test_reset_takes_the_courses_and_keeps_the_learners_under_a_dated_name(course, copy):
@@ -158,8 +158,8 @@ def test_jupyterlab_comes_up_on_the_first_notebook_without_news(copy, tmp_path, 
         server.terminate()
         server.wait(30)
         log.close()
-    said = (tmp_path / "log").read_text()  # the address to open, by a browser or by hand
-    assert f"127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in said
+    log_text = (tmp_path / "log").read_text()  # the address to open, by a browser or by hand
+    assert f"127.0.0.1:{port}/lab/tree/notebooks/00_start_here.ipynb?token=" in log_text
 
 
 def ask(address):
