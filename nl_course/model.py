@@ -112,17 +112,17 @@ class MixingBlock(nn.Module):
         state = self.memory.init_state(batch_size)
         if self.conv is None:
             return state
-        return BlockState(state, self.conv.init_tail(batch_size))
+        return BlockState(state, self.conv.init_state(batch_size))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """The memory's own bytes, and conv - 1 columns of the width for the convolution."""
-        return self.memory.state_bytes(tokens, batch_size) + self.tail_bytes(batch_size)
+        return self.memory.state_bytes(tokens, batch_size) + self.conv_state_bytes(batch_size)
 
-    def tail_bytes(self, batch_size: int = 1) -> int:
+    def conv_state_bytes(self, batch_size: int = 1) -> int:
         """Bytes of the convolution's last inputs."""
         if self.conv is None:
             return 0
-        return batch_size * self.conv.tail_size * self.conv.weight.dtype.itemsize
+        return batch_size * self.conv.state_size * self.conv.weight.dtype.itemsize
 
     def mix(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
         """h (B, T, width) -> the same after convolution and memory, and the state after the last token."""

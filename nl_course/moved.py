@@ -132,11 +132,13 @@ class _Finder(MetaPathFinder, Loader):
     """Asked last, when no file has the name."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """A way to import `fullname` if it is a name of then, else None, which lets Python say that there is none."""
         if fullname.removeprefix(_PACKAGE) in MOVED:
             return ModuleSpec(fullname, self)
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The stand-in for the module of that name."""
         return _Alias(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:

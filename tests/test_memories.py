@@ -129,17 +129,17 @@ def test_the_template_passes_and_is_never_written_over(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("1 / 0", "cannot be run: ZeroDivisionError: division by zero .my_memory.py, line 1."),
         ("CONFIG = 1", "must say MEMORY ="),
         ("from nl_course.memories import Memory\nMEMORY = Memory", "must say CONFIG ="),
     ],
 )
-def test_what_a_learners_file_lacks_is_said_in_words(tmp_path, text, said):
+def test_what_a_learners_file_lacks_is_named(tmp_path, text, message):
     path = tmp_path / "my_memory.py"
     path.write_text(text)
-    with pytest.raises(CourseError, match=said):
+    with pytest.raises(CourseError, match=message):
         load_memory(path)
     with pytest.raises(CourseError, match="there is no file"):
         load_memory(tmp_path / "none.py")

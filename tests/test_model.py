@@ -109,10 +109,10 @@ def test_with_a_convolution_in_every_block_it_still_goes_on_exactly(tmp_path):
     h = model.embedding(text)
     first = model.layers[0]
     normed = torch.nn.functional.rms_norm(h, (16,), first.conv_norm.weight, 1e-6)
-    h = h + first.conv(normed, first.conv.init_tail(2))[0]
+    h = h + first.conv(normed, first.conv.init_state(2))[0]
     h = h + first.memory(first.memory_norm(h))[0]
-    found, _ = first(model.embedding(text), first.init_state(2), None)
-    torch.testing.assert_close(found, h + first.mlp(first.mlp_norm(h)))
+    out, _ = first(model.embedding(text), first.init_state(2), None)
+    torch.testing.assert_close(out, h + first.mlp(first.mlp_norm(h)))
 
 
 def test_the_output_may_have_weights_of_its_own():
@@ -156,8 +156,8 @@ def test_every_stage_has_every_size_and_they_weigh_the_same(size):
     """The stages with clocks: nl_course/nested/presets.py, where 350m is called 340m in HOPE's papers."""
     plain = PRESETS[size].parameters
     for memory in ("gated-delta", "titans", "mac", "mag", "mal", "self-modifying"):
-        found = PRESETS[f"{memory}-{size}"]
-        assert abs(found.parameters / plain - 1) < 0.002 and found.config.memory == memory
+        same_size = PRESETS[f"{memory}-{size}"]
+        assert abs(same_size.parameters / plain - 1) < 0.002 and same_size.config.memory == memory
     for family in ("ttt-linear", "ttt-mlp"):
         assert abs(PRESETS[f"{family}-{size}"].parameters / plain - 1) < 0.05
     hope = {"350m": "340m"}.get(size, size)

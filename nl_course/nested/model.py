@@ -99,7 +99,7 @@ class NestedLanguageModel(LanguageModel):
         for layer in self.layers[self.lowest + 1 :]:
             added = open_tokens if is_a_cache(layer.memory.init_state(1)) else tokens
             total += layer.memory.state_bytes(tokens - open_tokens, batch_size)
-            total += layer.memory.state_bytes(added, batch_size) + 2 * layer.tail_bytes(batch_size)
+            total += layer.memory.state_bytes(added, batch_size) + 2 * layer.conv_state_bytes(batch_size)
         for clocked in self.clocked:
             copies = 2 if needs_accumulator(clocked.chunk, self.chunks) else 1
             total += batch_size * copies * clocked.level.config.elements(self.config.width) * item

@@ -155,8 +155,8 @@ def test_delta_overwrites_where_hebb_piles_up():
 def test_retention_is_masked_attention_with_a_fading_mask():
     q, k, v, *_ = (z.detach() for z in problem(tokens=6, rows=1, heads=1))
     gamma = 0.9
-    place = torch.arange(6, dtype=torch.float64)
-    mask = torch.where(place[:, None] >= place, gamma ** (place[:, None] - place), 0.0)
+    index = torch.arange(6, dtype=torch.float64)
+    mask = torch.where(index[:, None] >= index, gamma ** (index[:, None] - index), 0.0)
     log_a = torch.full((1, 1, 6), math.log(gamma), dtype=torch.float64)
     o, _ = hebb_chunked(q, k, v, log_a, torch.zeros(1, 1, 3, 4, dtype=torch.float64), 4)
     torch.testing.assert_close(o, (q @ k.mT * mask) @ v, **CLOSE)

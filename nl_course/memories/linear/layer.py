@@ -136,13 +136,13 @@ class MatrixMemory(Memory):
         """Empty matrices (B, h, d_k, d_v), and zeros before the convolution's first token."""
         c = self.config
         matrix = torch.zeros(batch_size, c.heads, c.head_dim, c.value_dim, dtype=self.accum_dtype, device=self.device)
-        return MatrixState(matrix, None if self.conv is None else self.conv.init_tail(batch_size), 0)
+        return MatrixState(matrix, None if self.conv is None else self.conv.init_state(batch_size), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """h d_k d_v numbers of float32 at least, and (taps - 1) (2 h d_k + h d_v) for the convolution."""
         c = self.config
         matrix = c.heads * c.head_dim * c.value_dim * self.accum_dtype.itemsize
-        conv_state = 0 if self.conv is None else self.conv.tail_size * self.dtype.itemsize
+        conv_state = 0 if self.conv is None else self.conv.state_size * self.dtype.itemsize
         return batch_size * (matrix + conv_state)
 
     def advance(self, x: Tensor, state: MatrixState, trace: Trace | None) -> tuple[Tensor, MatrixState]:
@@ -199,7 +199,8 @@ class MatrixMemory(Memory):
         S, chunk = state.matrix, self.config.chunk
 
         def add(name: str, value: Tensor) -> None:
-            trace.add(name, value.transpose(1, 2))  # (b, h, t, ...) -> (b, t, h, ...)
+            """A trace has time on axis 1: (b, h, t, ...) -> (b, t, h, ...)."""
+            trace.add(name, value.transpose(1, 2))
 
         one = torch.ones_like(k[..., 0])  # (b, h, t)
         add("step_size", one if step is None else step)
