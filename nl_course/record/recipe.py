@@ -88,6 +88,6 @@ def selected(part: Part, *keys: str) -> dict[str, Any]:
 
 
 def make_part(recipe: type[Recipe], arguments: list[str] | None = None) -> None:
-    """`python -m nl_course.record.NAME KEY ...`: makes one part. Numbers are read as numbers."""
+    """`python -m nl_course.record.{name} KEY ...`: makes one part. Numbers are read as numbers."""
     arguments = sys.argv[1:] if arguments is None else arguments
     recipe().part(*(int(argument) if argument.isdigit() else argument for argument in arguments))
