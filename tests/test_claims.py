@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.record.claims import VERDICTS, Claim, by_verdict, cell_of, claims, link, table
+from nl_course.record.claims import VERDICTS, Claim, by_verdict, claims, link, table
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 @pytest.mark.parametrize("cell", sorted({cell for claim in claims() for cell in claim.cells}))
 def test_the_cell_that_is_named_exists(cell):
-    notebook, name = cell_of(cell)
+    stem, name = cell.split("#")
+    notebook = f"{stem}.ipynb"
     cells = json.loads((NOTEBOOKS / notebook).read_text("utf-8"))["cells"]
     assert name in [found["id"] for found in cells], f"{notebook} has no cell {name}"
 

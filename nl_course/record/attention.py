@@ -15,15 +15,15 @@ from nl_course.presets import preset
 from nl_course.record.provenance import Recording, read_config
 from nl_course.tasks.repeats import repeated_passages, repeated_strings
 from nl_course.tasks.text import batch, library
-from nl_course.training import TrainingConfig, evaluate, token_losses, train
+from nl_course.training import Data, TrainingConfig, evaluate, token_losses, train
 from nl_course.training.checkpoint import save_model
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Trains, and writes `checkpoints/attention-micro.safetensors` and `runs/attention-micro.json`."""
     config = read_config("attention")
-    settings = {**config["training"], **(dict(steps=3, warmup=1, evaluate_every=0) if quick else {})}
-    training = TrainingConfig.from_dict(settings)
+    shorter = dict(steps=3, warmup=1, evaluate_every=0) if quick else {}
+    training = TrainingConfig.from_dict({**config["training"], **shorter})
     recording = Recording("attention", config, device)
     streams = [library(corpus).stream("train") for corpus in config["corpora"]]
     held_out = {corpus: library(corpus).stream("held_out") for corpus in config["corpora"]}
@@ -33,26 +33,32 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     mixed = mixture(streams, config["repeats"], training)
 
     def look(model: LanguageModel) -> dict[str, float]:
-        losses = {f"held_out_{c}": evaluate(model, stream, training.length).loss for c, stream in held_out.items()}
+        losses = {}
+        for corpus, stream in held_out.items():
+            losses[f"held_out_{corpus}"] = evaluate(model, stream, training.length).loss
         return {**losses, **copying(model), **copying_text(model, held_out["prose"])}
 
     result = train(model, mixed, training, held_out=look)
     summary = look(model)
     checkpoint = assets / "checkpoints" / "attention-micro.safetensors"
     save_model(model, checkpoint, info={**recording.about(), **summary})
-    curve = [{k: round(v, 4) for k, v in m.items() if k in ("step", "loss", *summary)} for m in result.metrics]
-    curve = [m for m in curve if m["step"] % 20 == 0 or summary.keys() <= m.keys()]
+    shown = ("step", "loss", *summary)
+    curve = []
+    for line in result.metrics:
+        if line["step"] % 20 == 0 or summary.keys() <= line.keys():  # every 20th step, and every look at held-out text
+            curve.append({key: round(value, 4) for key, value in line.items() if key in shown})
     return [checkpoint, recording.write(assets / "runs" / "attention-micro.json", {**summary, "curve": curve})]
 
 
-def mixture(streams: list[Tensor], repeats: dict[str, dict], training: TrainingConfig):
+def mixture(streams: list[Tensor], repeats: dict[str, dict], training: TrainingConfig) -> Data:
     """step -> (inputs, targets): rows of each stream in turn, then the rows that repeat: `letters`, `words` and
     `passages` of the streams in turn, each a dict of how many `rows` and the `period` (least, most)."""
     text_rows = training.batch_size - sum(kind["rows"] for kind in repeats.values())
     shares = [len(range(i, text_rows, len(streams))) for i in range(len(streams))]
 
     def at(step: int) -> tuple[Tensor, Tensor]:
-        rows, seed, length = [], training.seed + step, training.length + 1
+        seed, length = training.seed + step, training.length + 1
+        rows = []
         for i, (stream, share) in enumerate(zip(streams, shares, strict=True)):
             inputs, targets = batch(stream, step, share, training.length, training.seed + i)
             rows.append(torch.cat([inputs, targets[:, -1:]], dim=1))

@@ -14,7 +14,8 @@ KEPT = ("step", "loss", "grad_norm", "tokens", "seconds", "tokens_per_second", "
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Writes `runs/board.json`: what was estimated, what was asked, and the metrics of every fifth step."""
     config = read_config("board")
-    recording, runs = Recording("board", config, device), []
+    recording = Recording("board", config, device)
+    runs = []
     for plan in plans(config, quick):
         with tempfile.TemporaryDirectory() as folder:
             runs.append(one_run(plan, folder, device, config["every"]))
@@ -24,9 +25,10 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
 def plans(config: dict, quick: bool = False) -> list[Plan]:
     """The plans that are recorded, the notebook's own first."""
     shared = config["plan"] | ({"steps": 5} if quick else {})
-    return [
-        Plan(**shared, memory=memory, task=task) for task, memories in config["runs"].items() for memory in memories
-    ]
+    chosen = []
+    for task, memories in config["runs"].items():
+        chosen += [Plan(**shared, memory=memory, task=task) for memory in memories]
+    return chosen
 
 
 def one_run(plan: Plan, folder: str, device: str, every: int) -> dict:
@@ -36,14 +38,14 @@ def one_run(plan: Plan, folder: str, device: str, every: int) -> dict:
     before = runner.estimate().to_dict()
     if runner.step(plan.steps) != "done":
         raise RuntimeError(f"{plan.name}: {runner.error}")
-    found = read_run(folder)
-    lines = [
-        line for line in found.metrics if line["step"] % every == 0 or line["step"] == 1 or "held_out_loss" in line
-    ]
-    rounded = [{name: _short(line[name]) for name in KEPT if name in line} for line in lines]
-    about = {"asked": found.settings, "model": {"parameters": found.parameters, "config": plan.model.to_dict()}}
-    return {"about": about, "before": before, "held_before": runner.held_before, "metrics": rounded}
+    run = read_run(folder)
+    metrics = []
+    for line in run.metrics:
+        if line["step"] % every == 0 or line["step"] == 1 or "held_out_loss" in line:
+            metrics.append({name: _rounded(line[name]) for name in KEPT if name in line})
+    about = {"asked": run.settings, "model": {"parameters": run.parameters, "config": plan.model.to_dict()}}
+    return {"about": about, "before": before, "held_before": runner.held_before, "metrics": metrics}
 
 
-def _short(value):
+def _rounded(value: float | int | str) -> float | int | str:
     return round(value, 4) if isinstance(value, float) else value

@@ -9,7 +9,6 @@ test follows every link.
 """
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -55,12 +54,7 @@ def table() -> str:
     """All claims as a Markdown table."""
     rows = ["| claim | mark | what is known | where |", "|---|---|---|---|"]
     for claim in claims():
-        where = ", ".join([*dict.fromkeys(map(link, claim.cells)), *claim.papers]) or "no source found"
+        links = list(dict.fromkeys(link(cell) for cell in claim.cells))  # each once, in order
+        where = ", ".join([*links, *claim.papers]) or "no source found"
         rows.append(f"| {claim.said} | **{claim.verdict}** | {claim.shown} | {where} |")
     return "\n".join(rows)
-
-
-def cell_of(cell: str) -> tuple[str, str]:
-    """("09_memory_tradeoffs.ipynb", "the-loads") of "09_memory_tradeoffs#the-loads"."""
-    notebook, name = re.fullmatch(r"(\w+)#([\w-]+)", cell).groups()
-    return f"{notebook}.ipynb", name

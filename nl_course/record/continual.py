@@ -1,8 +1,8 @@
 """Who keeps what when the corpus changes? Levels of several clocks beside one plain MLP of as many parameters.
 
 Small language models are first trained in the ordinary way on general text. Then each reads a stream: the old corpus, a
-new one, the old one again. From here on only its levels learn, by themselves, one plain step of gradient descent at
-each of their boundaries. Everything else rests. On the way each is asked windows of held-out books of both corpora.
+new one, the old one again. From here on only its levels learn, by one plain step of gradient descent at each of their
+boundaries. Everything else is frozen. On the way each is evaluated on windows of held-out text of both corpora.
 
 Four arms. `cms`: a chain of three levels with three clocks; a step is as long as the chunk's summed gradient asks for
 (the paper's equation 71). `cms, equal steps`: the same with the mean gradient, so that a slow level learns less. `one
@@ -20,17 +20,15 @@ from torch import Tensor
 
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.probe import follow
-from nl_course.record.provenance import Recording, read_config
+from nl_course.record.provenance import Recording
+from nl_course.record.sizes import settings_replaced
 from nl_course.tasks.continual import domain, domain_stream, visits
 from nl_course.training import TrainingConfig, evaluate_windows, train
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Trains and reads; writes `runs/continual.json`."""
-    config = read_config("continual")
-    smaller = config.pop("quick")
-    if quick:
-        config = {**config, **smaller, "training": {**config["training"], **smaller["training"]}}
+    config = settings_replaced("continual", quick)
     recording = Recording("continual", config, device)
     texts = {side: probe_windows(config, side).to(device) for side in ("old", "new")}
     runs = {}
@@ -42,9 +40,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
                 model = clocked(starts[len(arm["clocks"])], config, arm, rate)
                 curves, _ = follow(model, tokens, config["every"], texts)
                 row = {"arm": name, "clocks": arm["clocks"], "rate": rate, "parameters": model.parameter_count()}
-                found = runs.setdefault((name, rate), {**row, "old": [], "new": [], "read": []})
+                results = runs.setdefault((name, rate), {**row, "old": [], "new": [], "read": []})
                 for what, values in curves.items():
-                    found[what].append([[round(v, 4) for v in reader] for reader in values.tolist()])
+                    results[what].append([_rounded(losses) for losses in values.tolist()])  # (readers, places)
                 print(f"seed {seed}, {name} at rate {rate:g}: read", flush=True)
     switches = [i * config["bytes_each"] for i in range(3)]
     results = {
@@ -56,6 +54,10 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return [recording.write(assets / "runs" / "continual.json", results)]
 
 
+def _rounded(losses: list[float]) -> list[float]:
+    return [round(loss, 4) for loss in losses]
+
+
 def levels_wanted(config: dict) -> list[int]:
     """The numbers of levels that the arms have, each once."""
     return sorted({len(arm["clocks"]) for arm in config["arms"].values()})
@@ -63,13 +65,18 @@ def levels_wanted(config: dict) -> list[int]:
 
 def sizes(config: dict, clocks: Sequence[int], rates: Sequence[float]) -> NestedConfig:
     """A model with one level for each clock, which share the hidden units."""
-    m = config["model"]
-    levels = tuple(
-        LevelConfig(m["hidden"] // len(clocks), clock, rate, learn_rate=False)
-        for clock, rate in zip(clocks, rates, strict=True)
+    model = config["model"]
+    hidden = model["hidden"] // len(clocks)
+    levels = [LevelConfig(hidden, clock, rate, learn_rate=False) for clock, rate in zip(clocks, rates, strict=True)]
+    return NestedConfig(
+        vocab=256,
+        width=model["width"],
+        layers=model["layers"],
+        heads=model["heads"],
+        levels=tuple(levels),
+        options={"window": model["window"]},  # with a window, attention can read a text of any length
+        reduction="mean",
     )
-    window = {"window": m["window"]}  # attention with a window may read on and on
-    return NestedConfig(256, m["width"], m["layers"], m["heads"], levels, options=window, reduction="mean")
 
 
 def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> NestedLanguageModel:
@@ -85,7 +92,9 @@ def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> Nested
 def clocked(start: NestedLanguageModel, config: dict, arm: dict, rate: float) -> NestedLanguageModel:
     """The same weights, with an arm's clocks: arm["clocks"], and with arm["per_token"] rates in proportion to them."""
     clocks = arm["clocks"]
-    rates = [rate * (clock / min(clocks) if arm.get("per_token") else 1) for clock in clocks]
+    rates = [rate] * len(clocks)
+    if arm.get("per_token"):
+        rates = [rate * (clock / min(clocks)) for clock in clocks]
     model = NestedLanguageModel(sizes(config, clocks, rates)).to(start.embedding.weight.device)
     model.load_state_dict(start.state_dict())
     return model.requires_grad_(False)

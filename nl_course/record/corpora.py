@@ -5,7 +5,7 @@ every corpus is new to a model that was trained on general text. After each visi
 held-out books of all three: a matrix of losses, row i after corpus i, and the losses before any (tasks/continual.py has
 the measures). Arms: one plain MLP, and continuum memory systems of three sets of clocks with as many parameters; with
 `per_token` a slower level's rate is in proportion to its clock. Each reads at three rates, since what an arm forgets
-must be held against what it learnt: `learnt` is how far the loss of a corpus fell while it was read.
+must be compared with what it learned: `learnt` is how far the loss of a corpus fell while it was read.
 """
 
 from pathlib import Path
@@ -39,24 +39,24 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
             for rate in arm["rates"]:
                 model = clocked(starts[len(arm["clocks"])], config, arm, rate)
                 curves, _ = follow(model, tokens, config["bytes_each"], texts)
-                losses = torch.stack(
-                    [curves[corpus] for corpus in texts], dim=-1
-                ).cpu()  # (readers, visits + 1, corpora)
+                by_corpus = [curves[corpus] for corpus in texts]
+                losses = torch.stack(by_corpus, dim=-1).cpu()  # (readers, visits + 1, corpora)
                 matrices.setdefault((name, rate), []).append(losses)
                 sizes[name] = model.parameter_count()
                 print(f"seed {seed}, {name} at rate {rate:g}: {summary([losses])}", flush=True)
-    runs = [
-        {
-            "arm": name,
-            "clocks": config["arms"][name]["clocks"],
-            "rate": rate,
-            "parameters": sizes[name],
-            **summary(found),
-            "by_seed": [summary([one]) for one in found],
-            "losses": [[[round(x, 4) for x in row] for row in one.mean(0).tolist()] for one in found],
-        }
-        for (name, rate), found in matrices.items()
-    ]
+    runs = []
+    for (name, rate), seeds in matrices.items():
+        runs.append(
+            {
+                "arm": name,
+                "clocks": config["arms"][name]["clocks"],
+                "rate": rate,
+                "parameters": sizes[name],
+                **summary(seeds),
+                "by_seed": [summary([losses]) for losses in seeds],
+                "losses": [_rounded(losses.mean(0)) for losses in seeds],
+            }
+        )
     results = {
         "units": "nats per byte of held-out books; `losses` by seed: row 0 before any corpus, row i after the i-th, a "
         "column a corpus, means of the readers. `learnt` the fall of a corpus's loss over its own visit, `forgetting` "
@@ -68,29 +68,41 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return [recording.write(assets / "runs" / f"{NAME}.json", results)]
 
 
+def _rounded(matrix: Tensor) -> list[list[float]]:
+    """A matrix as JSON, four digits."""
+    rows = []
+    for row in matrix.tolist():
+        rows.append([round(value, 4) for value in row])
+    return rows
+
+
 def measures(losses: Tensor) -> dict[str, float]:
     """Of losses (visits + 1, corpora): row 0 before any corpus. MEASURES, in the units of the losses, good when high
     except for `forgetting` and `average`."""
-    found = transfer(losses[1:], untrained=losses[0], better="lower")
-    learnt = (losses[:-1].diagonal() - losses[1:].diagonal()).mean().item()
-    return {"learnt": learnt, **{key: getattr(found, key) for key in MEASURES[1:]}}
+    scores = transfer(losses[1:], untrained=losses[0], better="lower")
+    learned = (losses[:-1].diagonal() - losses[1:].diagonal()).mean().item()
+    return {"learnt": learned, **{key: getattr(scores, key) for key in MEASURES[1:]}}
 
 
 def summary(seeds: list[Tensor]) -> dict[str, float]:
     """The mean of every measure over seeds and readers, and with several seeds how they spread."""
-    each = [[measures(reader) for reader in one.double()] for one in seeds]
-    found = {}
-    for key in MEASURES:
-        values = [mean(reader[key] for reader in one) for one in each]
-        found[key] = round(mean(values), 4)
+    by_seed: dict[str, list[float]] = {key: [] for key in MEASURES}
+    for losses in seeds:
+        of_readers = [measures(matrix) for matrix in losses.double()]
+        for key in MEASURES:
+            by_seed[key].append(mean(scores[key] for scores in of_readers))
+    results = {}
+    for key, values in by_seed.items():
+        results[key] = round(mean(values), 4)
         if len(values) > 1:
-            found[f"{key}_spread"] = round(stdev(values), 4)
-    return found
+            results[f"{key}_spread"] = round(stdev(values), 4)
+    return results
 
 
 def streams(config: dict, seed: int) -> Tensor:
     """A text for each reader, (readers, visits * bytes_each + 1): every corpus once; the last byte is only a target."""
-    corpora, rows = [domain(name) for name in config["corpora"]], []
+    corpora = [domain(name) for name in config["corpora"]]
+    rows = []
     for reader in range(config["readers"]):
         tokens = domain_stream(corpora, config["bytes_each"], seed=1000 * seed + reader).tokens
         rows.append(torch.cat([tokens, tokens[:1]]))

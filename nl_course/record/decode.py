@@ -28,13 +28,14 @@ from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.text import library
 
-Place = tuple[str, int]  # (model, context)
+Case = tuple[str, int]  # (model, context)
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Measures all of it in one go; writes `runs/decode.json`."""
     config = settings("decode", device, quick)
-    recording, load = Recording("decode", config, device), [os.getloadavg()[0]]
+    recording = Recording("decode", config, device)
+    load = [os.getloadavg()[0]]
     stream = library("prose").stream("held_out").long().to(device)
     models, states, prefill, about = {}, {}, {}, {}
     for name, spec in config["models"].items():
@@ -43,14 +44,14 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         models[name] = parts.build(shape).to(device).requires_grad_(False)
         began = time.perf_counter()
         if name in config["filled"]:
-            found = {context: filled(models[name], context, device) for context in config["contexts"]}
+            after = {context: filled(models[name], context, device) for context in config["contexts"]}
         else:
-            found = read(models[name], stream, config["contexts"], config["piece"])
-        states |= {(name, context): state for context, state in found.items()}
+            after = read(models[name], stream, config["contexts"], config["piece"])
+        states |= {(name, context): state for context, state in after.items()}
         prefill[name] = round(time.perf_counter() - began, 1)
         about[name] = {"model": shape.to_dict(), "parameters": models[name].parameter_count()}
         print(f"{name}: {about[name]['parameters']:,} parameters, states after {prefill[name]} s", flush=True)
-    sizes = {place: {"bytes": s.nbytes, "capacity": s.capacity_bytes} for place, s in states.items()}
+    sizes = {case: {"bytes": s.nbytes, "capacity": s.capacity_bytes} for case, s in states.items()}
     rounds = seconds_per_token(models, states, config["warmup_tokens"], config["timed_tokens"], device)
     load.append(os.getloadavg()[0])
     timed = {name: {**about[name], "prefill_seconds": prefill[name], "rows": []} for name in models}
@@ -83,21 +84,24 @@ def read(model: LanguageModel, stream: Tensor, contexts: list[int], piece: int) 
     """The states after so many tokens of the text, by their number; it is read once."""
     if max(contexts) > len(stream):
         raise CourseError(f"the text has {len(stream):,} tokens, fewer than {max(contexts):,}.")
-    state, done, found = model.init_state(1), 0, {}
+    state, done = model.init_state(1), 0
+    states = {}
     for context in sorted(contexts):
         for text in stream[done:context][None].split(piece, dim=1):
             _, state = model(text, state)
-        found[context], done = state, context
-    return found
+        states[context] = state
+        done = context
+    return states
 
 
 def filled(model: LanguageModel, context: int, device: str = "cpu") -> ModelState:
-    """A state of attention as after `context` tokens, its keys and values random; convolutions' tails as they start."""
-    generator, layers = torch.Generator().manual_seed(context), []
+    """A state of attention as after `context` tokens, with random keys and values; convolutions are at their start."""
+    rng = torch.Generator().manual_seed(context)
+    layers = []
     for layer, start in zip(model.layers, model.init_state(1).layers, strict=True):
         config = layer.memory.config
         shape = (1, config.kv_heads, context, config.head_dim)
-        key, value = (TokenCache.of(torch.randn(shape, generator=generator).to(device)) for _ in range(2))
+        key, value = (TokenCache.of(torch.randn(shape, generator=rng).to(device)) for _ in range(2))
         memory = AttentionState(key, value, context)
         layers.append(memory if layer.conv is None else replace(start, memory=memory))
     return ModelState(tuple(layers))
@@ -106,23 +110,26 @@ def filled(model: LanguageModel, context: int, device: str = "cpu") -> ModelStat
 # -- time --------------------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def seconds_per_token(
-    models: dict[str, LanguageModel], states: dict[Place, Any], warmup: int, timed: int, device: str = "cpu"
-) -> dict[Place, Tensor]:
+    models: dict[str, LanguageModel], states: dict[Case, Any], warmup: int, timed: int, device: str = "cpu"
+) -> dict[Case, Tensor]:
     """(timed,) seconds of each model at each context, every one in its turn, after `warmup` tokens that do not count
     (the first may move a cache to where it has room)."""
-    token, seconds, states = torch.full((1, 1), 101, device=device), defaultdict(list), dict(states)
+    token = torch.full((1, 1), 101, device=device)
+    seconds = defaultdict(list)
+    states = dict(states)
     for turn in range(warmup + timed):
-        for place in states:
+        for name, context in states:
             wait(device)
             began = time.perf_counter()
-            _, states[place] = models[place[0]](token, states[place])
+            _, states[name, context] = models[name](token, states[name, context])
             wait(device)
             if turn >= warmup:
-                seconds[place].append(time.perf_counter() - began)
-    return {place: torch.tensor(values, dtype=torch.float64) for place, values in seconds.items()}
+                seconds[name, context].append(time.perf_counter() - began)
+    return {case: torch.tensor(values, dtype=torch.float64) for case, values in seconds.items()}
 
 
 def wait(device: str) -> None:
+    """Waits for a GPU to finish: it works beside the program, and a clock would stop too early."""
     if str(device).startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -130,7 +137,7 @@ def wait(device: str) -> None:
 def spread(values: Tensor, name: str = "seconds") -> dict[str, float]:
     """Median and quartiles; of times the mean and the peak too."""
     low, middle, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype)).tolist()
-    found = {name: middle, "low": low, "high": high}
+    summary = {name: middle, "low": low, "high": high}
     if name == "seconds":
-        found |= {"mean": values.mean().item(), "peak": values.max().item()}
-    return {key: float(f"{value:.4g}") for key, value in found.items()}
+        summary |= {"mean": values.mean().item(), "peak": values.max().item()}
+    return {key: float(f"{value:.4g}") for key, value in summary.items()}

@@ -18,21 +18,25 @@ from nl_course.training.checkpoint import save_model
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Trains, and writes `runs/01-live-training.json` and `checkpoints/01-live-training.safetensors`."""
     config = read_config("first-training")
-    training = TrainingConfig(**{**config["training"], **(dict(steps=3, warmup=1, evaluate_every=2) if quick else {})})
-    recording, books = Recording("first-training", config, device), library(config["corpus"])
+    shorter = dict(steps=3, warmup=1, evaluate_every=2) if quick else {}
+    training = TrainingConfig(**{**config["training"], **shorter})
+    recording = Recording("first-training", config, device)
+    text = library(config["corpus"])
     torch.manual_seed(training.seed)
     model = LanguageModel(ModelConfig(**config["model"])).to(device)
 
     def sample() -> str:
         prompt = encode(config["prompt"])[None].to(device)
-        written = model.generate(prompt, **config["sample"])
-        return config["prompt"] + decode(torch.cat(list(written)).cpu())
+        tokens = torch.cat(list(model.generate(prompt, **config["sample"])))
+        return config["prompt"] + decode(tokens.cpu())
 
     before = sample()
-    result = train(model, books.stream("train"), training, held_out=books.stream("held_out"))
-    kept = ("step", "loss", "held_out_loss")
-    metrics = [{k: round(m[k], 4) for k in kept if k in m} for m in result.metrics]
+    result = train(model, text.stream("train"), training, held_out=text.stream("held_out"))
+    metrics = []
+    for line in result.metrics:
+        shown = [key for key in ("step", "loss", "held_out_loss") if key in line]
+        metrics.append({key: round(line[key], 4) for key in shown})
     checkpoint = assets / "checkpoints" / "01-live-training.safetensors"
     save_model(model, checkpoint, info=recording.about())
-    results = {"before": before, "after": sample(), "metrics": metrics, "differences": books.differences}
+    results = {"before": before, "after": sample(), "metrics": metrics, "differences": text.differences}
     return [recording.write(assets / "runs" / "01-live-training.json", results), checkpoint]

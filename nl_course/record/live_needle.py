@@ -18,13 +18,14 @@ from nl_course.training.checkpoint import save_model
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Trains, and writes `runs/05-live-training.json` and `checkpoints/05-live-training.safetensors`."""
     config = read_config("live-needle")
-    training = TrainingConfig(**{**config["training"], **(dict(steps=3, warmup=1) if quick else {})})
+    shorter = dict(steps=3, warmup=1) if quick else {}
+    training = TrainingConfig(**{**config["training"], **shorter})
     recording = Recording("live-needle", config, device)
     torch.manual_seed(training.seed)
     model = LanguageModel(ModelConfig(**config["model"]))
     begin(model)
     result = train(model.to(device), NeedleTask(**config["task"]), training, progress=False)
-    metrics = [{"step": m["step"], "loss": round(m["loss"], 4)} for m in result.metrics]
+    metrics = [{"step": line["step"], "loss": round(line["loss"], 4)} for line in result.metrics]
     checkpoint = assets / "checkpoints" / "05-live-training.safetensors"
     save_model(model, checkpoint, info=recording.about())
     return [recording.write(assets / "runs" / "05-live-training.json", {"metrics": metrics}), checkpoint]

@@ -5,15 +5,14 @@ loop (arXiv 2512.23675), its rate warmed up; `plain` with the fast MLPs at rest.
 and off. `plain` with it on is dynamic evaluation; its rate is the best of a few on books that serve for nothing else.
 Equal steps are not equal time: `training_seconds` says what each took. What is measured: reading_measures.py.
 
-A part, one network from one seed, is kept as soon as it is done, so that a recording that was cut goes on:
+A part, one network from one seed, is kept as soon as it is done:
 
     nl-course record reading                       everything that is missing
     python -m nl_course.record.reading meta 0      one part
 """
 
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,9 @@ from nl_course.errors import check_choice
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config, without_inner_loop
 from nl_course.record import parts
 from nl_course.record import reading_measures as measures
-from nl_course.record.provenance import Recording, read_config
+from nl_course.record.recipe import Part, Recipe, make_part
 from nl_course.record.seeds import over_seeds
+from nl_course.record.sizes import settings_replaced
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
@@ -36,54 +36,91 @@ COMPARED = {
     "plain on - plain off": (("plain", "on"), ("plain", "off")),
     "meta on - plain on": (("meta", "on"), ("plain", "on")),
 }
+UNITS = (
+    "nats per byte, on books never trained on, of which those that `rate` was chosen on are left out; "
+    "bins and distances in bytes. Differences: the mean over seeds with Student's 95 % interval. Every loss is "
+    "taken before the update that learns from it"
+)
+
+
+class Reading(Recipe):
+    """TTT-E2E beside the same network without its inner loop. A part is (model, seed)."""
+
+    name = "reading"
+
+    @classmethod
+    def settings(cls, device: str = "cpu", quick: bool = False) -> dict[str, Any]:
+        """The recording's config, the same for every device; the quick one lasts seconds."""
+        return settings_replaced(cls.name, quick, merged=("shape", "training"))
+
+    def identity(self, name: str, seed: int) -> dict[str, Any]:
+        """The whole config, the seed and the model."""
+        return {**{key: value for key, value in self.config.items() if key != "seeds"}, "seed": seed, "name": name}
+
+    def model_path(self, name: str, seed: int) -> Path:
+        """Where a part's trained model is kept."""
+        return self.folder / f"{name}-{seed}.safetensors"
+
+    def make(self, folder: Path, name: str, seed: int) -> Part:
+        """Trains a network and measures it."""
+        about = self.config
+        shape = shapes(about)[check_choice("model", name, MODELS)]
+        warmup = about["inner_warmup"] if name == "meta" else 0.0
+        training = TrainingConfig(**about["training"], inner_warmup=warmup, seed=seed)
+        stream = library(about["corpus"]).stream("train")
+        model, run = parts.trained(shape, stream, training, folder, self.device)
+        made = self.provenance("commit", "recorded")
+        save_model(model, self.model_path(name, seed))
+        model = load_model(self.model_path(name, seed), self.device)  # as shipped: weights in bf16
+        part = {
+            "seed": seed,
+            "training_seconds": round(run.metrics[-1]["seconds"], 1),
+            "made": made,
+            "curve": parts.curve(run, about["curve_every"]),
+            **measured(model, about, name),
+        }
+        far = {way: losses[-1] for way, losses in part["by_position"].items()}
+        seconds, rate = part["training_seconds"], part["rate"]
+        print(f"{name} from seed {seed}: {seconds} s, rate {rate}; far on {far['on']}, off {far['off']}", flush=True)
+        return part
+
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing; writes the checkpoints of the first seed and `runs/reading.json`."""
+        about = self.config
+        first_seed = about["seeds"][0]
+        made = {}
+        for name in MODELS:
+            made[name] = [self.part(name, seed) for seed in about["seeds"]]
+        written, models = [], {}
+        for name, checkpoint in MODELS.items():
+            models[name] = load_model(self.model_path(name, first_seed))
+            written.append(assets / "checkpoints" / f"{checkpoint}.safetensors")
+            own = {"trained_as": name, "seed": first_seed, "rate": made[name][0]["rate"]}
+            save_model(models[name], written[-1], info={**own, **self.recording.about()})
+        results = {
+            "units": UNITS,
+            "bins": about["bins"],
+            "distances": about["distances"],
+            "parameters": models["meta"].parameter_count(),
+            "models": made,
+            "by_position": differences(made, "by_position"),
+            "second_reading": second_readings(made),
+            "check_10": check_10(about, made),
+            "state": [state(models["meta"], tokens) for tokens in about["state_lengths"]],
+        }
+        return [*written, self.recording.write(assets / "runs" / "reading.json", results)]
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
-    """Makes what parts are missing; writes `checkpoints/reading-*.safetensors` (of the first seed) and
+    """Makes the parts that are missing; writes `checkpoints/reading-*.safetensors` (of the first seed) and
     `runs/reading.json`."""
-    about = settings(quick)
-    recording, folder = Recording("reading", about, device), parts.parts_folder("reading", assets if quick else None)
-    made = {name: [part(about, name, seed, folder, device) for seed in about["seeds"]] for name in MODELS}
-    written, models = [], {}
-    for name, checkpoint in MODELS.items():
-        models[name] = load_model(model_path(folder, name, about["seeds"][0]))
-        written.append(assets / "checkpoints" / f"{checkpoint}.safetensors")
-        info = {"trained_as": name, "seed": about["seeds"][0], "rate": made[name][0]["rate"], **recording.about()}
-        save_model(models[name], written[-1], info=info)
-    results = {
-        "units": "nats per byte, on books never trained on, of which those that `rate` was chosen on are left out; "
-        "bins and distances in bytes. Differences: the mean over seeds with Student's 95 % interval. Every loss is "
-        "taken before the update that learns from it",
-        "bins": about["bins"],
-        "distances": about["distances"],
-        "parameters": models["meta"].parameter_count(),
-        "models": made,
-        "by_position": differences(made, "by_position"),
-        "second_reading": second_readings(made),
-        "check_10": check_10(about, made),
-        "state": [state(models["meta"], tokens) for tokens in about["state_lengths"]],
-    }
-    return [*written, recording.write(assets / "runs" / "reading.json", results)]
-
-
-def settings(quick: bool = False) -> dict:
-    """The recording's config; the quick one lasts seconds."""
-    about = read_config("reading")
-    smaller = about.pop("quick")
-    if quick:
-        within = {name: {**about[name], **smaller[name]} for name in ("shape", "training")}
-        about = {**about, **smaller, **within}
-    return about
+    return Reading(device, quick, assets).run(assets)
 
 
 def shapes(about: dict) -> dict[str, NestedConfig]:
     """`meta`, the TTT-E2E model, and `plain`, the same network with its fast MLPs at rest."""
     config = e2e_config(**about["shape"])
     return {"meta": config, "plain": without_inner_loop(config)}
-
-
-def model_path(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name}-{seed}.safetensors"
 
 
 def held_out(about: dict) -> tuple[Tensor, Tensor]:
@@ -93,61 +130,36 @@ def held_out(about: dict) -> tuple[Tensor, Tensor]:
     return stream[:cut], stream[cut:]
 
 
-# -- one part ----------------------------------------------------------------------------------------------------------
-def part(about: dict, name: str, seed: int, folder: Path, device: str = "cpu") -> dict:
-    """One network from one seed, trained and measured, or what is kept of it."""
-    shape = shapes(about)[check_choice("model", name, MODELS)]
-    warmup = about["inner_warmup"] if name == "meta" else 0.0
-    training = TrainingConfig(**about["training"], inner_warmup=warmup, seed=seed)
-    asked = {**{key: value for key, value in about.items() if key != "seeds"}, "seed": seed, "name": name}
-
-    def make() -> dict:
-        stream = library(about["corpus"]).stream("train")
-        model, result = parts.trained(shape, stream, training, folder / parts.mark(asked), device)
-        made = Recording("reading", about, device).about()
-        save_model(model, model_path(folder, name, seed))
-        model = load_model(model_path(folder, name, seed), device)  # as shipped: weights in bf16
-        found = {
-            "seed": seed,
-            "training_seconds": round(result.metrics[-1]["seconds"], 1),
-            "made": {key: made[key] for key in ("commit", "recorded")},
-            "curve": parts.curve(result, about["curve_every"]),
-            **measured(model, about, name),
-        }
-        at = found["by_position"]
-        print(f"{name} from seed {seed}: {found['training_seconds']} s, rate {found['rate']}; far on {at['on'][-1]}, "
-              f"off {at['off'][-1]}", flush=True)  # fmt: skip
-        return found
-
-    return parts.kept(folder / f"{name}-{seed}.json", json.loads(json.dumps(asked)), make)
-
-
-def measured(model: NestedLanguageModel, about: dict, name: str) -> dict:
-    """All that is measured on one network: at `rate` if the inner loop is on, the trained one or else the chosen."""
+# -- what is measured --------------------------------------------------------------------------------------------------
+def measured(model: NestedLanguageModel, about: dict, name: str) -> dict[str, Any]:
+    """All that is measured on one network. With the inner loop on it reads at the rate it was trained with (`meta`), or
+    else at the rate chosen on text that serves for nothing else."""
     choosing, stream = held_out(about)
     best, tried = measures.choose_rate(model, about, choosing)
-    rate, clip = about["shape"]["rate"] if name == "meta" else best, about["shape"]["clip"]
-    on, off = measures.at_pace(model, about, rate, clip), measures.at_pace(model, about, None, None)
+    rate = about["shape"]["rate"] if name == "meta" else best
+    clip = about["shape"]["clip"]
+    ways = {"on": measures.at_pace(model, about, rate, clip), "off": measures.at_pace(model, about, None, None)}
     tokens = measures.windows(stream, about["training"]["length"], about["rows"])
 
-    def mean(factor: float, clip: float | None) -> float:
-        return round(measures.losses(measures.at_pace(model, about, factor * rate, clip), tokens).mean().item(), 4)
+    def mean_loss(model: NestedLanguageModel) -> float:
+        return round(measures.losses(model, tokens).mean().item(), 4)
 
+    steps = []
+    for factor in about["step_factors"]:
+        steps.append({"factor": factor, "loss": mean_loss(measures.at_pace(model, about, factor * rate, clip))})
+    clips = []
+    for most in about["clips"]:
+        clipped = measures.at_pace(model, about, rate, most)
+        share = measures.share_clipped(clipped, tokens)
+        clips.append({"clip": most, "loss": mean_loss(clipped), "share_clipped": share})
     return {
         "rate": rate,
         "tried": tried,
-        "by_position": {way: measures.by_position(m, about, stream) for way, m in (("on", on), ("off", off))},
-        "second_reading": {way: measures.second_reading(m, about, stream) for way, m in (("on", on), ("off", off))},
-        "loss_off": round(measures.losses(off, tokens).mean().item(), 4),
-        "steps": [{"factor": factor, "loss": mean(factor, clip)} for factor in about["step_factors"]],
-        "clips": [
-            {
-                "clip": most,
-                "loss": mean(1.0, most),
-                "share_clipped": measures.share_clipped(measures.at_pace(model, about, rate, most), tokens),
-            }
-            for most in about["clips"]
-        ],
+        "by_position": {way: measures.by_position(one, about, stream) for way, one in ways.items()},
+        "second_reading": {way: measures.second_reading(one, about, stream) for way, one in ways.items()},
+        "loss_off": mean_loss(ways["off"]),
+        "steps": steps,
+        "clips": clips,
     }
 
 
@@ -170,44 +182,48 @@ def state(model: NestedLanguageModel, tokens: int) -> dict[str, int]:
 
 
 # -- over seeds --------------------------------------------------------------------------------------------------------
-def differences(made: dict, measure: str) -> dict[str, list[dict]]:
-    """COMPARED, for a measure that is a list of numbers by place."""
-    return {
-        name: measures.compared(*([p[measure][way] for p in made[model]] for model, way in sides))
-        for name, sides in COMPARED.items()
-    }
+def differences(made: dict[str, list[Part]], measure: str) -> dict[str, list[dict]]:
+    """COMPARED, for a measure that is a list of numbers by position."""
+
+    def by_seed(model: str, way: str) -> list[list[float]]:
+        return [part[measure][way] for part in made[model]]
+
+    return {name: measures.compared(by_seed(*left), by_seed(*right)) for name, (left, right) in COMPARED.items()}
 
 
-def second_readings(made: dict) -> dict[str, dict]:
+def second_readings(made: dict[str, list[Part]]) -> dict[str, dict]:
     """For each network with the inner loop on and off: the first reading, and by distance the second, a first reading
-    at its place, and the difference."""
-    found = {}
+    at its position, and the difference."""
+    readings = {}
     for name in MODELS:
         for way in ("on", "off"):
-            rows = [p["second_reading"][way] for p in made[name]]
-            second, fresh = [r["second"] for r in rows], [r["fresh"] for r in rows]
-            found[f"{name} {way}"] = {
-                "first": over_seeds([r["first"] for r in rows]),
+            rows = [part["second_reading"][way] for part in made[name]]
+            second = [row["second"] for row in rows]  # (seeds, distances)
+            fresh = [row["fresh"] for row in rows]
+            readings[f"{name} {way}"] = {
+                "first": over_seeds([row["first"] for row in rows]),
                 "second": [over_seeds(values) for values in zip(*second)],
                 "fresh": [over_seeds(values) for values in zip(*fresh)],
                 "second - fresh": measures.compared(second, fresh),
             }
-    return found
+    return readings
 
 
-def check_10(about: dict, made: dict) -> dict:
-    """After a filler longer than the window, the second reading with the inner loop on less the same network's with it
-    off, by seed; `holds` if it is lower at every such distance and seed."""
-    far = [i for i, distance in enumerate(about["distances"]) if distance > about["shape"]["window"]]
-    on, off = ([p["second_reading"][way]["second"] for p in made["meta"]] for way in ("on", "off"))
-    less = [[a[i] - b[i] for i in far] for a, b in zip(on, off)]
+def check_10(about: dict, made: dict[str, list[Part]]) -> dict:
+    """After a filler longer than the window: the second reading with the inner loop on less the same network's with it
+    off, by seed. `holds` if it is lower at every such distance and seed."""
+    beyond_window = [i for i, distance in enumerate(about["distances"]) if distance > about["shape"]["window"]]
+    by_seed = []
+    for part in made["meta"]:
+        on = part["second_reading"]["on"]["second"]
+        off = part["second_reading"]["off"]["second"]
+        by_seed.append([on[i] - off[i] for i in beyond_window])
     return {
-        "distances": [about["distances"][i] for i in far],
-        "on - off": [over_seeds(values) for values in zip(*less)],
-        "holds": all(value < 0 for seed in less for value in seed),
+        "distances": [about["distances"][i] for i in beyond_window],
+        "on - off": [over_seeds(values) for values in zip(*by_seed)],
+        "holds": all(max(differences) < 0 for differences in by_seed if differences),
     }
 
 
 if __name__ == "__main__":
-    everything = settings()
-    part(everything, sys.argv[1], int(sys.argv[2]), parts.parts_folder("reading"))
+    make_part(Reading)

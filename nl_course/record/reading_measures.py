@@ -6,6 +6,7 @@ read at the same place after another passage and the same filler: `fresh`. What 
 less `second`.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,13 +15,12 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace
-from nl_course.nested import NestedLanguageModel, reconfigured, with_inner_loop, without_inner_loop
+from nl_course.nested import NestedLanguageModel, NestedState, reconfigured, with_inner_loop, without_inner_loop
 from nl_course.nested.steps import next_token_losses
 from nl_course.record.seeds import over_seeds
 from nl_course.training import evaluate_windows
 
 ROWS = 8  # texts read at a time
-# Student's t: 95 of 100 intervals m +- t s / sqrt(n) of n seeds hold the mean, by n.
 
 
 def at_pace(model: NestedLanguageModel, about: dict, rate: float | None, clip: float | None) -> NestedLanguageModel:
@@ -45,12 +45,12 @@ def losses(model: NestedLanguageModel, tokens: Tensor) -> Tensor:
 def choose_rate(model: NestedLanguageModel, about: dict, stream: Tensor) -> tuple[float, dict[str, float]]:
     """The inner rate with the lowest loss on `stream`, and the loss at each; clip as trained with."""
     tokens = windows(stream, about["choosing_length"], about["choosing_rows"])
-    found = {}
+    loss_at = {}
     for rate in about["choosing_rates"]:
-        there = losses(at_pace(model, about, rate, about["shape"]["clip"]), tokens).mean().item()
-        found[rate] = there if there == there else float("inf")
-    best = min(found, key=found.get)
-    return best, {str(rate): round(loss, 4) for rate, loss in found.items()}
+        loss = losses(at_pace(model, about, rate, about["shape"]["clip"]), tokens).mean().item()
+        loss_at[rate] = math.inf if math.isnan(loss) else loss  # a rate that blows up is never the best
+    best = min(loss_at, key=loss_at.get)
+    return best, {str(rate): round(loss, 4) for rate, loss in loss_at.items()}
 
 
 def by_position(model: NestedLanguageModel, about: dict, stream: Tensor) -> list[float]:
@@ -67,16 +67,25 @@ def second_reading(model: NestedLanguageModel, about: dict, stream: Tensor) -> d
     if list(distances) != sorted(set(distances)):
         raise CourseError(f"distances must grow, not {distances}.")
     rows = windows(stream, 2 * length + max(distances), about["passages"])
-    passages, others, fillers = rows[:, :length], rows[:, length : 2 * length].roll(1, 0), rows[:, 2 * length :]
-    fillers = fillers.roll(2, 0)  # of other places, so that neither goes on where the passage ends
-    found = {"first": [], "second": [], "fresh": []}
-    for parts in zip(*(t.split(ROWS) for t in (passages, others, fillers))):
-        passage, other, filler = parts
-        found["first"].append(_scored(model, passage, None))
-        found["second"].append(_at_distances(model, passage, passage, filler, distances))
-        found["fresh"].append(_at_distances(model, other, passage, filler, distances))
-    means = {name: torch.cat(values).double().mean((0, -1)) for name, values in found.items()}
-    return {name: [round(x, 4) for x in m.tolist()] if m.ndim else round(m.item(), 4) for name, m in means.items()}
+    # The other passage and the filler come from other rows, so that neither continues where the passage ends.
+    passages = rows[:, :length]
+    others = rows[:, length : 2 * length].roll(1, 0)
+    fillers = rows[:, 2 * length :].roll(2, 0)
+    first, second, fresh = [], [], []
+    for passage, other, filler in zip(passages.split(ROWS), others.split(ROWS), fillers.split(ROWS)):
+        first.append(_scored(model, passage, None))
+        second.append(_at_distances(model, passage, passage, filler, distances))
+        fresh.append(_at_distances(model, other, passage, filler, distances))
+
+    def by_distance(losses: list[Tensor]) -> list[float]:
+        means = torch.cat(losses).double().mean((0, -1))  # over rows and bytes
+        return [round(mean, 4) for mean in means.tolist()]
+
+    return {
+        "first": round(torch.cat(first).double().mean().item(), 4),
+        "second": by_distance(second),
+        "fresh": by_distance(fresh),
+    }
 
 
 def _at_distances(
@@ -84,16 +93,17 @@ def _at_distances(
 ) -> Tensor:
     """(rows, distances, length - 1): `before`, then so much of the filler, then the passage, scored."""
     _, state = model(before)
-    out, done = [], 0
+    scores, done = [], 0
     for distance in distances:
         if distance > done:
             _, state = model(filler[:, done:distance], state)
             done = distance
-        out.append(_scored(model, passage, state))  # from a state that stays as it is
-    return torch.stack(out, dim=1)
+        scores.append(_scored(model, passage, state))  # from a state that stays as it is
+    return torch.stack(scores, dim=1)
 
 
-def _scored(model: NestedLanguageModel, passage: Tensor, state) -> Tensor:
+def _scored(model: NestedLanguageModel, passage: Tensor, state: NestedState | None) -> Tensor:
+    """The loss of each byte of the passage but the first, (rows, length - 1)."""
     logits, _ = model(passage, state)
     return next_token_losses(logits[:, :-1], passage[:, 1:])
 
@@ -112,5 +122,8 @@ def share_clipped(model: NestedLanguageModel, tokens: Tensor) -> float:
 
 # -- over seeds --------------------------------------------------------------------------------------------------------
 def compared(left: Sequence[Sequence[float]], right: Sequence[Sequence[float]]) -> list[dict]:
-    """left less right, lists by seed of numbers by place: for each place the difference over seeds."""
-    return [over_seeds([a - b for a, b in zip(*pair)]) for pair in zip(zip(*left), zip(*right))]
+    """left less right, lists by seed of numbers by position: for each position the difference over seeds."""
+    rows = []
+    for left_seeds, right_seeds in zip(zip(*left), zip(*right)):
+        rows.append(over_seeds([a - b for a, b in zip(left_seeds, right_seeds)]))
+    return rows

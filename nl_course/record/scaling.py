@@ -23,8 +23,8 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     if quick:
         config = {**config, **config["quick"]}
     recording = Recording("scaling", config, device)
-    books = library(config["corpus"])
-    streams = {split: books.stream(split) for split in ("train", "held_out")}
+    text = library(config["corpus"])
+    streams = {split: text.stream(split) for split in ("train", "held_out")}
     jobs = [(shape, tokens) for tokens in config["tokens"] for shape in config["models"]]
     runs = []
     for number, (shape, tokens) in enumerate(jobs, 1):
@@ -33,7 +33,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         print(f"{number}/{len(jobs)}  {sizes}: {runs[-1]['held_out_loss']:.4f} nats per byte", flush=True)
     results = {
         "units": "losses in nats per byte of held-out books; parameters count the embedding, which is tied",
-        "differences": books.differences,
+        "differences": text.differences,
         "runs": runs,
     }
     return [recording.write(assets / "runs" / "scaling.json", results)]
@@ -59,7 +59,7 @@ def one_run(config: dict, shape: dict, tokens: int, streams: dict, device: str) 
         evaluate_every=0,
     )
     trained = train(model, streams["train"], recipe, progress=False)
-    found = evaluate(model, streams["held_out"], config["length"], batches=10**6, precision="fp32")
+    held_out = evaluate(model, streams["held_out"], config["length"], batches=10**6, precision="fp32")
     count = sum(p.numel() for p in model.parameters())
     last = trained.losses[-max(1, recipe.steps // 20) :]
     return {
@@ -69,10 +69,10 @@ def one_run(config: dict, shape: dict, tokens: int, streams: dict, device: str) 
         "tokens": recipe.steps * per_step,
         "steps": recipe.steps,
         "learning_rate": recipe.learning_rate,
-        "held_out_loss": found.loss,
-        "held_out_tokens": found.tokens,
+        "held_out_loss": held_out.loss,
+        "held_out_tokens": held_out.tokens,
         "training_loss": sum(last) / len(last),
-        "loss_by_position": [round(float(x), 5) for x in found.by_position],
+        "loss_by_position": [round(float(x), 5) for x in held_out.by_position],
         "seconds": trained.metrics[-1]["seconds"],
     }
 

@@ -13,7 +13,7 @@ from nl_course.record import reading as recipe
 from nl_course.record import reading_measures as measures
 from nl_course.training.checkpoint import load_model
 
-ABOUT = recipe.settings(quick=True)
+ABOUT = recipe.Reading.settings(quick=True)
 
 
 def net(name: str = "meta") -> NestedLanguageModel:
@@ -47,7 +47,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
 
 
 def test_both_networks_have_the_same_weights_to_learn_and_fit_a_checkpoint():
-    shapes = recipe.shapes(recipe.settings())
+    shapes = recipe.shapes(recipe.Reading.settings())
     models = [NestedLanguageModel(shape) for shape in shapes.values()]
     assert models[0].clocked and not models[1].clocked
     assert [(n, p.shape) for n, p in models[0].named_parameters()] == [
