@@ -214,7 +214,8 @@ class InnerLoop:
         before, grads = last_boundary or (self.fast, None)
         zero = h.new_zeros(h.shape[0])  # (B,)
         for clocked in self.levels:
-            name, level = clocked.name, clocked.level
+            name = clocked.name
+            level = clocked.level
             trace = self.trace.scope(name)
             changed = grads is not None and self.position % clocked.chunk == 0
             gradient = gradient_norm(grads[name]) if grads else zero
@@ -244,6 +245,7 @@ def _recomputed_gradients(
     seen: dict[str, object] = {}  # from the first run: which levels have gradients, and the states at the end
 
     def segment(tensors: Sequence[Tensor], differentiable: bool) -> list[Tensor]:
+        """Flat inputs -> logits, then the factors of all gradients, then the states at the end, flat."""
         given = iter(tensors)
         x = next(given)
         weights = {name: (next(given), next(given)) for name in names}
@@ -260,8 +262,10 @@ def _recomputed_gradients(
             seen["end"] = tuple(state.detach() for state in end)
         return [logits, *_grad_tensors(grads), *_state_tensors(end)]
 
-    weights = [w for pair in fast.values() for w in pair]
-    outputs = iter(recomputed(segment, [h, *weights, *_state_tensors(states)], parameters))
+    flat_weights: list[Tensor] = []
+    for pair in fast.values():
+        flat_weights += pair
+    outputs = iter(recomputed(segment, [h, *flat_weights, *_state_tensors(states)], parameters))
     logits = next(outputs)
     grads: SegmentGrads = {}
     for name in seen.pop("names"):

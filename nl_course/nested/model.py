@@ -54,7 +54,10 @@ class NestedLanguageModel(LanguageModel):
         self.chunks = [clocked.chunk for clocked in self.clocked]
 
     def _blocks(self, config: NestedConfig, path: str) -> list[NestedBlock]:
-        moving = [i for i, levels in enumerate(config.levels) if any(level.chunk for level in levels)]
+        moving = []  # the blocks with a level that moves
+        for i, levels in enumerate(config.levels):
+            if any(level.chunk for level in levels):
+                moving.append(i)
         self.lowest = min(moving, default=config.layers - 1)
         # Memories above the lowest moving level are differentiated twice, which not every path can be.
         path_above = path

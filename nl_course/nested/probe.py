@@ -34,7 +34,7 @@ def probe_losses(model: NestedLanguageModel, state: NestedState, windows: Tensor
     """The mean loss over all windows (W, n + 1) with the weights of each text that is being read: (B,), in nats."""
     losses = []
     for row in range(state.batch_size):
-        fast = {name: tuple(w[row] for w in pair) for name, pair in state.fast.items()}  # (in, out) each
+        fast = {name: (first[row], last[row]) for name, (first, last) in state.fast.items()}  # (in, out) each
         losses.append(losses_with(model, fast, windows).mean())
     return torch.stack(losses)  # (B,)
 

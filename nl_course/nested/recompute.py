@@ -35,6 +35,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, run: RunSegment, input_count: int, autocast: Callable, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
+        """Runs the segment without a graph, and keeps its inputs."""
         ctx.run = run
         ctx.input_count = input_count
         ctx.autocast = autocast
@@ -47,6 +48,7 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *output_grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Runs the segment once more with a graph, and goes back through it."""
         needed = ctx.needs_input_grad[3:]  # run, input_count and autocast come first and have no gradient
         saved_inputs = ctx.saved_tensors[: ctx.input_count]
         parameters = ctx.saved_tensors[ctx.input_count :]
@@ -77,5 +79,6 @@ def _same_autocast(device: str) -> Callable[[], AbstractContextManager]:
     """The autocast of now, to be entered later; the meta device, on which operations are only counted, has none."""
     if device == "meta":
         return nullcontext
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    enabled = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device)
     return lambda: torch.autocast(device, dtype, enabled)

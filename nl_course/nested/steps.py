@@ -95,13 +95,14 @@ def segment_gradients(
             h = h.detach().requires_grad_()
         logits, rest = run(h, passes)
         loss = next_token_losses(logits, targets).sum()  # every row owns its weights, so the sum mixes nothing
-        outputs = [matrix.outputs for level_pass in passes.values() for matrix in level_pass]
-        errors = torch.autograd.grad(
-            loss, outputs, create_graph=second_order, retain_graph=second_order or keep_graph
-        )  # (B, n, out) each
+        outputs = []  # (B, n, out) each, W1's and W2's of one level after the other
+        for first, last in passes.values():
+            outputs += [first.outputs, last.outputs]
+        errors = torch.autograd.grad(loss, outputs, create_graph=second_order, retain_graph=second_order or keep_graph)
+    remaining = iter(errors)  # in the order of `outputs`
     grads: SegmentGrads = {}
-    for i, (name, (first, last)) in enumerate(passes.items()):
-        level_grad = (GradFactors(first.inputs, errors[2 * i]), GradFactors(last.inputs, errors[2 * i + 1]))
+    for name, (first, last) in passes.items():
+        level_grad = (GradFactors(first.inputs, next(remaining)), GradFactors(last.inputs, next(remaining)))
         grads[name] = level_grad if second_order else detached(level_grad)
     return grads, logits, rest
 
@@ -118,8 +119,8 @@ def detached(level_grad: LevelGrad) -> LevelGrad:
 class GradAccumulator:
     """A level's gradient since its last boundary: a sum of products a^T e, and factors whose product is not made yet.
 
-    `total` (None for 0) holds W1's and W2's part, (B, in, out) each; `factors` holds the rest, a segment each. All is
-    added up in the weights' `dtype`: under autocast a and e come in fewer digits, but the step must not lose any more.
+    `total` (None for 0) holds W1's and W2's part, (B, in, out) each; `factors` holds the rest, one entry per segment.
+    All is added up in the weights' `dtype`: under autocast a and e have fewer digits, and the step must not lose more.
     """
 
     def __init__(self, total: LevelWeights | None, dtype: torch.dtype):
@@ -212,7 +213,8 @@ def boundary_step(
 
     after = dict(fast)
     for clocked in ending:
-        name, level = clocked.name, clocked.level
+        name = clocked.name
+        level = clocked.level
         if clocked.reset and position % clocked.reset == 0:
             after[name] = (level.first, level.last)  # nested variant: the slower level's context is over
         else:

@@ -46,11 +46,13 @@ class Adam(Descent):
         super().__init__(params, lr, weight_decay, foreach, betas=betas, eps=eps, mode=mode)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for betas, eps or a mode that make no sense."""
         check_pair("betas", group["betas"])
         check_min("eps", group["eps"], 0)
         check_choice("mode", group["mode"], MODES)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """One step on `params`, in place: `adam_update`."""
         adam_update(self, group, params, group["mode"])
 
 

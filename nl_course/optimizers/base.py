@@ -83,13 +83,6 @@ class Descent(Optimizer):
             self.state[p]["step"] = self.state[p].get("step", 0) + 1
         return [self.state[p]["step"] for p in params]
 
-    def state_elements(self) -> int:
-        """How many numbers the state holds, counters aside."""
-        total = 0
-        for state in self.state.values():
-            total += sum(value.numel() for value in state.values() if isinstance(value, Tensor))
-        return total
-
 
 def updated_together(group: dict[str, Any], params: list[Tensor]) -> Iterator[list[Tensor]]:
     """The lists of parameters to update in one go: all of them in one list, or one list for each."""

@@ -61,6 +61,7 @@ class DeepMomentum(Descent):
         super().__init__(params, lr, weight_decay, foreach=False, **memory, **ns)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a setting of its own that makes no sense."""
         check_fraction("momentum", group["momentum"], one=True)
         check_int("depth", group["depth"], 1)
         check_int("seed", group["seed"])
@@ -72,6 +73,7 @@ class DeepMomentum(Descent):
         check_newton_schulz(group)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Writes each memory by its inner gradient, and adds what it answers; in place."""
         apply_weight_decay(group, params)
         for parameter in params:
             weights, starts = self._memory(group, parameter)

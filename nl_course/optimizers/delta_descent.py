@@ -71,11 +71,13 @@ class DeltaGradientDescent(Descent):
         weakref.finalize(self, self.inputs.remove)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for an erase, a reduction or a strength that makes no sense."""
         check_choice("erase", group["erase"], ERASES)
         check_choice("reduction", group["reduction"], REDUCTIONS)
         check_min("strength", group["strength"], 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, and watches the linear layers whose weights are in it unless it does not erase."""
         super().add_param_group(param_group)
         if self.param_groups[-1]["erase"] != "off":
             self.inputs.watch(self.param_groups[-1]["params"])
@@ -85,16 +87,19 @@ class DeltaGradientDescent(Descent):
         self.inputs.remove()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients, and the inputs that belong to them."""
         super().zero_grad(set_to_none)
-        self.inputs.clear()  # gradients and inputs belong together
+        self.inputs.clear()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step, after which the inputs are forgotten; a closure as in `Descent.step`."""
         loss = super().step(closure)
         self.inputs.clear()
         return loss
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """DGD for each weight whose inputs were seen, plain gradient descent for all else; in place."""
         apply_weight_decay(group, params)
         rule = exact_step if group["erase"] == "exact" else mean_step
         for W in params:

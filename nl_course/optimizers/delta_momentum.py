@@ -48,11 +48,13 @@ class DeltaMomentum(Descent):
         super().__init__(params, lr, weight_decay, foreach=False, momentum=momentum, erase=erase, clip=clip)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a momentum or a clip that makes no sense."""
         check_fraction("momentum", group["momentum"], one=True)
         if group["clip"] is not None and not check_min("clip", group["clip"], 0) > 0:
             raise CourseError("clip must be more than 0, or None for no limit.")
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Erases and writes each memory, then W <- W + m; in place."""
         apply_weight_decay(group, params)
         eta = group["lr"]
         for parameter, memory in zip(params, self.buffers("momentum", params)):

@@ -63,6 +63,7 @@ class M3(Descent):
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a setting of its own that makes no sense."""
         check_choice("mode", group["mode"], MODES)
         check_betas(group["betas"], one=group["mode"] == "printed")
         for name in ("alpha", "eps", "rms"):
@@ -71,6 +72,7 @@ class M3(Descent):
         check_newton_schulz(group)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """One step, in place: write, read the fast memory, and read the slow one where its chunk is full."""
         if group["adam"]:
             adam_update(self, {**group, "betas": group["betas"][:2]}, params)
             return

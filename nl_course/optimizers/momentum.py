@@ -38,9 +38,11 @@ class Momentum(Descent):
         super().__init__(params, lr, weight_decay, foreach, momentum=momentum)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a momentum outside 0 .. 1."""
         check_fraction("momentum", group["momentum"], one=True)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """m <- momentum * m - lr * g, then W <- W + m, in place."""
         apply_weight_decay(group, params)
         m = self.buffers("momentum", params)
         torch._foreach_mul_(m, group["momentum"])

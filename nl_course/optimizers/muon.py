@@ -61,6 +61,7 @@ class Muon(Descent):
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
     def check(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a setting of its own that makes no sense."""
         check_fraction("momentum", group["momentum"])
         check_choice("scale", group["scale"], SCALES)
         check_newton_schulz(group)
@@ -68,6 +69,7 @@ class Muon(Descent):
         check_min("eps", group["eps"], 0)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Writes g into the momentum, and steps along what Newton-Schulz makes of it; in place."""
         if group["adam"]:
             adam_update(self, group, params)
             return

@@ -20,3 +20,11 @@ def run(optimizer: torch.optim.Optimizer, params: list[Tensor], gradients: list[
         for p, g in zip(params, step, strict=True):
             p.grad = None if g is None else g.clone()
         optimizer.step()
+
+
+def state_elements(optimizer: torch.optim.Optimizer) -> int:
+    """How many numbers an optimizer's state holds, counters aside."""
+    total = 0
+    for state in optimizer.state.values():
+        total += sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    return total
