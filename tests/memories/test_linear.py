@@ -21,9 +21,9 @@ from nl_course.memories import (
     Trace,
     build_memory,
 )
+from nl_course.memories.common.inner_model import unit
 from nl_course.memories.linear.chunks import decay_between, hebb_chunked
 from nl_course.memories.linear.delta import delta_chunked, delta_reference, delta_writes, gated_delta_reference
-from nl_course.memories.linear.layer import unit
 from nl_course.memories.linear.linear import (
     half_life,
     linear_attention_reference,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from nl_course.memories import GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories.common.inner_model import unit
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.delta import delta_chunked, delta_reference, gated_delta_reference
-from nl_course.memories.linear.layer import unit
 from nl_course.memories.linear.linear import retnet_retention
 from tests.peers import FLOAT32, from_file, moved, random
 

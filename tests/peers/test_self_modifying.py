@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from nl_course.memories import SelfModifying, SelfModifyingConfig
+from nl_course.memories.common.inner_model import unit
 from nl_course.memories.hope import chunk as hope_chunk
 from nl_course.memories.hope.bank import Bank, Rule
-from nl_course.memories.linear.layer import unit
 from tests.peers import moved, random
 
 theirs = pytest.importorskip(

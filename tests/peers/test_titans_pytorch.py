@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from nl_course.memories import Titans, TitansConfig
-from nl_course.memories.linear.layer import unit
+from nl_course.memories.common.inner_model import unit
 from tests.peers import random
 
 titans = pytest.importorskip("titans_pytorch", reason="titans-pytorch is not installed; `make peers` does it.")

@@ -150,20 +150,27 @@ def grad_loss(loss: Callable[..., Tensor], weights: Weights, *given: Any, create
     return Weights(zip(at, gradients))
 
 
+def unit(x: Tensor) -> Tensor:
+    """x / |x| along the last axis. A small constant under the root keeps a zero vector zero, with a finite
+    gradient."""
+    accum = x.to(torch.promote_types(x.dtype, torch.float32))
+    return accum * torch.rsqrt(accum.square().sum(-1, keepdim=True) + 1e-6)
+
+
 def layer_norm(z: Tensor, norm: Norm) -> Tensor:
     """gain * (z - mean) / sqrt(variance + 1e-6) + shift over the last axis (biased variance).
 
     Written out, since PyTorch's own is silently wrong from its third derivative on (seen with 2.13): autograd inside
     the inner loop is the first, training the second, and a learning level above the third."""
-    unit, _ = _standardised(z)
-    return norm.gain * unit + norm.shift
+    standard, _ = _standardised(z)
+    return norm.gain * standard + norm.shift
 
 
 def ln_l2_gradient(z: Tensor, target: Tensor, norm: Norm) -> Tensor:
     """d/dz of |LN(z) - target|^2 / 2, in closed form, (..., f)."""
-    unit, sigma = _standardised(z)
-    g = (norm.gain * unit + norm.shift - target) * norm.gain
-    return (g - g.mean(-1, keepdim=True) - unit * (g * unit).mean(-1, keepdim=True)) / sigma
+    standard, sigma = _standardised(z)
+    g = (norm.gain * standard + norm.shift - target) * norm.gain
+    return (g - g.mean(-1, keepdim=True) - standard * (g * standard).mean(-1, keepdim=True)) / sigma
 
 
 def _standardised(z: Tensor) -> tuple[Tensor, Tensor]:

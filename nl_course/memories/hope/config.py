@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nl_course.errors import CourseError, check_choice, check_int
-from nl_course.memories.common.inner_model import ACTIVATIONS
-from nl_course.memories.linear.layer import unit
+from nl_course.memories.common.inner_model import ACTIVATIONS, unit
 
 STOPS = ("none", "targets", "first-order", "write")
 VALUES = {

@@ -33,12 +33,12 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.gain import GainBank
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
+from nl_course.memories.common.inner_model import unit
 from nl_course.memories.hope import chunk as hope_chunk
 from nl_course.memories.hope import reference as hope_reference
 from nl_course.memories.hope.bank import NARROW, WIDE, Bank, Fast, Rule
 from nl_course.memories.hope.config import VALUES, SelfModifyingConfig
 from nl_course.memories.hope.trace import explain
-from nl_course.memories.linear.layer import unit
 from nl_course.memories.trace import Trace
 
 PATHS = ("auto", "reference", "chunked", "gain")

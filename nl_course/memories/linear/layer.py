@@ -20,6 +20,7 @@ from torch.nn.functional import pad, silu
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
+from nl_course.memories.common.inner_model import unit
 from nl_course.memories.linear.chunks import decay_between, hebb_chunked
 from nl_course.memories.trace import Trace
 
@@ -225,10 +226,3 @@ class MatrixMemory(Memory):
             unknown = (state.position, 0)  # columns before the first, for tokens of earlier calls
             weights = self.weights(q, k, step, log_a)  # (b, h, t, t)
             add("weights", pad(weights, unknown, value=torch.nan))  # (b, h, t, positions)
-
-
-def unit(x: Tensor) -> Tensor:
-    """x / |x| along the last axis. A small constant under the root keeps a zero vector zero, with a finite
-    gradient."""
-    accum = x.to(torch.promote_types(x.dtype, torch.float32))
-    return accum * torch.rsqrt(accum.square().sum(-1, keepdim=True) + 1e-6)

@@ -24,8 +24,7 @@ from torch.nn.functional import linear, logsigmoid, silu
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.base import State
 from nl_course.memories.common.conv import CausalConv
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
-from nl_course.memories.linear.layer import unit
+from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, unit
 from nl_course.memories.titans.chunk import Gates, chunked, chunked_sequence, masks, reference
 from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
