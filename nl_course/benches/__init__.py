@@ -6,7 +6,7 @@ BENCHES = {
     "attention": "attention beside a bare SDPA layer with the same projections",
     "views": "how long each view takes to recompute and redraw, without a browser",
     "ttt": "TTT layers beside a plain per-mini-batch autograd loop, as the authors' PyTorch code has it",
-    "optimizers": "a step of each optimiser; M3 beside Muon, ours and torch's",
+    "optimizers": "a step of each optimizer; M3 beside Muon, ours and torch's",
     "titans": "Titans' memory of one to three layers, and with attention as context, gate or layer",
     "hope": "self-modifying Titans: chunks, reads, kinds",
     "e2e": "TTT-E2E's training step beside the same network without its inner loop, and decoding far into a text",

@@ -17,6 +17,7 @@ from nl_course.errors import CourseError, check_choice
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs the benches that were named (default: all but the peers); returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m nl_course.benches", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHES)} (default: all but peers)")
     parser.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
@@ -43,20 +44,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(rows: list[dict]) -> str:
     """Rows with the same keys as aligned columns, the name first."""
-    keys = list(rows[0])
-    cells = [keys, *([_shown(row.get(key)) for key in keys] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(keys))]
-    first, *rest = (
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
-        for line in cells
-    )
+    name, *figures = list(rows[0])
+    columns = []
+    for key in (name, *figures):
+        cells = [key, *(_shown(row.get(key)) for row in rows)]
+        width = max(map(len, cells))
+        aligned = [cell.ljust(width) if key == name else cell.rjust(width) for cell in cells]
+        columns.append(aligned)
+    first, *rest = ["  ".join(line) for line in zip(*columns)]
     return "\n".join([first, "-" * len(first), *rest])
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":

@@ -27,20 +27,24 @@ class Bare(nn.Module):
         self.query, self.key, self.value, self.output = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
         q, k, v = (p(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in (self.query, self.key, self.value))
         return self.output(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
 def rows() -> list[dict]:
+    """Tokens per second, time beside the bare layer, decode time and state bytes per case."""
     torch.manual_seed(0)
-    x, bare, found = torch.randn(1, TOKENS, WIDTH), Bare(), []
+    x = torch.randn(1, TOKENS, WIDTH)
+    bare = Bare()
+    table = []
     for name, (memory, options) in CASES.items():
         ours = build_memory(memory, WIDTH, HEADS, **options)
         ahead = in_turn({"ours": forward(ours, x), "bare": forward(bare, x)}, rounds=15)
         both = in_turn({"ours": forward_backward(ours, x), "bare": forward_backward(bare, x)}, rounds=7)
         with torch.no_grad():
             _, state = ours(x)
-        found.append(
+        table.append(
             {
                 "name": name,
                 "forward, tokens/s": TOKENS / median(ahead["ours"]),
@@ -52,4 +56,4 @@ def rows() -> list[dict]:
                 "state at 2k, bytes": state.nbytes,
             }
         )
-    return found
+    return table

@@ -16,6 +16,7 @@ from nl_course.errors import CourseError
 
 
 def rows() -> list[dict]:
+    """Tokens per second of our layers and theirs, and the ratio in turn. Raises CourseError without the peers."""
     qwen = {"ours": build("Gated DeltaNet"), "theirs": _qwen3_next()}
     titans = {"ours": titans_peer.ours(), "theirs": titans_peer.theirs()}
     peaks = {which: peak_bytes(titans_peer.peak_program(which)) / 1e6 for which in titans}

@@ -8,7 +8,12 @@ PARTS = ("nl_course", "nl_course.memories", "nl_course.model", "nl_course.traini
 
 
 def rows(rounds: int = 5) -> list[dict]:
-    return [{"name": f"import {part}", "beyond torch, s": median(_once(part) for _ in range(rounds))} for part in PARTS]
+    """Seconds per part, the median of some fresh processes."""
+    table = []
+    for part in PARTS:
+        seconds = [_once(part) for _ in range(rounds)]
+        table.append({"name": f"import {part}", "beyond torch, s": median(seconds)})
+    return table
 
 
 def _once(part: str) -> float:

@@ -26,7 +26,7 @@ RECIPES = {
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
     "long-text": "notebook 09's loss by place in a long context, every memory (twenty minutes on one core; can be cut)",
     "needle": "notebook 05's needles: windowed attention and each memory (hours on one core; can be cut)",
-    "optimizers": "notebook 09's optimisers on one small model, each at its best rate (ten minutes on one core)",
+    "optimizers": "notebook 09's optimizers on one small model, each at its best rate (ten minutes on one core)",
     "reading": "notebook 08's TTT-E2E, and the same network without its loop, on text (half an hour on one core)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
     "sceptic": "notebook 08's trained memories with their inner loop changed (twenty minutes on one core; can be cut)",

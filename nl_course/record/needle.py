@@ -175,8 +175,9 @@ def pooled(seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         low, high = wilson(right, asked)
         depths = []
         for same in zip(*(row["by_depth"] for row in rows), strict=True):
-            counts = {key: sum(stretch[key] for stretch in same) for key in ("asked", "right")}
-            depths.append({**same[0], **counts})
+            asked_here = sum(stretch["asked"] for stretch in same)
+            right_here = sum(stretch["right"] for stretch in same)
+            depths.append({**same[0], "asked": asked_here, "right": right_here})
         together.append(
             {
                 "length": rows[0]["length"],

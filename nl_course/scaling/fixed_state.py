@@ -60,6 +60,7 @@ class Traffic:
 
     @property
     def bytes(self) -> float:
+        """Bytes moved, read and written."""
         return self.read + self.written
 
     @property
@@ -71,6 +72,7 @@ class Traffic:
         return Traffic(self.flops + other.flops, self.read + other.read, self.written + other.written)
 
     def times(self, count: float) -> "Traffic":
+        """The traffic of so many tokens or sequences."""
         return Traffic(self.flops * count, self.read * count, self.written * count)
 
     def seconds(self, device: str | Accelerator, *, compute: float = 1.0, moving: float = 1.0) -> float:

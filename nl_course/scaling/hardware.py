@@ -50,7 +50,7 @@ def accelerators() -> dict[str, Accelerator]:
 
 
 def accelerator(name: str | Accelerator) -> Accelerator:
-    """An accelerator by name, e.g. `accelerator("h100")`. Raises CourseError with a guess for a misspelt
+    """An accelerator by name, e.g. `accelerator("h100")`. Raises CourseError with a guess for a misspelled
     name."""
     return name if isinstance(name, Accelerator) else accelerators()[check_choice("accelerator", name, accelerators())]
 
@@ -74,7 +74,8 @@ def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = Fal
     """
     shape, T = model(shape), check_min("context", context, 0)
 
-    def pairs(group):
+    def pairs(group: LayerGroup) -> float:
+        """Pairs of query and key in one sequence: the causal half, or in a window at most that many keys per query."""
         w = group.tokens_kept(T)
         return T * T if square else T * w - w * w / 2
 
@@ -166,6 +167,7 @@ class MemoryBudget:
 
     @property
     def fits(self) -> bool:
+        """Whether weights, cache and what is set aside fit."""
         return self.left >= 0
 
 
@@ -194,10 +196,15 @@ def memory_budget(
         raise CourseError(f"share must be more than 0 and at most 1, not {share!r}.")
     memory = count * device.memory_gb * GB
     usable = share * memory - check_min("other", other, 0)
-    heavy, one = weight_bytes(shape, weights), cache_bytes(shape, context, 1, kv)
-    room = usable - heavy
-    most = math.inf if one == 0 and room >= 0 else max(0, math.floor(room / one)) if one else 0
-    return MemoryBudget(memory, usable, heavy, batch * one if check_int("batch", batch) else 0.0, one, most)
+    check_int("batch", batch)
+    of_weights = weight_bytes(shape, weights)
+    of_one = cache_bytes(shape, context, 1, kv)  # the cache of one sequence
+    room = usable - of_weights
+    if of_one:
+        most = max(0, math.floor(room / of_one))
+    else:
+        most = math.inf if room >= 0 else 0
+    return MemoryBudget(memory, usable, of_weights, batch * of_one, of_one, most)
 
 
 def max_batch(shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings) -> float:
@@ -217,6 +224,7 @@ class Step:
 
     @property
     def seconds(self) -> float:
+        """The longer of computing and reading: the two overlap."""
         return max(self.compute_seconds, self.read_seconds)
 
     @property

@@ -5,7 +5,7 @@ among them.
     Hoffmann et al. 2022 (arXiv 2203.15556)    L(N, D) = E + A / N^alpha + B / D^beta,   C = 6 N D
     Muennighoff et al. 2023 (arXiv 2305.16264) D counts repeated tokens for less and less
 
-Losses in nats per token of each paper's own text and tokeniser: levels of different papers are not
+Losses in nats per token of each paper's own text and tokenizer: levels of different papers are not
 comparable.
 """
 
@@ -21,9 +21,10 @@ from nl_course.scaling.shapes import read_table
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # training; 2 for the forward pass alone
 PF_DAY = 1e15 * 86400  # operations
+Numbers = float | np.ndarray
 
 
-def _positive(what: str, value):
+def _positive(what: str, value: Numbers) -> Numbers:
     if np.any(~(np.asarray(value, dtype=float) > 0)):
         raise CourseError(f"{what} must be more than 0, not {value!r}.")
     return value
@@ -35,16 +36,18 @@ def kaplan_constants() -> dict:
     return read_table("scaling_laws.json")["kaplan"]
 
 
-def kaplan_loss(*, parameters=None, tokens=None, pf_days=None):
-    """Nats per token when exactly one of the three is what limits: non-embedding parameters, tokens, or
-    compute.
+def kaplan_loss(
+    *, parameters: Numbers | None = None, tokens: Numbers | None = None, pf_days: Numbers | None = None
+) -> Numbers:
+    """Nats per token when exactly one of the three is the limit: non-embedding parameters, tokens, or compute.
 
     `pf_days` is compute spent in the best proportion (C_min), in petaflop-days. Numbers or arrays.
     """
-    given = [(k, v) for k, v in (("parameters", parameters), ("tokens", tokens), ("compute", pf_days)) if v is not None]
+    limits = {"parameters": parameters, "tokens": tokens, "compute": pf_days}
+    given = {kind: value for kind, value in limits.items() if value is not None}
     if len(given) != 1:
         raise CourseError("kaplan_loss takes exactly one of parameters, tokens and pf_days.")
-    kind, value = given[0]
+    ((kind, value),) = given.items()
     law = kaplan_constants()[kind]
     return (law["scale"] / _positive(kind, value)) ** law["exponent"]
 
@@ -71,7 +74,7 @@ class ParametricLaw:
     source: str = ""
     confidence: str = "recalled"
 
-    def loss(self, parameters, tokens):
+    def loss(self, parameters: Numbers, tokens: Numbers) -> Numbers:
         """Nats per token. Numbers or arrays."""
         N, D = _positive("parameters", parameters), _positive("tokens", tokens)
         return self.floor + self.A / N**self.alpha + self.B / D**self.beta
@@ -99,12 +102,15 @@ class ParametricLaw:
 def laws() -> dict[str, ParametricLaw]:
     """The published fits of the parametric law, by name."""
     rows = read_table("scaling_laws.json")["parametric"]
-    fields = ParametricLaw.__dataclass_fields__
-    return {row["name"]: ParametricLaw(**{k: v for k, v in row.items() if k in fields}) for row in rows}
+    fits = {}
+    for row in rows:
+        known = {key: value for key, value in row.items() if key in ParametricLaw.__dataclass_fields__}
+        fits[row["name"]] = ParametricLaw(**known)
+    return fits
 
 
 def law(name: str | ParametricLaw) -> ParametricLaw:
-    """A published fit by name, e.g. `law("besiroglu")`. Raises CourseError for a misspelt name."""
+    """A published fit by name, e.g. `law("besiroglu")`. Raises CourseError for a misspelled name."""
     return name if isinstance(name, ParametricLaw) else laws()[check_choice("scaling law", name, laws())]
 
 

@@ -29,8 +29,13 @@ class OwnRuns:
         """Some of the runs. Raises CourseError if none is left."""
         if not np.any(chosen):
             raise CourseError("no recorded run is left; choose a wider range.")
-        fields = (self.parameters, self.tokens, self.loss, self.by_position)
-        return OwnRuns(*(f[chosen] for f in fields), self.about)
+        return OwnRuns(
+            parameters=self.parameters[chosen],
+            tokens=self.tokens[chosen],
+            loss=self.loss[chosen],
+            by_position=self.by_position[chosen],
+            about=self.about,
+        )
 
     def by_context(self) -> np.ndarray:
         """Mean loss if every token could see at most that many tokens' worth of context so far: the running mean
@@ -42,8 +47,14 @@ class OwnRuns:
 def own_runs() -> OwnRuns:
     """The recorded runs. Raises CourseError if the recording is missing."""
     recording = read_table("runs/scaling.json")
-    columns = {
-        name: np.array([run[name] for run in recording["runs"]], dtype=float)
-        for name in ("parameters", "tokens", "held_out_loss", "loss_by_position")
-    }
-    return OwnRuns(*columns.values(), recording["about"])
+
+    def column(name: str) -> np.ndarray:
+        return np.array([run[name] for run in recording["runs"]], dtype=float)
+
+    return OwnRuns(
+        parameters=column("parameters"),
+        tokens=column("tokens"),
+        loss=column("held_out_loss"),
+        by_position=column("loss_by_position"),
+        about=recording["about"],
+    )

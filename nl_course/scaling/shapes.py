@@ -118,7 +118,7 @@ def models() -> dict[str, ModelShape]:
 
 
 def model(name: str | ModelShape) -> ModelShape:
-    """A model by name, e.g. `model("llama-3.1-8b")`. Raises CourseError with a guess for a misspelt name."""
+    """A model by name, e.g. `model("llama-3.1-8b")`. Raises CourseError with a guess for a misspelled name."""
     return name if isinstance(name, ModelShape) else models()[check_choice("model", name, models())]
 
 

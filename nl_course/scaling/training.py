@@ -33,6 +33,7 @@ class TrainingBudget:
 
     @property
     def total(self) -> float:
+        """Everything held at once."""
         return self.states + self.activations
 
 

@@ -171,9 +171,11 @@ def group(name: str) -> Group:
     number_of = {p: i for i, p in enumerate(elements)}
     table = []
     for p in elements:
-        # p moves what stands at i to p[i]; first p, then q moves it to q[p[i]].
-        products_with_p = [tuple(q[i] for i in p) for q in elements]
-        table.append(tuple(number_of[product] for product in products_with_p))
+        row = []
+        for q in elements:
+            product = tuple(q[i] for i in p)  # p moves what stands at i to p[i]; then q moves it to q[p[i]]
+            row.append(number_of[product])
+        table.append(tuple(row))
     return Group(tuple(elements), tuple(table))
 
 
@@ -282,7 +284,10 @@ def classes(name: str, word: str) -> list[int]:
     """The class after each symbol: 1 if it may end there, and 2^i for each symbol i that may follow."""
     language = LANGUAGES[check_choice("language", name, LANGUAGES)]
     bits = {"$": 1} | {symbol: 2 ** (i + 1) for i, symbol in enumerate(language.symbols)}
-    return [sum(bits[symbol] for symbol in allowed) for allowed in language.allowed(word)]
+    numbers = []
+    for allowed in language.allowed(word):
+        numbers.append(sum(bits[symbol] for symbol in allowed))
+    return numbers
 
 
 def products(name: str, word: Iterable[int]) -> list[int]:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from nl_course.errors import CourseError, check_int
+from nl_course.memories import State
 from nl_course.tasks.documents import Document
 from nl_course.tasks.needle import KINDS, word_list
 from nl_course.tasks.text import hashed, library
@@ -39,10 +40,12 @@ class Fact:
 
     @property
     def mark(self) -> bytes:
+        """How the fact is written in the text, with its line breaks."""
         return f"\n<{self.key}:{self.answer}>\n".encode()
 
     @property
     def end(self) -> int:
+        """The byte after the mark."""
         return self.place + len(self.mark)
 
     def age(self, read: int) -> int:
@@ -61,6 +64,7 @@ class PlantedText:
 
     @property
     def first_facts(self) -> tuple[Fact, ...]:
+        """The facts in the first book."""
         return self.facts[: self.first]
 
     def read_by(self, read: int) -> list[Fact]:
@@ -158,7 +162,7 @@ def _from_book(packages: tuple[str, ...], number: int, rows: int, length: int) -
 
 
 @torch.no_grad()
-def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: int = 64) -> list[list[bool]]:
+def recalled(model: nn.Module, state: State, facts: Sequence[Sequence[Fact]], batch: int = 64) -> list[list[bool]]:
     """Whether each fact of each row is answered exactly. `state` is the model's after reading, a row a text; a fact is
     asked of a branch of its row's state, so that no question disturbs another.
 
@@ -176,5 +180,7 @@ def recalled(model: nn.Module, state, facts: Sequence[Sequence[Fact]], batch: in
         logits, _ = model(tokens[:, :-1], branches)
         chosen = logits[:, -ANSWER:].argmax(-1)  # (questions, answer)
         right += (chosen == tokens[:, -ANSWER:]).all(1).tolist()
-    verdicts = iter(right)
-    return [[next(verdicts) for _ in facts_of_row] for facts_of_row in facts]
+    by_row: list[list[bool]] = [[] for _ in facts]
+    for (row, _), verdict in zip(questions, right, strict=True):
+        by_row[row].append(verdict)
+    return by_row
