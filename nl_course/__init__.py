@@ -7,4 +7,5 @@ from nl_course.moved import install as _install_moved_names
 
 __version__ = "0.1.0"
 
+# Learners keep notebooks that import modules by earlier paths. Before anything else, so that no import comes too early.
 _install_moved_names()

@@ -32,8 +32,7 @@ example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
          nl-course train --preset tiny --steps 500 --estimate        prints what that would take, and trains nothing
          nl-course train --data "shelf/*.jsonl" --tokenizer shelf.json --preset 125m       a corpus, read in order
          torchrun --nproc-per-node 8 -m nl_course train --preset 125m --parallel fsdp --out runs/large
-
-Every setting of the run is an option too; nl_course/training/config.py says what each does."""
+"""
 # What a run is about, beside the settings of TrainingConfig: its defaults. All of it is kept with the run.
 ABOUT = {"preset": "tiny", "memory": None, "text": None, "data": None, "column": None, "tokenizer": None}
 
@@ -63,23 +62,26 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     for setting in fields(TrainingConfig):
         # Each optimizer has options of its own. They are set from Python and by recordings only.
         if setting.name != "optimizer_options":
-            _add_setting(parser, setting.name, setting.default)
+            _add_setting(parser, setting.name, setting.default, setting.metadata["meaning"])
     parser.set_defaults(run=run_train)
 
 
-def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
+def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any, meaning: str) -> None:
     """Adds a setting of TrainingConfig as an option. Options that are not given stay None, so that a resumed run can
     tell them from those that are."""
     names = [f"--{name.replace('_', '-')}"]
     if name == "length":
         names.append("--context")
-    help_text = f"(default: {default})"
     if isinstance(default, bool):
-        parser.add_argument(*names, action="store_true", default=None, help=help_text)
-    elif name == "betas":
-        parser.add_argument(*names, type=number(float), dest=name, help=help_text, nargs=2)
+        parser.add_argument(*names, action="store_true", default=None, help=meaning)
+        return
+    if name == "betas":
+        numbers = {"nargs": 2, "type": number(float), "metavar": ("B1", "B2")}
+        shown = " ".join(map(str, default))
     else:
-        parser.add_argument(*names, type=number(type(default)), dest=name, help=help_text)
+        numbers = {"type": number(type(default)), "metavar": "NAME" if isinstance(default, str) else "N"}
+        shown = default
+    parser.add_argument(*names, dest=name, help=f"{meaning} (default: {shown})", **numbers)
 
 
 def run_train(options: argparse.Namespace) -> int:

@@ -14,6 +14,11 @@ PRECISIONS = ("auto", "fp32", "bf16")
 REPORTING = ("log_every", "save_every", "evaluate_every")
 
 
+def _setting(default: Any, meaning: str) -> Any:
+    """A field with a default, and a meaning that `nl-course train --help` prints."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """All that decides how a run comes out; the last three settings only decide how often it reports.
@@ -21,25 +26,25 @@ class TrainingConfig:
     Sizes are in rows and tokens, rates are per step. Raises CourseError for a setting that cannot be used.
     """
 
-    steps: int = 1000
-    batch_size: int = 16  # rows per step, over all micro-batches and all processes
-    length: int = 256  # tokens per row
-    learning_rate: float = 2e-3  # at the peak of the schedule
-    warmup: int = 50  # steps up to the peak
-    final_rate: float = 0.1  # learning rate of the last step, as a share of the peak
-    weight_decay: float = 0.1  # on matrices; not on norms and biases
-    betas: tuple[float, float] = (0.9, 0.95)  # of Adam, wherever the optimizer has it
-    optimizer: str = "adamw"  # a name of nl_course.optimizers.OPTIMIZERS
+    steps: int = _setting(1000, "steps of the whole run")
+    batch_size: int = _setting(16, "rows per step, over all micro-batches and all processes")
+    length: int = _setting(256, "tokens per row")
+    learning_rate: float = _setting(2e-3, "at the peak of the schedule")
+    warmup: int = _setting(50, "steps up to the peak")
+    final_rate: float = _setting(0.1, "learning rate of the last step, as a share of the peak")
+    weight_decay: float = _setting(0.1, "on matrices; not on norms and biases")
+    betas: tuple[float, float] = _setting((0.9, 0.95), "of Adam, wherever the optimizer has it")
+    optimizer: str = _setting("adamw", f"one of: {', '.join(OPTIMIZERS)}")
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # further arguments of the optimizer's class
-    clip: float = 1.0  # largest norm of all gradients together; 0 for no limit
-    accumulate: int = 1  # micro-batches per step
-    precision: str = "auto"  # "fp32", "bf16" (autocast), or "auto": bf16 on a GPU that has it
-    inner_warmup: float = 0.0  # share of the steps in which inner rates grow from a tenth to 1 (nested/outer.py)
-    recompute: bool = False  # for levels that learn: compute segments twice and keep less (nested/recompute.py)
-    seed: int = 0
-    log_every: int = 1  # steps between lines of metrics.jsonl
-    save_every: int = 200  # steps between checkpoints; 0 for one at the end only
-    evaluate_every: int = 100  # steps between evaluations on held-out data; 0 for one at the end only
+    clip: float = _setting(1.0, "largest norm of all gradients together; 0 for no limit")
+    accumulate: int = _setting(1, "micro-batches per step")
+    precision: str = _setting("auto", "fp32, bf16 (autocast), or auto: bf16 on a GPU that has it")
+    inner_warmup: float = _setting(0.0, "share of the steps in which inner learning rates grow from a tenth to 1")
+    recompute: bool = _setting(False, "for levels that learn: compute segments twice, to hold less memory")
+    seed: int = _setting(0, "of everything that is drawn at random")
+    log_every: int = _setting(1, "steps between lines of metrics.jsonl")
+    save_every: int = _setting(200, "steps between checkpoints; 0 for one at the end only")
+    evaluate_every: int = _setting(100, "steps between evaluations on held-out data; 0 for one at the end only")
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "length", "accumulate", "log_every"):

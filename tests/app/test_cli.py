@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 
 import pytest
 
@@ -160,6 +161,16 @@ def test_help_and_version(capsys):
         with pytest.raises(SystemExit) as ended:
             main([option])
         assert ended.value.code == 0
+
+
+def test_the_help_of_train_says_what_every_setting_means(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    words = "".join(capsys.readouterr().out.split())  # without the line breaks that depend on the terminal
+    for setting in fields(training.TrainingConfig):
+        if setting.name != "optimizer_options":
+            option = f"--{setting.name.replace('_', '-')}"
+            assert option in words and "".join(setting.metadata["meaning"].split()) in words, option
 
 
 def test_opening_the_course_does_not_wait_for_torch():
