@@ -14,7 +14,6 @@ A part, one model of one task, trained in one way from one seed, is kept as soon
 `runs/sceptic.json` holds `rows`, one a (task, model, trained_with, asked_with); `units` says what is in them.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,17 @@ import torch
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.switches import Ablation, ablate, ablated, can_be_ablated
+from nl_course.model import LanguageModel
 from nl_course.record import parts
-from nl_course.record.provenance import Recording
+from nl_course.record.recipe import Part, Recipe, make_part, selected
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
-from nl_course.record.sizes import settings
 from nl_course.renamed import translate
 from nl_course.tasks.text import batch, library
-from nl_course.training import TrainingConfig, train
+from nl_course.training import Data, Run, TrainingConfig, train
 from nl_course.training.checkpoint import load_model, save_model
 
-NAME, USUAL = "sceptic", "as trained"
+USUAL = "as trained"  # the name of no ablation
 UNITS = (
     "trained_with and asked_with name entries of `switches`; a model trained with a switch is asked with it, and with "
     "none. Every quantity is {by_seed, mean, low, high}: low and high hold 95 of 100 (Student's t over the seeds), "
@@ -50,112 +49,139 @@ UNITS = (
 )
 
 
+class Sceptic(Recipe):
+    """Memories asked with their inner loop changed. A part is (task, model, trained_with, seed)."""
+
+    name = "sceptic"
+
+    def keys(self) -> list[tuple[str, str, str, int]]:
+        """The key of every part, in the order of the recording's rows."""
+        keys = []
+        for task, about in self.config["tasks"].items():
+            for name in about["models"]:
+                for trained_with in (USUAL, *about["retrained"].get(name, ())):
+                    keys += [(task, name, trained_with, seed) for seed in about["seeds"]]
+        return keys
+
+    def file_name(self, task: str, name: str, trained_with: str, seed: int) -> str:
+        """The part's file without its ending."""
+        return f"{task}-{name}-{trained_with.replace(' ', '-')}-{seed}"
+
+    def model_path(self, task: str, name: str, trained_with: str, seed: int) -> Path:
+        """Where a part's trained model is kept."""
+        return self.folder / f"{self.file_name(task, name, trained_with, seed)}.safetensors"
+
+    def training(self, task: str, name: str, seed: int) -> TrainingConfig:
+        """How a model is trained on a task. Some models take more steps than the task's others."""
+        about = self.config["tasks"][task]
+        steps = about["steps"].get(name, about["training"]["steps"])
+        return TrainingConfig(**about["training"] | {"steps": steps}, seed=seed)
+
+    def identity(self, task: str, name: str, trained_with: str, seed: int) -> dict[str, Any]:
+        """The task, the model, how it is trained and in which ways asked, the seed and the device."""
+        model = shape_of(self.config, task, name).to_dict()
+        check_choice("switches", trained_with, self.config["switches"])
+        asked = {key: value for key, value in self.config["tasks"][task].items() if key not in ("models", "seeds")}
+        asked |= selected(self.config, "curve_every", "batch", "switches")
+        asked |= {"steps": self.training(task, name, seed).steps, "model": model, "trained_with": trained_with}
+        del asked["retrained"]
+        return asked | {"seed": seed, "device": self.device}
+
+    def make(self, folder: Path, task: str, name: str, trained_with: str, seed: int) -> Part:
+        """Trains a model in one way and asks it in all."""
+        shape, about = shape_of(self.config, task, name), self.config["tasks"][task]
+        training = self.training(task, name, seed)
+        made = self.provenance("commit", "recorded")
+        ablation = ablation_named(self.config["switches"], trained_with)
+        model, run = trained(shape, ablation, data_of(about, training), training, folder, self.device)
+        path = self.model_path(task, name, trained_with, seed)
+        save_model(model, path)
+        model = load_model(path, self.device)  # as shipped: weights in bf16
+        asked = {}
+        for way, change in ways(self.config["switches"], model, trained_with).items():
+            with_distance = way in (USUAL, trained_with) and change.read_with == "query"
+            asked[way] = ask(model, change, about, self.config["batch"], with_distance)
+        results = ", ".join(f"{way} {row.get('recall', row['loss'])}" for way, row in asked.items())
+        seconds = round(run.metrics[-1]["seconds"], 1)
+        print(f"{task}, {name}, {trained_with}, seed {seed}: {seconds} s. {results}", flush=True)
+        return {**parts.described(shape, model, run, self.config["curve_every"], made), "seed": seed, "asked": asked}
+
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing; writes `checkpoints/sceptic-TASK-MODEL.safetensors` (first seed, as
+        trained) and `runs/sceptic.json`."""
+        tasks = self.config["tasks"]
+
+        def urgency(key: tuple[str, str, str, int]) -> tuple[int, bool]:
+            # First seeds first, and what is trained as usual before what is not: a recording that is cut short has
+            # something of everything.
+            task, _, trained_with, seed = key
+            return tasks[task]["seeds"].index(seed), trained_with != USUAL
+
+        made = {key: self.part(*key) for key in sorted(self.keys(), key=urgency)}
+        rows, models, written = [], {}, []
+        for task, name, trained_with in dict.fromkeys(key[:3] for key in self.keys()):
+            seeds = [made[task, name, trained_with, seed] for seed in tasks[task]["seeds"]]
+            title = name if trained_with == USUAL else f"{name}, {trained_with}"
+            models.setdefault(task, {})[title] = {
+                **selected(seeds[0], "memory", "options", "hidden", "parameters"),
+                "seeds": [selected(part, "seed", "training_seconds", "made", "curve") for part in seeds],
+            }
+            for asked_with in seeds[0]["asked"]:
+                about = {"task": task, "model": name, "trained_with": trained_with, "asked_with": asked_with}
+                rows.append(about | pooled([part["asked"][asked_with] for part in seeds]))
+            if trained_with == USUAL and "inner" in seeds[0]["asked"][USUAL]:
+                checkpoint = assets / "checkpoints" / f"sceptic-{task}-{name}.safetensors"
+                first_seed = tasks[task]["seeds"][0]
+                model = load_model(self.model_path(task, name, USUAL, first_seed))
+                info = {"trained_on": task, "seed": first_seed, **self.recording.about()}
+                save_model(model, checkpoint, info=info)
+                models[task][title]["checkpoint"] = checkpoint.name
+                written.append(checkpoint)
+        results = {"units": UNITS, "switches": self.config["switches"], "models": models, "rows": rows}
+        return [*written, self.recording.write(assets / "runs" / "sceptic.json", results)]
+
+
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
-    """Makes what parts are missing; writes `checkpoints/sceptic-TASK-MODEL.safetensors` (first seed, as trained) and
-    `runs/sceptic.json`."""
-    config = settings(NAME, device, quick)
-    recording, folder = Recording(NAME, config, device), parts.parts_folder(NAME, assets if quick else None)
-    # First seeds first, and what is trained as usual before what is not: a recording that is cut has something.
-    wanted = sorted(grid(config), key=lambda w: (config["tasks"][w[0]]["seeds"].index(w[3]), w[2] != USUAL))
-    made = {w: part(config, *w, folder, device) for w in wanted}
-    rows, models, written = [], {}, []
-    for task, name, trained_with in dict.fromkeys(w[:3] for w in grid(config)):
-        seeds = config["tasks"][task]["seeds"]
-        found = [made[task, name, trained_with, seed] for seed in seeds]
-        key = name if trained_with == USUAL else f"{name}, {trained_with}"
-        models.setdefault(task, {})[key] = {
-            **{key: found[0][key] for key in ("memory", "options", "hidden", "parameters")},
-            "seeds": [{key: one[key] for key in ("seed", "training_seconds", "made", "curve")} for one in found],
-        }
-        for asked_with in found[0]["asked"]:
-            about = {"task": task, "model": name, "trained_with": trained_with, "asked_with": asked_with}
-            rows.append(about | pooled([one["asked"][asked_with] for one in found]))
-        if trained_with == USUAL and "inner" in found[0]["asked"][USUAL]:
-            checkpoint = assets / "checkpoints" / f"{NAME}-{task}-{name}.safetensors"
-            model = load_model(model_path(folder, task, name, USUAL, seeds[0]))
-            save_model(model, checkpoint, info={"trained_on": task, "seed": seeds[0], **recording.about()})
-            models[task][key]["checkpoint"] = checkpoint.name
-            written.append(checkpoint)
-    results = {"units": UNITS, "switches": config["switches"], "models": models, "rows": rows}
-    return [*written, recording.write(assets / "runs" / f"{NAME}.json", results)]
+    """Makes the parts that are missing; writes the checkpoints and `runs/sceptic.json`."""
+    return Sceptic(device, quick, assets).run(assets)
 
 
-def grid(config: dict[str, Any]) -> list[tuple[str, str, str, int]]:
-    """(task, model, trained_with, seed) of every part."""
-    return [
-        (task, name, trained_with, seed)
-        for task, about in config["tasks"].items()
-        for name in about["models"]
-        for trained_with in (USUAL, *about["retrained"].get(name, ()))
-        for seed in about["seeds"]
-    ]
-
-
-def pooled(seeds: list[dict]) -> dict:
+# -- seeds together ----------------------------------------------------------------------------------------------------
+def pooled(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """The same quantities of every seed as one, groups of them (`inner`, `distance`) each by itself."""
-    found = {}
+    together = {}
     for key, value in seeds[0].items():
         values = [one[key] for one in seeds]
-        found[key] = pooled(values) if isinstance(value, dict) else value if key == "questions" else interval(values)
-    return found
+        if isinstance(value, dict):
+            together[key] = pooled(values)
+        else:
+            together[key] = value if key == "questions" else interval(values)
+    return together
 
 
-def interval(values: list[float]) -> dict:
+def interval(values: list[float | None]) -> dict[str, Any]:
     """Each seed's, their mean, and what holds 95 of 100 by Student's t; all None if a seed's is no number."""
     if None in values:
         return {"by_seed": values, "mean": None, "low": None, "high": None}
     mean, half = sum(values) / len(values), reach(values)
-    low, high = (None, None) if half is None else (round(mean - half, 4), round(mean + half, 4))
+    low, high = None, None
+    if half is not None:
+        low, high = round(mean - half, 4), round(mean + half, 4)
     return {"by_seed": values, "mean": round(mean, 4), "low": low, "high": high}
 
 
 # -- one part ----------------------------------------------------------------------------------------------------------
-def model_path(folder: Path, task: str, name: str, trained_with: str, seed: int) -> Path:
-    return folder / f"{task}-{name}-{trained_with.replace(' ', '-')}-{seed}.safetensors"
-
-
-def shape_of(config: dict, task: str, name: str) -> parts.Shape:
+def shape_of(config: dict[str, Any], task: str, name: str) -> parts.Shape:
+    """The model called `name`, with the sizes of the task."""
     about = config["tasks"][check_choice("task", task, config["tasks"])]
     spec = config["models"][check_choice("model", name, about["models"])]
     return parts.sized({**config, **about}, name, spec)
 
 
-def part(
-    config: dict, task: str, name: str, trained_with: str, seed: int, folder: Path, device: str = "cpu"
-) -> dict[str, Any]:
-    """One model of one task, trained in one way from one seed, and asked in all; or what is kept of it."""
-    shape, about = shape_of(config, task, name), config["tasks"][task]
-    ablation = ablation_named(config["switches"], trained_with)
-    steps = about["steps"].get(name, about["training"]["steps"])
-    training = TrainingConfig(**{**about["training"], "steps": steps}, seed=seed)
-    asked = {key: value for key, value in about.items() if key not in ("models", "seeds", "steps", "retrained")}
-    asked |= {key: config[key] for key in ("curve_every", "batch", "switches")}
-    asked |= {"steps": steps, "model": shape.to_dict(), "trained_with": trained_with, "seed": seed, "device": device}
-    path = model_path(folder, task, name, trained_with, seed)
-
-    def make() -> dict:
-        made = Recording(NAME, config, device).about()
-        model, done = trained(shape, ablation, data_of(about, training), training, folder / parts.mark(asked), device)
-        save_model(model, path)
-        model = load_model(path, device)  # as shipped: weights in bf16
-        seconds = round(done.metrics[-1]["seconds"], 1)
-        found = {}
-        for way, asked_with in ways(config, model, trained_with).items():
-            near = way in (USUAL, trained_with) and asked_with.read_with == "query"
-            found[way] = ask(model, asked_with, about, config["batch"], near)
-        said = ", ".join(f"{w} {one.get('recall', one['loss'])}" for w, one in found.items())
-        print(f"{task}, {name}, {trained_with}, seed {seed}: {seconds} s. {said}", flush=True)
-        return {
-            **parts.described(shape, model, done, config["curve_every"], made),
-            "seed": seed,
-            "asked": found,
-        }
-
-    return parts.kept(path.with_suffix(".json"), asked, make)
-
-
-def trained(shape, ablation: Ablation, data, training: TrainingConfig, folder: Path, device: str = "cpu"):
-    """(model, run), as `parts.trained`, with an ablation that holds while it learns."""
+def trained(
+    shape: parts.Shape, ablation: Ablation, data: Data, training: TrainingConfig, folder: Path, device: str = "cpu"
+) -> tuple[LanguageModel, Run]:
+    """As `parts.trained`, with an ablation that holds while the model learns."""
     torch.manual_seed(training.seed)
     model = parts.build(shape)
     parts.begin(model)
@@ -173,38 +199,36 @@ def ablation_named(switches: dict[str, dict], name: str) -> Ablation:
     return Ablation(**translate("Ablation", options)[1])
 
 
-def ways(config: dict, model, trained_with: str) -> dict[str, Ablation]:
+def ways(switches: dict[str, dict], model: LanguageModel, trained_with: str) -> dict[str, Ablation]:
     """How a model is asked: in every way that its memory has if it was trained as usual, else as it was and usually."""
     if not can_be_ablated(model):
         return {USUAL: Ablation()}
-    found = {}
-    for name in config["switches"]:
-        if trained_with != USUAL and name not in (USUAL, trained_with):
-            continue
-        ablation = ablation_named(config["switches"], name)
+    possible = {}
+    for name in switches if trained_with == USUAL else (USUAL, trained_with):
+        ablation = ablation_named(switches, name)
         try:
             with ablated(model, ablation):
-                found[name] = ablation
-        except CourseError:  # one that it lacks
+                possible[name] = ablation
+        except CourseError:  # one that this memory lacks
             continue
-    return found
+    return possible
 
 
 @torch.no_grad()
-def ask(model, ablation: Ablation, about: dict, rows: int, near: bool = False) -> dict:
-    """Everything of one row, asked with an ablation; if `near` also how queries lie to keys."""
+def ask(model: LanguageModel, ablation: Ablation, about: dict, rows: int, with_distance: bool = False) -> dict:
+    """Everything of one row, asked with an ablation; if `with_distance` also how queries lie to keys."""
     measure = recall_of if about["kind"] == "recall" else text_of
     if not can_be_ablated(model):
         return measure(model, about, rows)[0]
     with ablated(model, ablation):
-        found, tokens = measure(model, about, rows)
-        found["inner"] = inner_losses(model, tokens[: about["looked_at"]])
-        if near:
-            found["distance"] = distances(model, tokens, about)
-    return found
+        row, tokens = measure(model, about, rows)
+        row["inner"] = inner_losses(model, tokens[: about["looked_at"]])
+        if with_distance:
+            row["distance"] = distances(model, tokens, about)
+    return row
 
 
-def data_of(about: dict, training: TrainingConfig):
+def data_of(about: dict, training: TrainingConfig) -> Data:
     """step -> (inputs, targets)."""
     if about["kind"] == "recall":
         return parts.recall_rows(about["pairs"], about["vocab"], training)
@@ -213,5 +237,4 @@ def data_of(about: dict, training: TrainingConfig):
 
 
 if __name__ == "__main__":
-    everything = settings(NAME)
-    part(everything, *sys.argv[1:4], int(sys.argv[4]), parts.parts_folder(NAME))
+    make_part(Sceptic)

@@ -56,12 +56,13 @@ def test_models_of_a_task_are_equal_in_size_and_names_are_checked(tmp_path):
     for task, about in config["tasks"].items():
         counts = [parts.build(recipe.shape_of(config, task, name)).parameter_count() for name in about["models"]]
         assert max(counts) / min(counts) < 1 + 2 * parts.TOLERANCE
+    sceptic = recipe.Sceptic(folder=tmp_path)
     with pytest.raises(CourseError, match="recall"):
-        recipe.part(config, "recal", "titans", "as trained", 0, tmp_path)
+        sceptic.part("recal", "titans", "as trained", 0)
     with pytest.raises(CourseError, match="titans"):
-        recipe.part(config, "text", "titan", "as trained", 0, tmp_path)
+        sceptic.part("text", "titan", "as trained", 0)
     with pytest.raises(CourseError, match="sign flipped"):
-        recipe.part(config, "recall", "titans", "sign", 0, tmp_path)
+        sceptic.part("recall", "titans", "sign", 0)
     for name, options in config["switches"].items():
         assert len(recipe.ablation_named(config["switches"], name).changed) == len(options)
 
@@ -77,11 +78,11 @@ def test_an_interval_is_students_and_a_run_away_seed_leaves_none():
 @pytest.mark.parametrize("memory", OPTIONS)
 def test_a_models_chunks_are_the_memorys_own(memory):
     one, tokens = model(memory), torch.randint(16, (2, 10), generator=torch.Generator().manual_seed(1))
-    pieces = list(measures.met(one, tokens))
-    assert len(pieces) == 2 and pieces[0].q.shape == (2, 2, 4, 8)
-    torch.testing.assert_close(pieces[0].after(pieces[1].k), pieces[1].before(pieces[1].k))
-    whole = pieces[0].v.square().sum() + pieces[1].v.square().sum()
-    errors = sum((piece.before(piece.k) - piece.v).square().sum() for piece in pieces)
+    every_chunk = list(measures.chunks(one, tokens))
+    assert len(every_chunk) == 2 and every_chunk[0].q.shape == (2, 2, 4, 8)
+    torch.testing.assert_close(every_chunk[0].after(every_chunk[1].k), every_chunk[1].before(every_chunk[1].k))
+    whole = every_chunk[0].v.square().sum() + every_chunk[1].v.square().sum()
+    errors = sum((chunk.before(chunk.k) - chunk.v).square().sum() for chunk in every_chunk)
     assert measures.inner_losses(one, tokens)["before_k"] == pytest.approx(float(errors / whole), abs=1e-3)
 
 
@@ -95,7 +96,7 @@ def test_the_distance_of_gaussians():
 
 def test_a_questions_own_pair_is_found():
     about = {"kind": "recall", "vocab": 32, "asked_rows": 3, "asked_pairs": 4, "training": {"length": 32}}
-    task = measures.asked_of(about)
+    task = measures.questions_of(about)
     k = torch.zeros(3, 1, 32, 32, dtype=torch.float64)
     q = torch.zeros_like(k)
     k[:, 0] = torch.nn.functional.one_hot(task.tokens, 32).roll(1, dims=1)  # each value's place knows the key before it
