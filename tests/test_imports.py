@@ -27,9 +27,11 @@ FLOORS = (
 )
 FLOOR_OF = {package: number for number, packages in enumerate(FLOORS) for package in packages}
 # What still has to go, and may not grow.
-KNOWN_UPWARD: set[tuple[str, str]] = set()
-KNOWN_CIRCLES = ({"memories.ablations", "memories.hope", "memories.titans"},)
-KNOWN_ABLATED = ("nl_course.memories.titans", "nl_course.memories.hope")
+KNOWN_ABLATED = {
+    ("nl_course.memories.hope.layer", "nl_course.memories.ablations.gain"),
+    ("nl_course.memories.titans.lmm", "nl_course.memories.ablations.pooled"),
+}
+KNOWN_CIRCLE = {"memories.ablations", "memories.hope", "memories.titans"}
 
 
 def sources() -> dict[str, str]:
@@ -101,18 +103,15 @@ def test_every_package_has_its_floor():
 
 
 def test_imports_go_down():
-    new = {(a, b) for a, b in upward(import_graph(sources())) if (package_of(a), package_of(b)) not in KNOWN_UPWARD}
-    assert not new
+    assert not upward(import_graph(sources()))
 
 
 def test_no_imports_go_round():
-    new = [circle for circle in circles(import_graph(sources())) if not any(circle <= known for known in KNOWN_CIRCLES)]
-    assert not new
+    assert not [circle for circle in circles(import_graph(sources())) if not circle <= KNOWN_CIRCLE]
 
 
 def test_the_memories_know_nothing_of_their_ablations():
-    new = {(a, b) for a, b in ablated(import_graph(sources())) if not a.startswith(KNOWN_ABLATED)}
-    assert not new
+    assert ablated(import_graph(sources())) <= KNOWN_ABLATED
 
 
 # -- what is put in is found -------------------------------------------------------------------------------------------
@@ -128,7 +127,7 @@ def with_line(module: str, line: str) -> nx.DiGraph:
 
 @pytest.mark.parametrize("line", [AT_THE_HEAD, IN_A_FUNCTION, FOR_THE_TYPE_CHECKER])
 def test_an_upward_import_is_found(line):
-    new = upward(with_line("nl_course.tasks.text", line)) - upward(import_graph(sources()))
+    new = upward(with_line("nl_course.tasks.text", line))
     assert [a for a, _ in new] == ["nl_course.tasks.text"] and all("nl_course.training" in b for _, b in new)
 
 
