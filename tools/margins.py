@@ -155,6 +155,8 @@ def ratio(gap: float, size: float) -> float:
 
 def distance(to_edge: float, moved: float) -> float:
     """How many times what was moved would still not reach the edge."""
+    if math.isinf(to_edge):
+        return math.inf
     return to_edge / moved if moved else math.inf
 
 

@@ -92,6 +92,7 @@ def test_an_order_is_judged_by_what_the_instructions_move(run):
     assert not pair("sorted('ab', key={'a': 0.4, 'b': x}.get)", 0.8, 0.81).weak
     assert pair("import torch\ntorch.tensor([0.1, 0.4, x]).argmax()", 0.41, 0.415).weak
     assert pair("import torch\ntorch.tensor([x]).gt(0.5)", 0.49, 0.485).weak
+    assert not pair("x < float('inf')", 0.4, 0.8).weak
 
 
 def test_a_rounded_number_is_judged_by_its_distance_from_the_edge(run):
