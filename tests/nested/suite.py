@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nl_course.memories import MEMORIES
-from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
+from nl_course.memories import MEMORIES, State
+from nl_course.nested import Level, LevelConfig, NestedConfig, NestedLanguageModel, NestedState
 from nl_course.suite.case import assert_same_state, describe
 
 __all__ = ["CASES", "TOKENS", "assert_close", "assert_same_state", "build", "describe", "oracle", "read", "text"]
@@ -90,53 +90,91 @@ def assert_close(left: Tensor, right: Tensor, tolerance: float = 1e-10) -> None:
 
 def oracle(model: NestedLanguageModel, tokens: Tensor) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, int]]:
     """tokens (1, T) -> logits, the moving levels' weights after the last token, and how often each has moved."""
-    config, position, logits = model.config, 0, []
-    moving = {
-        name: level for block in model.layers for name, level in zip(block.names, block.levels) if level.config.chunk
-    }
+    moving: dict[str, Level] = {}
+    for block in model.layers:
+        for name, level in zip(block.names, block.levels, strict=True):
+            if level.config.chunk:
+                moving[name] = level
     weights = {name: [level.first.detach(), level.last.detach()] for name, level in moving.items()}
-    sums = {name: [torch.zeros_like(w) for w in pair] for name, pair in weights.items()}
-    count = dict.fromkeys(moving, 0)
+    sums = {name: zeros_like(pair) for name, pair in weights.items()}
+    updates = dict.fromkeys(moving, 0)
     states = [block.init_state(1) for block in model.layers]
-    chunks = [level.config.chunk for level in moving.values()]
+
+    logits = []
+    position = 0
     while position < tokens.shape[1]:
-        end = next((n for n in range(position + 1, tokens.shape[1]) if any(n % c == 0 for c in chunks)), None)
+        # A segment: up to the next boundary of any level, if its last target is there.
+        end = next_boundary(position, [level.config.chunk for level in moving.values()])
+        if end >= tokens.shape[1]:
+            end = None
         leaves = {name: [w.clone().requires_grad_() for w in pair] for name, pair in weights.items()}
-        h = model.embedding(tokens[:, position:end])
-        for i, block in enumerate(model.layers):
-            h, state = block.mix(h, states[i], None)
-            states[i] = state.detach()
-            shares = [1.0] * len(block.levels) if block.shares is None else block.shares
-            x = h
-            for name, level, share in zip(block.names, block.levels, shares):
-                h = h + share * level(x if config.variant == "independent" else h, leaves.get(name))[0]
-        logits.append(model.logits(h).detach())
+        segment_logits, states = run_segment(model, tokens[:, position:end], leaves, states)
+        logits.append(segment_logits.detach())
         if end is None:
             break
-        loss = cross_entropy(model.logits(h)[0], tokens[0, position + 1 : end + 1], reduction="sum")
+
+        # Every level adds up its gradients; those whose chunk is over take a step.
+        loss = cross_entropy(segment_logits[0], tokens[0, position + 1 : end + 1], reduction="sum")
         for name, pair in leaves.items():
             gradients = torch.autograd.grad(loss, pair, retain_graph=True)
             sums[name] = [a + g for a, g in zip(sums[name], gradients)]
-        over = [name for name in moving if end % moving[name].config.chunk == 0]
-        mean = {name: moving[name].config.chunk if config.reduction == "mean" else 1 for name in over}
-        steps = {name: [g / mean[name] for g in sums[name]] for name in over}
-        length = torch.cat([g.flatten() for pair in steps.values() for g in pair]).norm() if steps else None
-        share = 1.0 if config.clip is None else min(1.0, config.clip / float(length))
-        for name in over:
-            level, count[name] = moving[name], count[name] + 1
-            weights[name] = [
-                w - float(torch.as_tensor(level.rate, dtype=torch.float64).detach()) * share * g
-                for w, g in zip(weights[name], steps[name])
-            ]
-            sums[name] = [torch.zeros_like(w) for w in weights[name]]
-            slower = [c for c in _periods(model, name) if c > level.config.chunk]
-            if config.variant == "nested" and slower and count[name] % -(-min(slower) // level.config.chunk) == 0:
+        ending = [name for name, level in moving.items() if end % level.config.chunk == 0]
+        factor = step_factor(model, moving, ending, sums)
+        for name in ending:
+            level = moving[name]
+            divisor = level.config.chunk if model.config.reduction == "mean" else 1
+            rate = float(torch.as_tensor(level.rate, dtype=torch.float64).detach())
+            weights[name] = [w - rate * factor * g / divisor for w, g in zip(weights[name], sums[name])]
+            sums[name] = zeros_like(weights[name])
+            updates[name] += 1
+            if model.config.variant == "nested" and context_is_over(model, name, updates[name]):
                 weights[name] = [level.first.detach(), level.last.detach()]
         position = end
-    return torch.cat(logits, dim=1), weights, count
+    return torch.cat(logits, dim=1), weights, updates
 
 
-def _periods(model: NestedLanguageModel, name: str) -> list[int]:
-    """The periods of the moving levels in the block of that level."""
+def zeros_like(pair: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(w) for w in pair]
+
+
+def next_boundary(position: int, chunks: list[int]) -> int:
+    """The first number of tokens after `position` that some chunk divides; far away if nothing moves."""
+    return min((position // chunk * chunk + chunk for chunk in chunks), default=10**9)
+
+
+def run_segment(
+    model: NestedLanguageModel, tokens: Tensor, weights: dict[str, list[Tensor]], states: list[State]
+) -> tuple[Tensor, list[State]]:
+    """Every block in turn, each memory cut off from what came before: (1, n) -> logits (1, n, V), states."""
+    h = model.embedding(tokens)
+    after = []
+    for block, state in zip(model.layers, states, strict=True):
+        h, state = block.mix(h, state, None)
+        after.append(state.detach())
+        mixed = h
+        shares = [1.0] * len(block.levels) if block.shares is None else block.shares
+        for name, level, share in zip(block.names, block.levels, shares):
+            x = mixed if model.config.variant == "independent" else h
+            h = h + share * level(x, weights.get(name))[0]
+    return model.logits(h), after
+
+
+def step_factor(
+    model: NestedLanguageModel, moving: dict[str, Level], ending: list[str], sums: dict[str, list[Tensor]]
+) -> float:
+    """By what the clip multiplies all steps of a boundary."""
+    if model.config.clip is None or not ending:
+        return 1.0
+    flat = []
+    for name in ending:
+        divisor = moving[name].config.chunk if model.config.reduction == "mean" else 1
+        flat += [g.flatten() / divisor for g in sums[name]]
+    return min(1.0, model.config.clip / float(torch.cat(flat).norm()))
+
+
+def context_is_over(model: NestedLanguageModel, name: str, updates: int) -> bool:
+    """Whether the next slower level of the block has come to its boundary, in updates of this level."""
     block = next(block for block in model.layers if name in block.names)
-    return [level.config.chunk for level in block.levels if level.config.chunk]
+    own = block.levels[block.names.index(name)].config.chunk
+    slower = [level.config.chunk for level in block.levels if level.config.chunk > own]
+    return bool(slower) and updates % -(-min(slower) // own) == 0

@@ -48,7 +48,9 @@ def test_the_change_is_minus_the_rate_times_the_gradient_of_the_chunks_loss():
         _, after = model(text()[:, 5:9], before)
     _, at_start = model(text()[:, :4])
     name = "layers.3.levels.1"
-    weights = {n: tuple(w.detach().clone().requires_grad_() for w in pair) for n, pair in before.fast.items()}
+    weights = {}
+    for level_name, pair in before.fast.items():
+        weights[level_name] = tuple(w.detach().clone().requires_grad_() for w in pair)
     h, states = model.embedding(text()[:, 4:8]), at_start.detach().layers
     for layer, state in zip(model.layers, states, strict=True):
         h, _ = layer(h, state, None, weights, {})

@@ -51,7 +51,10 @@ def test_without_a_step_it_is_the_window_model_with_the_fast_mlp_frozen():
 
 
 def _with_rate(rate: float):
-    return tuple(tuple(replace(level, rate=rate if level.chunk else 0.01) for level in b) for b in CONFIG.levels)
+    blocks = []
+    for block in CONFIG.levels:
+        blocks.append(tuple(replace(level, rate=rate if level.chunk else 0.01) for level in block))
+    return tuple(blocks)
 
 
 # -- one chunk ---------------------------------------------------------------------------------------------------------
@@ -97,8 +100,11 @@ def moved(model: NestedLanguageModel, tokens: Tensor) -> list[Tensor]:
     """What the first boundary did to every fast matrix."""
     with torch.no_grad():
         _, state = model(tokens[:, : CHUNK + 1])
-    levels = {name: level for name, level, _ in model.clocked}
-    return [(w - s).detach() for n, pair in state.fast.items() for w, s in zip(pair, (levels[n].first, levels[n].last))]
+    changes = []
+    for name, level, _ in model.clocked:
+        first, last = state.fast[name]
+        changes += [(first - level.first).detach(), (last - level.last).detach()]
+    return changes
 
 
 def length(change: list[Tensor]) -> Tensor:

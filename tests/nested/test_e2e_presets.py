@@ -37,11 +37,8 @@ def test_a_preset_has_the_parameters_it_says_about_as_many_as_the_plain_transfor
 def test_the_papers_numbers():
     """Parameters with the authors' vocabulary, the weights that move in 3b, and which blocks they are in."""
     assert round(parameters(replace(preset("ttt-e2e-125m"), vocab=128_256)) / 1e6) == 184
-    assert [sum(len(block) == 2 for block in preset(f"ttt-e2e-{s}").levels) for s in ("125m", "350m", "3b")] == [
-        3,
-        6,
-        8,
-    ]
+    for size, suffix in (("125m", 3), ("350m", 6), ("3b", 8)):
+        assert sum(len(block) == 2 for block in preset(f"ttt-e2e-{size}").levels) == suffix
     large = preset("ttt-e2e-3b")
     moving = [level for block in large.levels for level in block if level.chunk]
     assert sum(level.elements(large.width) for level in moving) == 3 * 2560 * 5632 * 8  # 346 M
@@ -70,9 +67,9 @@ def test_an_inner_loop_is_switched_on_off_and_to_another_pace_on_the_same_weight
     config = e2e_config(width=8, layers=3, heads=2, hidden=7, window=6, chunk=4, suffix=2)
     assert with_inner_loop(without_inner_loop(config), 4) == config
     faster = with_inner_loop(config, 8, 2.0, None)
-    assert [[(level.chunk, level.rate) for level in block] for block in faster.levels] == [
-        [(0, 0.01)], [(8, 2.0), (0, 0.01)], [(8, 2.0), (0, 0.01)],
-    ]  # fmt: skip
+    for block, first in zip(faster.levels, ((0, 0.01), (8, 2.0), (8, 2.0)), strict=True):
+        assert (block[0].chunk, block[0].rate) == first
+        assert all((level.chunk, level.rate) == (0, 0.01) for level in block[1:])
     model, tokens = NestedLanguageModel(config), torch.randint(256, (2, 18))
     still = reconfigured(model, without_inner_loop(config))
     assert all(a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), still.parameters()))

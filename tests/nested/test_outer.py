@@ -65,10 +65,10 @@ def _learned(rate: float):
 
 def _scaled(config, share: float) -> NestedLanguageModel:
     """The same weights in a model whose fixed rates are that share."""
-    fixed = tuple(
-        tuple(x if x.learn_rate else replace(x, rate=x.rate * share) for x in block) for block in config.levels
-    )
-    return build(replace(config, levels=fixed))
+    blocks = []
+    for block in config.levels:
+        blocks.append(tuple(x if x.learn_rate else replace(x, rate=x.rate * share) for x in block))
+    return build(replace(config, levels=tuple(blocks)))
 
 
 def test_all_is_as_it_was_also_after_an_error():
@@ -129,5 +129,5 @@ def test_the_tiny_preset_is_trained_broken_off_and_resumed_from_the_command_line
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 1, **k))
         assert main([*command, "cut"]) == 0
     assert main(["train", "--resume", "--out", "cut", "--quiet", "--device", "cpu"]) == 0
-    losses_of_both = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
-    assert losses_of_both[0] == losses_of_both[1] and len(losses_of_both[0]) == 3
+    whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "cut")
+    assert [line["loss"] for line in whole] == [line["loss"] for line in resumed] and len(whole) == 3
