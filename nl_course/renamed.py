@@ -53,6 +53,7 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     "NeuralState": {"open": DROPPED_IF_EMPTY},
     #
     # -- HOPE
+    "SelfModifyingState": {"tail": "conv_state"},
     "FastState": {"open": DROPPED_IF_EMPTY},
     #
     # -- ablations, by the options that recordings name
@@ -67,6 +68,11 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     #
     # -- training: TrainingConfig and Plan
     #
+}
+
+# Names inside one field, a dictionary, under the class's and the field's name of today.
+INSIDE: dict[str, dict[str, str]] = {
+    f"FastState.{field}": {"wide": "vector", "narrow": "scalar"} for field in ("anchor", "running", "momentum")
 }
 
 # A model's and a run's settings contain those of a memory and of an optimizer, which is only named there.
@@ -130,6 +136,10 @@ def _row_of(rows: Mapping[str, str | Gone], name: str) -> tuple[str | None, str]
 
 def _translate_inside(owner: str, values: dict[str, Any]) -> None:
     """Replaces the settings inside `values` by translated ones."""
+    for name, value in values.items():
+        rows = INSIDE.get(f"{owner}.{name}")
+        if rows is not None and isinstance(value, Mapping):
+            values[name] = type(value)((rows.get(old, old), inside) for old, inside in value.items())
     if owner in ("ModelConfig", "NestedConfig"):
         _replace(values, "options", MEMORY_CONFIGS.get(str(values.get("memory"))))
         if values.get("levels"):

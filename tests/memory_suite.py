@@ -30,6 +30,7 @@ from nl_course.memories import (
     TitansConfig,
     TTTConfig,
 )
+from nl_course.memories.ablations.gain import SharedGain
 from nl_course.suite.case import (
     WIDTH,
     Case,
@@ -63,6 +64,11 @@ def _titans(path: str = "auto", memory=Titans, config=TitansConfig, **options) -
 def _hope(path: str = "auto", **options) -> Callable[[], Memory]:
     sizes = dict(width=WIDTH, heads=2, chunk=4, max_step=0.3)
     return lambda: SelfModifying(SelfModifyingConfig(**sizes | options), path=path)
+
+
+def _gain(**options) -> Callable[[], Memory]:
+    sizes = dict(width=WIDTH, heads=2, chunk=4, max_step=0.3, kind="linear")
+    return lambda: SharedGain(SelfModifyingConfig(**sizes | options))
 
 
 def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
@@ -146,6 +152,6 @@ CASES = [
     Case("self-modifying-adaptive", _hope(rung="adaptive", chunk=2, chunk_others=4), compiles=False),
     Case("self-modifying-linear", _hope(kind="linear", chunk_others=3, adaptive_query=True), compiles=False),
     Case("self-modifying-linear-reference", _hope("reference", kind="linear", rung="adaptive"), compiles=False),
-    Case("self-modifying-gain", _hope("gain", kind="linear", chunk_others=2), compiles=False),
-    Case("self-modifying-gain-running", _hope("gain", kind="linear", read="running", momentum=0.5), compiles=False),
+    Case("self-modifying-gain", _gain(chunk_others=2), compiles=False),
+    Case("self-modifying-gain-running", _gain(read="running", momentum=0.5), compiles=False),
 ]

@@ -36,6 +36,7 @@ import nl_course.training.runner as training_run
 from nl_course.app.train_command import started_with
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, Memory, State
+from nl_course.memories.ablations.gain import SharedGain
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import load_model, read_info
@@ -89,7 +90,10 @@ def memory_of(about: Mapping, tensors: Mapping[str, Tensor], path: str | None = 
     """The memory as it was saved, in float64."""
     weights = {name.removeprefix("weight."): t for name, t in tensors.items() if name.startswith("weight.")}
     name, weights = translated(about["class"], weights)
-    memory = found(name)(config_of(about), path=path or about["path"]).double()
+    if about["path"] == "gain":  # no path any more, but a class of its own
+        memory = SharedGain(config_of(about)).double()
+    else:
+        memory = found(name)(config_of(about), path=path or about["path"]).double()
     memory.load_state_dict(weights)
     return memory
 

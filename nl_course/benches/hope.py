@@ -24,6 +24,8 @@ from nl_course.benches.measure import (
     peak_bytes,
 )
 from nl_course.memories import SelfModifying, SelfModifyingConfig
+from nl_course.memories.ablations.gain import SharedGain
+from nl_course.memories.hope.bank import SCALAR
 
 WIDTH, TOKENS = 256, 1024
 CASES = {
@@ -33,20 +35,22 @@ CASES = {
     "16 / 16, 4 heads, running reads": dict(heads=4, chunk=16, read="running"),
     "16 / 16, 4 heads, momentum": dict(heads=4, chunk=16, momentum=0.9),
     "16 / 16, 4 heads, linear": dict(heads=4, chunk=16, kind="linear"),
-    "16 / 16, 4 heads, one gain": dict(heads=4, chunk=16, kind="linear", path="gain"),
+    "16 / 16, 4 heads, one gain": dict(heads=4, chunk=16, kind="linear"),
     "16 / 16, 4 heads, plain rung": dict(heads=4, chunk=16, rung="plain"),
     "1 / 1, 4 heads": dict(heads=4, chunk=1),
 }
+SHARED_GAIN = ("16 / 16, 4 heads, one gain",)  # cases whose memories are kept as one gain
 
 
 def build(name: str) -> SelfModifying:
+    """The layer of a case, by its name in `CASES`."""
     torch.manual_seed(0)
-    options = dict(CASES[name])
-    path = options.pop("path", "auto")
-    return SelfModifying(SelfModifyingConfig(WIDTH, **options), path=path)
+    layer = SharedGain if name in SHARED_GAIN else SelfModifying
+    return layer(SelfModifyingConfig(WIDTH, **CASES[name]))
 
 
 def rows() -> list[dict]:
+    """One row per case: tokens per second, peak memory, decoding time per token, bytes of the state."""
     torch.set_flush_denormal(True)
     try:
         rate = matmul_rate()
@@ -56,11 +60,12 @@ def rows() -> list[dict]:
 
 
 def _row(name: str, rate: float) -> dict:
+    """The row of one case; `rate` in multiply-adds per second."""
     memory, x = build(name), torch.randn(1, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
-    times = in_turn({"ahead": forward(memory, x), "both": forward_backward(memory, x)}, rounds=3)
+    times = in_turn({"forward": forward(memory, x), "both": forward_backward(memory, x)}, rounds=3)
     return {
         "name": name,
-        "forward, tokens/s": TOKENS / median(times["ahead"]),
+        "forward, tokens/s": TOKENS / median(times["forward"]),
         "forward+backward, tokens/s": TOKENS / median(times["both"]),
         "floor, tokens/s": rate / (6 * multiply_adds(memory.config)),
         "forward+backward peak, MB": peak_bytes(_peak(name)) / 1e6,
@@ -73,18 +78,22 @@ def _row(name: str, rate: float) -> dict:
 def multiply_adds(config: SelfModifyingConfig) -> int:
     """Of a forward pass, per token. A linear memory has one matrix where two layers have two, and sends nothing back; a
     memory that does not move only reads."""
-    f, m, two = config.head_dim, config.hidden, config.kind == "mlp"
-    numbers = {name: f * m + m * (f if name not in ("step", "retention") else 1) for name in config.names}
-    if not two:
-        numbers = {name: f * (f if name not in ("step", "retention") else 1) for name in config.names}
+    f, m = config.head_dim, config.hidden
     count = 0
-    for name, weights in numbers.items():
-        back = weights - f * m if two else 0
-        count += 4 * weights + back if name in config.moving else weights
+    for name in config.names:
+        width_out = 1 if name in SCALAR else f
+        if config.kind == "mlp":
+            first, second = f * m, m * width_out
+        else:
+            first, second = 0, f * width_out
+        # Read, target, prediction and write use all weights; the error goes back through the second layer only.
+        back = second if config.kind == "mlp" else 0
+        count += 4 * (first + second) + back if name in config.moving else first + second
     return config.heads * count + 3 * WIDTH * WIDTH
 
 
 def _peak(name: str) -> str:
+    """The program whose peak memory is that of a case's forward and backward pass."""
     return f"""
 import torch
 torch.set_num_threads({torch.get_num_threads()})

@@ -36,18 +36,17 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     config = settings(quick)
     recording, folder = Recording("hope", config, device), parts.parts_folder("hope", assets if quick else None)
     written, tasks = [], {}
-    for task, asked in config["tasks"].items():
+    for task, about in config["tasks"].items():
         models = {}
-        for name in asked["models"]:
-            made = [part(config, task, name, seed, folder, device) for seed in asked["seeds"]]
-            models[name] = {
-                **{key: made[0][key] for key in ("memory", "options", "levels", "hidden", "parameters", "state")},
-                "seeds": [{k: p[k] for k in ("seed", "training_seconds", "made", "curve", "found")} for p in made],
-            }
+        for name in about["models"]:
+            runs = [part(config, task, name, seed, folder, device) for seed in about["seeds"]]
+            first = runs[0]
+            models[name] = {key: first[key] for key in ("memory", "options", "levels", "hidden", "parameters", "state")}
+            models[name]["seeds"] = [_of_one_seed(run) for run in runs]
             if name == "hope":
                 checkpoint = assets / "checkpoints" / f"hope-{task}.safetensors"
-                model = load_model(model_path(folder, task, name, asked["seeds"][0]))
-                save_model(model, checkpoint, info={"trained_on": task, "seed": made[0]["seed"], **recording.about()})
+                model = load_model(model_path(folder, task, name, about["seeds"][0]))
+                save_model(model, checkpoint, info={"trained_on": task, "seed": first["seed"], **recording.about()})
                 models[name]["checkpoint"] = checkpoint.name
                 written.append(checkpoint)
         tasks[task] = models
@@ -61,18 +60,25 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return [*written, recording.write(assets / "runs" / "hope.json", results)]
 
 
+def _of_one_seed(run: dict) -> dict:
+    """What the recording keeps of each run; the rest is the same for all seeds."""
+    return {key: run[key] for key in ("seed", "training_seconds", "made", "curve", "found")}
+
+
 def settings(quick: bool = False) -> dict:
     """The recording's config; the quick one lasts seconds."""
     config = read_config("hope")
     smaller = config.pop("quick")
     if quick:
-        for task, less in smaller.items():
+        for task, changes in smaller.items():
             whole = config["tasks"][task]
-            config["tasks"][task] = {**whole, **less, "training": {**whole["training"], **less["training"]}}
+            training = {**whole["training"], **changes["training"]}
+            config["tasks"][task] = {**whole, **changes, "training": training}
     return config
 
 
 def model_path(folder: Path, task: str, name: str, seed: int) -> Path:
+    """Where the trained model of a part is kept."""
     return folder / f"{task}-{name}-{seed}.safetensors"
 
 
@@ -81,28 +87,30 @@ def part(config: dict, task: str, name: str, seed: int, folder: Path, device: st
     """One model of one task from one seed, trained and measured, or what is kept of it."""
     about = config["tasks"][check_choice("task", task, config["tasks"])]
     shape = parts.sized(about, name, about["models"][check_choice("model", name, about["models"])])
-    asked = {**{key: value for key, value in about.items() if key not in ("models", "seeds")}, "seed": seed}
-    asked = json.loads(json.dumps({**asked, "model": shape.to_dict()}))
+    # What a kept part must have been made with, as JSON gives it back.
+    recipe = {key: value for key, value in about.items() if key not in ("models", "seeds")}
+    recipe = json.loads(json.dumps({**recipe, "seed": seed, "model": shape.to_dict()}))
 
     def make() -> dict:
         training = TrainingConfig(**about["training"], seed=seed)
-        model, result = parts.trained(shape, data_of(about, training), training, folder / parts.mark(asked), device)
-        made = Recording("hope", config, device).about()
+        model, result = parts.trained(shape, data_of(about, training), training, folder / parts.mark(recipe), device)
+        provenance = Recording("hope", config, device).about()
         save_model(model, model_path(folder, task, name, seed))
         model = load_model(model_path(folder, task, name, seed), device)  # as shipped: weights in bf16
         nested = isinstance(shape, NestedConfig)
-        found = {
-            **parts.described(shape, model, result, about["curve_every"], made),
+        results = {
+            **parts.described(shape, model, result, about["curve_every"], provenance),
             "levels": [level.chunk for level in shape.levels[0]] if nested else None,
             "seed": seed,
             "state": [parts.state_after(model, length, device) for length in about["state_lengths"]],
             "found": MEASURES[about["kind"]](model, about),
         }
-        said = f"{found['parameters']:,} parameters, {found['training_seconds']} s"
-        print(f"{task}, {name} from seed {seed}: {said}, last loss {found['curve'][-1]['loss']}", flush=True)
-        return found
+        size_and_time = f"{results['parameters']:,} parameters, {results['training_seconds']} s"
+        last_loss = results["curve"][-1]["loss"]
+        print(f"{task}, {name} from seed {seed}: {size_and_time}, last loss {last_loss}", flush=True)
+        return results
 
-    return parts.kept(folder / f"{task}-{name}-{seed}.json", asked, make)
+    return parts.kept(folder / f"{task}-{name}-{seed}.json", recipe, make)
 
 
 def data_of(about: dict, training: TrainingConfig):

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.hope.config import STOPS
-from nl_course.memories.hope.layer import FastState, SelfModifyingState
+from nl_course.memories.hope.layer import FastState
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
 from nl_course.nested.steps import next_token_losses
 from nl_course.views import nested_clocks_drawing as drawing
@@ -71,7 +72,7 @@ def carried(state: NestedState) -> list[dict[str, Tensor]]:
 def by_memory(made: NestedLanguageModel, gradients: list[dict[str, Tensor]]) -> dict[str, float]:
     """Norms of gradients in the order of `carried`, by the names of the picture."""
     others, memory, *levels = gradients
-    (bank, _), (read, _) = made.layers[0].memory._banks()
+    (bank, _), (read, _) = made.layers[0].memory.banks()
     apart = {**bank.spread(others), **read.spread(memory), **dict(zip(NAMES[len(MEMORIES) :], levels))}
     return {name: size(apart[name].values()) for name in NAMES}
 
@@ -83,13 +84,14 @@ def cut(state: NestedState, begun: NestedState, keep: bool) -> NestedState:
         return now.detach() + (start - start.detach()) if keep else now.detach()
 
     def fast(now: FastState, start: FastState) -> FastState:
-        parts = zip(now.parts().values(), start.parts().values(), strict=True)
-        return FastState(*({n: constant(w, old[n]) for n, w in new.items()} for new, old in parts))
+        parts = {}
+        for field, weights in now.parts().items():
+            begun_with = getattr(start, field)
+            parts[field] = Weights({name: constant(w, begun_with[name]) for name, w in weights.items()})
+        return FastState(**parts)
 
     memory, first = state.below[0], begun.below[0]
-    moved = SelfModifyingState(
-        fast(memory.others, first.others), fast(memory.memory, first.memory), memory.tail, memory.position
-    )
+    moved = replace(memory, others=fast(memory.others, first.others), memory=fast(memory.memory, first.memory))
     levels = {n: tuple(constant(w, s) for w, s in zip(pair, begun.fast[n])) for n, pair in state.fast.items()}
     grad_accum = {n: tuple(g.detach() for g in pair) for n, pair in state.grad_accum.items()}
     return replace(state, below=(moved,), fast=levels, grad_accum=grad_accum)
@@ -104,8 +106,9 @@ def fresh(state: NestedState) -> NestedState:
 
     state = state.map(own)
     memory = state.below[0]
-    banks = (FastState(bank.anchor, bank.anchor, bank.momentum) for bank in (memory.others, memory.memory))
-    return replace(state, below=(replace(memory, **dict(zip(("others", "memory"), banks))),))
+    others = replace(memory.others, running=memory.others.anchor)
+    read = replace(memory.memory, running=memory.memory.anchor)
+    return replace(state, below=(replace(memory, others=others, memory=read),))
 
 
 def measured(passes: int, left: str, stop: str) -> dict:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import SelfModifying, SelfModifyingConfig
+from nl_course.memories.ablations.gain import SharedGain
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 GRADIENTS = dict(rtol=1e-8, atol=1e-8)
@@ -27,6 +28,13 @@ def twin(memory: SelfModifying, path: str = "auto", **options) -> SelfModifying:
     """The same weights in a layer with another path or other options."""
     other = SelfModifying(replace(memory.config, **options), path=path).double()
     other.load_state_dict(memory.state_dict(), strict=False)
+    return other
+
+
+def by_gain(memory: SelfModifying) -> SharedGain:
+    """The same weights in a layer that keeps one gain."""
+    other = SharedGain(memory.config).double()
+    other.load_state_dict(memory.state_dict())
     return other
 
 

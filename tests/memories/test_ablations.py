@@ -271,7 +271,7 @@ def test_bad_input_is_named():
     with pytest.raises(CourseError, match="pooled"):
         ablate(titans_tools.layer(gates="pooled"), inner_steps=2)
     with pytest.raises(CourseError, match="gain"):
-        ablate(hope_tools.layer("gain", kind="linear"), inner_steps=2)
+        ablate(hope_tools.by_gain(hope_tools.layer(kind="linear")), inner_steps=2)
     with pytest.raises(CourseError, match="one memory"):
         ablate(made("ttt-mlp"), frozen=("key",))
     with pytest.raises(CourseError, match=r"frozen memory 'keys'.*Did you mean 'key'"):
@@ -345,8 +345,7 @@ def test_no_memory_knows_of_ablations():
     found = []
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
-            # Shortcuts of their own, which a config asks for: pooled gates, and the gain that linear memories share.
-            line = line.replace("memories.ablations.pooled", "").replace("memories.ablations.gain", "")
+            line = line.replace("memories.ablations.pooled", "")  # a shortcut of its own, which a config asks for
             if re.search(NAMES, line, re.IGNORECASE) or re.search(r"\bopen\b *[:=]", line):
                 found.append(f"{file.name}: {line.strip()}")
     assert not found, "\n".join(found)

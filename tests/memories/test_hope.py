@@ -7,11 +7,12 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import SelfModifying, SelfModifyingConfig, Trace
+from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.ablations.switches import ablate, ablated
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.chunk import reference as titans_reference
-from tests.memories.hope_tools import ALL, CLOSE, draw, gradients, layer, same, same_weights, twin
+from tests.memories.hope_tools import ALL, CLOSE, by_gain, draw, gradients, layer, same, same_weights, twin
 
 OPTIONS = [
     dict(),
@@ -88,7 +89,7 @@ def test_check_11_two_layers_are_erased_each_along_its_own_input():
 def test_check_12_linear_memories_share_one_gain(options, others):
     memory = layer(kind="linear", chunk_others=others, **options)
     x = draw(2, 13, 8)
-    same(memory, twin(memory, "gain"), x)
+    same(memory, by_gain(memory), x)
     now = memory.weights(memory(x)[1])
     moved = ALL if others == 4 else ALL[:-1]
     gain = torch.linalg.solve(memory.start["key_out"].mT, now["key"]["out"].mT).mT  # P_t, from W_t = P_t W_0
@@ -97,7 +98,7 @@ def test_check_12_linear_memories_share_one_gain(options, others):
 
 
 def test_check_12_one_gain_is_the_whole_state():
-    memory = layer("gain", kind="linear", conv=0, chunk_others=2)
+    memory = by_gain(layer(kind="linear", conv=0, chunk_others=2))
     _, state = memory(draw(3, 5, 8))
     assert state.nbytes == 3 * 8 * (2 * 2 * 8 * 8 // 2)  # two clocks, anchor and running, d^2 / heads, float64
     assert sum(w.shape[-1] == w.shape[-2] == 4 for w in state.tensors().values()) == 4
@@ -302,6 +303,6 @@ def test_a_config_travels_as_plain_values_and_names_its_mistakes():
         with pytest.raises(CourseError, match=f"(?i){said}"):
             SelfModifyingConfig(**dict(width=8, heads=2) | wrong)
     with pytest.raises(CourseError, match="gain"):
-        SelfModifying(SelfModifyingConfig(8, 2), path="gain")
+        SharedGain(SelfModifyingConfig(8, 2))
     with pytest.raises(CourseError, match="frozen memory"):
         ablate(layer(), frozen=("steps",))

@@ -12,8 +12,9 @@ import torch
 
 from nl_course.memories import SelfModifying, SelfModifyingConfig
 from nl_course.memories.common.inner_model import unit
-from nl_course.memories.hope import chunk as hope_chunk
-from nl_course.memories.hope.bank import Bank, Rule
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.hope.bank import MLPBank, Rule
+from nl_course.memories.hope.chunk import decay_masks, write_layers
 from tests.peers import moved, random
 
 theirs = pytest.importorskip(
@@ -42,18 +43,18 @@ def test_one_chunk_writes_the_same(block, erase):
     k, v = unit(random(2, TOKENS, WIDTH, seed=1)), random(2, TOKENS, WIDTH, seed=2)
     step, kept = random(2, TOKENS, seed=3).sigmoid() * 0.3, random(2, TOKENS, seed=4).sigmoid()
     state = layer._ensure_batched_state(state, 2)
-    bank = Bank(tuple(names), WIDTH, WIDTH, "gelu")
+    bank = MLPBank(tuple(names), WIDTH, WIDTH, "gelu")
     start = {ours: getattr(state, name) for ours, name in names.items()}
     weights = bank.gather({name: {"into": s.w2.mT[:, None], "out": s.w1.mT[:, None]} for name, s in start.items()})
     with torch.no_grad():
         layer._apply_chunk_update_seq(
             state, k_seq=k, v_seq=v, eta_seq=step, alpha_seq=kept, memories=tuple(names.values())
         )
-        masks = hope_chunk.masks(k[:, None], step[:, None], kept[:, None].log(), erase == "input", 0.0)
-        sides = bank.sides(weights, k[:, None], v[:, None], None, False)
-        sides = {name: side._replace(error=2 * side.error) for name, side in sides.items()}
-        found = hope_chunk.writes(sides, masks, Rule(erase, 0.0, "none"), weights, {}, True)
-    after = bank.spread({name: write.after()[0] for name, write in found.items()})
+        masks = decay_masks(k[:, None], step[:, None], kept[:, None].log(), erase == "input", 0.0)
+        grads = bank.rank_one_grads(weights, k[:, None], v[:, None], None, False)
+        grads = {name: grad._replace(error=2 * grad.error) for name, grad in grads.items()}
+        writes = write_layers(grads, masks, Rule(erase, 0.0, "none"), weights, Weights(), True)
+    after = bank.spread(Weights({name: write.after()[0] for name, write in writes.items()}))
     for ours, name in names.items():
         moved_to = getattr(state, name)
         torch.testing.assert_close(after[ours]["into"][:, 0].mT, moved_to.w2, rtol=1e-10, atol=1e-10)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.memories import SelfModifying, Trace
+from nl_course.memories import Trace
+from nl_course.memories.ablations.gain import SharedGain
 from nl_course.views import self_modification as view_module
 from nl_course.views.self_modification import ANSWERS, NAMES, TEXT, SelfModification, compute, layer, shared_gain
 
@@ -36,7 +37,7 @@ def test_one_gain_explains_linear_memories_and_is_the_layers_own(chunk):
     assert arrays["unexplained"] < 1e-4
     made = layer("self-modifying", "per-layer", "linear", chunk, chunk, 0.4, 0.98)
     torch.manual_seed(0)
-    by_gain = SelfModifying(made.config, path="gain").requires_grad_(False)
+    by_gain = SharedGain(made.config).requires_grad_(False)
     by_gain.load_state_dict(made.state_dict())
     words = SHORT.split()
     x = torch.stack([view_module.direction(w)[: view_module.WIDTH] for w in words])[None] * 8

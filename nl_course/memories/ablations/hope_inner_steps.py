@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 
 from nl_course.memories.ablations.inner_steps import check_chunk_begins, fold, folded, last_of
-from nl_course.memories.common.inner_model import Weights
-from nl_course.memories.hope.bank import TINY, Bank, Fast, Rule
+from nl_course.memories.common.inner_model import grad_loss
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.hope.bank import TINY, Bank, FastWeights, Rule
 from nl_course.memories.hope.layer import SelfModifying
-from nl_course.memories.hope.reference import inner_gradient
 
 
 def learn_hope(
     memory: SelfModifying,
     steps: int,
     bank: Bank,
-    fast: Fast,
+    fast: FastWeights,
     signals: dict[str, Tensor],
     fresh: bool,
     running: bool,
-) -> tuple[Fast, Tensor | None]:
+) -> tuple[FastWeights, Tensor | None]:
     """`SelfModifying.learn` with `steps` inner steps, by the memory's rule and path."""
     check_chunk_begins(not fresh)
     rule, plain = memory.rule, memory.path == "reference"
@@ -38,44 +38,52 @@ def learn_hope(
     reads = count if running else 1
     many = {name: fold(signals[name], reads) for name in ("key", "value", "step", "log_retention")}
     stopped = rule.stop in ("first-order", "write")
-    anchor, S = ({name: fold(w, reads) for name, w in part.items()} for part in (fast.anchor, fast.momentum))
-    target = memory.shared_targets(bank, many["value"]) or bank.answers(anchor, many["value"])
+    anchor, S = (part.map(lambda w: fold(w, reads)) for part in (fast.anchor, fast.momentum))
+    target = memory.shared_targets(bank, many["value"]) or bank.outputs(anchor, many["value"])
     if rule.stop == "targets":
-        target = {part: y.detach() for part, y in target.items()}
+        target = target.map(Tensor.detach)
     last = torch.arange(count - reads, count, device=many["key"].device).repeat(signals["key"].shape[0])  # (b r,)
     W, momentum, sums, inputs = anchor, S, None, bank.inputs(anchor, many["key"])
     for _ in range(steps):
-        found = gradients(bank, W, many["key"], target, plain, stopped)
-        sums = found if sums is None else {name: sums[name] + g for name, g in found.items()}
+        found = pair_gradients(bank, W, many["key"], target, plain, stopped)
+        sums = found if sums is None else sums + found
         W, momentum = rolled(rule, anchor, S, inputs, sums, many, last)
     o = None
     if running:
         o = bank.read(W, folded(signals["query"])[:, :, None])["memory"]  # (b r, h, 1, f)
         o = o[:, :, 0].unflatten(0, (-1, reads)).transpose(1, 2)  # (b, h, t, f)
-    W, momentum = ({name: last_of(w, reads) for name, w in part.items()} for part in (W, momentum))
-    return Fast(fast.anchor, W, momentum), o
+    W, momentum = (part.map(lambda w: last_of(w, reads)) for part in (W, momentum))
+    return FastWeights(fast.anchor, W, momentum), o
 
 
-def gradients(bank: Bank, W: Weights, k: Tensor, target: Weights, plain: bool, stop: bool) -> Weights:
+def pair_gradients(bank: Bank, W: Weights, k: Tensor, target: Weights, plain: bool, stop: bool) -> Weights:
     """Every pair's own, name -> (b r, h, .., j, in, out)."""
+    gradients = Weights()
     if plain:
-        graph, each = torch.is_grad_enabled() and not stop, []
+
+        def loss(at: Weights, k_j: Tensor, target_j: Weights) -> Tensor:
+            errors = bank.outputs(at, k_j) - target_j
+            return sum(error.square().sum() / 2 for error in errors.values())
+
+        per_pair = []
         for j in range(k.shape[2]):
             pair = slice(j, j + 1)
-            goal = {part: y[..., pair, :] for part, y in target.items()}
-            each.append(inner_gradient(bank, W, k[:, :, pair], goal, graph))
-        return {name: torch.stack([g[name] for g in each], dim=-3) for name in W}
-    found = {}
-    for name, (a, error, _) in bank.sides(W, k, None, target, False).items():
+            target_j = target.map(lambda y, pair=pair: y[..., pair, :])  # (b r, h, .., 1, out)
+            per_pair.append(grad_loss(loss, W, k[:, :, pair], target_j, create_graph=not stop))
+        for name in W:
+            gradients[name] = torch.stack([gradient[name] for gradient in per_pair], dim=-3)
+        return gradients
+    for name, grad in bank.rank_one_grads(W, k, None, target, False).items():
+        a, error = grad.input, grad.error  # (b r, h, .., j, in) and (.., j, out)
         if stop:
             a, error = a.detach(), error.detach()
-        found[name] = a[..., :, None] * error[..., None, :]
-    return found
+        gradients[name] = a[..., :, None] * error[..., None, :]
+    return gradients
 
 
 def rolled(rule: Rule, start: Weights, S: Weights, inputs: Weights, sums: Weights, pairs: dict, last: Tensor):
     """The chunk's recurrence over its pairs, each row of the batch up to its pair number `last` (b r,)."""
-    W, momentum = dict(start), dict(S)
+    W, momentum = Weights(start), Weights(S)
     steps, keeps = pairs["step"][..., None, None], pairs["log_retention"].exp()[..., None, None]
     if rule.stop == "write":
         steps, keeps = steps.detach(), keeps.detach()

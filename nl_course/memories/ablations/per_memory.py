@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.ablation import Ablation
+from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.ablations.hope_inner_steps import learn_hope
 from nl_course.memories.ablations.inner_steps import learn_titans, learn_ttt
 from nl_course.memories.ablations.pooled import PooledMemory
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.common.weights import Weights
-from nl_course.memories.hope.bank import Bank, Fast, Side
+from nl_course.memories.hope.bank import Bank, FastWeights, MLPBank, Network, RankOneGrad
 from nl_course.memories.hope.layer import FastState, SelfModifying, SelfModifyingState
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
@@ -202,15 +203,35 @@ class AblatedPooledMemory(AblatedNeuralMemory):
 
 
 # -- self-modifying Titans ---------------------------------------------------------------------------------------------
-class LastLayers(Bank):
-    """A bank of two-layer memories whose first layers are read but not written."""
+class LastLayer(Network):
+    """A memory of two layers whose first layer is read but not written."""
+
+    def inputs(self, M: Weights, z: Tensor) -> Weights:
+        """What the layers that are written are given."""
+        return without_first(super().inputs(M, z))
+
+
+class LastLayers(MLPBank):
+    """A bank of such memories."""
+
+    def network(self, name: str) -> LastLayer:
+        """The memory of that name by itself."""
+        return LastLayer(*super().network(name))
 
     def inputs(self, weights: Weights, k: Tensor) -> Weights:
-        return {name: a for name, a in super().inputs(weights, k).items() if name != "into"}
+        """What the layers that are written are given."""
+        return without_first(super().inputs(weights, k))
 
-    def sides(self, anchor: Weights, k: Tensor, v: Tensor, shared: Weights | None, stop: bool) -> dict[str, Side]:
-        every = super().sides(anchor, k, v, shared, stop)
-        return {name: side for name, side in every.items() if name != "into"}
+    def rank_one_grads(
+        self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
+    ) -> dict[str, RankOneGrad]:
+        """The gradients of the layers that are written."""
+        return without_first(super().rank_one_grads(anchor, k, v, shared_targets, stop))
+
+
+def without_first(by_layer: dict) -> dict:
+    """The same, of the same kind, without the first layers."""
+    return type(by_layer)((name, part) for name, part in by_layer.items() if name != "into")
 
 
 class AblatedSelfModifying(Adapter):
@@ -230,9 +251,9 @@ class AblatedSelfModifying(Adapter):
             lacks["momentum"] = "it was built without momentum"
         if memory.config.kind == "linear":
             lacks["last_layer_only"] = "linear memories have one layer"
-        if memory.path == "gain":
-            lacks["inner_steps"] = 'path "gain" has one gain for all memories'
-            lacks["frozen"] = 'with path "gain" memories share what moves, none can be frozen alone'
+        if isinstance(memory, SharedGain):
+            lacks["inner_steps"] = "there is one gain for all memories"
+            lacks["frozen"] = "memories share what moves, none can be frozen alone"
         return lacks
 
     def write_inputs(self, x: Tensor, state: SelfModifyingState) -> tuple[dict[str, Tensor], FastState, Tensor | None]:
@@ -245,8 +266,8 @@ class AblatedSelfModifying(Adapter):
         return signals, others, tail
 
     def learn(
-        self, bank: Bank, fast: Fast, signals: dict[str, Tensor], fresh: bool, masks=None, running: bool = False
-    ) -> tuple[Fast, Tensor | None]:
+        self, bank: Bank, fast: FastWeights, signals: dict[str, Tensor], fresh: bool, masks=None, running: bool = False
+    ) -> tuple[FastWeights, Tensor | None]:
         """As `SelfModifying.learn`. `masks` are made again here: they may be of other steps, and with momentum."""
         memory, ablation = self.memory, self.ablation
         if set(ablation.frozen) >= set(bank.names):
@@ -257,7 +278,7 @@ class AblatedSelfModifying(Adapter):
         twin, given = copy(memory), fast
         twin.rule = memory.rule._replace(sign=ablation.sign)
         if not ablation.momentum:
-            twin.rule, given = twin.rule._replace(momentum=0.0), fast._replace(momentum={})
+            twin.rule, given = twin.rule._replace(momentum=0.0), fast._replace(momentum=Weights())
         if ablation.inner_steps > 1:
             after, o = learn_hope(twin, ablation.inner_steps, bank, given, signals, fresh, running)
         else:
@@ -273,7 +294,7 @@ class AblatedSelfModifying(Adapter):
         bias = self.memory.step_bias.to(step.dtype)[:, None]  # (h, 1)
         return (self.memory.config.max_step * bias.sigmoid()).expand_as(step)  # (b, h, t)
 
-    def _kept_frozen(self, bank: Bank, before: Fast, after: Fast) -> Fast:
+    def _kept_frozen(self, bank: Bank, before: FastWeights, after: FastWeights) -> FastWeights:
         """`after`, but for the frozen memories of the bank, which are as before."""
         frozen = self.ablation.frozen
         if not set(frozen) & set(bank.names):

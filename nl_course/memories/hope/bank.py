@@ -1,30 +1,35 @@
-"""What the memories of a self-modifying Titans are: small networks side by side, all written at the same keys.
+"""What the memories of a self-modifying Titans are, and how several of them are computed as one.
 
-    M(z) = z + act(z A) B        two layers, with a residual path; step and retention answer one number: act(z A) B
-    M(z) = z W                   linear
+    M(z) = z + act(z W_into) W_out       two layers with a residual path (eq. 89); step and retention answer with one
+                                         number and have no residual path: act(z W_into) W_out
+    M(z) = z W_out                       linear
 
-(Behrouz et al., arXiv 2512.24695, equation 89.) Memories that move at the same clock stand in one `Bank`, so that one
-matrix product serves them all: their first layers are the columns of one matrix `into`, since they all meet the same
-input; their second layers are `wide` (answers of a head's width) and `narrow` (answers of one number).
+(Behrouz et al. 2025, arXiv 2512.24695.) `Network` is one of them. All memories meet the same inputs, so those that move
+at one clock stand in a `Bank`: one matrix product then serves them all. Their first layers are the columns of one
+matrix `into`. Their second layers are stacked: `vector` holds those that answer with a vector, `scalar` those that
+answer with one number.
 
-Axes: b batch, h heads, n memories of a bank, t tokens, f head width, m hidden width. Rows are vectors, y = x @ W.
+Axes: b batch, h heads, n memories of a bank, t tokens, f head width, m hidden width. Rows are vectors, y = x W.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.inner_model import ACTIVATIONS, Weights
+from nl_course.memories.common.inner_model import ACTIVATIONS
+from nl_course.memories.common.weights import Weights
 
-WIDE = ("key", "value", "query", "memory")
-NARROW = ("step", "retention")
-TINY = 1e-6  # beside |a|^2, where a layer's input is scaled to length 1
+VECTOR = ("key", "value", "query", "memory")  # memories that answer with a vector of the head's width
+SCALAR = ("step", "retention")  # memories that answer with one number
+TINY = 1e-6  # added to |a|^2 where a layer's input is scaled to length 1
 
 
-class Fast(NamedTuple):
-    """A bank's fast weights: at the last boundary, after the last token, and their momentum (empty without)."""
+class FastWeights(NamedTuple):
+    """A bank's weights while it reads: at the last boundary (`anchor`), after the last token (`running`), and their
+    `momentum`, empty without."""
 
     anchor: Weights
     running: Weights
@@ -32,8 +37,8 @@ class Fast(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How memories are written: `erase` "per-layer", "input" or "off"; the `momentum` beta; which gradients `stop`; and
-    the `sign` of a gradient's step, 1 to descend the inner loss. (The step eta also erases, which has no sign.)"""
+    """How memories are written: `erase` "per-layer", "input" or "off"; the `momentum` beta; which gradients `stop`
+    (config.py); the `sign` of the gradient's step, 1 or, to climb the loss instead, -1."""
 
     erase: str
     momentum: float
@@ -41,131 +46,261 @@ class Rule(NamedTuple):
     sign: int = 1
 
 
-class Side(NamedTuple):
-    """One layer's part in a write: what it was given, a, the error that comes back to it, e (the gradient of a token's
-    loss is a^T e), and `said`, what it answered: a W at the anchor."""
+class RankOneGrad(NamedTuple):
+    """The gradient of each token's loss by one layer's weights, as the outer product that it is: input^T error.
 
-    a: Tensor
+    `input` (.., t, in) what the layer was given, `error` (.., t, out) what came back to it, and `output` (.., t, out),
+    input @ W: what the layer gave, with its weights at the anchor."""
+
+    input: Tensor
     error: Tensor
-    said: Tensor
+    output: Tensor
+
+
+class Network(NamedTuple):
+    """One memory M (eq. 89). Its weights: "into" (b, h, f, m) and "out" (b, h, m, f or 1); linear, "out" alone."""
+
+    activation: str
+    residual: bool
+
+    def inputs(self, M: Weights, z: Tensor) -> Weights:
+        """What each layer is given for z (b, h, t, f), by the layer's name: (b, h, t, f) and (b, h, t, m)."""
+        if "into" not in M:
+            return Weights(out=z)
+        return Weights(into=z, out=ACTIVATIONS[self.activation].value(z @ M["into"]))
+
+    def read(self, M: Weights, z: Tensor) -> Tensor:
+        """M(z), (b, h, t, f or 1), for z (b, h, t, f)."""
+        y = self.inputs(M, z)["out"] @ M["out"]
+        return z + y if self.residual else y
+
+    def loss(self, M: Weights, k: Tensor, target: Tensor) -> Tensor:
+        """|M(k) - target|^2 / 2 of each token, (b, h, t): half the square, whose gradient is the one of eq. 93."""
+        return (self.read(M, k) - target).square().sum(-1) / 2
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Memories at one clock, by name, the wide ones first. `hidden` is m, or 0 for linear memories.
+    """Memories at one clock, by name, those that answer with a vector first. Base of the two kinds below.
 
-    Weights are a dict. Two layers: into (b, h, f, n m), wide (b, h, n, m, f), narrow (b, h, n, m, 1). Linear: out
-    (b, h, f, columns), the answers of all memories side by side."""
+    `weights` is always the bank's own packing of its memories' weights, and `outputs` the same packing of answers."""
 
     names: tuple[str, ...]
     width: int
-    hidden: int
-    activation: str = "silu"
 
     @property
-    def wide(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if name in WIDE)
+    def vectors(self) -> tuple[str, ...]:
+        """The memories that answer with a vector."""
+        return tuple(name for name in self.names if name in VECTOR)
 
     @property
-    def narrow(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if name in NARROW)
+    def scalars(self) -> tuple[str, ...]:
+        """The memories that answer with one number."""
+        return tuple(name for name in self.names if name in SCALAR)
 
-    def gather(self, start: dict[str, Weights]) -> Weights:
-        """The bank's weights from each memory's own, {"into" (..., f, m), "out" (..., m, f or 1)}."""
-        outs = [start[name]["out"] for name in self.names]
-        if not self.hidden:
-            return {"out": torch.cat(outs, dim=-1)}
-        weights = {"into": torch.cat([start[name]["into"] for name in self.names], dim=-1)}
-        for part, names in (("wide", self.wide), ("narrow", self.narrow)):
-            if names:
-                weights[part] = torch.stack([start[name]["out"] for name in names], dim=-3)
-        return weights
+    def network(self, name: str) -> Network:
+        """The memory of that name by itself."""
+        raise NotImplementedError
+
+    def gather(self, memories: Mapping[str, Weights]) -> Weights:
+        """The bank's weights from each memory's own, {"into" (.., f, m), "out" (.., m, f or 1)}."""
+        raise NotImplementedError
 
     def spread(self, weights: Weights) -> dict[str, Weights]:
         """The inverse of `gather`: every memory's own weights by its name."""
-        if not self.hidden:
-            return {name: {"out": w} for name, w in self._named(weights["out"]).items()}
-        into = weights["into"].split(self.hidden, dim=-1)
-        outs = [w for part in ("wide", "narrow") if part in weights for w in weights[part].unbind(-3)]
-        return {name: {"into": a, "out": b} for name, a, b in zip(self.names, into, outs)}
+        raise NotImplementedError
 
-    # -- reading -------------------------------------------------------------------------------------------------
-    def read(self, weights: Weights, z: Tensor) -> dict[str, Tensor]:
-        """Every memory's answer to z (b, h, t, f): (b, h, t, f or 1) by name."""
-        return self.named(self.answers(weights, z))
+    def outputs(self, weights: Weights, z: Tensor) -> Weights:
+        """All memories' answers to z (b, h, t, f), packed."""
+        raise NotImplementedError
 
-    def named(self, answers: Weights) -> dict[str, Tensor]:
-        """Each memory's own part of `answers` (or of `targets`, where the wide ones have one in common)."""
-        if not self.hidden:
-            return self._named(answers["out"])
-        wide = answers["wide"].expand(-1, -1, len(self.wide), -1, -1).unbind(2) if self.wide else ()
-        return dict(zip(self.names, (*wide, *(answers["narrow"].unbind(2) if self.narrow else ()))))
+    def unpack(self, outputs: Weights) -> dict[str, Tensor]:
+        """Each memory's own part of packed answers or targets, (b, h, t, f or 1) by name."""
+        raise NotImplementedError
 
-    def answers(self, weights: Weights, z: Tensor) -> Weights:
-        """The same, together: wide (b, h, n, t, f) and narrow (b, h, n, t, 1), or out (b, h, t, columns)."""
-        if not self.hidden:
-            return {"out": z @ weights["out"]}
-        return self._with_residual(self._layers(weights, z)[1], z)
+    def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
+        """Packed targets that all memories share: v (b, h, t, f), and for each memory that answers with one number
+        what it shall answer (b, h, t)."""
+        raise NotImplementedError
 
     def inputs(self, weights: Weights, k: Tensor) -> Weights:
-        """What each layer is given for keys k, by its weight's name."""
-        return {"into": k, **self._layers(weights, k)[2]} if self.hidden else {"out": k}
+        """What each layer is given for keys k (b, h, t, f), by its weights' name."""
+        raise NotImplementedError
 
-    def finish(self, y: Tensor) -> Tensor:
-        """A linear bank's answer from what its moving matrix said: the same, but for a gain's (hope_gain.py)."""
-        return y
+    def rank_one_grads(
+        self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
+    ) -> dict[str, RankOneGrad]:
+        """Every layer's gradients on the pairs k, v (b, h, t, f), by its weights' name, in closed form.
 
-    def activate(self, z: Tensor) -> Tensor:
-        return ACTIVATIONS[self.activation].value(z)
+        The target of a memory is its own answer to v, or its part of `shared_targets` (then v is not looked at). It is
+        a constant of the inner gradient, and with `stop` of the outer one too."""
+        raise NotImplementedError
 
-    def apart(self, x: Tensor) -> Tensor:
+    def read_running(self, writes: Mapping, before: Weights, q: Tensor) -> Tensor:
+        """What a bank of M_memory alone answers to q (b, h, t, f) with each token's own write in it, (b, h, t, f).
+        `writes`: each layer's `LayerWrite` (chunk.py) by its weights' name; `before`: the weights before them, for a
+        layer that is not written."""
+        raise NotImplementedError
+
+    def read(self, weights: Weights, z: Tensor) -> dict[str, Tensor]:
+        """Every memory's answer to z (b, h, t, f): (b, h, t, f or 1) by name."""
+        return self.unpack(self.outputs(weights, z))
+
+
+@dataclass(frozen=True)
+class LinearBank(Bank):
+    """Linear memories. Weights: out (b, h, f, columns), the answers of all memories side by side."""
+
+    def network(self, name: str) -> Network:
+        return Network("silu", residual=False)  # with one layer there is nothing to activate
+
+    def gather(self, memories: Mapping[str, Weights]) -> Weights:
+        return Weights(out=torch.cat([memories[name]["out"] for name in self.names], dim=-1))
+
+    def spread(self, weights: Weights) -> dict[str, Weights]:
+        return {name: Weights(out=own) for name, own in self.unpack(weights).items()}
+
+    def outputs(self, weights: Weights, z: Tensor) -> Weights:
+        return Weights(out=z @ weights["out"])  # (b, h, t, columns)
+
+    def unpack(self, outputs: Weights) -> dict[str, Tensor]:
+        sizes = [self.width] * len(self.vectors) + [1] * len(self.scalars)
+        return dict(zip(self.names, outputs["out"].split(sizes, dim=-1)))
+
+    def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
+        columns = [v] * len(self.vectors) + [number[..., None] for number in numbers]
+        return Weights(out=torch.cat(columns, dim=-1))  # (b, h, t, columns)
+
+    def inputs(self, weights: Weights, k: Tensor) -> Weights:
+        return Weights(out=k)
+
+    def rank_one_grads(
+        self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
+    ) -> dict[str, RankOneGrad]:
+        if shared_targets:
+            target, output = shared_targets["out"], k @ anchor["out"]  # (b, h, t, columns)
+        else:
+            # One product answers for values and keys alike.
+            target, output = (torch.cat([v, k], dim=2) @ anchor["out"]).chunk(2, dim=2)
+        if stop:
+            target = target.detach()
+        return {"out": RankOneGrad(k, output - target, output)}
+
+    def read_running(self, writes: Mapping, before: Weights, q: Tensor) -> Tensor:
+        return writes["out"].read(q)
+
+
+@dataclass(frozen=True)
+class MLPBank(Bank):
+    """Memories of two layers, `hidden` numbers wide between them.
+
+    Weights: into (b, h, f, n m), vector (b, h, n, m, f), scalar (b, h, n, m, 1), each n its own number of memories."""
+
+    hidden: int
+    activation: str = "silu"
+
+    def network(self, name: str) -> Network:
+        return Network(self.activation, residual=name in VECTOR)
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The memories in each stack of second layers, by the stack's name; a stack without memories is left out."""
+        stacks = {"vector": self.vectors, "scalar": self.scalars}
+        return {part: names for part, names in stacks.items() if names}
+
+    def gather(self, memories: Mapping[str, Weights]) -> Weights:
+        weights = Weights(into=torch.cat([memories[name]["into"] for name in self.names], dim=-1))  # (.., f, n m)
+        for part, names in self.parts.items():
+            weights[part] = torch.stack([memories[name]["out"] for name in names], dim=-3)  # (.., n, m, f or 1)
+        return weights
+
+    def spread(self, weights: Weights) -> dict[str, Weights]:
+        first = weights["into"].split(self.hidden, dim=-1)  # n of (.., f, m)
+        second = [own for part in self.parts for own in weights[part].unbind(-3)]  # n of (.., m, f or 1)
+        return {name: Weights(into=into, out=out) for name, into, out in zip(self.names, first, second)}
+
+    def outputs(self, weights: Weights, z: Tensor) -> Weights:
+        _, features = self._first_layers(weights, z)
+        return self._add_residual(self._second_layers(weights, features), z)
+
+    def unpack(self, outputs: Weights) -> dict[str, Tensor]:
+        answers = []
+        for part, names in self.parts.items():
+            # A target that memories share is there once: (b, h, 1, t, f).
+            stack = outputs[part].expand(-1, -1, len(names), -1, -1)  # (b, h, n, t, f or 1)
+            answers.extend(stack.unbind(2))  # n of (b, h, t, f or 1)
+        return dict(zip(self.names, answers))
+
+    def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
+        targets = Weights()
+        if self.vectors:
+            targets["vector"] = v[:, :, None]  # (b, h, 1, t, f)
+        if self.scalars:
+            targets["scalar"] = torch.stack(numbers, dim=2)[..., None]  # (b, h, n, t, 1)
+        return targets
+
+    def inputs(self, weights: Weights, k: Tensor) -> Weights:
+        _, features = self._first_layers(weights, k)
+        return Weights(into=k, **features)
+
+    def rank_one_grads(
+        self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
+    ) -> dict[str, RankOneGrad]:
+        # Where memories make their own targets, values go through the same products as keys, in rows before theirs.
+        rows = k if shared_targets else torch.cat([v, k], dim=2)  # (b, h, t or 2t, f)
+        before, features = self._first_layers(anchor, rows)
+        layer_outputs = self._second_layers(anchor, features)
+        answers = self._add_residual(layer_outputs, rows)
+        if shared_targets:
+            targets = shared_targets
+        else:
+            tokens = k.shape[2]
+            targets = {part: y[..., :tokens, :] for part, y in answers.items()}
+            before = before[:, :, tokens:]  # (b, h, t, n m)
+            features, layer_outputs, answers = (
+                {part: y[..., tokens:, :] for part, y in packed.items()}  # (b, h, n, t, ..)
+                for packed in (features, layer_outputs, answers)
+            )
+        gradients, errors_back = {}, []
+        for part, answer in answers.items():
+            target = targets[part].detach() if stop else targets[part]
+            error = answer - target  # of |answer - target|^2 / 2, (b, h, n, t, f or 1)
+            gradients[part] = RankOneGrad(features[part], error, layer_outputs[part])
+            errors_back.append(error @ anchor[part].mT)  # (b, h, n, t, m)
+        # The errors of all memories, side by side like the columns of `into`.
+        error = _joined(errors_back, dim=2).transpose(2, 3).flatten(3)  # (b, h, t, n m)
+        error = error * ACTIVATIONS[self.activation].slope(before)
+        return {"into": RankOneGrad(k, error, before), **gradients}
+
+    def read_running(self, writes: Mapping, before: Weights, q: Tensor) -> Tensor:
+        hidden = writes["into"].read(q) if "into" in writes else q @ before["into"]  # (b, h, t, m), of one memory
+        features = self._apart(ACTIVATIONS[self.activation].value(hidden))  # (b, h, 1, t, m)
+        return writes["vector"].read(features).squeeze(2) + q  # (b, h, t, f)
+
+    def _first_layers(self, weights: Weights, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """z W_into (b, h, t, n m), and act of it for each stack, (b, h, n, t, m)."""
+        before = z @ weights["into"]
+        features = self._apart(ACTIVATIONS[self.activation].value(before))  # (b, h, n, t, m)
+        counts = [len(names) for names in self.parts.values()]
+        return before, dict(zip(self.parts, features.split(counts, dim=2)))
+
+    def _second_layers(self, weights: Weights, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each stack's features @ W_out, (b, h, n, t, f or 1), without the residual path."""
+        return {part: a @ weights[part] for part, a in features.items()}
+
+    def _add_residual(self, outputs: Mapping[str, Tensor], z: Tensor) -> Weights:
+        """z is added where the answer is a vector: one number has no place for it."""
+        answers = Weights(outputs)
+        if "vector" in answers:
+            answers["vector"] = answers["vector"] + z[:, :, None]  # (b, h, n, t, f)
+        return answers
+
+    def _apart(self, x: Tensor) -> Tensor:
         """(b, h, t, n m) -> (b, h, n, t, m)."""
         return x.unflatten(-1, (-1, self.hidden)).transpose(2, 3)
 
-    def _layers(self, weights: Weights, z: Tensor) -> tuple[Tensor, Weights, Weights]:
-        """z A (b, h, t, n m), and by part act(z A) B and act(z A), (b, h, n, t, ..)."""
-        before = z @ weights["into"]
-        counts = {"wide": len(self.wide), "narrow": len(self.narrow)}
-        pieces = self.apart(self.activate(before)).split(list(counts.values()), dim=2)
-        given = {part: piece for part, piece in zip(counts, pieces) if counts[part]}
-        return before, {part: a @ weights[part] for part, a in given.items()}, given
 
-    def _with_residual(self, said: Weights, z: Tensor) -> Weights:
-        return {part: y + z[:, :, None] if part == "wide" else y for part, y in said.items()}
-
-    def _named(self, joined: Tensor) -> dict[str, Tensor]:
-        sizes = [self.width] * len(self.wide) + [1] * len(self.narrow)
-        return dict(zip(self.names, joined.split(sizes, dim=-1)))
-
-    # -- writing -------------------------------------------------------------------------------------------------
-    def sides(self, anchor: Weights, k: Tensor, v: Tensor, shared: Weights | None, stop: bool) -> dict[str, Side]:
-        """Every layer's `Side` for the pairs k, v (b, h, t, f), by its weight's name, from l = |M(k) - target|^2 / 2.
-
-        The target is the memory's own answer to v, or one that all `share`, as `targets` makes it. It is a constant of
-        the inner gradient, and of the outer one too if `stop`."""
-        tokens, rows = k.shape[2], k if shared else torch.cat([v, k], dim=2)
-        if not self.hidden:
-            answer = rows @ anchor["out"]
-            target, said = (shared["out"], answer) if shared else answer.chunk(2, dim=2)
-            return {"out": Side(k, said - (target.detach() if stop else target), said)}
-        before, said, given = self._layers(anchor, rows)
-        answers = self._with_residual(said, rows)
-        if not shared:
-            before = before[:, :, tokens:]
-            said, given = ({p: x[..., tokens:, :] for p, x in each.items()} for each in (said, given))
-        sides, back = {}, []
-        for part, answer in answers.items():
-            target, answer = (shared[part], answer) if shared else answer.chunk(2, dim=-2)
-            error = answer - (target.detach() if stop else target)
-            sides[part] = Side(given[part], error, said[part])
-            back.append(error @ anchor[part].mT)
-        back = (back[0] if len(back) == 1 else torch.cat(back, dim=2)).transpose(2, 3).flatten(3)
-        return {"into": Side(k, back * ACTIVATIONS[self.activation].slope(before), before), **sides}
-
-    def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
-        """One target for all memories: v (b, h, t, f), and for each narrow one its reading as a number (b, h, t)."""
-        numbers = [u[..., None] for u in numbers]
-        if not self.hidden:
-            return {"out": torch.cat([v] * len(self.wide) + numbers, dim=-1)}
-        targets = {"wide": v[:, :, None]} if self.wide else {}
-        return targets | {"narrow": torch.stack(numbers, dim=2)} if numbers else targets
+def _joined(tensors: Iterable[Tensor], dim: int) -> Tensor:
+    """`torch.cat`, without the copy where there is only one."""
+    tensors = list(tensors)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=dim)

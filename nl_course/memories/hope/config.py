@@ -1,35 +1,69 @@
-"""What can be chosen of a self-modifying Titans (hope.py), with the checks of it."""
+"""What can be chosen of a self-modifying Titans, and what we chose where the paper is silent.
+
+Behrouz et al. 2025, "Nested Learning", arXiv 2512.24695, section 8, says what is read and what is written (equations 76
+to 93). No code or weights of its authors are public. These are **our choices**, not the paper's:
+
+    bounded values     the paper puts no bound on v. A memory that writes what it says of v can make its next answer
+                       longer, and that answer is its next target: such memories run away. So v is kept shorter than 1.
+    the network        two layers, SiLU, as wide as a head (eq. 89 says: a residual path around an MLP); several heads
+    step, retention    one number per head and token: eta = max_step * sigmoid, alpha = sigmoid, with learned biases.
+                       Their memories have no residual path (one number out, a vector in) and learn before the sigmoid.
+    the erase          eq. 88 types for one matrix only. We erase each layer along that layer's own input.
+    the loss           half the squared error, whose gradient is the one that eq. 93 prints
+    the query          a fixed projection: six memories are printed, but the text calls W_q the one that does not adapt
+    momentum           the paper reports HOPE without it and never writes it down; here a constant beta, off by default
+    the start          the identity for every memory, learned by the outer loop
+    reads              at the last chunk boundary, as the text says (the printed index is the end of the present chunk)
+    around it          a causal convolution of width 4 first; an RMSNorm, a SiLU gate and a projection last
+"""
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.common.inner_model import ACTIVATIONS, unit
 
 STOPS = ("none", "targets", "first-order", "write")
-VALUES = {
-    "bounded": lambda v: v * torch.rsqrt(1 + v.square().sum(-1, keepdim=True)),  # shorter than 1
-    "unit": unit,
-    "plain": lambda v: v,
+# Which memories move (None: all), and towards what: the ladder of section 8.1.
+RUNGS = {
+    "plain": (("memory",), "shared"),  # eq. 76 to 78
+    "adaptive": (None, "shared"),  # eq. 79 to 82
+    "self-modifying": (None, "self"),  # eq. 83 to 88
 }
-RUNGS = {  # which memories move, None for all; towards what
-    "plain": (("memory",), "shared"),
-    "adaptive": (None, "shared"),
-    "self-modifying": (None, "self"),
-}
+
+
+def bounded(v: Tensor) -> Tensor:
+    """v / sqrt(1 + |v|^2) over the last axis: the same direction, shorter than 1. Our choice, see above."""
+    return v * torch.rsqrt(1 + v.square().sum(-1, keepdim=True))
+
+
+def plain(v: Tensor) -> Tensor:
+    """v as the memory says it."""
+    return v
+
+
+VALUES = {"bounded": bounded, "unit": unit, "plain": plain}
 
 
 @dataclass(frozen=True)
 class SelfModifyingConfig:
-    """`kind` "mlp" (two layers, `hidden` wide, the head's width if not given) or "linear". `adaptive` and `targets`
-    ("shared" or "self") None are the rung's. `erase` "per-layer", "input" (first layers only) or "off"; `momentum` a
-    constant beta; `retention` False keeps everything. `read` "boundary" or "running": M_memory with each token's own
-    write. `max_step` bounds eta, which begins at a tenth of it; alpha begins at `start_retention`. `values` "bounded"
-    (v / sqrt(1 + |v|^2), so that memories which write what they say do not run away), "unit" (length 1) or "plain".
-    `start` "identity" (second layers zero: every memory begins as the identity) or "random". `stop_gradient`, for the
-    same forward pass: "targets" takes v^ for constants, "first-order" all errors and layer inputs, "write" whole
-    writes."""
+    """The choices, by name. Raises CourseError for a value that does not exist.
+
+    `width`, `heads`: the model's width and the number of heads; each head has memories of its own.
+    `kind`: "mlp" (two layers, `hidden` wide, by default as wide as a head, with `activation` between) or "linear".
+    `rung`: which memories move and towards what; `adaptive` (names) and `targets` ("shared" or "self") override it.
+    `adaptive_query`: the query is a memory too. `retention` False: nothing is forgotten, and no memory decides it.
+    `chunk`, `chunk_others`: tokens between two boundaries of M_memory, and of the others (by default the same).
+    `read`: M_memory at the last "boundary", or "running", with every token's own write in it.
+    `erase`: "per-layer", "input" (first layers only) or "off". `momentum`: a constant beta, 0 for none.
+    `max_step`: the bound of eta, which begins at a tenth of it. `start_retention`: where alpha begins.
+    `values`: "bounded" (shorter than 1), "unit" (length 1) or "plain". `conv`: width of the convolution, 0 for none.
+    `start`: "identity" (second layers zero, so that every memory begins as the identity) or "random".
+    `stop_gradient`: what the outer loop takes for constants, for the same forward pass: "targets" v^, "first-order" all
+    errors and layer inputs, "write" whole writes.
+    """
 
     width: int
     heads: int
@@ -53,7 +87,7 @@ class SelfModifyingConfig:
     start: str = "identity"
     stop_gradient: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("width", "heads", "chunk"):
             check_int(name, getattr(self, name), 1)
         check_int("conv", self.conv, 0)
@@ -62,14 +96,14 @@ class SelfModifyingConfig:
         check_choice("kind", self.kind, ("mlp", "linear"))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("rung", self.rung, RUNGS)
-        for name, value in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
-            check_int(name, value if getattr(self, name) is None else getattr(self, name), 1)
+        for name, default in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, default)
+            check_int(name, getattr(self, name), 1)
         if self.adaptive is not None:
-            object.__setattr__(
-                self, "adaptive", tuple(check_choice("adaptive memory", n, self.names) for n in self.adaptive)
-            )
+            # A list is what JSON makes of a tuple.
+            adaptive = tuple(check_choice("adaptive memory", name, self.names) for name in self.adaptive)
+            object.__setattr__(self, "adaptive", adaptive)
         if self.targets is not None:
             check_choice("targets", self.targets, ("shared", "self"))
         check_choice("read", self.read, ("boundary", "running"))
@@ -84,20 +118,26 @@ class SelfModifyingConfig:
 
     @property
     def head_dim(self) -> int:
+        """f, the width of a head."""
         return self.width // self.heads
 
     @property
     def moving(self) -> tuple[str, ...]:
         """The memories that move: `adaptive`, or the rung's."""
-        return (RUNGS[self.rung][0] or self.names) if self.adaptive is None else self.adaptive
+        if self.adaptive is not None:
+            return self.adaptive
+        memories, _ = RUNGS[self.rung]
+        return memories or self.names
 
     @property
     def self_made(self) -> bool:
         """Whether each memory makes its own target."""
-        return (self.targets or RUNGS[self.rung][1]) == "self"
+        _, targets = RUNGS[self.rung]
+        return (self.targets or targets) == "self"
 
     @property
     def names(self) -> tuple[str, ...]:
         """All memories: key, value, (query,) step, (retention,) memory."""
-        query, retention = ("query",) * self.adaptive_query, ("retention",) * self.retention
+        query = ("query",) if self.adaptive_query else ()
+        retention = ("retention",) if self.retention else ()
         return ("key", "value", *query, "step", *retention, "memory")
