@@ -53,7 +53,7 @@ def _follow(
 ) -> dict[str, Tensor]:
     """The quantities of a bank's memories, (b, h, t, ..) by name, by writing one token after the other."""
     start = bank.spread(layer.start_weights(bank))
-    per_token = []
+    rows = []
     for t in range(signals["key"].shape[2]):
         token = {name: u[:, :, t : t + 1] for name, u in signals.items()}  # (b, h, 1, ..)
         k, v = token["key"], token["value"]
@@ -70,12 +70,12 @@ def _follow(
             values[f"{name}.loss_after"] = _loss(now[name], targets[name])
             values[f"{name}.write_norm"] = _distance(old[name], new[name])
             values[f"{name}.drift"] = _distance(start[name], new[name])
-        per_token.append(values)
+        rows.append(values)
         at_boundary = (position + t + 1) % chunk == 0
         fast = after._replace(anchor=after.running) if at_boundary else after
     joined = {}
-    for name in per_token[0]:
-        joined[name] = torch.cat([values[name] for values in per_token], dim=2)
+    for name in rows[0]:
+        joined[name] = torch.cat([values[name] for values in rows], dim=2)
     return joined
 
 
