@@ -6,9 +6,10 @@ one write of the i-th fact is worth is known for every i, and how many writes th
 how to write this kind of fact, later ones need fewer; if it only fills up, they need more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,21 +48,24 @@ def held_still(model: nn.Module, memories: tuple[str, ...]) -> Iterator[bool]:
         yield possible
 
 
-def conditions(model: nn.Module, measure) -> dict:
+def conditions(model: nn.Module, measure: Callable[[nn.Module], Any]) -> dict[str, Any]:
     """{condition: measure(model)}: as it is, and for self-modifying models with each of FROZEN held still."""
-    found = {}
+    measured = {}
     for name, memories in FROZEN.items():
         with held_still(model, memories) as possible:
             if possible:
-                found[name] = measure(model)
-    return found
+                measured[name] = measure(model)
+    return measured
 
 
 def levels_held(model: NestedLanguageModel) -> NestedLanguageModel:
     """The same model with levels that never move."""
-    levels = tuple(tuple(replace(level, chunk=0) for level in block) for block in model.config.levels)
-    still = NestedLanguageModel(replace(model.config, levels=levels))
-    still.load_state_dict({n: w for n, w in model.state_dict().items() if not n.endswith("log_rate")})
+    blocks = []
+    for block in model.config.levels:
+        blocks.append(tuple(replace(level, chunk=0) for level in block))
+    still = NestedLanguageModel(replace(model.config, levels=tuple(blocks)))
+    # A level that never moves has no rate.
+    still.load_state_dict({name: w for name, w in model.state_dict().items() if not name.endswith("log_rate")})
     return still.eval()
 
 
@@ -76,13 +80,16 @@ def measure_text(model: nn.Module, about: dict) -> dict:
     def losses(one: nn.Module) -> Tensor:
         return torch.cat([token_losses(one, w[:, :-1], w[:, 1:]) for w in windows.split(8)])
 
-    rows = conditions(model, losses)
+    by_condition = conditions(model, losses)  # (windows, window) each
     if isinstance(model, NestedLanguageModel) and model.clocked:
-        rows["levels"] = losses(levels_held(model))
-    plain, bins = rows.pop("nothing"), about["bins"]
+        by_condition["levels"] = losses(levels_held(model))
+    plain = by_condition.pop("nothing")
+    # Differences of the same windows: what all of them have in common does not widen the intervals.
+    differences = {name: held - plain for name, held in by_condition.items()}
+    bins, resamples = about["bins"], about["resamples"]
     return {
-        "loss": by_bin(plain, bins, about["resamples"]),
-        "frozen": {name: by_bin(found - plain, bins, about["resamples"]) for name, found in rows.items()},
+        "loss": by_bin(plain, bins, resamples),
+        "frozen": {name: by_bin(difference, bins, resamples) for name, difference in differences.items()},
     }
 
 
@@ -92,20 +99,20 @@ def measure_recall(model: nn.Module, about: dict) -> dict:
     """Right answers by pairs in the row, as trained and held still; and the later facts."""
 
     def right(one: nn.Module) -> list[dict]:
-        found = []
+        shares = []
         for pairs, length in zip(about["asked_pairs"], about["asked_lengths"], strict=True):
             task = mqar(about["asked_rows"], length, pairs, about["vocab"], seed=10**9)
             share = accuracy(one, task, edges=[pairs])[0]
-            found.append({"pairs": pairs, "length": length, "asked": share.asked, "right": share.right})
-        return found
+            shares.append({"pairs": pairs, "length": length, "asked": share.asked, "right": share.right})
+        return shares
 
-    rows = conditions(model, right)
-    plain = rows.pop("nothing")
+    by_condition = conditions(model, right)
+    plain = by_condition.pop("nothing")
     later = {"nothing": later_facts(model, about)}
-    if rows:
+    if by_condition:
         with held_still(model, FROZEN["all four"]):
             later["all four"] = later_facts(model, about)
-    return {"recall": plain, "frozen": rows, "later_facts": later}
+    return {"recall": plain, "frozen": by_condition, "later_facts": later}
 
 
 @torch.no_grad()
@@ -116,41 +123,48 @@ def later_facts(model: nn.Module, about: dict) -> dict:
     self-modifying memories also the share of its own error at a value that a write leaves, `error_left`."""
     rows, facts, most = about["fact_rows"], about["facts"], about["writes"]
     task = mqar(rows, 4 * facts, facts, about["vocab"], noise=False, seed=10**9 + 1)
-    pairs = task.tokens[:, : 2 * facts].unflatten(1, (facts, 2))
+    pairs = task.tokens[:, : 2 * facts].unflatten(1, (facts, 2))  # (rows, facts, key and value)
     right, loss = torch.zeros(facts, most + 1, rows), torch.zeros(facts, most + 1, rows)
     state = model.init_state(rows)
     for i, pair in enumerate(pairs.unbind(1)):
-        now, answer = state, pair[:, 1:]
+        # The row itself goes on with one write of each pair; a copy of its state takes more of them.
+        branch, answer = state, pair[:, 1:]
         for writes in range(most + 1):
-            scores = log_softmax(model(pair[:, :1], now)[0][:, -1], dim=-1)
+            scores = log_softmax(model(pair[:, :1], branch)[0][:, -1], dim=-1)  # (rows, vocab)
             right[i, writes] = (scores.argmax(-1) == answer[:, 0]).float()
             loss[i, writes] = -scores.gather(1, answer)[:, 0]
             if writes < most:
-                now = model(pair, now)[1]
-                state = now if writes == 0 else state
-    asked = right[:, 1:]
-    needed = torch.where(asked.any(1), 1 + asked.argmax(1), most + 1).double()  # (facts, rows)
+                branch = model(pair, branch)[1]
+                state = branch if writes == 0 else state
+    after_writes = right[:, 1:]  # what is right without a write was guessed
+    needed = torch.where(after_writes.any(1), 1 + after_writes.argmax(1), most + 1).double()  # (facts, rows)
     third = max(1, facts // 3)
-    change = (needed[-third:].mean(0) - needed[:third].mean(0))[:, None]
-    found = {
-        "right": [[round(x, 4) for x in one.tolist()] for one in right.mean(-1)],
-        "loss": [[round(x, 4) for x in one.tolist()] for one in loss.mean(-1)],
-        "needed": [round(x, 4) for x in needed.mean(1).tolist()],
+    change = (needed[-third:].mean(0) - needed[:third].mean(0))[:, None]  # (rows, 1)
+    measured = {
+        "right": [_rounded(by_writes) for by_writes in right.mean(-1)],
+        "loss": [_rounded(by_writes) for by_writes in loss.mean(-1)],
+        "needed": _rounded(needed.mean(1)),
         "late_less_early": by_bin(change, [0, 1], about["resamples"])[0],
     }
     if any(isinstance(module, SelfModifying) for module in model.modules()):
-        found["error_left"] = error_left(model, pairs)
-    return found
+        measured["error_left"] = error_left(model, pairs)
+    return measured
+
+
+def _rounded(numbers: Tensor) -> list[float]:
+    """To four decimals, as recordings keep them."""
+    return [round(x, 4) for x in numbers.tolist()]
 
 
 def error_left(model: nn.Module, pairs: Tensor) -> list[float]:
-    """|M(k) - v^|^2 of M_memory in the first layer after the write of a value over that before it, by the pair's
-    number: sums over rows and heads."""
+    """|M(k) - v_hat|^2 of M_memory in the first layer after the write of a value over that before it, by the pair's
+    number: sums over rows and heads. pairs (rows, facts, 2)."""
     names = ("layers.0.memory.loss_before", "layers.0.memory.loss_after")
     trace = Trace(names)
     model(pairs.flatten(1), trace=trace)
-    before, after = (trace[name].flatten(2).sum((0, 2))[1::2] for name in names)
-    return [round(x, 4) for x in (after / before).tolist()]
+    # Every second token is a value: only there a fact is complete.
+    before, after = (trace[name].flatten(2).sum((0, 2))[1::2] for name in names)  # (facts,)
+    return _rounded(after / before)
 
 
 # -- parity ----------------------------------------------------------------------------------------------------------
@@ -160,19 +174,14 @@ def measure_parity(model: nn.Module, about: dict) -> dict:
     bins = [tuple(about["lengths"]), *((length, length) for length in about["asked_lengths"])]
 
     def right(one: nn.Module) -> list[dict]:
-        return [
-            {
-                "low": b.low,
-                "high": b.high,
-                "strings": b.strings,
-                "accuracy": b.accuracy,
-                "by_place": round(b.by_place, 4),
-            }
-            for b in formal_accuracy(one, task, bins, steps=about["asked_steps"])
-        ]
+        shares = []
+        for share in formal_accuracy(one, task, bins, steps=about["asked_steps"]):
+            row = {name: getattr(share, name) for name in ("low", "high", "strings", "accuracy")}
+            shares.append({**row, "by_place": round(share.by_place, 4)})
+        return shares
 
-    rows = conditions(model, right)
-    return {"parity": rows.pop("nothing"), "frozen": rows}
+    by_condition = conditions(model, right)
+    return {"parity": by_condition.pop("nothing"), "frozen": by_condition}
 
 
 MEASURES = {"text": measure_text, "recall": measure_recall, "parity": measure_parity}
