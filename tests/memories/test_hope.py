@@ -1,4 +1,4 @@
-"""Self-modifying Titans against their definition: the checks of their kind, 11 to 16, under their numbers."""
+"""Self-modifying Titans: the definition, what it must be in special cases, and where its gradients go."""
 
 from dataclasses import asdict, replace
 
@@ -33,15 +33,15 @@ OPTIONS = [
 ]
 
 
-# -- check 11 ------------------------------------------------------------------------------------------------------
+# -- the definition --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("stop", ["none", "targets", "first-order", "write"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_check_11_the_solve_equals_the_loop_in_values_and_gradients(options, stop):
+def test_the_solve_equals_the_loop_in_values_and_gradients(options, stop):
     memory = layer("chunked", stop_gradient=stop, **options)
     same(memory, twin(memory, "reference"), draw(2, 13, 8))
 
 
-def test_check_11_chunks_of_one_token_are_the_token_recurrence():
+def test_chunks_of_one_token_are_the_token_recurrence():
     """Equation 88 as it is printed, in columns, written out for linear memories."""
     memory = layer(kind="linear", chunk=1, heads=1, values="plain", conv=0, width=5)
     x, trace = draw(1, 9, 5), Trace()
@@ -61,7 +61,7 @@ def test_check_11_chunks_of_one_token_are_the_token_recurrence():
     same_weights(memory.weights(state), {name: {"out": W.T[None, None]} for name, W in M.items()})
 
 
-def test_check_11_two_layers_are_erased_each_along_its_own_input():
+def test_two_layers_are_erased_each_along_its_own_input():
     """One token, by hand: the choice "DGD per layer"."""
     memory = layer(chunk=1, heads=1, activation="silu")
     x, trace = draw(1, 1, 8), Trace()
@@ -83,10 +83,10 @@ def test_check_11_two_layers_are_erased_each_along_its_own_input():
     same_weights({"value": {part: w[None, None] for part, w in after.items()}}, memory.weights(state))
 
 
-# -- check 12 ------------------------------------------------------------------------------------------------------
+# -- linear memories share one gain ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("options", [{}, {"erase": "off"}, {"momentum": 0.5}, {"read": "running"}], ids=str)
 @pytest.mark.parametrize("others", [4, 3])
-def test_check_12_linear_memories_share_one_gain(options, others):
+def test_linear_memories_share_one_gain(options, others):
     memory = layer(kind="linear", chunk_others=others, **options)
     x = draw(2, 13, 8)
     same(memory, by_gain(memory), x)
@@ -97,17 +97,17 @@ def test_check_12_linear_memories_share_one_gain(options, others):
         torch.testing.assert_close(now[name]["out"], gain @ memory.start[f"{name}_out"], rtol=1e-8, atol=1e-8)
 
 
-def test_check_12_one_gain_is_the_whole_state():
+def test_one_gain_is_the_whole_state():
     memory = by_gain(layer(kind="linear", conv=0, chunk_others=2))
     _, state = memory(draw(3, 5, 8))
     assert state.nbytes == 3 * 8 * (2 * 2 * 8 * 8 // 2)  # two clocks, anchor and running, d^2 / heads, float64
     assert sum(w.shape[-1] == w.shape[-2] == 4 for w in state.tensors().values()) == 4
 
 
-# -- check 13 ------------------------------------------------------------------------------------------------------
+# -- Titans' memory and the lower rungs are special cases ------------------------------------------------------------
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 @pytest.mark.parametrize("retention", [True, False])
-def test_check_13_frozen_around_it_the_memory_is_titans(momentum, retention):
+def test_frozen_around_it_the_memory_is_titans(momentum, retention):
     """With the others frozen, targets v and no erase: Titans' memory, forget gate 1 - alpha. 12 tokens, 3 chunks."""
     options = dict(rung="plain", erase="off", read="running", momentum=momentum, retention=retention, values="plain")
     memory, x, trace = layer(**options), draw(2, 12, 8), Trace()
@@ -129,7 +129,7 @@ def test_check_13_frozen_around_it_the_memory_is_titans(momentum, retention):
     same_weights({"memory": {"into": weights["W1"], "out": weights["W2"]}}, memory.weights(state))
 
 
-def test_check_13_rung_two_with_one_memory_moving_is_rung_one():
+def test_rung_two_with_one_memory_moving_is_rung_one():
     memory = layer(rung="plain", read="running")
     same(memory, twin(memory, rung="adaptive", adaptive=("memory",)), draw(2, 11, 8))
     whole = layer(rung="adaptive")
@@ -140,10 +140,10 @@ def test_check_13_rung_two_with_one_memory_moving_is_rung_one():
     assert (whole(x)[0] - plain(x)[0]).abs().max() > 1e-3
 
 
-# -- check 14 ------------------------------------------------------------------------------------------------------
+# -- what stays when nothing is written ------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 @pytest.mark.parametrize("read", ["boundary", "running"])
-def test_check_14_without_steps_and_forgetting_every_memory_stays(kind, read):
+def test_without_steps_and_forgetting_every_memory_stays(kind, read):
     memory, x, trace = layer(kind=kind, read=read), draw(2, 11, 8), Trace()
     with torch.no_grad():
         memory.step_bias.fill_(-1e6)
@@ -156,7 +156,7 @@ def test_check_14_without_steps_and_forgetting_every_memory_stays(kind, read):
     torch.testing.assert_close(trace["read"].transpose(1, 2), fixed, **CLOSE)
 
 
-def test_check_14_a_linear_memory_begun_at_zero_stays_zero():
+def test_a_linear_memory_begun_at_zero_stays_zero():
     memory = layer(kind="linear")
     with torch.no_grad():
         memory.start["memory_out"].zero_()
@@ -165,10 +165,10 @@ def test_check_14_a_linear_memory_begun_at_zero_stays_zero():
     assert not y.any()
 
 
-# -- check 15 ------------------------------------------------------------------------------------------------------
+# -- the outer gradient ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 @pytest.mark.parametrize("rung", ["self-modifying", "adaptive"])
-def test_check_15_the_outer_gradient_reaches_every_start(kind, rung):
+def test_the_outer_gradient_reaches_every_start(kind, rung):
     memory, x = layer(kind=kind, rung=rung, start="random"), draw(2, 11, 8)
     found = gradients(memory, x)
     assert all(g.abs().max() > 1e-9 for g in found.values()), {n: float(g.abs().max()) for n, g in found.items()}
@@ -185,7 +185,7 @@ def test_check_15_the_outer_gradient_reaches_every_start(kind, rung):
         torch.testing.assert_close(difference, expected, rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_check_15_within_one_chunk_only_what_is_read_learns():
+def test_within_one_chunk_only_what_is_read_learns():
     found = gradients(layer(), draw(2, 4, 8))
     silent = {name for name, g in found.items() if not g.any()}
     beside = {f"start.{name}_{part}" for name in ALL[:-1] for part in ("into", "out")}
@@ -193,7 +193,7 @@ def test_check_15_within_one_chunk_only_what_is_read_learns():
     assert not {name for name, g in gradients(layer(), draw(2, 5, 8)).items() if not g.any()} & {"start.key_out"}
 
 
-def test_check_15_from_the_identity_second_layers_learn_first():
+def test_from_the_identity_second_layers_learn_first():
     memory = layer(spread=0.0)
     assert not memory.start["key_out"].any()
     silent = {name for name, g in gradients(memory, draw(2, 11, 8)).items() if not g.any()}
@@ -201,9 +201,9 @@ def test_check_15_from_the_identity_second_layers_learn_first():
     assert not {f"start.{name}_out" for name in ALL} & silent
 
 
-# -- check 16 ------------------------------------------------------------------------------------------------------
+# -- stopped gradients -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("stop", ["targets", "first-order", "write"])
-def test_check_16_stopped_gradients_leave_the_forward_pass(stop):
+def test_stopped_gradients_leave_the_forward_pass(stop):
     memory, x = layer(read="running"), draw(2, 11, 8)
     stopped = twin(memory, stop_gradient=stop)
     torch.testing.assert_close(stopped(x)[0], memory(x)[0], rtol=0, atol=0)

@@ -254,13 +254,11 @@ class MLPBank(Bank):
         if shared_targets:
             targets = shared_targets
         else:
-            tokens = k.shape[2]
-            targets = {part: y[..., :tokens, :] for part, y in answers.items()}
-            before = before[:, :, tokens:]  # (b, h, t, n m)
-            features, layer_outputs, answers = (
-                {part: y[..., tokens:, :] for part, y in packed.items()}  # (b, h, n, t, ..)
-                for packed in (features, layer_outputs, answers)
-            )
+            values, keys = slice(None, k.shape[2]), slice(k.shape[2], None)
+            targets = _rows(answers, values)
+            before = before[:, :, keys]  # (b, h, t, n m)
+            features, layer_outputs = _rows(features, keys), _rows(layer_outputs, keys)  # (b, h, n, t, ..)
+            answers = _rows(answers, keys)
         gradients, errors_back = {}, []
         for part, answer in answers.items():
             target = targets[part].detach() if stop else targets[part]
@@ -298,6 +296,11 @@ class MLPBank(Bank):
     def _apart(self, x: Tensor) -> Tensor:
         """(b, h, t, n m) -> (b, h, n, t, m)."""
         return x.unflatten(-1, (-1, self.hidden)).transpose(2, 3)
+
+
+def _rows(packed: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    """Some tokens of packed outputs (b, h, n, t, ..)."""
+    return {part: y[..., rows, :] for part, y in packed.items()}
 
 
 def _joined(tensors: Iterable[Tensor], dim: int) -> Tensor:

@@ -125,7 +125,7 @@ class SelfModifying(Memory):
     def init_state(self, batch_size: int) -> SelfModifyingState:
         """The learned start of every memory that moves, for each row of the batch."""
         others, memory = (self._start_state(bank, chunk, batch_size) for bank, chunk in self.banks())
-        conv_state = None if self.conv is None else self.conv.init_tail(batch_size)
+        conv_state = None if self.conv is None else self.conv.init_state(batch_size)
         return SelfModifyingState(others=others, memory=memory, conv_state=conv_state, position=0)
 
     def banks(self) -> tuple[tuple[Bank, int], tuple[Bank, int]]:
@@ -161,7 +161,7 @@ class SelfModifying(Memory):
         for bank, chunk in self.banks():
             state = self._start_state(bank, chunk, 1)
             numbers += sum(w.numel() for w in state.tensors().values())
-        conv_numbers = self.conv.tail_size if self.conv is not None else 0
+        conv_numbers = self.conv.state_size if self.conv is not None else 0
         return batch_size * (numbers * self.accum_dtype.itemsize + conv_numbers * self.dtype.itemsize)
 
     def weights(self, state: SelfModifyingState) -> dict[str, Weights]:
@@ -177,11 +177,9 @@ class SelfModifying(Memory):
 
     def fast_weights(self, state: FastState) -> FastWeights:
         """What a bank's state holds, as its writes take it: in the dtype of the inner loop."""
-        anchor, running, momentum = (
-            Weights({name: w.to(self.accum_dtype) for name, w in weights.items()})
-            for weights in (state.anchor, state.running, state.momentum)
-        )
-        return FastWeights(anchor=anchor, running=running or anchor, momentum=momentum)
+        state = state.to(self.accum_dtype)
+        # With chunks of one token the running weights are the anchor, and not kept twice.
+        return FastWeights(anchor=state.anchor, running=state.running or state.anchor, momentum=state.momentum)
 
     @property
     def accum_dtype(self) -> torch.dtype:
