@@ -12,7 +12,7 @@ answer with one number.
 Axes: b batch, h heads, n memories of a bank, t tokens, f head width, m hidden width. Rows are vectors, y = x W.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,31 +152,39 @@ class LinearBank(Bank):
     """Linear memories. Weights: out (b, h, f, columns), the answers of all memories side by side."""
 
     def network(self, name: str) -> Network:
-        return Network("silu", residual=False)  # with one layer there is nothing to activate
+        """One matrix; no activation follows it and no residual path goes around it."""
+        return Network(activation="silu", residual=False)
 
     def gather(self, memories: Mapping[str, Weights]) -> Weights:
+        """The matrices of all memories side by side."""
         return Weights(out=torch.cat([memories[name]["out"] for name in self.names], dim=-1))
 
     def spread(self, weights: Weights) -> dict[str, Weights]:
+        """Each memory's own columns."""
         return {name: Weights(out=own) for name, own in self.unpack(weights).items()}
 
     def outputs(self, weights: Weights, z: Tensor) -> Weights:
+        """All memories' answers to z (b, h, t, f), side by side."""
         return Weights(out=z @ weights["out"])  # (b, h, t, columns)
 
     def unpack(self, outputs: Weights) -> dict[str, Tensor]:
+        """Each memory's own columns of answers, targets or weights (.., columns)."""
         sizes = [self.width] * len(self.vectors) + [1] * len(self.scalars)
         return dict(zip(self.names, outputs["out"].split(sizes, dim=-1)))
 
     def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
+        """v (b, h, t, f) once for each memory that answers with a vector, then the `numbers` (b, h, t)."""
         columns = [v] * len(self.vectors) + [number[..., None] for number in numbers]
         return Weights(out=torch.cat(columns, dim=-1))  # (b, h, t, columns)
 
     def inputs(self, weights: Weights, k: Tensor) -> Weights:
+        """The keys themselves."""
         return Weights(out=k)
 
     def rank_one_grads(
         self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
     ) -> dict[str, RankOneGrad]:
+        """One gradient for the whole matrix: its error (b, h, t, columns) is that of all memories side by side."""
         if shared_targets:
             target, output = shared_targets["out"], k @ anchor["out"]  # (b, h, t, columns)
         else:
@@ -184,9 +192,10 @@ class LinearBank(Bank):
             target, output = (torch.cat([v, k], dim=2) @ anchor["out"]).chunk(2, dim=2)
         if stop:
             target = target.detach()
-        return {"out": RankOneGrad(k, output - target, output)}
+        return {"out": RankOneGrad(input=k, error=output - target, output=output)}
 
     def read_running(self, writes: Mapping, before: Weights, q: Tensor) -> Tensor:
+        """M_memory's answer to each query with that token's own write in it, (b, h, t, f)."""
         return writes["out"].read(q)
 
 
@@ -200,7 +209,8 @@ class MLPBank(Bank):
     activation: str = "silu"
 
     def network(self, name: str) -> Network:
-        return Network(self.activation, residual=name in VECTOR)
+        """Two layers; a residual path where the answer is a vector."""
+        return Network(activation=self.activation, residual=name in VECTOR)
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -209,21 +219,25 @@ class MLPBank(Bank):
         return {part: names for part, names in stacks.items() if names}
 
     def gather(self, memories: Mapping[str, Weights]) -> Weights:
+        """First layers side by side, second layers stacked."""
         weights = Weights(into=torch.cat([memories[name]["into"] for name in self.names], dim=-1))  # (.., f, n m)
         for part, names in self.parts.items():
             weights[part] = torch.stack([memories[name]["out"] for name in names], dim=-3)  # (.., n, m, f or 1)
         return weights
 
     def spread(self, weights: Weights) -> dict[str, Weights]:
+        """Each memory's own two layers."""
         first = weights["into"].split(self.hidden, dim=-1)  # n of (.., f, m)
         second = [own for part in self.parts for own in weights[part].unbind(-3)]  # n of (.., m, f or 1)
         return {name: Weights(into=into, out=out) for name, into, out in zip(self.names, first, second)}
 
     def outputs(self, weights: Weights, z: Tensor) -> Weights:
+        """Answers to z (b, h, t, f): vector (b, h, n, t, f), scalar (b, h, n, t, 1)."""
         _, features = self._first_layers(weights, z)
         return self._add_residual(self._second_layers(weights, features), z)
 
     def unpack(self, outputs: Weights) -> dict[str, Tensor]:
+        """Each memory's own layer of the stacks, (b, h, t, f or 1)."""
         answers = []
         for part, names in self.parts.items():
             # A target that memories share is there once: (b, h, 1, t, f).
@@ -232,6 +246,7 @@ class MLPBank(Bank):
         return dict(zip(self.names, answers))
 
     def targets(self, v: Tensor, numbers: list[Tensor]) -> Weights:
+        """vector (b, h, 1, t, f), once for all memories; scalar (b, h, n, t, 1)."""
         targets = Weights()
         if self.vectors:
             targets["vector"] = v[:, :, None]  # (b, h, 1, t, f)
@@ -240,15 +255,17 @@ class MLPBank(Bank):
         return targets
 
     def inputs(self, weights: Weights, k: Tensor) -> Weights:
+        """into (b, h, t, f): the keys; vector and scalar (b, h, n, t, m): what the first layers make of them."""
         _, features = self._first_layers(weights, k)
         return Weights(into=k, **features)
 
     def rank_one_grads(
         self, anchor: Weights, k: Tensor, v: Tensor | None, shared_targets: Weights | None, stop: bool
     ) -> dict[str, RankOneGrad]:
+        """By backpropagation written out: the errors of the second layers come back through them to the first."""
         # Where memories make their own targets, values go through the same products as keys, in rows before theirs.
         rows = k if shared_targets else torch.cat([v, k], dim=2)  # (b, h, t or 2t, f)
-        before, features = self._first_layers(anchor, rows)
+        hidden, features = self._first_layers(anchor, rows)
         layer_outputs = self._second_layers(anchor, features)
         answers = self._add_residual(layer_outputs, rows)
         if shared_targets:
@@ -256,31 +273,32 @@ class MLPBank(Bank):
         else:
             values, keys = slice(None, k.shape[2]), slice(k.shape[2], None)
             targets = _rows(answers, values)
-            before = before[:, :, keys]  # (b, h, t, n m)
+            hidden = hidden[:, :, keys]  # (b, h, t, n m)
             features, layer_outputs = _rows(features, keys), _rows(layer_outputs, keys)  # (b, h, n, t, ..)
             answers = _rows(answers, keys)
         gradients, errors_back = {}, []
         for part, answer in answers.items():
             target = targets[part].detach() if stop else targets[part]
             error = answer - target  # of |answer - target|^2 / 2, (b, h, n, t, f or 1)
-            gradients[part] = RankOneGrad(features[part], error, layer_outputs[part])
+            gradients[part] = RankOneGrad(input=features[part], error=error, output=layer_outputs[part])
             errors_back.append(error @ anchor[part].mT)  # (b, h, n, t, m)
         # The errors of all memories, side by side like the columns of `into`.
         error = _joined(errors_back, dim=2).transpose(2, 3).flatten(3)  # (b, h, t, n m)
-        error = error * ACTIVATIONS[self.activation].slope(before)
-        return {"into": RankOneGrad(k, error, before), **gradients}
+        error = error * ACTIVATIONS[self.activation].slope(hidden)
+        return {"into": RankOneGrad(input=k, error=error, output=hidden), **gradients}
 
     def read_running(self, writes: Mapping, before: Weights, q: Tensor) -> Tensor:
+        """M_memory's answer to each query with that token's own write in it, (b, h, t, f)."""
         hidden = writes["into"].read(q) if "into" in writes else q @ before["into"]  # (b, h, t, m), of one memory
         features = self._apart(ACTIVATIONS[self.activation].value(hidden))  # (b, h, 1, t, m)
         return writes["vector"].read(features).squeeze(2) + q  # (b, h, t, f)
 
     def _first_layers(self, weights: Weights, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """z W_into (b, h, t, n m), and act of it for each stack, (b, h, n, t, m)."""
-        before = z @ weights["into"]
-        features = self._apart(ACTIVATIONS[self.activation].value(before))  # (b, h, n, t, m)
+        hidden = z @ weights["into"]
+        features = self._apart(ACTIVATIONS[self.activation].value(hidden))  # (b, h, n, t, m)
         counts = [len(names) for names in self.parts.values()]
-        return before, dict(zip(self.parts, features.split(counts, dim=2)))
+        return hidden, dict(zip(self.parts, features.split(counts, dim=2)))
 
     def _second_layers(self, weights: Weights, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each stack's features @ W_out, (b, h, n, t, f or 1), without the residual path."""
@@ -303,7 +321,6 @@ def _rows(packed: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
     return {part: y[..., rows, :] for part, y in packed.items()}
 
 
-def _joined(tensors: Iterable[Tensor], dim: int) -> Tensor:
+def _joined(tensors: list[Tensor], dim: int) -> Tensor:
     """`torch.cat`, without the copy where there is only one."""
-    tensors = list(tensors)
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=dim)
