@@ -1,6 +1,4 @@
-"""Linear attention, retention and the delta rules: what the suite of all memories does not ask.
-
-Numbers of checks are those of the specification of TTT and Titans that these neighbours share."""
+"""Linear attention, retention and the delta rules: what the suite of all memories does not ask."""
 
 import math
 
@@ -95,7 +93,7 @@ def test_by_chunks_it_can_be_differentiated_twice(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_check_18_the_chunk_is_a_matter_of_speed_only(name):
+def test_the_chunk_is_a_matter_of_speed_only(name):
     given_ = problem(tokens=17)
     expected = PAIRS[name][1](*given_, 17)
     for chunk in (1, 2, 5, 16, 64):
@@ -109,7 +107,7 @@ def inner_loss(S, k, v):
     return (k @ S - v).square().sum() / 2
 
 
-def test_check_8_linear_attention_is_one_gradient_step_from_nothing():
+def test_linear_attention_is_one_gradient_step_from_nothing():
     """All tokens' gradients taken at S = 0 and added up, step 1: the batch case of TTT."""
     q, k, v, *_ = (z.detach() for z in problem(rows=1, heads=1))
     o, S = linear_attention_reference(q, k, v, torch.zeros(1, 1, 3, 4, dtype=torch.float64))
@@ -120,7 +118,7 @@ def test_check_8_linear_attention_is_one_gradient_step_from_nothing():
     torch.testing.assert_close(S[0, 0], -gradient, **CLOSE)
 
 
-def test_check_8_the_delta_rule_is_one_gradient_step_a_token():
+def test_the_delta_rule_is_one_gradient_step_per_token():
     """Each token's gradient taken where the last one left the memory, step beta: the online case of TTT."""
     q, k, v, beta, _, S = (z.detach() for z in problem(rows=1, heads=1))
     o, last = delta_chunked(q, k, v, beta, None, S, 4)
@@ -132,7 +130,7 @@ def test_check_8_the_delta_rule_is_one_gradient_step_a_token():
     torch.testing.assert_close(last[0, 0], W, **CLOSE)
 
 
-def test_check_13_orthonormal_keys_are_recalled_exactly_until_the_matrix_is_full():
+def test_orthonormal_keys_are_recalled_exactly_until_the_matrix_is_full():
     keys = torch.linalg.qr(random(6, 6)).Q[None, None]
     values, empty = random(1, 1, 6, 5, seed=1), torch.zeros(1, 1, 6, 5, dtype=torch.float64)
     one = torch.ones(1, 1, 6, dtype=torch.float64)
