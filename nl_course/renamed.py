@@ -50,7 +50,18 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     "TTTState": {"open": DROPPED_IF_EMPTY},
     #
     # -- Titans, MAC, MAG, MAL
+    "TitansConfig": {"gates": Gone("pooled gates are a class of their own, PooledTitans", usual=("per-token",))},
     "NeuralState": {"open": DROPPED_IF_EMPTY},
+    "PooledState": {"gathered": "grad_accum"},
+    "TitansState": {"tails": "conv_states"},
+    "MACState": {
+        "recalled": "segment_memory",
+        "query_tail": "query_conv_state",
+        "tails": "conv_states",
+        "held": "segment_cache",
+    },
+    "MAGState": {"tails": "conv_states"},
+    "MALState": {"tails": "conv_states"},
     #
     # -- HOPE
     "SelfModifyingState": {"tail": "conv_state"},

@@ -31,6 +31,7 @@ from nl_course.memories import (
     TTTConfig,
 )
 from nl_course.memories.ablations.gain import SharedGain
+from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.suite.case import (
     WIDTH,
     Case,
@@ -115,8 +116,8 @@ CASES = [
     Case("titans-deep", _titans(layers=3, retention=False, conv=0, persistent=0), compiles=False),
     Case("titans-deep-reference", _titans("reference", layers=4, chunk=5, max_step=0.02), compiles=False),
     Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu"), compiles=False),
-    Case("titans-pooled", _titans(gates="pooled", max_step=0.1), compiles=False),
-    Case("titans-pooled-reference", _titans("reference", gates="pooled", momentum=False), compiles=False),
+    Case("titans-pooled", _titans(memory=PooledTitans, max_step=0.1), compiles=False),
+    Case("titans-pooled-reference", _titans("reference", PooledTitans, momentum=False), compiles=False),
     Case("mac", _titans(memory=MAC, config=MACConfig, segment=4), period=4),
     Case(
         "mac-reference",

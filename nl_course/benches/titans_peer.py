@@ -2,8 +2,9 @@
 `chunk_size=1`), the weights at which gradients are taken renewed every 64 tokens, momentum, a memory of two layers with
 an expansion of 4. d = 256, 4 heads of 64, B = 1, T = 1024, float32.
 
-Theirs is called without what is not in the paper; it has projections and a gate a head, but no convolutions and no gate
-a feature, which ours is timed with. tests/peers/test_titans_pytorch.py shows that both compute the same numbers."""
+Theirs is called without what is not in the paper. It has projections and one gate per head, but no convolutions and no
+gate per feature, which ours is timed with. tests/peers/test_titans_pytorch.py shows that both compute the same numbers.
+"""
 
 import torch
 
@@ -13,11 +14,13 @@ WIDTH, HEADS, CHUNK, TOKENS = 256, 4, 64, 1024
 
 
 def ours() -> Titans:
+    """The course's layer."""
     torch.manual_seed(0)
     return Titans(TitansConfig(WIDTH, HEADS, layers=2, expansion=4, chunk=CHUNK))
 
 
 def theirs() -> torch.nn.Module:
+    """titans-pytorch's memory; needs the environment of `make peers`."""
     from titans_pytorch import NeuralMemory
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ so that momentum raises the bound. Not so where a key comes back only after its 
 moved the memory by step / (1 - eta) in all, and the bound is step |k|^2 < 2 (1 - eta), far lower. A stream lies between
 the two. For chunks the same is asked of the whole chunk's map of (M, S) on itself: its spectral radius.
 
-The view runs the course's own chunk (`memories.titans_chunk.chunked`, in float64) at 36 step sizes at once.
+The view runs the course's own chunk (`memories.titans.chunk.chunked_piece`, in float64) at 36 step sizes at once.
 """
 
 from functools import lru_cache
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories.common.inner_model import InnerModel, Norm
-from nl_course.memories.titans.chunk import Gates, Masks, chunked, masks
+from nl_course.memories.titans.chunk import ChunkMasks, Gates, chunk_masks, chunked_piece
 from nl_course.views import explosion
 from nl_course.views.explosion import BLOWN, WIDTH, Explosion, stream
 from nl_course.views.kit.parts import Prediction
@@ -69,11 +69,11 @@ def norms(
     one = torch.ones(1, 1, WIDTH, dtype=torch.float64)
     memory = {name: w.expand(rows, -1, -1, -1) for name, w in start_of(depth).items()}
     past = {name: torch.zeros_like(w) for name, w in memory.items()} if momentum else {}
-    mask, found = masks(gates), [_size(memory)]
+    masks, found = chunk_masks(gates), [_size(memory)]
     keys = text.keys * (1.0 if cure == CURES[1] else length)
     for first in range(0, TOKENS, chunk):
         k, v = (u[first : first + chunk].expand(rows, 1, -1, -1) for u in (keys, text.values))
-        _, memory, past = chunked(inner, Norm(one, 0 * one), memory, memory, past, k, k, v, mask)
+        _, memory, past = chunked_piece(inner, Norm(one, 0 * one), memory, past, memory, k, k, v, masks)
         found.append(_size(memory))
     return torch.stack(found, dim=1).numpy()
 
@@ -82,22 +82,22 @@ def _size(weights: dict[str, Tensor]) -> Tensor:
     return sum(w.square().sum((1, 2, 3)) for w in weights.values()).sqrt()
 
 
-def chunk_map(keys: Tensor, mask: Masks) -> Tensor:
+def chunk_map(keys: Tensor, masks: ChunkMasks) -> Tensor:
     """What a chunk with `keys` (c, f) does to (M, S) of a linear memory, as a matrix (rows, 2 f, 2 f) on their columns;
     values only add a constant."""
-    rows, eye = mask.reach.shape[0], torch.eye(keys.shape[1], dtype=keys.dtype)
-    M = mask.kept[:, 0, -1, :, None] * eye - keys.T @ (mask.reach[:, 0, -1, :, None] * keys)
-    if mask.spread is None:
+    rows, eye = masks.G.shape[0], torch.eye(keys.shape[1], dtype=keys.dtype)
+    M = masks.beta[:, 0, -1, :, None] * eye - keys.T @ (masks.G[:, 0, -1, :, None] * keys)
+    if not masks.phi.any():  # no momentum
         return M
-    to_memory = mask.spread[:, 0, -1, :, None] * eye
-    S = torch.cat([-keys.T @ (mask.carried[:, 0] * keys), mask.momentum[:, 0] * eye.expand(rows, -1, -1)], dim=2)
+    to_memory = masks.phi[:, 0, -1, :, None] * eye
+    S = torch.cat([-keys.T @ (masks.P_last[:, 0] * keys), masks.eta_product[:, 0] * eye.expand(rows, -1, -1)], dim=2)
     return torch.cat([torch.cat([M, to_memory], dim=2), S], dim=1)
 
 
 def radius(keys: Tensor, steps: list[float], momentum: float, cure: str) -> np.ndarray:
     """The spectral radius of `chunk_map`, for each step: above 1, the same chunk read again and again blows up."""
     gates = gates_of(torch.tensor(steps, dtype=torch.float64), momentum, cure, len(keys))
-    return torch.linalg.eigvals(chunk_map(keys, masks(gates))).abs().amax(dim=-1).numpy()
+    return torch.linalg.eigvals(chunk_map(keys, chunk_masks(gates))).abs().amax(dim=-1).numpy()
 
 
 def bound(keys: Tensor, momentum: float, cure: str) -> float:

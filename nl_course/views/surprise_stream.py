@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError, check_int, check_min
-from nl_course.memories.titans.chunk import Gates, masks
+from nl_course.memories.titans.chunk import Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
@@ -99,7 +99,7 @@ def response(gates: Gates, place: int) -> np.ndarray:
     """How much of the write at `place` stands in the memory at each later word, in units of its step: exact, a column
     of the chunk's mask, sum_j prod_{j < r <= t} retention_r prod_{place < i <= j} momentum_i. (t - place,)"""
     unit = gates._replace(step=torch.ones_like(gates.step)).map(lambda g: g.double())
-    return masks(unit).reach[0, 0, place:, place].numpy()
+    return chunk_masks(unit).G[0, 0, place:, place].numpy()
 
 
 def strongest(stands: np.ndarray) -> int:

@@ -70,7 +70,7 @@ def by_place(layer: Titans, x: Tensor) -> Read:
     that mark their place (the s-th value is 1 at feature s), so that its answers are the weights of past values."""
     trace, state = Trace(["v", "read"]), layer.init_state(1)
     layer(x, state, trace)
-    (q, k, _), _ = layer.neural.project(x, state.tails, "qkv")
+    (q, k, _), _ = layer.neural.project(x, state.conv_states, "qkv")
     places = torch.eye(x.shape[1], WIDTH, dtype=x.dtype)[None, None]
     weights, _ = layer.neural.learn(q, k, places, layer.neural.gates(x), state.neural)
     return Read(weights[0, 0, :, : x.shape[1]], trace["v"][0, :, 0], 0, trace["read"][0, :, 0])

@@ -89,7 +89,7 @@ def measure(name: str, learned: bool, cut: str, text: str) -> Measured:
     return Measured(
         names=labels(tokens, groups),
         ends=np.array([np.flatnonzero(groups == g)[-1] for g in range(groups.max() + 1)]),
-        seen=seen(name, learned, check_choice("cut", cut, CUTS) if hasattr(layer, "cut") else CUTS[0], text),
+        seen=seen(name, learned, check_choice("cut", cut, CUTS) if hasattr(layer, "without") else CUTS[0], text),
         bytes=bytes_by_part(name, learned, text),
         cache=2 * layer.config.width * len(tokens) * layer.dtype.itemsize,
         change=changes(name, learned, text),
@@ -103,8 +103,8 @@ def changes(name: str, learned: bool, text: str) -> dict[str, float]:
     """By part, |output without it - output| / |output| over the whole text; {} where there is nothing to cut."""
     layer, x = _layer_and_input(name, learned, text)
     whole, found = layer(x)[0], {}
-    for part in CUTS[1:] if hasattr(layer, "cut") else ():
-        layer.cut = {part}
+    for part in CUTS[1:] if hasattr(layer, "without") else ():
+        layer.without = {part}
         found[part] = float((layer(x)[0] - whole).norm() / whole.norm())
     return found
 
@@ -115,7 +115,7 @@ def seen(name: str, learned: bool, cut: str, text: str) -> dict[str, np.ndarray]
     """See `Measured`. The text and, as further rows of one batch, the text with one word replaced each."""
     layer, x = _layer_and_input(name, learned, text)
     if cut != CUTS[0]:
-        layer.cut = {cut}
+        layer.without = {cut}
     groups = words(encode(text).numpy())
     count, noise = groups.max() + 1, torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
     replaced = torch.from_numpy(np.arange(count)[:, None] == groups)[..., None]
@@ -158,11 +158,11 @@ def bytes_by_part(name: str, learned: bool, text: str) -> dict[str, int]:
 def recall(name: str, cut: str, length: int, rows: int = 8) -> float:
     """The share of pass keys in `length` bytes that the trained model says exactly, with one part cut in all layers."""
     model = model_of(name, True)
-    memories = [layer.memory for layer in model.layers if hasattr(layer.memory, "cut")]
+    memories = [layer.memory for layer in model.layers if hasattr(layer.memory, "without")]
     try:
         for memory in memories:
-            memory.cut = set() if cut == CUTS[0] else {cut}
+            memory.without = set() if cut == CUTS[0] else {cut}
         return needle_accuracy(model, NeedleTask("passkey", length=length), rows=rows, batch=rows)[0].accuracy
     finally:
         for memory in memories:
-            memory.cut = set()
+            memory.without = set()

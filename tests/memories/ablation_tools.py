@@ -78,7 +78,7 @@ def ttt(memory, x: Tensor, s) -> Tensor:
 
 def titans(memory, x: Tensor, s) -> Tensor:
     n = memory.neural
-    (q, k, v), _ = n.project(x, n.init_tails(len(x), "qkv"), "qkv")
+    (q, k, v), _ = n.project(x, n.init_conv_states(len(x), "qkv"), "qkv")
     theta = n.config.largest_step * torch.sigmoid(x @ n.step.weight.T * s.learning_rate_per_token + n.step.bias).mT
     eta = torch.sigmoid(n.past(x)).mT * s.momentum
     keep = 1 - torch.sigmoid(n.forget(x)).mT

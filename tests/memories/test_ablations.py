@@ -9,6 +9,7 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
+from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.memories.ablations.switches import (
     Ablation,
     Switches,
@@ -269,7 +270,7 @@ def test_bad_input_is_named():
     with pytest.raises(CourseError, match="momentum"):
         ablate(titans_tools.layer(momentum=False), momentum=False)
     with pytest.raises(CourseError, match="pooled"):
-        ablate(titans_tools.layer(gates="pooled"), inner_steps=2)
+        ablate(titans_tools.layer(kind=PooledTitans), inner_steps=2)
     with pytest.raises(CourseError, match="gain"):
         ablate(hope_tools.by_gain(hope_tools.layer(kind="linear")), inner_steps=2)
     with pytest.raises(CourseError, match="one memory"):
@@ -345,7 +346,6 @@ def test_no_memory_knows_of_ablations():
     found = []
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
-            line = line.replace("memories.ablations.pooled", "")  # a shortcut of its own, which a config asks for
             if re.search(NAMES, line, re.IGNORECASE) or re.search(r"\bopen\b *[:=]", line):
                 found.append(f"{file.name}: {line.strip()}")
     assert not found, "\n".join(found)

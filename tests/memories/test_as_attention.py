@@ -6,6 +6,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
 from nl_course.memories.ablations.as_attention import as_attention
+from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.memories.ablations.switches import Ablation, ablated
 from tests.memories import titans_tools, ttt_tools
 
@@ -70,7 +71,7 @@ def test_with_the_last_layer_alone_the_features_stand_still():
 
 
 def test_other_memories_and_several_steps_are_refused():
-    for memory in (build_memory("self-modifying", 8, 2), titans_tools.layer(gates="pooled")):
+    for memory in (build_memory("self-modifying", 8, 2), titans_tools.layer(kind=PooledTitans)):
         with pytest.raises(CourseError, match="only TTT and Titans"):
             as_attention(memory, X)
     memory = MEMORIES["lmm"]()

@@ -10,8 +10,9 @@ from nl_course.memories import SelfModifying, SelfModifyingConfig, Trace
 from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.ablations.switches import ablate, ablated
 from nl_course.memories.common.inner_model import InnerModel
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.chunk import Gates
-from nl_course.memories.titans.chunk import reference as titans_reference
+from nl_course.memories.titans.reference import reference as titans_reference
 from tests.memories.hope_tools import ALL, CLOSE, by_gain, draw, gradients, layer, same, same_weights, twin
 
 OPTIONS = [
@@ -115,17 +116,13 @@ def test_frozen_around_it_the_memory_is_titans(momentum, retention):
     q, k, v = (trace[name].transpose(1, 2) for name in ("query", "key", "value"))
     step, kept = (trace[name].transpose(1, 2) for name in ("step_size", "retention"))
     inner = InnerModel(2, expansion=1, activation="silu", bias=False, norm=False, residual=True)
-    weights = {
-        f"W{i}": memory.start[f"memory_{part}"][None].expand(2, -1, -1, -1) for i, part in ((1, "into"), (2, "out"))
-    }
+    weights = Weights(
+        {f"W{i}": memory.start[f"memory_{part}"][None].expand(2, -1, -1, -1) for i, part in ((1, "into"), (2, "out"))}
+    )
     gates = Gates(step, torch.full_like(step, momentum).log() if momentum else None, kept.log())
-    S, reads = {name: torch.zeros_like(w) for name, w in weights.items()} if momentum else {}, []
-    for part in range(3):
-        cut = slice(4 * part, 4 * part + 4)
-        pieces = (u[:, :, cut] for u in (q, k, v))
-        y, weights, S = titans_reference(inner, None, weights, weights, S, *pieces, gates.between(cut.start, cut.stop))
-        reads.append(y)
-    torch.testing.assert_close(torch.cat(reads, dim=2).transpose(1, 2), trace["read"], **CLOSE)
+    S = weights.map(torch.zeros_like)
+    y, weights, _, _ = titans_reference(inner, None, weights, S, weights, q, k, v, *gates.plain(), chunk=4)
+    torch.testing.assert_close(y.transpose(1, 2), trace["read"], **CLOSE)
     same_weights({"memory": {"into": weights["W1"], "out": weights["W2"]}}, memory.weights(state))
 
 

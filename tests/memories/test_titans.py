@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from nl_course.memories import Titans, TitansConfig
+from nl_course.memories.ablations.pooled import PooledTitans
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.linear.delta import gated_delta_reference
-from nl_course.memories.titans.chunk import Gates, reference
+from nl_course.memories.titans.chunk import Gates
+from nl_course.memories.titans.reference import reference
 from tests.memories.titans_tools import (
     bare,
     by_hand,
@@ -90,9 +93,9 @@ def same(memory: Titans, other: Titans, x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("gates", ["per-token", "pooled"])
-def test_check_03_gradients_are_finite_differences(gates, path):
-    memory = layer(path, width=4, heads=1, chunk=2, persistent=1, conv=2, bias=True, gates=gates)
+@pytest.mark.parametrize("kind", [Titans, PooledTitans])
+def test_check_03_gradients_are_finite_differences(kind, path):
+    memory = layer(path, width=4, heads=1, kind=kind, chunk=2, persistent=1, conv=2, bias=True)
     names = [name for name, _ in memory.named_parameters()]
 
     def run(x, *values):
@@ -125,10 +128,11 @@ def test_check_06_second_order_is_alive(layers):
         state = memory.neural.init_state(1)
         M, S = state.memory, state.momentum
         for at in range(0, 8, 2):
-            rows, own = slice(at, at + 2), gates.between(at, at + 2)
-            anchor = {n: w.detach() for n, w in M.items()} if detach else M
+            rows, own = slice(at, at + 2), gates.time_slice(at, at + 2)
+            anchor = M.map(torch.Tensor.detach) if detach else M
             part = [u[:, :, rows] for u in (q, key, v)]
-            y, M, S = reference(memory.neural.inner, None, anchor, M, S, *part, own)
+            # Position 1 of a chunk of 3: the two tokens are taken at the anchor that is given.
+            y, M, S, _ = reference(memory.neural.inner, None, M, S, anchor, *part, *own.plain(), position=1, chunk=3)
         return torch.autograd.grad(y[:, :, -1].sum(), key)[0][:, :, 0]
 
     assert early_key(False).abs().max() > 1e-6
@@ -219,7 +223,7 @@ def test_check_14_the_gates_at_their_ends(layers, path):
 
     # eta = 0: the past is forgotten at once, and S is the last token's step alone.
     y, after = learn(memory, q, k, v, gates._replace(log_momentum=never), moving)
-    none = {"momentum": {n: torch.zeros_like(S) for n, (_, S) in first.items()}}
+    none = {"momentum": Weights({n: torch.zeros_like(S) for n, (_, S) in first.items()})}
     still = type(moving)(**{**moving.__dict__, **none})
     expected, _ = learn(memory, q, k, v, gates._replace(log_momentum=never), still)
     torch.testing.assert_close(y, expected, **CLOSE)
@@ -342,7 +346,7 @@ def test_check_17_a_single_write_goes_on_by_the_products_of_momentum(layers, siz
         for n in u:
             write[n][0, h] = -0.4 * u[n]
     for stop in range(1, tokens + 1):
-        _, state = learn(memory, q[:, :, :stop], k[:, :, :stop], v[:, :, :stop], gates.between(0, stop))
+        _, state = learn(memory, q[:, :, :stop], k[:, :, :stop], v[:, :, :stop], gates.time_slice(0, stop))
         response = torch.zeros(1, 2, dtype=torch.float64)
         for t in range(place, stop):
             response += eta[:, :, place + 1 : t + 1].prod(-1)

@@ -8,6 +8,7 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import Titans, TitansConfig, Trace, build_memory
+from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.titans.chunk import Gates
 from tests.memories.titans_tools import bare, constant_gates, layer, learn, network, some_gates, surprise, twin
@@ -39,10 +40,10 @@ class DotProduct(InnerModel):
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("gates", ["per-token", "pooled"])
-def test_check_04_any_split(gates, path):
+@pytest.mark.parametrize("kind", [Titans, PooledTitans])
+def test_check_04_any_split(kind, path):
     """Also inside a chunk: the tile of computation is no part of the model."""
-    memory, x = layer(path, gates=gates), draw(2, 21, 8)
+    memory, x = layer(path, kind=kind), draw(2, 21, 8)
     whole, state = memory(x)
     for pieces in ([1] * 21, [2, 3, 5, 7, 4], [4, 4, 13], [17, 1, 1, 1, 1]):
         outputs, carried = [], None
@@ -106,16 +107,16 @@ def test_check_19_the_chunk_is_part_of_the_model(make, keys, gates):
 
 
 def test_check_19_pooled_gates_depend_on_the_chunk_even_where_the_papers_do_not():
-    def last(gates: str, size: int) -> torch.Tensor:
-        memory = bare(width=24, chunk=size, zero=True, gates=gates, max_step=0.3)
+    def last(kind: type[Titans], size: int) -> torch.Tensor:
+        memory = bare(width=24, chunk=size, zero=True, kind=kind, max_step=0.3)
         neural, x = memory.neural, draw(2, 12, 24, seed=7)
         state = neural.init_state(2)
         return neural.learn(PAIRS[0], ORTHONORMAL, PAIRS[2], neural.gates(x), state)[0][:, :, -1]
 
     for size in (2, 3, 12):
-        torch.testing.assert_close(last("per-token", size), last("per-token", 1), **CLOSE)
-        assert (last("pooled", size) - last("pooled", 1)).abs().max() > 1e-3
-    torch.testing.assert_close(last("pooled", 1), last("per-token", 1), **CLOSE)
+        torch.testing.assert_close(last(Titans, size), last(Titans, 1), **CLOSE)
+        assert (last(PooledTitans, size) - last(PooledTitans, 1)).abs().max() > 1e-3
+    torch.testing.assert_close(last(PooledTitans, 1), last(Titans, 1), **CLOSE)
 
 
 def test_check_23_the_length_of_a_projected_key_does_not_matter():
@@ -168,7 +169,7 @@ def test_check_24_bf16_stays_near_fp32_and_keeps_what_it_learns_in_fp32(layers):
     low, state = twin(memory.double()).bfloat16()(x.bfloat16())
     assert low.dtype == torch.bfloat16
     for name, tensor in state.tensors().items():
-        assert name.startswith("tails") or tensor.dtype == torch.float32
+        assert name.startswith("conv_states") or tensor.dtype == torch.float32
     assert (low.float() - y).norm() / y.norm() < 0.03
 
 
@@ -239,7 +240,7 @@ def pooled_by_hand(memory: Titans, q, k, v, x) -> tuple[torch.Tensor, dict, dict
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 5])
 def test_pooled_gates_are_a_plain_loop(size, layers, path):
-    memory, x = bare(path=path, layers=layers, chunk=size, gates="pooled", max_step=0.2), draw(2, 13, 8)
+    memory, x = bare(path=path, layers=layers, chunk=size, kind=PooledTitans, max_step=0.2), draw(2, 13, 8)
     q, k, v = (draw(2, 2, 13, 4, seed=s) for s in range(3))
     y, state = learn(memory, q, k, v, memory.neural.gates(x))
     expected, ends = pooled_by_hand(memory, q, k, v, x)
@@ -252,7 +253,7 @@ def test_pooled_gates_are_a_plain_loop(size, layers, path):
 
 @pytest.mark.parametrize("parts", [{}, {"momentum": False}, {"retention": False}, {"norm": True, "bias": True}])
 def test_both_paths_of_pooled_gates_agree(parts):
-    memory, x = layer(gates="pooled", chunk=3, **parts), draw(2, 13, 8)
+    memory, x = layer(kind=PooledTitans, chunk=3, **parts), draw(2, 13, 8)
     other = twin(memory, "reference")
     torch.testing.assert_close(memory(x)[0], other(x)[0], **CLOSE)
     same_gradients(memory, other, x)
@@ -262,17 +263,17 @@ def test_the_shortcut_is_another_memory_unless_a_chunk_is_one_token():
     x = draw(2, 13, 8)
     for size in (1, 2, 4):
         memory = layer(chunk=size, persistent=0)
-        difference = (memory(x)[0] - twin(memory, gates="pooled")(x)[0]).abs().amax((0, 2))
+        difference = (memory(x)[0] - twin(memory, kind=PooledTitans)(x)[0]).abs().amax((0, 2))
         if size == 1:
             assert difference.max() < 1e-10
         else:
             assert difference.min() > 1e-5  # the first token already: it does not read its own write
 
 
-@pytest.mark.parametrize("gates", ["per-token", "pooled"])
+@pytest.mark.parametrize("kind", [Titans, PooledTitans])
 @pytest.mark.parametrize("path", PATHS)
-def test_first_order_changes_the_gradient_and_nothing_else(path, gates):
-    x, exact = draw(2, 13, 8), layer(path, gates=gates)
+def test_first_order_changes_the_gradient_and_nothing_else(path, kind):
+    x, exact = draw(2, 13, 8), layer(path, kind=kind)
     stopped = twin(exact, path, stop_gradient="first-order")
     torch.testing.assert_close(stopped(x)[0], exact(x)[0], **CLOSE)
     y, _ = stopped(x)
@@ -330,7 +331,6 @@ def test_under_inference_mode_it_is_the_same():
         ({"chunk": 0}, "chunk"),
         ({"persistent": -1}, "persistent"),
         ({"max_step": -1.0}, "max_step"),
-        ({"gates": "poled"}, "Did you mean 'pooled'"),
         ({"stop_gradient": "write"}, "first-order"),
         ({"activation": "relu"}, "gelu, silu"),
     ],

@@ -7,7 +7,8 @@ from torch import Tensor
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
 from nl_course.memories.attention.rope import Rotary
-from nl_course.memories.titans.attention import Prefix, Rows, attend_window, attend_window_blocks
+from nl_course.memories.titans.attention import Prefix, Projected, attend_window, attend_window_blocks
+from nl_course.memories.titans.mac import _side_by_side
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 WIDTH, HEADS, TOKENS = 8, 2, 13
@@ -47,32 +48,32 @@ def by_hand(attention, x: Tensor, persistent: Tensor, sees) -> Tensor:
     return attention.output(answer)
 
 
-def jacobian_support(memory, x: Tensor, cut=()) -> Tensor:
+def jacobian_support(memory, x: Tensor, without=()) -> Tensor:
     """(T, T): whether output t depends on input s."""
-    memory.cut = cut
+    memory.without = without
     x = x[:1].clone().requires_grad_()
     y, _ = memory(x)
     rows = [torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)[0][0].abs().sum(-1) for t in range(x.shape[1])]
-    memory.cut = ()
+    memory.without = ()
     return torch.stack(rows) != 0
 
 
 # -- 20: memory as a context -------------------------------------------------------------------------------------
 def test_check_20_mac_without_its_memory_is_block_local_attention_with_a_prefix():
     memory, x = make("mac", segment=5), text()
-    memory.cut = {"memory"}
+    memory.without = {"memory"}
     expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
 def test_check_20_masking_the_rows_is_not_zeroing_them():
     memory, x = make("mac", segment=5), text(5)
-    memory.cut = {"memory"}
+    memory.without = {"memory"}
     masked, _ = memory(x)
-    rows, nothing = memory.attention.rows(x, 0, 5), memory.attention.rows(torch.zeros_like(x), 0, 5)
-    held = memory.init_state(2).held.append(memory._kept(rows, nothing))
-    memory.cut = ()  # so that the rows of zeros are read, and keep their share of the softmax
-    zeroed = memory._attend(rows, held, memory.prefix())
+    own, nothing = memory.attention.project(x, 0, 5), memory.attention.project(torch.zeros_like(x), 0, 5)
+    cache = memory.init_state(2).segment_cache.append(_side_by_side(own, nothing))
+    memory.without = ()  # so that the rows of zeros are read, and keep their share of the softmax
+    zeroed = memory._attend(own, cache, memory.prefix())
     assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
 
 
@@ -83,7 +84,7 @@ def test_check_20_mac_sees_no_later_token_with_its_memory_on():
 
 def test_check_20_mac_attention_stays_in_its_segment_and_only_memory_carries_over():
     memory, x = make("mac", segment=4), text()
-    attention_only = jacobian_support(memory, x, cut={"memory"})
+    attention_only = jacobian_support(memory, x, without={"memory"})
     segment = torch.arange(TOKENS) // 4
     assert torch.equal(attention_only, (segment[:, None] == segment[None, :]).tril())
     with_memory = jacobian_support(memory, x)
@@ -112,14 +113,14 @@ def window(size: int):
 
 def test_check_21_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
     memory, x = make("mag", window=4), text()
-    memory.cut = {"memory"}
+    memory.without = {"memory"}
     expected = by_hand(memory.attention, x, memory.persistent, window(4))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
 def test_check_21_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
     memory, x = make("mal", window=4), text()
-    memory.cut = {"memory"}
+    memory.without = {"memory"}
     norm = memory.between_norm
     torch.testing.assert_close(
         memory(x)[0], by_hand(memory.attention, norm(x), norm(memory.persistent), window(4)), **CLOSE
@@ -130,23 +131,23 @@ def test_check_21_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix
 def test_check_21_attention_is_blind_beyond_its_window_and_memory_is_not(name):
     memory, x = make(name, window=4), text()
     near = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril() & ~torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril(-4)
-    assert torch.equal(jacobian_support(memory, x, cut={"memory"}), near)
+    assert torch.equal(jacobian_support(memory, x, without={"memory"}), near)
     assert jacobian_support(memory, x)[TOKENS - 1, 0]
 
 
-@pytest.mark.parametrize("held", [0, 1, 3, 7])
+@pytest.mark.parametrize("earlier", [0, 1, 3, 7])
 @pytest.mark.parametrize(("tokens", "size"), [(1, 4), (4, 4), (5, 4), (11, 4), (12, 3), (9, 1)])
-def test_attention_in_blocks_is_attention(tokens, size, held):
+def test_attention_in_blocks_is_attention(tokens, size, earlier):
     generator = torch.Generator().manual_seed(1)
 
     def draw(columns):
         return torch.randn(2, HEADS, columns, 3, generator=generator, dtype=torch.float64)
 
-    held = min(held, size - 1)
-    key, value, prefix = draw(held + tokens), draw(held + tokens), Prefix(draw(2), draw(2))
-    rows = Rows(draw(tokens), draw(tokens), key[:, :, held:], value[:, :, held:])
-    whole = attend_window(rows, prefix, key, value, size)
-    torch.testing.assert_close(attend_window_blocks(rows, prefix, key, value, size), whole, **CLOSE)
+    earlier = min(earlier, size - 1)
+    key, value, prefix = draw(earlier + tokens), draw(earlier + tokens), Prefix(draw(2), draw(2))
+    own = Projected(draw(tokens), draw(tokens), key[:, :, earlier:], value[:, :, earlier:])
+    whole = attend_window(own, prefix, key, value, size)
+    torch.testing.assert_close(attend_window_blocks(own, prefix, key, value, size), whole, **CLOSE)
 
 
 # -- 22: persistent tokens ---------------------------------------------------------------------------------------
@@ -157,7 +158,7 @@ def test_check_22_persistent_tokens_matter_and_are_learned(name):
     (gradient,) = torch.autograd.grad(with_them[:, -1].sum(), memory.persistent)
     assert (gradient.abs().sum(-1) > 0).all()  # every one of them, and from the last token: never evicted
     if name != "titans":
-        memory.cut = {"persistent"}
+        memory.without = {"persistent"}
         assert (memory(x)[0] - with_them).abs().max() > 1e-3
 
 
@@ -165,7 +166,7 @@ def test_check_22_persistent_tokens_matter_and_are_learned(name):
 def test_check_22_no_window_evicts_the_prefix(name):
     """With the memory cut, the prefix reaches the last token through attention or not at all."""
     memory, x = make(name, window=2), text(300, 1)
-    memory.cut = {"memory"}
+    memory.without = {"memory"}
     with torch.no_grad():
         one, _ = memory(x)
         memory.persistent.mul_(-1)
@@ -194,17 +195,17 @@ def test_each_part_can_be_cut_and_put_back():
         whole, _ = memory(x)
         outputs = [whole]
         for part in ("memory", "attention", "persistent"):
-            memory.cut = {part}
+            memory.without = {part}
             outputs.append(memory(x)[0])
         for i, one in enumerate(outputs):
             assert all((one - other).abs().max() > 1e-6 for other in outputs[i + 1 :])
-        memory.cut = ()
+        memory.without = ()
         assert torch.equal(memory(x)[0], whole)
 
 
 def test_a_part_that_there_is_not_is_named():
     with pytest.raises(CourseError, match=r"window.*memory"):
-        make("mag").cut = {"window"}
+        make("mag").without = {"window"}
 
 
 @pytest.mark.parametrize("bad", [dict(layers=5), dict(layers=0), dict(chunk=0), dict(max_step=-1), dict(persistent=-1)])

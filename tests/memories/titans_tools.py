@@ -11,12 +11,20 @@ from nl_course.memories.titans.chunk import Gates
 from tests.memories.ttt_tools import draw
 
 
-def layer(path: str = "auto", width: int = 8, heads: int = 2, spread=0.3, start=0.0, **options) -> Titans:
+def layer(
+    path: str = "auto",
+    width: int = 8,
+    heads: int = 2,
+    spread: float = 0.3,
+    start: float = 0.0,
+    kind: type[Titans] = Titans,
+    **options,
+) -> Titans:
     """A float64 layer, the same for the same arguments; parameters moved from their start by `spread`, and the inner
     network's by `start` more."""
     torch.manual_seed(0)
     options = dict(expansion=2, chunk=4, conv=3, persistent=3) | options
-    memory = Titans(TitansConfig(width, heads, **options), path=path).double()
+    memory = kind(TitansConfig(width, heads, **options), path=path).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in memory.parameters():
@@ -26,9 +34,9 @@ def layer(path: str = "auto", width: int = 8, heads: int = 2, spread=0.3, start=
     return memory
 
 
-def twin(memory: Titans, path: str = "auto", **options) -> Titans:
-    """The same weights in a layer with another path or other options."""
-    other = Titans(replace(memory.config, **options), path=path).double()
+def twin(memory: Titans, path: str = "auto", kind: type[Titans] | None = None, **options) -> Titans:
+    """The same weights in a layer with another path or other options, or of another kind."""
+    other = (kind or type(memory))(replace(memory.config, **options), path=path).double()
     other.load_state_dict(memory.state_dict())
     return other
 

@@ -2,7 +2,7 @@
 compute the same thing, and what differs by design.
 
 Theirs with `chunk_size=1` takes gates and gradients per token, and `batch_size=b` renews the weights at which gradients
-are taken every b tokens: that is our chunk of b. `chunk_size=c` pools gates over c tokens: our gates="pooled".
+are taken every b tokens: that is our chunk of b. `chunk_size=c` pools gates over c tokens: our `PooledTitans`.
 Accounted for, one by one:
 
 * their loss is the mean over f features of the squared error, ours half the sum: our largest step is 2 / f of theirs;
@@ -20,6 +20,7 @@ import torch
 from torch.nn.functional import gelu, layer_norm
 
 from nl_course.memories import Titans, TitansConfig
+from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.memories.common.inner_model import unit
 from tests.peers import random
 
@@ -68,7 +69,8 @@ def pair(layers=2, normed=False, momentum=True, wrapped=False, rate=0.3, **optio
     theirs.q_norm = theirs.k_norm = Unit()
     theirs.retrieve_gate, theirs.combine_heads = None, torch.nn.Identity()
     pooled = theirs.store_chunk_size > 1
-    ours = Titans(
+    kind = PooledTitans if pooled else Titans
+    ours = kind(
         TitansConfig(
             WIDTH,
             HEADS,
@@ -82,7 +84,6 @@ def pair(layers=2, normed=False, momentum=True, wrapped=False, rate=0.3, **optio
             max_step=rate * 2 / f,
             norm=normed or wrapped,
             residual=normed or wrapped,
-            gates="pooled" if pooled else "per-token",
         )
     ).double()
     neural, generator = ours.neural, torch.Generator().manual_seed(1)

@@ -93,7 +93,7 @@ def test_a_cut_is_the_layers_own():
     x = given[0].double()
     whole, _ = layer(x)
     for part in CUTS[1:]:
-        layer.cut = {part}
+        layer.without = {part}
         change = (layer(x)[0] - whole).norm() / whole.norm()
         assert found.change[part] == pytest.approx(change.item()) and change > 0.01
     assert measure("LMM", False, "memory", TEXT).change == {}
@@ -169,6 +169,6 @@ def test_recorded_models_add_their_recall(tmp_path, monkeypatch):
         task = NeedleTask("passkey", length=128)
         model = model_of("MAC", True)
         assert shares["whole"] == needle_accuracy(model, task, rows=8, batch=8)[0].accuracy
-        assert not any(layer.memory.cut for layer in model.layers) and "Of pass keys in 128 bytes" in view.readout
+        assert not any(layer.memory.without for layer in model.layers) and "Of pass keys in 128 bytes" in view.readout
     finally:
         [cached.cache_clear() for cached in caches]

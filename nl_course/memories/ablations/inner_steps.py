@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
-from nl_course.memories.titans.chunk import Gates, Masks, masks
+from nl_course.memories.titans.chunk import ChunkMasks, Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
 from nl_course.memories.ttt.dual import loss_gradient, moved
 from nl_course.memories.ttt.layer import TTT, TTTState
@@ -144,17 +144,17 @@ def learn_titans(
     for chunk in chunks(state.position, q.shape[2], size):
         count = chunk.stop - chunk.start
         anchor, first, pairs = memory, momentum, (k[:, :, chunk], v[:, :, chunk])
-        mask = masks(gates.between(chunk.start, chunk.stop))
+        masks = chunk_masks(gates.time_slice(chunk.start, chunk.stop))
         own = {name: fold(w, count) for name, w in anchor.items()}
-        base = _base(anchor, first, mask, count)
+        base = _base(anchor, first, masks, count)
         K, V = (fold(u, count) for u in pairs)
-        W, _, points = descend(steps, rule, own, base, 1, K, V, folded(mask.reach))
+        W, _, points = descend(steps, rule, own, base, 1, K, V, folded(masks.G))
         outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
         memory = {name: last_of(w, count) for name, w in W.items()}
         if first:
             at = [{name: last_of(w, count) for name, w in point.items()} for point in points]
-            each = [gradients(*rule[:2], w, *pairs, mask.carried[..., 0], *rule[2:]) for w in at]
-            momentum = {name: mask.momentum * S - sum(g[name] for g in each) for name, S in first.items()}
+            each = [gradients(*rule[:2], w, *pairs, masks.P_last[..., 0], *rule[2:]) for w in at]
+            momentum = {name: masks.eta_product * S - sum(g[name] for g in each) for name, S in first.items()}
         if count == size:
             anchor = memory
     position = state.position + q.shape[2]
@@ -162,11 +162,11 @@ def learn_titans(
     return torch.cat(outputs, dim=2), after
 
 
-def _base(anchor: Weights, first: Weights, mask: Masks, count: int) -> Weights:
+def _base(anchor: Weights, first: Weights, masks: ChunkMasks, count: int) -> Weights:
     """What each token has without the chunk's own gradients, folded."""
     base = {}
     for name, w in anchor.items():
-        base[name] = folded(mask.kept[..., None]) * fold(w, count)
+        base[name] = folded(masks.beta[..., None]) * fold(w, count)
         if first:
-            base[name] = base[name] + folded(mask.spread[..., None]) * fold(first[name], count)
+            base[name] = base[name] + folded(masks.phi[..., None]) * fold(first[name], count)
     return base

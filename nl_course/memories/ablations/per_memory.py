@@ -148,11 +148,11 @@ class AblatedNeuralMemory(Adapter):
             lacks["momentum"] = "its inner loop has no momentum"
         return lacks
 
-    def write_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
+    def write_inputs(self, x: Tensor, conv_states: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
         """As `NeuralMemory.write_inputs`."""
         refuse_compiled()
         memory, ablation = self.memory, self.ablation
-        q, k, v, gates, tails = type(memory).write_inputs(memory, x, tails)
+        q, k, v, gates, conv_states = type(memory).write_inputs(memory, x, conv_states)
         step = gates.step
         if not ablation.learning_rate_per_token:
             bias = memory.step.bias.to(step.dtype)[:, None]  # (h, 1)
@@ -160,12 +160,12 @@ class AblatedNeuralMemory(Adapter):
         gates = gates._replace(step=ablation.sign * step)
         if not ablation.momentum:
             gates = gates._replace(log_momentum=None)
-        return (k if ablation.read_with == "key" else q), k, v, gates, tails
+        return (k if ablation.read_with == "key" else q), k, v, gates, conv_states
 
-    def read_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, tuple]:
+    def read_inputs(self, x: Tensor, conv_states: tuple) -> tuple[Tensor, tuple]:
         """As `NeuralMemory.read_inputs`."""
-        (asked,), tails = self.memory.project(x, tails, "k" if self.ablation.read_with == "key" else "q")
-        return asked, tails
+        (q,), conv_states = self.memory.project(x, conv_states, "k" if self.ablation.read_with == "key" else "q")
+        return q, conv_states
 
     def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
         """As `NeuralMemory.learn`."""

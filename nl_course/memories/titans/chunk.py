@@ -1,165 +1,209 @@
-"""The inner loop of Titans, one chunk or a piece of one: by autograd a token at a time, and with matmuls only.
+"""Why a chunk can be computed at once: the numbers of reference.py with matrix products only.
 
-Behrouz, Zhong and Mirrokni 2024, "Titans: Learning to Memorize at Test Time", arXiv 2501.00663, section 3.1:
+arXiv 2501.00663, section 3.2 (equations 16 to 18). The gradients of a chunk are all taken at one anchor M_a, so none of
+them waits for another. Each is one outer product per layer, u_t = a_t^T e_t, of the layer's input and error
+(common/inner_model.py). And both recurrences are linear:
 
-    S_t = eta_t S_{t-1} - theta_t u_t,    u_t = grad l(M^a; k_t, v_t)         surprise, carried on by momentum  (eq. 10)
-    M_t = (1 - alpha_t) M_{t-1} + S_t,    y_t = f(q_t; M_t)                   retention, then the read     (eqs. 13, 15)
+    S_t = eta_t S_{t-1} - theta_t u_t,    M_t = (1 - alpha_t) M_{t-1} + S_t
 
-M^a, the anchor, is the memory as the chunk began. `reference` does just that. `chunked` never makes a weight matrix
-for a token: u_t is one outer product a_t^T e_t a layer (inner.py), and both recurrences are linear, so with
+So u_i enters M_t with one number, G[t, i], and what the chunk began with enters with two, beta_t and phi_t:
 
     A[t, j] = prod_{j < r <= t} (1 - alpha_r),    P[j, i] = theta_i prod_{i < r <= j} eta_r,    G = A P
-    kept_t = A[t, 0],    spread_t = sum_{1 <= j <= t} A[t, j] prod_{r <= j} eta_r
+    beta_t  = prod_{r <= t} (1 - alpha_r),        phi_t   = sum_{1 <= j <= t} A[t, j] prod_{r <= j} eta_r
 
-    Y = kept (X M_0) + spread (X S_0) - ((X a^T) * G) e                  for every layer in turn, X what it reads with
-    M_c = kept_c M_0 + spread_c S_0 - (G_c a)^T e,    S_c = (prod eta) S_0 - (P_c a)^T e
+    M_t = beta_t M_0 + phi_t S_0 - sum_{i <= t} G[t, i] a_i^T e_i        (eq. 16 is the case eta = 0: G = A theta)
 
-for a piece that begins with M_0 and S_0 (which is M^a only where the piece opens its chunk).
+With X what a layer is given when the chunk is read, for every layer in turn,
 
-Axes: b batch, h heads, t tokens of the piece, c of a chunk, f head width. q, k, v (b, h, t, f), gates (b, h, t).
+    Y = beta (X M_0) + phi (X S_0) - ((X a^T) * G) e
+
+No weight matrix is made for any token. M_0 and S_0 are what the piece at hand begins with; M_0 is M_a only where that
+piece opens its chunk.
+
+Axes: b batch, h heads, t tokens of the piece, c tokens of a chunk, n chunks, f head width, `in` and `out` the widths of
+a layer.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
+from nl_course.memories.common.inner_model import InnerModel, Norm
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.linear.chunks import decay_between, decay_from_start, in_chunks
 
 
 class Gates(NamedTuple):
     """What a token decides about its own write, (b, h, t) each: the step theta, and the logarithms of the momentum eta
-    (None: no momentum) and of the retention 1 - alpha (None: everything is kept)."""
+    (None: no momentum, eta = 0) and of the retention 1 - alpha (None: nothing is forgotten, alpha = 0).
+
+    Logarithms, because a chunk multiplies many gates: a product of small ones underflows, a sum of logarithms does
+    not."""
 
     step: Tensor
     log_momentum: Tensor | None
     log_retention: Tensor | None
 
-    def map(self, function) -> "Gates":
-        return Gates(*(None if g is None else function(g) for g in self))
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Gates":
+        """`function` applied to every gate that there is."""
+        return Gates(*(None if gate is None else function(gate) for gate in self))
 
-    def between(self, start: int, stop: int) -> "Gates":
-        """Those of tokens start .. stop - 1."""
-        return self.map(lambda g: g[:, :, start:stop])
+    def time_slice(self, start: int, stop: int) -> "Gates":
+        """Those of the tokens start .. stop - 1."""
+        return self.map(lambda gate: gate[:, :, start:stop])
 
-    def split(self, sizes: list[int] | int) -> list["Gates"]:
-        """Pieces along time."""
-        parts = [None if g is None else g.split(sizes, dim=2) for g in self]
-        count = len(parts[0])
-        return [Gates(*(None if p is None else p[i] for p in parts)) for i in range(count)]
-
-
-class Masks(NamedTuple):
-    """What the gates of a piece of t tokens come to: `reach` G (b, h, t, t), `kept` and `spread` (b, h, t, 1),
-    `carried` the last row of P (b, h, t, 1), and `momentum` the product of all eta (b, h, 1, 1)."""
-
-    reach: Tensor
-    kept: Tensor
-    spread: Tensor | None
-    carried: Tensor | None
-    momentum: Tensor | None
+    def plain(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The paper's alpha, eta and theta, (b, h, t) each."""
+        zero = torch.zeros_like(self.step)
+        alpha = zero if self.log_retention is None else -self.log_retention.expm1()
+        eta = zero if self.log_momentum is None else self.log_momentum.exp()
+        return alpha, eta, self.step
 
 
-def masks(gates: Gates) -> Masks:
-    """The masks of a piece, from sums of logarithms: products of small gates would underflow. Any leading axes."""
-    step, log_momentum, log_retention = gates
-    places, spread, carried, momentum = step.shape[-1], None, None, None
-    if log_retention is None:
-        A = torch.ones(places, places, dtype=step.dtype, device=step.device).tril()
-        kept = torch.ones_like(step)
+class ChunkMasks(NamedTuple):
+    """What the gates of a piece come to, in the letters above: how much of each write (`G`), of the memory (`beta`) and
+    of the momentum (`phi`) at the beginning stands in the memory after token t; and how much of each write (`P_last`)
+    and of the momentum at the beginning (`eta_product`) stands in the momentum after the last token.
+
+    G (b, h, t, t), beta and phi (b, h, t, 1), P_last (b, h, t, 1), eta_product (b, h, 1, 1)."""
+
+    G: Tensor
+    beta: Tensor
+    phi: Tensor
+    P_last: Tensor
+    eta_product: Tensor
+
+    def per_chunk(self) -> list["ChunkMasks"]:
+        """The masks of each chunk, where they were made for all at once, (b, h, n, ...)."""
+        # Unbound once: to pick one chunk at a time would make the backward pass quadratic in their number.
+        parts = [part.unbind(2) for part in self]
+        return [ChunkMasks(*masks) for masks in zip(*parts)]
+
+
+def chunk_masks(gates: Gates) -> ChunkMasks:
+    """The masks of one piece; gates (..., t) with any leading axes."""
+    theta = gates.step  # (..., t)
+    if gates.log_retention is None:
+        A = torch.ones(theta.shape[-1], theta.shape[-1], dtype=theta.dtype, device=theta.device).tril()  # (t, t)
+        beta = torch.ones_like(theta)
     else:
-        A, kept = decay_between(log_retention), decay_from_start(log_retention)
-    if log_momentum is None:
-        reach = A * step[..., None, :]
+        A = decay_between(gates.log_retention)  # (..., t, t)
+        beta = decay_from_start(gates.log_retention)  # (..., t)
+    if gates.log_momentum is None:
+        # P is diag(theta): a write enters the memory once, and of the momentum only the last token's step is left.
+        G = A * theta[..., None, :]  # (..., t, t)
+        phi = torch.zeros_like(theta)
+        P_last = torch.cat([torch.zeros_like(theta[..., :-1]), theta[..., -1:]], dim=-1)  # (..., t)
+        eta_product = torch.zeros_like(theta[..., -1])  # (...)
     else:
-        P = decay_between(log_momentum) * step[..., None, :]
-        lasting = decay_from_start(log_momentum)
-        reach, spread = A @ P, A @ lasting[..., None]
-        carried, momentum = P[..., -1, :, None], lasting[..., -1, None, None]
-    return Masks(reach, kept[..., None], spread, carried, momentum)
+        P = decay_between(gates.log_momentum) * theta[..., None, :]  # (..., t, t)
+        eta_from_start = decay_from_start(gates.log_momentum)  # (..., t)
+        G = A @ P
+        phi = (A @ eta_from_start[..., None])[..., 0]  # (..., t)
+        P_last = P[..., -1, :]
+        eta_product = eta_from_start[..., -1]
+    return ChunkMasks(G, beta[..., None], phi[..., None], P_last[..., None], eta_product[..., None, None])
 
 
-def reference(
-    inner: InnerModel,
+def chunked_piece(
+    f: InnerModel,
     norm: Norm | None,
-    anchor: Weights,
-    memory: Weights,
-    momentum: Weights,
+    M: Weights,
+    S: Weights,
+    M_a: Weights,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    gates: Gates,
-    first_order: bool = False,
+    masks: ChunkMasks,
+    create_graph: bool = True,
 ) -> tuple[Tensor, Weights, Weights]:
-    """One token at a time: its surprise, the momentum, the write, the read. Returns y (b, h, t, f), M and S after the
-    last. `momentum` {} is none: then S is the token's own step alone. With `first_order` surprises are constants."""
-    answers = []
-    for t in range(q.shape[2]):
-        token = slice(t, t + 1)
-        surprise = grad_loss(
-            inner.inner_loss, anchor, k[:, :, token], v[:, :, token], norm, create_graph=not first_order
-        )
-        theta, eta, keep = (None if g is None else g[:, :, token, None] for g in gates)
-        S = {name: -theta * u for name, u in surprise.items()}
-        if momentum:
-            S = {name: eta.exp() * momentum[name] + s for name, s in S.items()}
-            momentum = S
-        kept = memory if keep is None else {name: keep.exp() * w for name, w in memory.items()}
-        memory = {name: kept[name] + s for name, s in S.items()}
-        answers.append(inner.read(memory, q[:, :, token], norm))
-    return torch.cat(answers, dim=2), memory, momentum
+    """One chunk, or a piece of one: y (b, h, t, f), and M and S after its last token. S {} is no momentum."""
+    M_next = dict.fromkeys(M)  # filled in below, in the order of M's names
+    S_next = dict.fromkeys(S)
+    beta_last = masks.beta[:, :, -1:]  # (b, h, 1, 1)
+    G_last = masks.G[:, :, -1, :, None]  # (b, h, t, 1)
+    x = q
+    for i, (a, e) in enumerate(f.key_side(M_a, k, v, norm), 1):  # eq. 17; a (b, h, t, in), e (b, h, t, out)
+        if not create_graph:
+            a, e = a.detach(), e.detach()
+
+        # Read: what the piece began with, and then every earlier write, weighed by how well its input fits x.
+        y = masks.beta * f.layer(M, i, x)  # (b, h, t, out)
+        if S:
+            y = y + masks.phi * f.layer(S, i, x)
+        fits = x @ a.mT  # (b, h, t, t)
+        if f.bias:
+            fits = fits + 1  # a bias is a weight whose input is always 1
+        y = y - (fits * masks.G) @ e
+
+        # Write: the same sum for the last token alone, as weights.
+        inputs = {f"W{i}": a}
+        if f.bias:
+            inputs[f"b{i}"] = torch.ones_like(a[..., :1])
+        for name, given in inputs.items():
+            M_next[name] = beta_last * M[name] - (G_last * given).mT @ e  # (b, h, in, out)
+            if S:
+                M_next[name] = M_next[name] + masks.phi[:, :, -1:] * S[name]
+                S_next[name] = masks.eta_product * S[name] - (masks.P_last * given).mT @ e  # eq. 18
+
+        x = f.activate(y) if i < f.layers else y
+    return f.answer(q, x, norm), Weights(M_next), Weights(S_next)
 
 
-def chunked(
-    inner: InnerModel,
+def whole_chunks(
+    f: InnerModel,
     norm: Norm | None,
-    anchor: Weights,
-    memory: Weights,
-    momentum: Weights,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Masks,
-    first_order: bool = False,
-) -> tuple[Tensor, Weights, Weights]:
-    """The same numbers with matmuls only, given the piece's masks."""
-    sides = inner.key_side(anchor, k, v, norm)
-    if first_order:
-        sides = [(a.detach(), e.detach()) for a, e in sides]
-    last, x, after, moving = mask.reach[:, :, -1, :, None], q, {}, {}
-    for i, (a, e) in enumerate(sides, 1):
-        z = mask.kept * inner.layer(memory, i, x)
-        if momentum:
-            z = z + mask.spread * inner.layer(momentum, i, x)
-        products = x @ a.mT + 1 if inner.bias else x @ a.mT
-        z = z - (products * mask.reach) @ e
-        given = {f"W{i}": a} | ({f"b{i}": torch.ones_like(a[..., :1])} if inner.bias else {})
-        for name, u in given.items():
-            after[name] = mask.kept[:, :, -1:] * memory[name] - (last * u).mT @ e
-            if momentum:
-                after[name] = after[name] + mask.spread[:, :, -1:] * momentum[name]
-                moving[name] = mask.momentum * momentum[name] - (mask.carried * u).mT @ e
-        x = inner.activate(z) if i < inner.layers else z
-    return inner.answer(q, x, norm), after, moving
-
-
-def chunked_sequence(
-    inner: InnerModel,
-    norm: Norm | None,
-    memory: Weights,
-    momentum: Weights,
+    M: Weights,
+    S: Weights,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     gates: Gates,
     chunk: int,
-    first_order: bool = False,
+    create_graph: bool = True,
 ) -> tuple[Tensor, Weights, Weights]:
-    """Whole chunks, one after the other; their masks are made all at once."""
-    answers, every = [], masks(gates.map(lambda g: in_chunks(g, chunk)))
-    every = zip(*(part.unbind(2) if part is not None else [None] * (q.shape[2] // chunk) for part in every))
-    for part, mask in zip(zip(*(u.split(chunk, dim=2) for u in (q, k, v))), every):
-        y, memory, momentum = chunked(inner, norm, memory, memory, momentum, *part, Masks(*mask), first_order)
-        answers.append(y)
-    return torch.cat(answers, dim=2), memory, momentum
+    """Whole chunks, one after the other, each with the memory it begins with as its anchor: y, M and S as above."""
+    # The masks depend on the gates alone, so those of all chunks are made at once.
+    masks = chunk_masks(gates.map(lambda gate: in_chunks(gate, chunk))).per_chunk()
+    outputs = []
+    for q_c, k_c, v_c, mask in zip(q.split(chunk, 2), k.split(chunk, 2), v.split(chunk, 2), masks):  # (b, h, c, f)
+        y, M, S = chunked_piece(f, norm, M, S, M, q_c, k_c, v_c, mask, create_graph)
+        outputs.append(y)
+    return torch.cat(outputs, dim=2), M, S
+
+
+def chunked(
+    f: InnerModel,
+    norm: Norm | None,
+    M: Weights,
+    S: Weights,
+    M_a: Weights,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Gates,
+    position: int = 0,
+    chunk: int = 1,
+    create_graph: bool = True,
+) -> tuple[Tensor, Weights, Weights, Weights]:
+    """What `reference` returns, from the same arguments but for the gates: y (b, h, t, f), M, S and M_a."""
+    tokens = q.shape[2]
+    # A text may be cut anywhere: first the rest of the open chunk, then whole chunks, then the beginning of the next.
+    first = min(tokens, -position % chunk)
+    last = tokens - (tokens - first) % chunk
+    outputs = []
+    for start, stop in ((0, first), (first, last), (last, tokens)):
+        if start == stop:
+            continue
+        piece = [x[:, :, start:stop] for x in (q, k, v)]
+        own = gates.time_slice(start, stop)
+        if (position + start) % chunk == 0:
+            M_a = M
+        if stop - start > chunk:
+            y, M, S = whole_chunks(f, norm, M, S, *piece, own, chunk, create_graph)
+        else:
+            y, M, S = chunked_piece(f, norm, M, S, M_a, *piece, chunk_masks(own), create_graph)
+        outputs.append(y)
+    return torch.cat(outputs, dim=2), M, S, M_a

@@ -1,6 +1,6 @@
-"""What MAC, MAG and MAL have in common: a neural memory beside attention, and parts that can be left out.
+"""What MAC, MAG and MAL share: a neural memory beside attention, their merging, and parts that can be left out.
 
-Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d width.
+Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d = h f model width.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nl_course.errors import check_choice, check_int
-from nl_course.memories.base import Memory
+from nl_course.memories.base import Memory, State
+from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.attention import Prefix, PrefixAttention
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, persistent_tokens
 
@@ -30,49 +31,59 @@ class WindowConfig(NeuralConfig):
 
 
 class Hybrid(Memory):
-    """A layer of a neural memory, attention and persistent tokens. `cut` names parts that are left out, for the
-    lesson that asks what each is worth: set it before a text begins. Nothing else changes, shapes and state least."""
+    """A layer of a neural memory, attention and persistent tokens."""
 
     def __init__(self, config: NeuralConfig, path: str, rope_theta: float | None):
         super().__init__(config.width)
-        self.config, self._cut = config, frozenset()
+        self.config = config
+        self._without = frozenset()
         self.neural = NeuralMemory(config, path)
         self.attention = PrefixAttention(config.width, config.heads, rope_theta)
         self.persistent = persistent_tokens(config)
 
     @property
-    def cut(self) -> frozenset[str]:
-        """The parts left out, of "memory", "attention", "persistent"."""
-        return self._cut
+    def without(self) -> frozenset[str]:
+        """The parts that are left out, of "memory", "attention", "persistent", to ask what each of them is worth.
 
-    @cut.setter
-    def cut(self, parts: Iterable[str]) -> None:
-        self._cut = frozenset(check_choice("part", part, PARTS) for part in parts)
+        Set it before a text begins. Shapes and the size of the state stay as they are. Raises CourseError for a part
+        that is not among the three."""
+        return self._without
+
+    @without.setter
+    def without(self, parts: Iterable[str]) -> None:
+        self._without = frozenset(check_choice("part", part, PARTS) for part in parts)
 
     def persistent_rows(self) -> Tensor:
-        """(1, n, d); none if there are none or they are cut."""
-        if self.persistent is None or "persistent" in self.cut:
+        """The persistent tokens, (1, n, d); n is 0 if there are none or they are left out."""
+        if self.persistent is None or "persistent" in self.without:
             return self.attention.query.weight.new_zeros(1, 0, self.width)
         return self.persistent[None]
 
     def prefix(self) -> Prefix:
+        """Keys and values of the persistent tokens."""
         return self.attention.prefix(self.persistent_rows())
 
-    def weights(self, state) -> dict[str, Tensor]:
-        """The memory's network as it stands after the last token read: W1 (B, h, in, out), W2, ..."""
+    def weights(self, state: State) -> Weights:
+        """The memory's network as it stands after the last token read: W1 (b, h, in, out), W2, ..."""
         return state.neural.memory
 
 
 class Gated(nn.Module):
-    """o = (RMSNorm(y) * SiLU(RMSNorm(m))) W_O: two learned scales and a non-linear gate (section 4.2; SiLU is
-    our choice). A part that is cut counts as 1."""
+    """The merging of MAC and MAG, written (x) in the paper's equations 25 and 28: two learned scales and a nonlinear
+    gate (section 4.2). The paper leaves the nonlinearity open; SiLU is our choice.
+
+        o = (RMSNorm(y) * SiLU(RMSNorm(m))) W_O
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.y_norm, self.m_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
+        self.y_norm = nn.RMSNorm(width, eps=1e-6)
+        self.m_norm = nn.RMSNorm(width, eps=1e-6)
         self.output = nn.Linear(width, width, bias=False)
 
-    def forward(self, y: Tensor, m: Tensor, cut: frozenset[str]) -> Tensor:
-        """y, m (b, t, d): what attention and what the memory say."""
-        gate = torch.ones_like(m) if "memory" in cut else nn.functional.silu(self.m_norm(m))
-        return self.output(gate if "attention" in cut else self.y_norm(y) * gate)
+    def forward(self, y: Tensor, m: Tensor, without: frozenset[str]) -> Tensor:
+        """o (b, t, d) from y and m (b, t, d), what attention and what the memory read. A part that is left out counts
+        as 1."""
+        gate = torch.ones_like(m) if "memory" in without else nn.functional.silu(self.m_norm(m))
+        gated = gate if "attention" in without else self.y_norm(y) * gate
+        return self.output(gated)

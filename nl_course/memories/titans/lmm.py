@@ -1,19 +1,14 @@
-"""Titans' long-term memory: a deep network that is written by surprise, carried on by momentum, worn by forgetting.
+"""The neural memory by itself, which the paper calls LMM: a layer without attention.
 
-Behrouz, Zhong and Mirrokni 2024, "Titans: Learning to Memorize at Test Time", arXiv 2501.00663. A token writes by one
-gradient step on l = |M(k_t) - v_t|^2 / 2 and is read with what it wrote (section 3.1, equations 9 to 15):
+arXiv 2501.00663. The learned persistent tokens P stand before every text and are written like any other token. What the
+memory reads is normalized, gated and projected (section 4.4; the paper leaves the form of the gate open, this is our
+choice):
 
-    S_t = eta_t S_{t-1} - theta_t grad l(M^a; k_t, v_t),    M_t = (1 - alpha_t) M_{t-1} + S_t,    y_t = M_t(q_t)
+    x~ = [P | x],    m_t = M_t(q_t),    y_t = (RMSNorm(m_t) * SiLU(x_t W_g)) W_O
 
-M^a are the weights as the chunk began; at the start of a text they are M_0, which the outer loop learns. The learned
-persistent tokens stand before every text and are written like any other (equations 19 and 26 to 31). This is the memory
-alone, the paper's LMM; titans_mac.py, titans_mag.py and titans_mal.py put attention beside it.
+How M_t is made from M_{t-1} stands in reference.py; mac.py, mag.py and mal.py put attention beside it.
 
-    y = (RMSNorm(M_t(q_t)) * SiLU(x_t W_g)) W_O          (section 4.4; the form of the gate is our choice)
-
-`gates="pooled"` is not the paper's: it is the shortcut of a widespread implementation (titans_pooled.py).
-
-Axes: b batch, h heads, t tokens, f head width. The state has one size for ever.
+Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d = h f model width.
 """
 
 from dataclasses import dataclass
@@ -21,77 +16,73 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nl_course.errors import check_choice
-from nl_course.memories.ablations.pooled import PooledMemory
 from nl_course.memories.base import Memory, State
-from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, NeuralState, persistent_tokens
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, persistent_tokens
 from nl_course.memories.trace import Trace
-
-GATES = ("per-token", "pooled")
 
 
 @dataclass(frozen=True)
 class TitansConfig(NeuralConfig):
-    """A neural memory by itself: see `NeuralConfig`. `gates` "per-token" is the paper's; "pooled" takes one momentum,
-    one retention and one summed gradient a chunk."""
-
-    gates: str = "per-token"
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_choice("gates", self.gates, GATES)
+    """A neural memory by itself; see `NeuralConfig`."""
 
 
 @dataclass(frozen=True)
 class TitansState(State):
-    """The neural memory's own state and the last conv - 1 inputs of the convolutions on q, k, v, (b, conv - 1, d)."""
+    """The neural memory's own state, and the last conv - 1 inputs of the convolutions on q, k, v, (b, conv - 1, d)
+    each."""
 
     neural: State
-    tails: tuple
+    conv_states: tuple
 
 
 class Titans(Memory):
-    """The paper's LMM. `path` "reference" differentiates the inner loss by autograd, a token at a time; "chunked"
-    ("auto") works through a chunk at once with matmuls.
+    """The paper's LMM. `path` "reference" differentiates the inner loss by autograd, one token at a time; "chunked"
+    (and "auto") reads and writes a chunk at once with matrix products.
 
-    Traces, (B, T, h, ...): see titans_trace.py; `read` is M_t(q_t) before the norm and the gate."""
+    Traces, (b, t, h, ...): those of trace.py, where `read` is M_t(q_t) before the norm and the gate."""
+
+    neural_memory = NeuralMemory  # a subclass may put another inner loop in its place
 
     def __init__(self, config: TitansConfig, path: str = "auto"):
         super().__init__(config.width)
         self.config = config
-        self.neural = (NeuralMemory if config.gates == "per-token" else PooledMemory)(config, path)
+        self.neural = self.neural_memory(config, path)
         self.persistent = persistent_tokens(config)
         self.read_norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.gate, self.output = (nn.Linear(config.width, config.width, bias=False) for _ in range(2))
+        self.gate = nn.Linear(config.width, config.width, bias=False)
+        self.output = nn.Linear(config.width, config.width, bias=False)
 
     def init_state(self, batch_size: int) -> TitansState:
         """M_0, after the persistent tokens were written into it."""
-        neural, tails = self.neural.init_state(1), self.neural.init_tails(1, "qkv")
+        neural = self.neural.init_state(1)
+        conv_states = self.neural.init_conv_states(1, "qkv")
+        # P does not depend on the text, so it is written once, for one row, and not once per row of the batch.
         if self.persistent is not None:
-            _, neural, tails = self.neural.remember(self.persistent[None], neural, tails)
-        return TitansState(neural, tails).map(lambda t: t.expand(batch_size, *t.shape[1:]))
+            _, neural, conv_states = self.neural.remember(self.persistent[None], neural, conv_states)  # eq. 19
+        return TitansState(neural, conv_states).map(lambda t: t.expand(batch_size, *t.shape[1:]))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """2 |M| numbers, weights and momentum, |M| more for the anchor where a chunk has more than one token, and
-        3 (conv - 1) d for the convolutions, whatever the number of tokens. |M| is f^2 a head for one layer,
-        2 r f^2 + (layers - 2) r^2 f^2 for more (r the expansion)."""
-        tails = self.neural.tail_numbers("qkv") * self.dtype.itemsize
-        return batch_size * (self.neural.state_numbers * self.neural.wide.itemsize + tails)
+        """2 |M| numbers for weights and momentum, |M| more for the anchor where a chunk has more than one token, and
+        3 (conv - 1) d for the convolutions, however many tokens were read. |M| per head is f^2 for one layer and
+        2 r f^2 + (layers - 2) r^2 f^2 for more, r being the expansion."""
+        neural = self.neural.state_numbers * self.neural.accum_dtype.itemsize
+        conv = self.neural.conv_state_numbers("qkv") * self.dtype.itemsize
+        return batch_size * (neural + conv)
 
-    def weights(self, state: TitansState) -> dict[str, Tensor]:
-        """The network as it stands after the last token read: W1 (B, h, in, out), W2, ..."""
+    def weights(self, state: TitansState) -> Weights:
+        """The network as it stands after the last token read: W1 (b, h, in, out), W2, ..."""
         return state.neural.memory
 
     def recall(self, state: TitansState, k: Tensor) -> Tensor:
-        """What the memory answers to keys k (B, h, n, f) as it stands: (B, h, n, f). Nothing is written."""
+        """What the memory as it stands answers to keys k (b, h, n, f): (b, h, n, f). Nothing is written."""
         return self.neural.read(state.neural.memory, k)
 
     def advance(self, x: Tensor, state: TitansState, trace: Trace | None) -> tuple[Tensor, TitansState]:
+        """See `Memory.advance`: x (b, t, d) -> y (b, t, d) and the new state."""
         if x.shape[1] == 0:
             return x, state
-        neural, tails = state.neural, state.tails
-        y, neural, tails = self.neural.remember(x, neural, tails, trace, self.config.persistent)
-        return self.output(self.read_norm(y) * silu(self.gate(x))), TitansState(neural, tails)
-
-
-__all__ = ["NeuralState", "Titans", "TitansConfig", "TitansState"]
+        persistent = self.config.persistent
+        m, neural, conv_states = self.neural.remember(x, state.neural, state.conv_states, trace, persistent)
+        y = self.output(self.read_norm(m) * silu(self.gate(x)))  # section 4.4, (b, t, d)
+        return y, TitansState(neural, conv_states)

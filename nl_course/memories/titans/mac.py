@@ -1,18 +1,21 @@
-"""Memory as a context: what the long-term memory recalls stands before each segment, and attention reads both.
+"""Memory as a context: what the memory recalls stands before each segment, and attention reads both.
 
 arXiv 2501.00663, section 4.1 (equations 21 to 25). For the segment s_1 .. s_C, M the memory as the segment began and P
 the persistent tokens, in this order:
 
-    1.  h_i = RMSNorm(M(q(s_i)))                       retrieve, one row a token, nothing is written
-    2.  y_i = Attn(s_i;  P, h_1 .. h_i, s_1 .. s_i)    attend, in this segment only
-    3.  M_i = M_{i-1} after writing y_i                write (keys, values and gates are y's)
-    4.  m_i = M_i(q(y_i))                              read again
-    5.  o_i = (RMSNorm(y_i) * SiLU(RMSNorm(m_i))) W_O
+    1.  h_i = RMSNorm(M(q(s_i)))                       retrieve one row per token; nothing is written     (eq. 21)
+    2.  y_i = Attn(s_i;  P, h_1 .. h_i, s_1 .. s_i)    attend, inside this segment only              (eqs. 22, 23)
+    3.  M_i = M_{i-1} after writing y_i                write; keys, values and gates are those of y       (eq. 24)
+    4.  m_i = M_i(q(y_i))                              read again                                         (eq. 25)
+    5.  o_i = (RMSNorm(y_i) * SiLU(RMSNorm(m_i))) W_O                                                     (eq. 25)
 
-Two traps. Written on paper as [P | h | S], plain causal order would show s_1 the row h_C, which was asked with token
-C's query: here s_i sees h up to its own. And step 4 may not read the memory as the segment left it, which has seen
-later tokens: it reads M_i, right after its own write. Both reads use the same W_Q; the second has convolution tails of
-its own, since it follows another stream of rows. In the paper all of this is silent or drawn.
+Two traps. On paper the attention reads [P | h | s]. In plain causal order s_1 would see the row h_C, which was
+retrieved with the query of token C: a look into the future. So here s_i sees h only up to its own. And step 4 must not
+read the memory as the segment left it, which has seen later tokens: it reads M_i, right after its own write. Both reads
+use the same W_Q. The second has a convolution state of its own, since it follows another stream of rows. The paper
+says nothing about these points, or only draws them.
+
+Axes: b batch, h heads, t tokens, s tokens of the segment so far, f head width, d = h f model width.
 """
 
 from dataclasses import dataclass
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 from nl_course.errors import check_int
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.base import State
-from nl_course.memories.titans.attention import Prefix, Rows, attend
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.titans.attention import Prefix, Projected, Readable, attend
 from nl_course.memories.titans.hybrid import Gated, Hybrid
 from nl_course.memories.titans.neural import NeuralConfig, NeuralState
 from nl_course.memories.trace import Trace
@@ -44,20 +48,23 @@ class MACConfig(NeuralConfig):
 
 @dataclass(frozen=True)
 class MACState(State):
-    """The memory's state; the weights that this segment retrieves with; the tails of the retrieving query, and of q, k,
-    v of the rows written; and the open segment's rows: keys and values of h and of s, (B, h, tokens, 4 f)."""
+    """The memory's state; the weights with which this segment retrieves (`segment_memory`, the memory as the segment
+    began); the convolution states of the retrieving query, and of q, k, v of the rows that are written; and what
+    attention reads of the open segment (`segment_cache`): keys and values of h and of s, (b, h, s, 4 f)."""
 
     neural: NeuralState
-    recalled: dict
-    query_tail: tuple
-    tails: tuple
-    held: TokenCache
+    segment_memory: dict
+    query_conv_state: tuple
+    conv_states: tuple
+    segment_cache: TokenCache
     position: int
 
 
 class MAC(Hybrid):
-    """Titans' memory as a context. `path` as for `Titans`. Traces: the memory's (titans_trace.py; its tokens are the
-    rows y), and (B, T, d) `retrieved` h, `attended` y and `remembered` m."""
+    """Titans' memory as a context. `path` as for `Titans`.
+
+    Traces: those of trace.py (their tokens are the rows y that are written), and (b, t, d) `retrieved` h, `attended` y
+    and `remembered` m."""
 
     def __init__(self, config: MACConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)
@@ -65,59 +72,92 @@ class MAC(Hybrid):
         self.merge = Gated(config.width)
 
     def init_state(self, batch_size: int) -> MACState:
+        """M_0 for writing and for retrieving, and an empty segment. (In MAC persistent tokens are read by attention,
+        never written.)"""
         neural = self.neural.init_state(batch_size)
-        empty = self.attention.query.weight.new_empty(batch_size, self.config.heads, 0, 4 * self.config.head_dim)
-        tails = (self.neural.init_tails(batch_size, names) for names in ("q", "qkv"))
-        return MACState(neural, neural.memory, *tails, TokenCache.of(empty), 0)
+        no_tokens = self.attention.query.weight.new_empty(batch_size, self.config.heads, 0, 4 * self.config.head_dim)
+        return MACState(
+            neural,
+            segment_memory=neural.memory,
+            query_conv_state=self.neural.init_conv_states(batch_size, "q"),
+            conv_states=self.neural.init_conv_states(batch_size, "qkv"),
+            segment_cache=TokenCache.of(no_tokens),
+            position=0,
+        )
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """The memory's 2 |M| (3 with an anchor) numbers and |M| for the weights that retrieve, 4 (conv - 1) d for
+        """The memory's 2 |M| numbers (3 |M| with an anchor), |M| for the weights that retrieve, 4 (conv - 1) d for the
         convolutions, and 4 d for each token of the open segment."""
-        neural = self.neural.state_numbers + sum(w.numel() for w in self.neural.start.values())
-        held = tokens % self.config.segment * 4 * self.width + self.neural.tail_numbers("qqkv")
-        return batch_size * (neural * self.neural.wide.itemsize + held * self.dtype.itemsize)
+        neural = self.neural.state_numbers + self.neural.weight_numbers
+        cached = tokens % self.config.segment * 4 * self.width
+        conv = self.neural.conv_state_numbers("qqkv")
+        return batch_size * (neural * self.neural.accum_dtype.itemsize + (cached + conv) * self.dtype.itemsize)
 
     def advance(self, x: Tensor, state: MACState, trace: Trace | None) -> tuple[Tensor, MACState]:
+        """See `Memory.advance`: x (b, t, d) -> o (b, t, d) and the new state."""
         if x.shape[1] == 0:
             return x, state
-        size, prefix, answers = self.config.segment, self.prefix(), []
-        asked, query_tail = self.neural.read_inputs(x, state.query_tail)
-        own = self.attention.rows(x, state.position, size)
-        neural, recalled, tails, held, start = state.neural, state.recalled, state.tails, state.held, 0
+        segment = self.config.segment
+        prefix = self.prefix()
+        # Queries, keys and values of s need no memory, so they are made for all segments at once.
+        q, query_conv_state = self.neural.read_inputs(x, state.query_conv_state)  # (b, h, t, f)
+        projected = self.attention.project(x, state.position, period=segment)
+
+        neural = state.neural
+        segment_memory = state.segment_memory
+        conv_states = state.conv_states
+        cache = state.segment_cache
+        outputs = []
+        start = 0
         while start < x.shape[1]:
-            stop = min(x.shape[1], start + size - (state.position + start) % size)
-            h = self._retrieve(recalled, asked[:, :, start:stop])
-            rows, place = own.between(start, stop), (state.position + start) % size
-            held = held.append(self._kept(rows, self.attention.rows(h, place)))
-            y = x[:, start:stop] if "attention" in self.cut else self._attend(rows, held, prefix)
-            m, neural, tails = self.neural.remember(y, neural, tails, trace)
+            # One piece: the rest of the open segment, a whole one, or the beginning of the last.
+            in_segment = (state.position + start) % segment
+            stop = min(x.shape[1], start + segment - in_segment)
+
+            h = self._retrieve(segment_memory, q[:, :, start:stop])  # eq. 21, (b, t, d)
+            own = projected.time_slice(start, stop)
+            retrieved = self.attention.project(h, in_segment)
+            cache = cache.append(_side_by_side(own, retrieved))  # eq. 22, (b, h, s, 4 f)
+            if "attention" in self.without:
+                y = x[:, start:stop]
+            else:
+                y = self._attend(own, cache, prefix)  # eq. 23, (b, t, d)
+            m, neural, conv_states = self.neural.remember(y, neural, conv_states, trace)  # eq. 24, and M_i(q(y_i))
+            outputs.append(self.merge(y, m, self.without))  # eq. 25, (b, t, d)
+
             if trace is not None:
                 trace.add("retrieved", h)
                 trace.add("attended", y)
                 trace.add("remembered", m)
-            answers.append(self.merge(y, m, self.cut))
-            if len(held) == size:
-                recalled, held = neural.memory, held.last(0)
+            # The next segment retrieves from what this one has written, and attention forgets this one.
+            if len(cache) == segment:
+                segment_memory = neural.memory
+                cache = cache.last(0)
             start = stop
-        state = MACState(neural, recalled, query_tail, tails, held, state.position + x.shape[1])
-        return torch.cat(answers, dim=1), state
+        position = state.position + x.shape[1]
+        state = MACState(neural, segment_memory, query_conv_state, conv_states, cache, position)
+        return torch.cat(outputs, dim=1), state
 
-    def _retrieve(self, recalled: dict, asked: Tensor) -> Tensor:
-        """Step 1: (b, t, d)."""
-        with torch.autocast(asked.device.type, enabled=False):
-            h = rearrange(self.neural.read(recalled, asked), "b h t f -> b t (h f)")
+    def _retrieve(self, memory: Weights, q: Tensor) -> Tensor:
+        """Step 1: h (b, t, d), read with q (b, h, t, f) from the memory as the segment began."""
+        with torch.autocast(q.device.type, enabled=False):
+            h = self.neural.read(memory, q)  # (b, h, t, f)
+        h = rearrange(h, "b h t f -> b t (h f)")
         return self.recall_norm(h.to(self.dtype))
 
-    def _kept(self, own: Rows, retrieved: Rows) -> Tensor:
-        """What later tokens of the segment read of these: (b, h, t, 4 f)."""
-        return torch.cat([retrieved.key, retrieved.value, own.key, own.value], dim=-1)
+    def _attend(self, own: Projected, cache: TokenCache, prefix: Prefix) -> Tensor:
+        """Step 2: y (b, t, d). The cache ends with the tokens of `own`."""
+        h_key, h_value, key, value = cache.columns.chunk(4, dim=-1)  # (b, h, s, f)
+        tokens = own.query.shape[2]
+        earlier = len(cache) - tokens
+        # One mask for both: s_i sees neither a later token, nor a row that was retrieved with a later token's query.
+        allowed = torch.ones(tokens, len(cache), dtype=torch.bool, device=key.device).tril(earlier)  # (t, s)
+        groups = [Readable(key, value, allowed)]
+        if "memory" not in self.without:
+            groups.append(Readable(h_key, h_value, allowed))
+        return self.attention.join_heads(attend(own, prefix, groups))
 
-    def _attend(self, rows: Rows, held: TokenCache, prefix: Prefix) -> Tensor:
-        """Step 2: (b, t, d)."""
-        h_key, h_value, key, value = held.columns.chunk(4, dim=-1)
-        tokens = rows.query.shape[2]
-        allowed = torch.ones(tokens, len(held), dtype=torch.bool, device=key.device).tril(len(held) - tokens)
-        groups = [(key, value, allowed)]
-        if "memory" not in self.cut:
-            groups.append((h_key, h_value, allowed))
-        return self.attention.answer(attend(rows, prefix, groups))
+
+def _side_by_side(own: Projected, retrieved: Projected) -> Tensor:
+    """What later tokens of the segment read of these tokens: (b, h, t, 4 f)."""
+    return torch.cat([retrieved.key, retrieved.value, own.key, own.value], dim=-1)

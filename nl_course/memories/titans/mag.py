@@ -1,10 +1,13 @@
-"""Memory as a gate: attention over a window and the long-term memory read the same tokens, and one gates the other.
+"""Memory as a gate: attention over a window and the memory read the same tokens, and one gates the other.
 
 arXiv 2501.00663, section 4.2 (equations 26 to 28), P the persistent tokens:
 
     x~ = [P | x],    y = SW-Attn*(x~),    m = M(x~),    o = y (x) m = (RMSNorm(y) * SiLU(RMSNorm(m))) W_O
 
-Every query sees all of P and the last `window` tokens; the memory has no window. P is written into it before the text.
+Every query sees all of P and the last `window` tokens; the memory has no window. P is written into the memory before
+the text.
+
+Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent tokens, f head width, d model width.
 """
 
 from dataclasses import dataclass
@@ -26,48 +29,64 @@ class MAGConfig(WindowConfig):
 
 @dataclass(frozen=True)
 class MAGState(State):
-    """The memory's state, the tails of its convolutions, and the window's turned keys and values."""
+    """The memory's state, the states of its convolutions, and the window's rotated keys and values, (b, h, s, f)."""
 
     neural: NeuralState
-    tails: tuple
+    conv_states: tuple
     key: TokenCache
     value: TokenCache
     position: int
 
 
 class MAG(Hybrid):
-    """Titans' memory as a gate. `path` "reference" runs the inner loop by autograd and attention over all keys at
-    once. Traces: the memory's (titans_trace.py), and (B, T, d) `attended` y and `remembered` m."""
+    """Titans' memory as a gate. `path` "reference" runs the inner loop by autograd, and attention over all keys at
+    once.
+
+    Traces: those of trace.py, and (b, t, d) `attended` y and `remembered` m."""
 
     def __init__(self, config: MAGConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)
         self.merge = Gated(config.width)
 
     def init_state(self, batch_size: int) -> MAGState:
-        neural, tails = self.neural.init_state(1), self.neural.init_tails(1, "qkv")
-        persistent = self.persistent_rows()
+        """M_0 after the persistent tokens were written into it, and an empty window."""
+        neural = self.neural.init_state(1)
+        conv_states = self.neural.init_conv_states(1, "qkv")
+        persistent = self.persistent_rows()  # (1, n, d)
+        # P does not depend on the text, so it is written once, for one row.
         if persistent.shape[1]:
-            _, neural, tails = self.neural.remember(persistent, neural, tails)
-        empty = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
-        return MAGState(neural, tails, empty, empty, 0).map(lambda t: t.expand(batch_size, *t.shape[1:]))
+            _, neural, conv_states = self.neural.remember(persistent, neural, conv_states)  # eq. 26: P before x
+        no_tokens = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
+        state = MAGState(neural, conv_states, key=no_tokens, value=no_tokens, position=0)
+        return state.map(lambda t: t.expand(batch_size, *t.shape[1:]))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """The memory's 2 |M| (3 with an anchor) numbers, 3 (conv - 1) d for its convolutions, and the window's keys
-        and values, 2 d for each token held: as many as were read, at most `window`."""
-        held = min(tokens, self.config.window) * 2 * self.width + self.neural.tail_numbers("qkv")
-        return batch_size * (self.neural.state_numbers * self.neural.wide.itemsize + held * self.dtype.itemsize)
+        """The memory's 2 |M| numbers (3 |M| with an anchor), 3 (conv - 1) d for its convolutions, and the window's keys
+        and values, 2 d for each token in it: as many as were read, at most `window`."""
+        neural = self.neural.state_numbers * self.neural.accum_dtype.itemsize
+        cached = min(tokens, self.config.window) * 2 * self.width
+        conv = self.neural.conv_state_numbers("qkv")
+        return batch_size * (neural + (cached + conv) * self.dtype.itemsize)
 
     def advance(self, x: Tensor, state: MAGState, trace: Trace | None) -> tuple[Tensor, MAGState]:
+        """See `Memory.advance`: x (b, t, d) -> o (b, t, d) and the new state."""
         if x.shape[1] == 0:
             return x, state
-        window, before = self.config.window, state.neural.position - state.position
-        rows = self.attention.rows(x, state.position)
-        key, value = (c.last(window - 1).append(u) for c, u in ((state.key, rows.key), (state.value, rows.value)))
+        window = self.config.window
+        persistent = state.neural.position - state.position
+
+        # The first of the new queries reads itself and the window - 1 tokens before it: more is not needed.
+        own = self.attention.project(x, state.position)
+        key = state.key.last(window - 1).append(own.key)  # (b, h, s, f)
+        value = state.value.last(window - 1).append(own.value)
         attend = attend_window if self.neural.path == "reference" else attend_window_blocks
-        y = self.attention.answer(attend(rows, self.prefix(), key.columns, value.columns, window))
-        m, neural, tails = self.neural.remember(x, state.neural, state.tails, trace, before)
+        y = attend(own, self.prefix(), key.columns, value.columns, window)  # (b, h, t, f)
+        y = self.attention.join_heads(y)  # eq. 27, (b, t, d)
+
+        m, neural, conv_states = self.neural.remember(x, state.neural, state.conv_states, trace, persistent)
+        o = self.merge(y, m, self.without)  # eq. 28, (b, t, d)
         if trace is not None:
             trace.add("attended", y)
             trace.add("remembered", m)
-        state = MAGState(neural, tails, key.last(window), value.last(window), state.position + x.shape[1])
-        return self.merge(y, m, self.cut), state
+        position = state.position + x.shape[1]
+        return o, MAGState(neural, conv_states, key.last(window), value.last(window), position)

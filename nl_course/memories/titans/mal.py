@@ -1,11 +1,13 @@
-"""Memory as a layer: the long-term memory first, then attention over a window of what it made of the tokens.
+"""Memory as a layer: the memory first, then attention over a window of what the memory made of the tokens.
 
 arXiv 2501.00663, section 4.3 (equations 29 to 31), P the persistent tokens:
 
     x~ = [P | x],    y = x~ + M(x~),    o = SW-Attn(RMSNorm(y))
 
-M is the memory with its norm, gate and projection (titans.py). The residual path around it follows the paper's "in all
-blocks"; the norm is our choice. P's rows of y are the prefix that every query sees: they are made once a text.
+M is the memory with its norm, gate and projection (lmm.py). The residual path around it follows the paper's "in all
+blocks"; the norm is our choice. P's rows of y are the prefix that every query sees. They are made once per text.
+
+Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent tokens, f head width, d model width.
 """
 
 from dataclasses import dataclass
@@ -28,10 +30,11 @@ class MALConfig(WindowConfig):
 
 @dataclass(frozen=True)
 class MALState(State):
-    """The memory's state and tails, the window's turned keys and values, and the prefix's, (B, h, n, f)."""
+    """The memory's state, the states of its convolutions, the window's rotated keys and values, (b, h, s, f), and those
+    of the prefix, (b, h, n, f)."""
 
     neural: NeuralState
-    tails: tuple
+    conv_states: tuple
     key: TokenCache
     value: TokenCache
     prefix_key: Tensor
@@ -40,55 +43,86 @@ class MALState(State):
 
 
 class MAL(Hybrid):
-    """Titans' memory as a layer. `path` "reference" runs the inner loop by autograd and attention over all keys at
-    once. Traces: the memory's (titans_trace.py), and (B, T, d) `remembered` y and `attended` o before its
-    projection's residual."""
+    """Titans' memory as a layer. `path` "reference" runs the inner loop by autograd, and attention over all keys at
+    once.
+
+    Traces: those of trace.py, and (b, t, d) `remembered`, RMSNorm(y), which attention reads, and `attended` o."""
 
     def __init__(self, config: MALConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)
-        width = config.width
-        self.read_norm, self.between_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
-        self.gate, self.output = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.read_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.between_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.gate = nn.Linear(config.width, config.width, bias=False)
+        self.output = nn.Linear(config.width, config.width, bias=False)
 
     def init_state(self, batch_size: int) -> MALState:
-        neural, tails, persistent = self.neural.init_state(1), self.neural.init_tails(1, "qkv"), self.persistent_rows()
+        """M_0 after the persistent tokens were written into it, their keys and values, and an empty window."""
+        neural = self.neural.init_state(1)
+        conv_states = self.neural.init_conv_states(1, "qkv")
+        persistent = self.persistent_rows()  # (1, n, d)
         prefix = self.attention.prefix(persistent)
+        # P stands before every text and does not depend on it: its rows of y are made once, for one row of the batch.
         if persistent.shape[1]:
-            y, neural, tails = self._remember(persistent, neural, tails)
+            y, neural, conv_states = self._remember(persistent, neural, conv_states)  # eq. 29: P before x
             prefix = self.attention.prefix(y)
-        empty = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
-        state = MALState(neural, tails, empty, empty, *prefix, 0)
+        no_tokens = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
+        state = MALState(
+            neural,
+            conv_states,
+            key=no_tokens,
+            value=no_tokens,
+            prefix_key=prefix.key,
+            prefix_value=prefix.value,
+            position=0,
+        )
         return state.map(lambda t: t.expand(batch_size, *t.shape[1:]))
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """The memory's 2 |M| (3 with an anchor) numbers, 3 (conv - 1) d for its convolutions, and keys and values, 2 d
-        each, of the persistent tokens and of the window: as many as were read, at most `window`."""
-        rows = min(tokens, self.config.window) + self.persistent_rows().shape[1]
-        held = rows * 2 * self.width + self.neural.tail_numbers("qkv")
-        return batch_size * (self.neural.state_numbers * self.neural.wide.itemsize + held * self.dtype.itemsize)
+        """The memory's 2 |M| numbers (3 |M| with an anchor), 3 (conv - 1) d for its convolutions, and keys and values,
+        2 d each, of the persistent tokens and of the window: as many as were read, at most `window`."""
+        neural = self.neural.state_numbers * self.neural.accum_dtype.itemsize
+        cached = (min(tokens, self.config.window) + self.persistent_rows().shape[1]) * 2 * self.width
+        conv = self.neural.conv_state_numbers("qkv")
+        return batch_size * (neural + (cached + conv) * self.dtype.itemsize)
 
     def advance(self, x: Tensor, state: MALState, trace: Trace | None) -> tuple[Tensor, MALState]:
+        """See `Memory.advance`: x (b, t, d) -> o (b, t, d) and the new state."""
         if x.shape[1] == 0:
             return x, state
-        window, before = self.config.window, state.neural.position - state.position
-        y, neural, tails = self._remember(x, state.neural, state.tails, trace, before)
-        rows = self.attention.rows(y, state.position)
-        key, value = (c.last(window - 1).append(u) for c, u in ((state.key, rows.key), (state.value, rows.value)))
-        if "attention" in self.cut:
+        window = self.config.window
+        persistent = state.neural.position - state.position
+        y, neural, conv_states = self._remember(x, state.neural, state.conv_states, trace, persistent)  # eq. 30
+
+        # The cache is kept up also where attention is left out, so that the state keeps its size.
+        own = self.attention.project(y, state.position)
+        key = state.key.last(window - 1).append(own.key)  # (b, h, s, f)
+        value = state.value.last(window - 1).append(own.value)
+        if "attention" in self.without:
             o = y
         else:
             attend = attend_window if self.neural.path == "reference" else attend_window_blocks
             prefix = Prefix(state.prefix_key, state.prefix_value)
-            o = self.attention.answer(attend(rows, prefix, key.columns, value.columns, window))
+            o = attend(own, prefix, key.columns, value.columns, window)  # (b, h, t, f)
+            o = self.attention.join_heads(o)  # eq. 31, (b, t, d)
         if trace is not None:
             trace.add("remembered", y)
             trace.add("attended", o)
-        key, value, position = key.last(window), value.last(window), state.position + x.shape[1]
-        return o, MALState(neural, tails, key, value, state.prefix_key, state.prefix_value, position)
+        state = MALState(
+            neural,
+            conv_states,
+            key=key.last(window),
+            value=value.last(window),
+            prefix_key=state.prefix_key,
+            prefix_value=state.prefix_value,
+            position=state.position + x.shape[1],
+        )
+        return o, state
 
-    def _remember(self, x: Tensor, neural: NeuralState, tails: tuple, trace: Trace | None = None, before: int = 0):
-        """y as attention reads it, (b, t, d)."""
-        m, neural, tails = self.neural.remember(x, neural, tails, trace, before)
-        if "memory" not in self.cut:
+    def _remember(
+        self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
+    ) -> tuple[Tensor, NeuralState, tuple]:
+        """RMSNorm(y) (b, t, d), as attention reads it, and the memory's new states."""
+        m, neural, conv_states = self.neural.remember(x, neural, conv_states, trace, persistent)
+        if "memory" not in self.without:
             x = x + self.output(self.read_norm(m) * silu(self.gate(x)))
-        return self.between_norm(x), neural, tails
+        return self.between_norm(x), neural, conv_states

@@ -1,19 +1,22 @@
-"""The neural memory that all of Titans' architectures share: what it projects, what it learns, what it carries.
+"""The neural memory that all of Titans' layers share: what it makes of a token, what it learns, what it carries.
 
-arXiv 2501.00663, sections 3.1 and 4.4. k, v, q are projections of a token, each through a short causal convolution and
-SiLU; k and q have length 1. Every head has a small network M (inner.py) and three gates, sigmoids of the token:
+arXiv 2501.00663, sections 3.1 and 4.4. k, v and q are projections of a token, each through a short causal convolution
+and SiLU; k and q get length 1. Every head has a small network M (common/inner_model.py) and three gates, each a number
+per token:
 
     theta = max_step sigmoid(x . w + b),    eta = sigmoid(x . w + b),    alpha = sigmoid(x . w + b)
 
-Where the paper is silent, this is chosen: gates a head, not a channel; half the squared error as the loss; max_step
-2 / chunk at most 1, for which a chunk of equal keys cannot overshoot in a linear memory (a deep one with momentum now
-and then does: there half of it, or the inner LayerNorm); M plain layers without biases,
-LayerNorm or residual path, started with variance 1 / inputs and learned; alpha's bias -6 (a half-life of 280 tokens).
+Where the paper is silent, this is our choice:
 
-Axes: b batch, h heads, t tokens, f head width.
+* a gate is one number per head, not one per feature;
+* max_step is 2 / chunk, at most 1. With that a chunk of equal keys cannot overshoot in a linear memory. A deep memory
+  with momentum now and then does: give it half of that, or the inner LayerNorm;
+* M is plain layers without biases, LayerNorm or residual path. M_0 starts with variance 1 / inputs and is learned;
+* the bias of alpha starts at -6, which forgets half in 280 tokens.
+
+Axes: b batch, h heads, t tokens, f head width, d = h f model width.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +27,10 @@ from torch.nn.functional import linear, logsigmoid, silu
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.base import State
 from nl_course.memories.common.conv import CausalConv
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, unit
-from nl_course.memories.titans.chunk import Gates, chunked, chunked_sequence, masks, reference
+from nl_course.memories.common.inner_model import InnerModel, Norm, unit
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.titans.chunk import Gates, chunked
+from nl_course.memories.titans.reference import reference
 from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
 
@@ -35,11 +40,17 @@ STOPS = ("none", "first-order")
 
 @dataclass(frozen=True)
 class NeuralConfig:
-    """A neural memory: `layers` 1 to 4 of weights a head, hidden `expansion` times the head's width, `activation`
-    between; gradients of `chunk` tokens are taken at the weights that the chunk began with. `conv` is the width of the
-    convolutions (0: none), `momentum` and `retention` False set eta and alpha to 0, `max_step` bounds theta (None:
-    min(1, 2 / chunk)), `persistent` learned tokens stand before every text. `norm`, `residual` and `bias` give the
-    inner network those parts. `stop_gradient` "first-order" takes the surprises for constants in the outer loop."""
+    """The settings of a neural memory. Raises CourseError for values that make no sense.
+
+    * `layers` of weights per head, 1 to 4, with `activation` between them; the hidden width is `expansion` times the
+      head's;
+    * gradients of `chunk` tokens are taken at the weights that the chunk began with;
+    * `conv` is the width of the convolutions (0: none); `persistent` learned tokens stand before every text;
+    * `momentum` False sets eta to 0, `retention` False sets alpha to 0; `max_step` bounds theta (None: 2 / chunk, at
+      most 1);
+    * `norm`, `residual` and `bias` give the inner network those parts;
+    * `stop_gradient` "first-order" makes surprises constants for the outer loop.
+    """
 
     width: int
     heads: int
@@ -69,25 +80,28 @@ class NeuralConfig:
         if self.max_step is not None:
             check_min("max_step", self.max_step, 0)
         check_choice("stop_gradient", self.stop_gradient, STOPS)
-        _ = self.inner
+        _ = self.inner  # which checks the rest
 
     @property
     def head_dim(self) -> int:
+        """The width of a head, f."""
         return self.width // self.heads
 
     @property
     def largest_step(self) -> float:
+        """The bound of theta."""
         return min(1.0, 2 / self.chunk) if self.max_step is None else self.max_step
 
     @property
     def inner(self) -> InnerModel:
+        """The network of one head."""
         return InnerModel(self.layers, self.expansion, self.activation, self.bias, self.norm, self.residual)
 
 
 @dataclass(frozen=True)
 class NeuralState(State):
-    """The network as it stands (`memory`), its past surprise (`momentum`, {} without), the weights that the open chunk
-    began with (`anchor`, {} for chunks of one token), and how many tokens were written."""
+    """The network as it stands (`memory`, M), its past surprise (`momentum`, S; {} without), the weights that the open
+    chunk began with (`anchor`; {} for chunks of one token), and how many tokens were written (`position`)."""
 
     memory: dict
     momentum: dict
@@ -96,159 +110,182 @@ class NeuralState(State):
 
 
 class NeuralMemory(nn.Module):
-    """Projections, gates and learned start; `learn` writes and reads, `read` only reads.
+    """Projections, gates and the learned start M_0. `learn` writes and reads, `read` only reads, `remember` does all of
+    it for a stream of tokens.
 
-    Seams, where experiments take hold of one memory: `write_inputs`, what a token asks, writes and how strongly (and
-    `read_inputs`, its query alone), and `learn`, the inner loop itself. `remember` and the traces go through them."""
+    Seams, where experiments take hold of one memory: `write_inputs`, what a token asks, what it writes and how strongly
+    (and `read_inputs`, its query alone), and `learn`, the inner loop itself. `remember` and the traces go through them.
+    """
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
         super().__init__()
-        self.config, self.path, self.inner = config, check_choice("path", path, PATHS), config.inner
-        d, h, f = config.width, config.heads, config.head_dim
-        self.query, self.key, self.value = (nn.Linear(d, d, bias=False) for _ in range(3))
+        self.config = config
+        self.path = check_choice("path", path, PATHS)
+        self.inner = config.inner
+        width, heads = config.width, config.heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
         if config.conv:
-            self.conv_query, self.conv_key, self.conv_value = (CausalConv(d, config.conv) for _ in range(3))
-        self.step = nn.Linear(d, h)
-        self.past = nn.Linear(d, h) if config.momentum else None
-        self.forget = nn.Linear(d, h) if config.retention else None
+            self.conv_query = CausalConv(width, config.conv)
+            self.conv_key = CausalConv(width, config.conv)
+            self.conv_value = CausalConv(width, config.conv)
+        # The gates of theta, eta and alpha.
+        self.step = nn.Linear(width, heads)
+        self.past = nn.Linear(width, heads) if config.momentum else None
+        self.forget = nn.Linear(width, heads) if config.retention else None
         for gate, bias in ((self.step, 0.0), (self.past, 0.0), (self.forget, -6.0)):
             if gate is not None:
                 nn.init.normal_(gate.weight, std=0.02)
                 nn.init.constant_(gate.bias, bias)
-        self.start = nn.ParameterDict(
-            {
-                name: torch.randn(h, *shape) * shape[0] ** -0.5 if name[0] == "W" else torch.zeros(h, *shape)
-                for name, shape in self.inner.shapes(f).items()
-            }
-        )
+        start = {}
+        for name, (inputs, outputs) in self.inner.shapes(config.head_dim).items():
+            # Never zeros for the matrices: in a deep memory of zeros every gradient is zero.
+            if name.startswith("W"):
+                start[name] = torch.randn(heads, inputs, outputs) * inputs**-0.5
+            else:
+                start[name] = torch.zeros(heads, inputs, outputs)
+        self.start = nn.ParameterDict(start)
         if config.norm:
-            self.gain, self.shift = nn.Parameter(torch.ones(h, 1, f)), nn.Parameter(torch.zeros(h, 1, f))
+            self.gain = nn.Parameter(torch.ones(heads, 1, config.head_dim))
+            self.shift = nn.Parameter(torch.zeros(heads, 1, config.head_dim))
 
     @property
     def norm(self) -> Norm | None:
-        return Norm(self.gain.to(self.wide), self.shift.to(self.wide)) if self.config.norm else None
+        """The inner network's LayerNorm, (h, 1, f) each, or None."""
+        if not self.config.norm:
+            return None
+        return Norm(self.gain.to(self.accum_dtype), self.shift.to(self.accum_dtype))
 
     @property
-    def wide(self) -> torch.dtype:
+    def accum_dtype(self) -> torch.dtype:
         """The dtype of the inner loop: a memory is a sum of small steps, which bf16 would lose."""
         return torch.promote_types(self.step.weight.dtype, torch.float32)
 
-    # -- the state ---------------------------------------------------------------------------------------------
+    # -- the state -----------------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> NeuralState:
-        memory = {n: w.to(self.wide)[None].expand(batch_size, -1, -1, -1) for n, w in self.start.items()}
-        momentum = {n: torch.zeros_like(w) for n, w in memory.items()} if self.config.momentum else {}
-        return NeuralState(memory, momentum, memory if self.config.chunk > 1 else {}, 0)
+        """M_0 for every row of the batch, without momentum: the paper leaves S_0 open, 0 is our choice."""
+        memory = Weights({name: w.to(self.accum_dtype) for name, w in self.start.items()})  # (h, in, out)
+        memory = memory.map(lambda w: w[None].expand(batch_size, -1, -1, -1))  # (b, h, in, out)
+        momentum = memory.map(torch.zeros_like) if self.config.momentum else Weights()
+        anchor = memory if self.config.chunk > 1 else Weights()
+        return NeuralState(memory, momentum, anchor, position=0)
+
+    @property
+    def weight_numbers(self) -> int:
+        """|M|: the numbers of one row's network, all heads together."""
+        return sum(w.numel() for w in self.start.values())
 
     @property
     def state_numbers(self) -> int:
-        """Numbers (of `wide`) that one row of the batch carries: the weights, as often again for momentum, and once
-        more for the anchor."""
-        weights = sum(w.numel() for w in self.start.values())
-        return weights * (1 + self.config.momentum + (self.config.chunk > 1))
+        """Numbers of `accum_dtype` that one row of the batch carries: |M|, as many again for momentum, and once more
+        for the anchor."""
+        return self.weight_numbers * (1 + self.config.momentum + (self.config.chunk > 1))
 
-    def init_tails(self, batch_size: int, names: str) -> tuple[Tensor, ...]:
-        """What stands before the first token in the convolutions of `names`, some of "q", "k", "v"."""
-        return tuple(conv.init_tail(batch_size) for conv in self._convs(names)) if self.config.conv else ()
+    def init_conv_states(self, batch_size: int, names: str) -> tuple[Tensor, ...]:
+        """What stands before the first token in the convolutions of `names`, some of "q", "k", "v": zeros
+        (b, conv - 1, d) each."""
+        return tuple(conv.init_tail(batch_size) for conv in self._convs(names))
 
-    def tail_numbers(self, names: str) -> int:
-        return sum(conv.tail_size for conv in self._convs(names)) if self.config.conv else 0
+    def conv_state_numbers(self, names: str) -> int:
+        """Numbers that those of one row hold."""
+        return sum(conv.tail_size for conv in self._convs(names))
 
     def _convs(self, names: str) -> list[CausalConv]:
+        if not self.config.conv:
+            return []
         every = {"q": self.conv_query, "k": self.conv_key, "v": self.conv_value}
         return [every[name] for name in names]
 
-    # -- what it sees of a token -------------------------------------------------------------------------------
-    def project(self, x: Tensor, tails: tuple, names: str) -> tuple[list[Tensor], tuple]:
-        """The projections of `names`, some of "q", "k", "v", of x (b, t, d): (b, h, t, f) each, and the new tails."""
-        every = {"q": self.query, "k": self.key, "v": self.value}
-        rows, after = [every[name](x) for name in names], ()
+    # -- what it makes of a token --------------------------------------------------------------------------------------
+    def project(self, x: Tensor, conv_states: tuple, names: str) -> tuple[list[Tensor], tuple]:
+        """The projections of `names`, some of "q", "k", "v", of x (b, t, d): (b, h, t, f) each, and the new states of
+        their convolutions."""
+        projections = {"q": self.query, "k": self.key, "v": self.value}
+        rows = [projections[name](x) for name in names]  # eq. 11, (b, t, d)
         if self.config.conv:
-            rows, after = zip(*(conv(u, tail) for conv, u, tail in zip(self._convs(names), rows, tails)))
-        rows = [rearrange(silu(u.to(self.wide)), "b t (h f) -> b h t f", h=self.config.heads) for u in rows]
-        return [u if name == "v" else unit(u) for name, u in zip(names, rows)], tuple(after)
+            convolved = [conv(u, before) for conv, u, before in zip(self._convs(names), rows, conv_states)]
+            rows = [u for u, _ in convolved]
+            conv_states = tuple(after for _, after in convolved)
+        projected = []
+        for name, u in zip(names, rows):
+            u = silu(u.to(self.accum_dtype))
+            u = rearrange(u, "b t (h f) -> b h t f", h=self.config.heads)
+            # Keys of length 1 bound the step at which a linear memory is stable: theta |k|^2 < 2.
+            projected.append(u if name == "v" else unit(u))
+        return projected, conv_states
 
-    def write_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
-        """What rows x (b, t, d) come to for the inner loop: q, k, v (b, h, t, f), each token's gates, and the new tails
-        of the three convolutions."""
-        (q, k, v), tails = self.project(x, tails, "qkv")
+    def write_inputs(self, x: Tensor, conv_states: tuple) -> tuple[Tensor, Tensor, Tensor, Gates, tuple]:
+        """What rows x (b, t, d) come to for the inner loop: q, k, v (b, h, t, f), each token's gates (b, h, t), and the
+        new states of the three convolutions."""
+        (q, k, v), conv_states = self.project(x, conv_states, "qkv")
         with torch.autocast(x.device.type, enabled=False):
             gates = self.gates(x)
-        return q, k, v, gates, tails
+        return q, k, v, gates, conv_states
 
-    def read_inputs(self, x: Tensor, tails: tuple) -> tuple[Tensor, tuple]:
-        """Where x (b, t, d) reads without a write: q (b, h, t, f) and the new tail of its convolution."""
-        (q,), tails = self.project(x, tails, "q")
-        return q, tails
+    def read_inputs(self, x: Tensor, conv_states: tuple) -> tuple[Tensor, tuple]:
+        """Where x (b, t, d) reads without a write: q (b, h, t, f), and the new state of its convolution."""
+        (q,), conv_states = self.project(x, conv_states, "q")
+        return q, conv_states
 
     def gates(self, x: Tensor) -> Gates:
-        """Each token's own step, momentum and retention."""
+        """Each token's own step, momentum and retention, from x (b, t, d)."""
+        step = self.config.largest_step * self._logit(self.step, x).sigmoid()
+        log_momentum = None if self.past is None else logsigmoid(self._logit(self.past, x))
+        # 1 - sigmoid(u) = sigmoid(-u), which keeps its digits where nearly everything is kept or forgotten.
+        log_retention = None if self.forget is None else logsigmoid(-self._logit(self.forget, x))
+        return Gates(step, log_momentum, log_retention)
 
-        def logit(gate: nn.Linear) -> Tensor:
-            return linear(x.to(self.wide), gate.weight.to(self.wide), gate.bias.to(self.wide)).mT
+    def _logit(self, gate: nn.Linear, x: Tensor) -> Tensor:
+        dtype = self.accum_dtype
+        logit = linear(x.to(dtype), gate.weight.to(dtype), gate.bias.to(dtype))  # (b, t, h)
+        return logit.mT  # (b, h, t)
 
-        step = self.config.largest_step * logit(self.step).sigmoid()
-        past = None if self.past is None else logsigmoid(logit(self.past))
-        return Gates(step, past, None if self.forget is None else logsigmoid(-logit(self.forget)))
-
-    # -- the inner loop ----------------------------------------------------------------------------------------
+    # -- the inner loop ------------------------------------------------------------------------------------------------
     def read(self, memory: Weights, q: Tensor) -> Tensor:
         """f(q; M), (b, h, t, f), with one set of weights for all tokens: nothing is written."""
         return self.inner.read(memory, q, self.norm)
 
     def learn(self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
-        """Writes and reads every token: y (b, h, t, f), token t's with the weights right after its write."""
-        memory, momentum = state.memory, state.momentum
-        anchor, answers, size = state.anchor or memory, [], self.config.chunk
-        options = dict(first_order=self.config.stop_gradient == "first-order")
-        for start, stop in self._pieces(state.position, q.shape[2]):
-            part = [u[:, :, start:stop] for u in (q, k, v)]
-            own = gates.between(start, stop)
-            place = (state.position + start) % size
-            if place == 0:
-                anchor = memory
-            if self.path == "reference":
-                y, memory, momentum = self._by_token(anchor, memory, momentum, part, own, options)
-            elif stop - start > size:
-                y, memory, momentum = chunked_sequence(
-                    self.inner, self.norm, memory, momentum, *part, own, size, **options
-                )
-            else:
-                y, memory, momentum = chunked(
-                    self.inner, self.norm, anchor, memory, momentum, *part, masks(own), **options
-                )
-            if (place + stop - start) % size == 0:
-                anchor = memory
-            answers.append(y)
+        """Writes and reads every token of q, k, v (b, h, t, f): y (b, h, t, f), token t's with the weights right after
+        its write, and the new state."""
+        chunk = self.config.chunk
+        M, S = Weights(state.memory), Weights(state.momentum)
+        M_a = Weights(state.anchor) or M
+        cut = dict(position=state.position, chunk=chunk, create_graph=self.config.stop_gradient == "none")
+        if self.path == "reference":
+            alpha, eta, theta = gates.plain()
+            # The equations have S in any case; without momentum eta is 0.
+            S = S or M.map(torch.zeros_like)
+            y, M, S, M_a = reference(self.inner, self.norm, M, S, M_a, q, k, v, alpha, eta, theta, **cut)
+        else:
+            y, M, S, M_a = chunked(self.inner, self.norm, M, S, M_a, q, k, v, gates, **cut)
         position = state.position + q.shape[2]
-        return torch.cat(answers, dim=2), NeuralState(memory, momentum, anchor if size > 1 else {}, position)
+        # Between two chunks the anchor to come is the memory as it stands. With chunks of one it always is.
+        if position % chunk == 0:
+            M_a = M
+        momentum = S if state.momentum else Weights()
+        anchor = M_a if chunk > 1 else Weights()
+        return y, NeuralState(M, momentum, anchor, position)
 
     def remember(
-        self, x: Tensor, state: NeuralState, tails: tuple, trace: Trace | None = None, before: int = 0
+        self, x: Tensor, state: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
     ) -> tuple[Tensor, NeuralState, tuple]:
-        """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), and the new state
-        and tails. `before` persistent tokens were written before the text; traces count without them."""
-        q, k, v, gates, tails = self.write_inputs(x, tails)
+        """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), the new state and
+        the new states of the convolutions. `persistent` tokens were written before the text; traces do not count
+        them."""
+        q, k, v, gates, conv_states = self.write_inputs(x, conv_states)
         with torch.autocast(x.device.type, enabled=False):
-            y, after = self.learn(q, k, v, gates, state)
+            y, after = self.learn(q, k, v, gates, state)  # (b, h, t, f)
             if trace is not None:
-                explain(trace, self, state, before, q, k, v, gates)
-        return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), after, tails
+                self.explain(trace, state, persistent, q, k, v, gates)
+        return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), after, conv_states
 
-    def _by_token(self, anchor, memory, momentum, part, gates: Gates, options) -> tuple[Tensor, Weights, Weights]:
-        answers, size = [], self.config.chunk
-        for *tokens, own in zip(*(u.split(size, dim=2) for u in part), gates.split(size)):
-            y, memory, momentum = reference(self.inner, self.norm, anchor, memory, momentum, *tokens, own, **options)
-            anchor = memory
-            answers.append(y)
-        return torch.cat(answers, dim=2), memory, momentum
-
-    def _pieces(self, position: int, tokens: int) -> Iterator[tuple[int, int]]:
-        """The end of the open chunk, the whole chunks, and the beginning of the next."""
-        first = min(tokens, -position % self.config.chunk)
-        last = first + (tokens - first) // self.config.chunk * self.config.chunk
-        for start, stop in ((0, first), (first, last), (last, tokens)):
-            if start < stop:
-                yield start, stop
+    def explain(
+        self, trace: Trace, state: NeuralState, persistent: int, q: Tensor, k: Tensor, v: Tensor, gates: Gates
+    ) -> None:
+        """Adds to `trace` what the memory did; see trace.py."""
+        explain(trace, self, state, persistent, q, k, v, gates)
 
 
 def persistent_tokens(config: NeuralConfig) -> nn.Parameter | None:
