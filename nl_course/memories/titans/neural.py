@@ -185,11 +185,11 @@ class NeuralMemory(nn.Module):
     def init_conv_states(self, batch_size: int, names: str) -> tuple[Tensor, ...]:
         """What stands before the first token in the convolutions of `names`, some of "q", "k", "v": zeros
         (b, conv - 1, d) each."""
-        return tuple(conv.init_tail(batch_size) for conv in self._convs(names))
+        return tuple(conv.init_state(batch_size) for conv in self._convs(names))
 
     def conv_state_numbers(self, names: str) -> int:
         """Numbers that those of one row hold."""
-        return sum(conv.tail_size for conv in self._convs(names))
+        return sum(conv.state_size for conv in self._convs(names))
 
     def _convs(self, names: str) -> list[CausalConv]:
         if not self.config.conv:
