@@ -1,5 +1,5 @@
-"""Titans' neural memory held to its definition: the numbered checks of the course's specification that do not concern
-the size of a chunk (those are in test_titans_chunks.py)."""
+"""Titans' neural memory held to its definition, the equations written out in titans_tools.py. What concerns the size of
+a chunk is in test_titans_chunks.py."""
 
 import pytest
 import torch
@@ -62,13 +62,13 @@ def assert_is_by_hand(memory: Titans, x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, path):
+def test_online_is_a_plain_loop_of_gradient_steps(layers, path):
     assert_is_by_hand(layer(path, layers=layers, chunk=1), draw(2, 7, 8).requires_grad_())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 19])
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
-def test_check_03_the_chunked_form_is_the_loop_over_tokens(layers, size):
+def test_the_chunked_form_is_the_loop_over_tokens(layers, size):
     """19 tokens after 3 persistent ones: the last chunk is open for most sizes."""
     memory, x = layer(layers=layers, chunk=size), draw(2, 19, 8)
     same(memory, twin(memory, "reference"), x)
@@ -76,7 +76,7 @@ def test_check_03_the_chunked_form_is_the_loop_over_tokens(layers, size):
 
 @pytest.mark.parametrize("parts", PARTS, ids=names)
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_03_with_and_without_every_part(layers, parts):
+def test_with_and_without_every_part(layers, parts):
     memory, x = layer(layers=layers, chunk=3, **parts), draw(2, 11, 8)
     same(memory, twin(memory, "reference"), x)
 
@@ -94,7 +94,7 @@ def same(memory: Titans, other: Titans, x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", [Titans, PooledTitans])
-def test_check_03_gradients_are_finite_differences(kind, path):
+def test_gradients_are_finite_differences(kind, path):
     memory = layer(path, width=4, heads=1, kind=kind, chunk=2, persistent=1, conv=2, bias=True)
     names = [name for name, _ in memory.named_parameters()]
 
@@ -106,7 +106,7 @@ def test_check_03_gradients_are_finite_differences(kind, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_check_05_causality_is_exact(path):
+def test_causality_is_exact(path):
     memory, x = layer(path), draw(2, 10, 8).requires_grad_()
     y, _ = memory(x)
     for t in range(10):
@@ -117,7 +117,7 @@ def test_check_05_causality_is_exact(path):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_06_second_order_is_alive(layers):
+def test_second_order_is_alive(layers):
     """An early key reaches the last answer through its own write, and through the gradients of later chunks."""
     memory = bare(layers=layers, chunk=2)
     q, k, v = (draw(1, 2, 8, 4, seed=s) for s in range(3))
@@ -141,7 +141,7 @@ def test_check_06_second_order_is_alive(layers):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
-def test_check_07_the_state_has_the_size_of_the_formula(layers, dtype):
+def test_the_state_has_the_size_of_the_formula(layers, dtype):
     d, heads, r, f, bytes_each = 12, 3, 4, 4, torch.finfo(dtype).bits // 8
     numbers = heads * (f * f if layers == 1 else 2 * r * f * f + (layers - 2) * r * r * f * f)
     tails = 3 * 3 * d
@@ -153,7 +153,7 @@ def test_check_07_the_state_has_the_size_of_the_formula(layers, dtype):
             assert state.nbytes == memory.state_bytes(tokens, 2) == expected
 
 
-def test_check_13_without_momentum_and_forgetting_it_is_the_delta_rule():
+def test_without_momentum_and_forgetting_it_is_the_delta_rule():
     for path in PATHS:
         memory = bare(path=path, momentum=False, retention=False)
         q, k, v = (draw(2, 2, 9, 4, seed=s) for s in range(3))
@@ -167,7 +167,7 @@ def test_check_13_without_momentum_and_forgetting_it_is_the_delta_rule():
         torch.testing.assert_close(state.memory["W1"], S, **CLOSE)
 
 
-def test_check_13_as_many_pairs_as_features_are_recalled_exactly():
+def test_as_many_pairs_as_features_are_recalled_exactly():
     memory = bare(zero=True, width=12, momentum=False, retention=False)
     k, v = torch.linalg.qr(draw(2, 2, 6, 6, seed=1)).Q, draw(2, 2, 6, 6, seed=2)
     _, state = learn(memory, k, k, v, constant_gates((2, 2, 6), 1.0))
@@ -178,7 +178,7 @@ def test_check_13_as_many_pairs_as_features_are_recalled_exactly():
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_check_14_without_momentum_and_forgetting_it_is_ttts_inner_loop(kind, norm):
+def test_without_momentum_and_forgetting_it_is_ttts_inner_loop(kind, norm):
     ttt = bare_ttt(kind, zero=False, norm=norm, mini_batch=4)
     options = dict(layers=1 if kind == "linear" else 2, expansion=4, activation="gelu", bias=True, norm=norm)
     memory = bare(chunk=4, momentum=False, retention=False, **options)
@@ -199,7 +199,7 @@ def test_check_14_without_momentum_and_forgetting_it_is_ttts_inner_loop(kind, no
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("layers", [1, 2])
-def test_check_14_the_gates_at_their_ends(layers, path):
+def test_the_gates_at_their_ends(layers, path):
     memory = bare(path=path, layers=layers, chunk=3)
     q, k, v = (draw(1, 2, 7, 4, seed=s) for s in range(3))
     gates = some_gates(1, 2, 7)
@@ -234,7 +234,7 @@ def test_check_14_the_gates_at_their_ends(layers, path):
             torch.testing.assert_close(after.momentum[name][0, h], -gates.step[0, h, -1] * u[name], **CLOSE)
 
 
-def test_check_15_forgetting_after_the_gradient_is_not_gated_deltanet():
+def test_forgetting_after_the_gradient_is_not_gated_deltanet():
     memory = bare(momentum=False)
     q, k, v = (draw(2, 2, 9, 4, seed=s) for s in range(3))
     k = k / k.norm(dim=-1, keepdim=True)
@@ -258,7 +258,7 @@ def test_check_15_forgetting_after_the_gradient_is_not_gated_deltanet():
 
 @pytest.mark.parametrize("parts", PARTS, ids=names)
 @pytest.mark.parametrize("size", [2, 3, 16])
-def test_check_16_chunks_are_a_loop_with_anchored_gradients(size, parts):
+def test_chunks_are_a_loop_with_anchored_gradients(size, parts):
     assert_is_by_hand(layer(layers=2, chunk=size, **parts), draw(2, 8, 8).requires_grad_())
 
 
@@ -277,7 +277,7 @@ def scan(factors: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 12])
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_16_chunks_are_two_associative_scans(layers, size, path):
+def test_chunks_are_two_associative_scans(layers, size, path):
     memory, tokens = bare(path=path, layers=layers, chunk=size), 12
     q, k, v = (draw(1, 2, tokens, 4, seed=s) for s in range(3))
     gates = some_gates(1, 2, tokens)
@@ -310,7 +310,7 @@ def test_check_16_chunks_are_two_associative_scans(layers, size, path):
 @pytest.mark.parametrize("logit", [30.0, 300.0, 1e4])
 @pytest.mark.parametrize("past", [-1, 1])
 @pytest.mark.parametrize("forget", [-1, 1])
-def test_check_16_gates_near_0_and_1_stay_numbers_in_float32(forget, past, logit):
+def test_gates_near_0_and_1_stay_numbers_in_float32(forget, past, logit):
     """Also where the sign changes from token to token: a product of ratios would be 0 / 0 there. The step is small,
     since momentum that never ends makes any memory run away."""
     for spread in (0.0, logit):
@@ -332,7 +332,7 @@ def test_check_16_gates_near_0_and_1_stay_numbers_in_float32(forget, past, logit
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("size", [1, 3, 16])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_check_17_a_single_write_goes_on_by_the_products_of_momentum(layers, size, path):
+def test_a_single_write_goes_on_by_the_products_of_momentum(layers, size, path):
     memory, tokens, place = bare(path=path, layers=layers, chunk=size), 10, 3
     q, k, v = (draw(1, 2, tokens, 4, seed=s) for s in range(3))
     step = torch.zeros(1, 2, tokens, dtype=torch.float64)

@@ -1,5 +1,5 @@
 """What the size of a chunk may and may not change in Titans' memory, its stability and precision, and the options that
-are not the paper's: checks 4, 18, 19, 23, 24 and beyond."""
+are not the paper's."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class DotProduct(InnerModel):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", [Titans, PooledTitans])
-def test_check_04_any_split(kind, path):
+def test_any_split(kind, path):
     """Also inside a chunk: the tile of computation is no part of the model."""
     memory, x = layer(path, kind=kind), draw(2, 21, 8)
     whole, state = memory(x)
@@ -55,7 +55,7 @@ def test_check_04_any_split(kind, path):
             torch.testing.assert_close(carried.tensors()[name], tensor, **CLOSE)
 
 
-def test_check_18_a_loss_linear_in_the_weights_has_no_chunks():
+def test_a_loss_linear_in_the_weights_has_no_chunks():
     def make(size):
         memory = wide()(size)
         memory.neural.inner = DotProduct(1, bias=False, norm=False, residual=False)
@@ -71,7 +71,7 @@ def test_check_18_a_loss_linear_in_the_weights_has_no_chunks():
     [(wide(), KEPT), (wide(zero=True), GATES), (wide(norm=True, residual=True), KEPT)],
     ids=["alpha = 0", "M_0 = 0", "alpha = 0, with a norm"],
 )
-def test_check_18_orthonormal_keys_in_a_matrix_have_no_chunks(make, gates):
+def test_orthonormal_keys_in_a_matrix_have_no_chunks(make, gates):
     """No write moves the answer to another key. A norm changes nothing: its error depends on that answer alone."""
     first, *others = answers(make, PAIRS[0], ORTHONORMAL, PAIRS[2], gates)
     for y in others:
@@ -79,7 +79,7 @@ def test_check_18_orthonormal_keys_in_a_matrix_have_no_chunks(make, gates):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_18_without_a_step_and_for_the_first_token_there_are_no_chunks(layers):
+def test_without_a_step_and_for_the_first_token_there_are_no_chunks(layers):
     make = wide(layers=layers, norm=True, residual=True)
     first, *others = answers(make, *PAIRS, GATES._replace(step=0 * GATES.step))
     for y in others:
@@ -100,13 +100,13 @@ def test_check_18_without_a_step_and_for_the_first_token_there_are_no_chunks(lay
     ],
     ids=["correlated keys", "forgetting a learned start", "correlated keys and a norm", "two layers", "bias"],
 )
-def test_check_19_the_chunk_is_part_of_the_model(make, keys, gates):
+def test_the_chunk_is_part_of_the_model(make, keys, gates):
     first, *others = answers(make, PAIRS[0], keys, PAIRS[2], gates)
     for y in others:
         assert (y - first).abs().max() > 1e-4
 
 
-def test_check_19_pooled_gates_depend_on_the_chunk_even_where_the_papers_do_not():
+def test_pooled_gates_depend_on_the_chunk_even_where_the_papers_do_not():
     def last(kind: type[Titans], size: int) -> torch.Tensor:
         memory = bare(width=24, chunk=size, zero=True, kind=kind, max_step=0.3)
         neural, x = memory.neural, draw(2, 12, 24, seed=7)
@@ -119,7 +119,7 @@ def test_check_19_pooled_gates_depend_on_the_chunk_even_where_the_papers_do_not(
     torch.testing.assert_close(last(PooledTitans, 1), last(Titans, 1), **CLOSE)
 
 
-def test_check_23_the_length_of_a_projected_key_does_not_matter():
+def test_the_length_of_a_projected_key_does_not_matter():
     """Where SiLU is a straight line, that is, far from zero: it stands between the projection and the norm."""
 
     def keys(scale: float, far: float) -> torch.Tensor:
@@ -134,7 +134,7 @@ def test_check_23_the_length_of_a_projected_key_does_not_matter():
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_check_23_steps_below_2_are_stable_and_above_diverge_on_a_repeated_key(path):
+def test_steps_below_2_are_stable_and_above_diverge_on_a_repeated_key(path):
     key = draw(1, 1, 1, 4, seed=1).repeat(1, 2, 60, 1)
     key, value = key / key.norm(dim=-1, keepdim=True), draw(1, 2, 1, 4, seed=2).repeat(1, 1, 60, 1)
     memory = bare(path=path, momentum=False, retention=False)
@@ -148,7 +148,7 @@ def test_check_23_steps_below_2_are_stable_and_above_diverge_on_a_repeated_key(p
 
 
 @pytest.mark.parametrize("size", [4, 16])
-def test_check_23_a_chunk_of_equal_keys_takes_its_steps_together(size):
+def test_a_chunk_of_equal_keys_takes_its_steps_together(size):
     """The anchor does not move, so c equal writes are one write of c theta: the bound is 2 / c, our default's."""
     assert TitansConfig(8, 2, chunk=size).largest_step == 2 / size and TitansConfig(8, 2, chunk=1).largest_step == 1
     tokens = 10 * size
@@ -162,7 +162,7 @@ def test_check_23_a_chunk_of_equal_keys_takes_its_steps_together(size):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_check_24_bf16_stays_near_fp32_and_keeps_what_it_learns_in_fp32(layers):
+def test_bf16_stays_near_fp32_and_keeps_what_it_learns_in_fp32(layers):
     memory = layer(width=32, heads=2, layers=layers, spread=0.05, chunk=16, conv=4).float()
     x = draw(1, 400, 32).float()
     y, _ = memory(x)
@@ -174,7 +174,7 @@ def test_check_24_bf16_stays_near_fp32_and_keeps_what_it_learns_in_fp32(layers):
 
 
 @pytest.mark.parametrize("layers", [2, 3])
-def test_check_23_the_bound_of_a_matrix_is_not_one_for_a_deep_memory_with_momentum(layers):
+def test_the_bound_of_a_matrix_is_not_one_for_a_deep_memory_with_momentum(layers):
     """Every layer moves at once, and momentum of 1/2 doubles each step: now and then one token, repeated, is written
     until the weights explode. Half the step, and it is learnt."""
 
@@ -196,7 +196,7 @@ def test_check_23_the_bound_of_a_matrix_is_not_one_for_a_deep_memory_with_moment
 @pytest.mark.parametrize(
     ("layers", "text"), [(1, "random"), (2, "random"), (3, "random"), (4, "random"), (1, "same"), (2, "same")]
 )
-def test_check_24_a_long_text_stays_finite_with_the_default_bounds(text, layers, dtype):
+def test_a_long_text_stays_finite_with_the_default_bounds(text, layers, dtype):
     torch.manual_seed(0)
     memory = Titans(TitansConfig(32, 2, layers=layers)).to(dtype)
     x = draw(1, 5000, 32).to(dtype) if text == "random" else draw(1, 1, 32).to(dtype).expand(1, 5000, 32)

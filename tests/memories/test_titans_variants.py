@@ -1,4 +1,4 @@
-"""MAC, MAG and MAL: what each part sees (checks 20 to 22 of the specification), beside plain attention written out."""
+"""MAC, MAG and MAL: what each part sees, beside plain attention written out."""
 
 import pytest
 import torch
@@ -58,15 +58,15 @@ def jacobian_support(memory, x: Tensor, without=()) -> Tensor:
     return torch.stack(rows) != 0
 
 
-# -- 20: memory as a context -------------------------------------------------------------------------------------
-def test_check_20_mac_without_its_memory_is_block_local_attention_with_a_prefix():
+# -- memory as a context -----------------------------------------------------------------------------------------
+def test_mac_without_its_memory_is_block_local_attention_with_a_prefix():
     memory, x = make("mac", segment=5), text()
     memory.without = {"memory"}
     expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
-def test_check_20_masking_the_rows_is_not_zeroing_them():
+def test_masking_the_rows_is_not_zeroing_them():
     memory, x = make("mac", segment=5), text(5)
     memory.without = {"memory"}
     masked, _ = memory(x)
@@ -77,12 +77,12 @@ def test_check_20_masking_the_rows_is_not_zeroing_them():
     assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
 
 
-def test_check_20_mac_sees_no_later_token_with_its_memory_on():
+def test_mac_sees_no_later_token_with_its_memory_on():
     seen = jacobian_support(make("mac", segment=5), text())
     assert not seen.triu(1).any()
 
 
-def test_check_20_mac_attention_stays_in_its_segment_and_only_memory_carries_over():
+def test_mac_attention_stays_in_its_segment_and_only_memory_carries_over():
     memory, x = make("mac", segment=4), text()
     attention_only = jacobian_support(memory, x, without={"memory"})
     segment = torch.arange(TOKENS) // 4
@@ -91,7 +91,7 @@ def test_check_20_mac_attention_stays_in_its_segment_and_only_memory_carries_ove
     assert with_memory[8:12, :4].all()  # segment 1 reaches segment 3
 
 
-def test_check_20_mac_retrieves_with_the_memory_as_the_segment_began():
+def test_mac_retrieves_with_the_memory_as_the_segment_began():
     """The first retrieving reads M_0 whatever the segment holds; the second reads what the first segment wrote."""
     memory, x = make("mac", segment=6, conv=0), text(12, 1)
     retrieved = []
@@ -106,19 +106,19 @@ def test_check_20_mac_retrieves_with_the_memory_as_the_segment_began():
     assert ((one[:, 6:] - other[:, 6:]).abs().amax(-1) > 1e-9).all()
 
 
-# -- 21: memory as a gate, memory as a layer ---------------------------------------------------------------------
+# -- memory as a gate, memory as a layer -------------------------------------------------------------------------
 def window(size: int):
     return lambda t: (range(max(0, t - size + 1), t + 1), 0)
 
 
-def test_check_21_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
+def test_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
     memory, x = make("mag", window=4), text()
     memory.without = {"memory"}
     expected = by_hand(memory.attention, x, memory.persistent, window(4))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
-def test_check_21_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
+def test_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
     memory, x = make("mal", window=4), text()
     memory.without = {"memory"}
     norm = memory.between_norm
@@ -128,7 +128,7 @@ def test_check_21_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix
 
 
 @pytest.mark.parametrize("name", ["mag", "mal"])
-def test_check_21_attention_is_blind_beyond_its_window_and_memory_is_not(name):
+def test_attention_is_blind_beyond_its_window_and_memory_is_not(name):
     memory, x = make(name, window=4), text()
     near = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril() & ~torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril(-4)
     assert torch.equal(jacobian_support(memory, x, without={"memory"}), near)
@@ -150,9 +150,9 @@ def test_attention_in_blocks_is_attention(tokens, size, earlier):
     torch.testing.assert_close(attend_window_blocks(own, prefix, key, value, size), whole, **CLOSE)
 
 
-# -- 22: persistent tokens ---------------------------------------------------------------------------------------
+# -- persistent tokens -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["titans", "mac", "mag", "mal"])
-def test_check_22_persistent_tokens_matter_and_are_learned(name):
+def test_persistent_tokens_matter_and_are_learned(name):
     memory, x = make(name), text()
     with_them, _ = memory(x)
     (gradient,) = torch.autograd.grad(with_them[:, -1].sum(), memory.persistent)
@@ -163,7 +163,7 @@ def test_check_22_persistent_tokens_matter_and_are_learned(name):
 
 
 @pytest.mark.parametrize("name", ["mag", "mal"])
-def test_check_22_no_window_evicts_the_prefix(name):
+def test_no_window_evicts_the_prefix(name):
     """With the memory cut, the prefix reaches the last token through attention or not at all."""
     memory, x = make(name, window=2), text(300, 1)
     memory.without = {"memory"}
@@ -175,7 +175,7 @@ def test_check_22_no_window_evicts_the_prefix(name):
 
 
 @pytest.mark.parametrize("name", ["mac", "mag", "mal"])
-def test_check_22_the_prefix_moves_no_position(name):
+def test_the_prefix_moves_no_position(name):
     """With or without persistent tokens, a real token's query and key are turned by its own place, in any split."""
     for persistent in (0, 5):
         memory, x = make(name, persistent=persistent), text()

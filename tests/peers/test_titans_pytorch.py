@@ -173,7 +173,7 @@ def test_the_pooled_shortcut(size, layers):
 
 
 def test_by_design_pooled_gates_are_another_memory():
-    """Section 3.2 of the paper has gates of every token. (11.2, 1)"""
+    """Section 3.2 of the paper has gates of every token."""
     x = random(2, TOKENS, WIDTH)
     (pooled, _), (single, _) = pair(chunk_size=7, batch_size=7), pair(chunk_size=1, batch_size=7)
     a, b = pooled(x)[0], single(x)[0]
@@ -182,7 +182,7 @@ def test_by_design_pooled_gates_are_another_memory():
 
 @pytest.mark.parametrize("size", [1, 7])
 def test_by_design_without_batch_size_all_gradients_are_taken_at_the_first_weights(size):
-    """Their default. Ours is then one chunk as long as the call; with pooled gates we have no name for it. (11.2, 2)"""
+    """Their default. Ours is then one chunk as long as the call; with pooled gates we have no name for it."""
     x = random(2, TOKENS, WIDTH)
     (never, as_one), (renewed, _) = pair(chunk_size=size), pair(chunk_size=size, batch_size=7)
     first = 7 if size == 1 else 13  # up to here a second renewal could not be seen
@@ -193,8 +193,7 @@ def test_by_design_without_batch_size_all_gradients_are_taken_at_the_first_weigh
 
 
 def test_by_design_a_chunk_that_is_not_full_is_not_written():
-    """Theirs keeps its tokens for later; ours writes every token as it comes, so that a text may end anywhere.
-    (11.2, 3)"""
+    """Theirs keeps its tokens for later; ours writes every token as it comes, so that a text may end anywhere."""
     theirs, _ = pair(chunk_size=7, batch_size=7)
     _, ours = pair(chunk_size=1, batch_size=7)
     x, y = random(1, 6, WIDTH), random(1, 6, WIDTH, seed=4)
