@@ -3,7 +3,9 @@
 import importlib.metadata as metadata
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -126,3 +128,37 @@ def test_requirements_stand_in_pyproject_only():
     assert len(names) == len(PROJECT["dependencies"])
     elsewhere = [*ROOT.glob("*requirements*.txt"), *ROOT.glob("setup.*")]
     assert elsewhere == []
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The files of a wheel, as pyproject.toml lists them, in a folder of their own."""
+    site = tmp_path_factory.mktemp("site")
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for package in wheel["packages"]:
+        shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for source, target in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, site / target)
+    return site
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (
+            "train --preset micro --steps 1 --batch-size 2 --length 16 --device cpu --text own.txt --out r",
+            "done after 1",
+        ),
+        ("doctor", "ready for the course"),
+        ("lab --no-start --copy mine", "Added: 00_start_here.ipynb"),
+        ("record live-needle --quick --assets made", "wrote made/runs/05-live-training.json"),
+        ("record scaling --quick --assets made", "wrote made/runs/scaling.json"),
+    ],
+)
+def test_what_a_wheel_holds_runs_without_the_checkout(installed, tmp_path, command, words):
+    (tmp_path / "own.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "nl_course"]
+    ran = subprocess.run([*start, *command.split()], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and words in ran.stdout, ran.stdout + ran.stderr

@@ -239,8 +239,8 @@ class TrainingLoop:
                 self.optimizer.zero_grad(set_to_none=True)
                 if self.folder is not None:
                     self.folder.close()
-            # Inside `with interrupts`, so that a second ctrl-C is handled alike. An error skips this: what is on
-            # disk is then the last checkpoint that was known to be good.
+            # Still inside `with interrupts`: a second signal must not end one of several processes in the middle of
+            # their common save. An error skips this: the last checkpoint that was known to be good stays on disk.
             if result.step != saved_step:
                 self._save()
         if self.folder is not None and result.step == self.config.steps:
@@ -275,8 +275,8 @@ class TrainingLoop:
         step = self.result.step
         started = time.perf_counter()
 
-        # 1. The batch. Dropout and all else that draws at random is seeded by the step's number alone, so that step
-        #    1,000 is the same whether 999 steps ran before it in this process or in another one.
+        # 1. The batch. Dropout and all else that draws at random depends on the run's seed and the step's number only:
+        #    step 1,000 is the same whether the 999 before it ran in this process or in another one.
         torch.manual_seed(text.hashed(f"{config.seed} {step}"))
         inputs, targets = self._batch(step)  # (rows of this process, t) each
         batch_tokens = targets.numel() * self.ranks.world_size
