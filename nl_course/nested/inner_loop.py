@@ -55,7 +55,7 @@ class InnerLoop:
         state: NestedState,
         trace: Trace | None,
         recompute_with: list[Tensor] | None = None,
-    ):
+    ) -> None:
         self.config = config
         self.levels = levels
         self.run_above = run_above
@@ -67,7 +67,8 @@ class InnerLoop:
         self.position = state.position
         self.start = segment_start(state.position, self.chunks)
 
-        # Per level: its weights since its last boundary, and the gradient of its closed segments since then.
+        # A level slower than the segments steps by the gradients of several; those of closed ones come with the state,
+        # unless they were used up at the last boundary.
         self.fast: FastWeights = {name: _shared(pair) for name, pair in state.fast.items()}
         self.accumulators: dict[str, GradAccumulator] = {}
         for clocked in levels:
@@ -76,7 +77,7 @@ class InnerLoop:
             total = None if empty else state.grad_accum[name]
             self.accumulators[name] = GradAccumulator(total, self.fast[name][0].dtype)
 
-        # The blocks above the lowest moving level, when the open segment began and now.
+        # The blocks above the lowest moving level: now, to read on, and when the open segment began, to run it again.
         self.states_at_start: States = tuple(block.at_start for block in state.above)
         self.states_now: States = tuple(block.now for block in state.above)
 
@@ -85,7 +86,8 @@ class InnerLoop:
         self.targets = state.targets  # (B, n - 1)
         self.segment_grads: SegmentGrads | None = None  # of the segment just ended, if it was run whole
 
-        # For the trace: the weights before the last boundary, and the gradients of the segment that it closed.
+        # Weights before the last boundary, and gradients of the segment that it closed: the trace reports them with the
+        # token that caused the step, which is read only after it.
         self.last_boundary: tuple[FastWeights, SegmentGrads] | None = None
 
     @property
@@ -171,7 +173,8 @@ class InnerLoop:
     # -- the boundary ----------------------------------------------------------------------------------------------
     def _boundary(self, token: Tensor) -> None:
         """Closes the open segment, now that its last target `token` (B, 1) is there: the levels due take their step."""
-        # The gradients of the segment, by running it once more unless it was run whole.
+        # A segment that was read in pieces has no graph that spans the calls, so it is run once more as a whole, from
+        # the states at its start. One that was read whole has brought its gradients along.
         grads = self.segment_grads
         if grads is None:
             targets = torch.cat([self.targets, token], dim=1)  # (B, n)
@@ -179,7 +182,7 @@ class InnerLoop:
         for name, level_grad in grads.items():
             self.accumulators[name].add(level_grad)
 
-        # The write, and empty accumulators for the levels that took a step.
+        # The write. A gradient must count once, so the levels that took a step begin with empty accumulators.
         self.last_boundary = (self.fast, grads)
         self.fast = boundary_step(self.config, self.levels, self.fast, self.accumulators, self.position)
         for clocked in self.levels:
@@ -192,7 +195,7 @@ class InnerLoop:
             self.fast = as_constants(self.levels, self.fast)
             self.accumulators = {name: accumulator.detach() for name, accumulator in self.accumulators.items()}
 
-        # A new segment begins, with nothing read yet.
+        # A new segment begins. What its gradient must treat as constant is what is carried into it here.
         self.start = self.position
         self.states_at_start = self.states_now
         self.segment_grads = None

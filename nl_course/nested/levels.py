@@ -67,7 +67,7 @@ class Level(nn.Module):
     weight and is not saved.
     """
 
-    def __init__(self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False):
+    def __init__(self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False) -> None:
         super().__init__()
         self.config = config
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -119,7 +119,7 @@ class NestedBlock(MixingBlock):
     variant, one for each level, all 1 at the start.
     """
 
-    def __init__(self, config: NestedConfig, levels: Levels, index: int, path: str):
+    def __init__(self, config: NestedConfig, levels: Levels, index: int, path: str) -> None:
         super().__init__(config, path)
         if config.post_norm:
             self.memory_post_norm = nn.RMSNorm(config.width, eps=1e-6)

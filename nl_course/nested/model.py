@@ -47,7 +47,7 @@ class NestedLanguageModel(LanguageModel):
     memories' own.
     """
 
-    def __init__(self, config: NestedConfig, path: str = "auto", recompute: bool = False):
+    def __init__(self, config: NestedConfig, path: str = "auto", recompute: bool = False) -> None:
         super().__init__(config, path)
         self.recompute = recompute
         self.clocked = clocked_levels(config, self.layers)

@@ -123,7 +123,7 @@ class GradAccumulator:
     All is added up in the weights' `dtype`: under autocast a and e have fewer digits, and the step must not lose more.
     """
 
-    def __init__(self, total: LevelWeights | None, dtype: torch.dtype):
+    def __init__(self, total: LevelWeights | None, dtype: torch.dtype) -> None:
         self.total = total
         self.dtype = dtype
         self.factors: list[LevelGrad] = []

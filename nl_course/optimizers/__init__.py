@@ -67,7 +67,7 @@ def build_optimizer(name: str, model: nn.Module, **options: Any) -> torch.optim.
             {"params": vectors, "adam": True, "weight_decay": 0.0},
         ]
     else:
-        # One group for both, in the model's order.
+        # A checkpoint finds an optimizer's state by a parameter's place in its group, so the order must be the model's.
         decayed = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
         groups = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
     if name == "dgd":

@@ -135,7 +135,8 @@ def write_means(
     """The same memories as exponential means, in place. Returns the bias-corrected sqrt(V)."""
     beta1, beta2, beta3 = group["betas"]
     period = group["slow_every"]
-    # M2 forgets once per chunk, at its first step, and then takes in the chunk's mean gradient bit by bit.
+    # On its own clock M2 is a mean over chunks: it forgets once per chunk, at its first step, and each gradient of the
+    # chunk brings its share of the chunk's mean.
     begins_chunk = [m for m, t in zip(M2, steps) if (t - 1) % period == 0]
     if begins_chunk:
         torch._foreach_mul_(begins_chunk, beta3)
