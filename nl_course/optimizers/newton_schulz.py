@@ -81,8 +81,8 @@ def orthogonalize(tensors: list[Tensor], together: bool, **options: Any) -> list
     how long it was. `together` stacks equal shapes, a matrix and its transpose too, and does each stack in one call;
     `options` are those of `newton_schulz`.
     """
-    # One call for a stack spares a GPU many small ones. A matrix and its transpose have the same singular values, so they
-    # may share a stack.
+    # One call for a stack spares a GPU many small ones. A matrix and its transpose have the same singular values, so
+    # they may share a stack.
     stacks: dict[tuple, list[int]] = {}
     for i, tensor in enumerate(tensors):
         if tensor.dim() < 2:
