@@ -47,7 +47,11 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     "LinearAttentionConfig": {"feature": Gone("queries and keys are used as they are", usual=("none",))},
     #
     # -- TTT
-    "TTTState": {"open": DROPPED_IF_EMPTY},
+    "TTT": {"place": "position_offset"},
+    "TTTState": {"gathered": "grad_accum", "tails": "conv_states", "open": DROPPED_IF_EMPTY},
+    "TTTConfig": {"checkpoint": "recompute"},
+    "TTTLinearConfig": {"checkpoint": "recompute"},
+    "TTTMLPConfig": {"checkpoint": "recompute"},
     #
     # -- Titans, MAC, MAG, MAL
     "TitansConfig": {"gates": Gone("pooled gates are a class of their own, PooledTitans", usual=("per-token",))},

@@ -105,11 +105,11 @@ CASES = [
     Case("ttt-linear-reference", _ttt("reference"), compiles=False),
     # Its inner LayerNorm is over 4 features only: where they are nearly equal, bf16's errors are divided by little.
     Case("ttt-linear-transformer", _ttt(backbone="transformer", position_factor="sum"), bf16_band=0.2, compiles=False),
-    Case("ttt-linear-checkpoint", _ttt(checkpoint=1), compiles=False),
+    Case("ttt-linear-recompute", _ttt(recompute=1), compiles=False),
     Case("ttt-mlp", _ttt(kind="mlp")),
     Case("ttt-mlp-reference", _ttt("reference", kind="mlp", position_factor="sum"), compiles=False),
     Case("ttt-mlp-transformer", _ttt(kind="mlp", backbone="transformer"), compiles=False),
-    Case("ttt-mlp-checkpoint", _ttt(kind="mlp", checkpoint=2), compiles=False),
+    Case("ttt-mlp-recompute", _ttt(kind="mlp", recompute=2), compiles=False),
     Case("titans", _titans()),
     Case("titans-reference", _titans("reference"), compiles=False),
     Case("titans-linear", _titans(layers=1, chunk=1, momentum=False), compiles=False),

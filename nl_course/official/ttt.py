@@ -26,7 +26,7 @@ _SAME = {
     "o_proj.weight": "output.weight",
     "post_norm.weight": "post_norm.weight",
     "post_norm.bias": "post_norm.bias",
-    "learnable_token_idx": "place",
+    "learnable_token_idx": "position_offset",
 }
 
 

@@ -4,7 +4,7 @@ A linear memory writes W <- W - step * k^T (k W - v): what it holds along k is m
 safe while that lies between -1 and 1, that is, while step |k|^2 < 2. In a mini-batch all gradients are taken at one
 anchor, so that similar keys push in the same direction: |k|^2 gives way to the largest eigenvalue of the sum of k^T k.
 
-The view runs the course's own inner loop (`memories.ttt_dual.dual`, in float64) at 90 step sizes at once.
+The view runs the course's own inner loop (`memories.ttt.dual.dual`, in float64) at 90 step sizes at once.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.inner_model import InnerModel, Norm
-from nl_course.memories.ttt.dual import dual, moved
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.ttt.dual import dual
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, pure
@@ -56,7 +57,7 @@ def norms(keys: Tensor, values: Tensor, start: Tensor, steps: np.ndarray, mini_b
     inner = InnerModel(bias=False, norm=inside, residual=inside)
     one, none = torch.ones(1, 1, WIDTH, dtype=start.dtype), torch.zeros(1, 1, WIDTH, dtype=start.dtype)
     rows = len(steps)
-    anchor = {"W1": start.expand(rows, 1, -1, -1)}
+    anchor = Weights(W1=start.expand(rows, 1, -1, -1))
     rate = torch.from_numpy(np.asarray(steps))[:, None, None].expand(rows, 1, mini_batch)
     factor = torch.ones(mini_batch, dtype=start.dtype)
     if cure == CURES[2]:
@@ -64,8 +65,9 @@ def norms(keys: Tensor, values: Tensor, start: Tensor, steps: np.ndarray, mini_b
     found = [anchor["W1"].flatten(1).norm(dim=1)]
     for first in range(0, len(keys), mini_batch):
         k, v = (u[first : first + mini_batch].expand(rows, 1, -1, -1) for u in (keys, values))
-        _, gathered = dual(inner, Norm(one, none), anchor, None, k, k, v, rate[..., : k.shape[2]], factor[: k.shape[2]])
-        anchor = moved(anchor, gathered, factor[k.shape[2] - 1])
+        c = factor[: k.shape[2]]
+        _, grad_accum = dual(inner, Norm(one, none), anchor, None, k, k, v, rate[..., : k.shape[2]], c)
+        anchor = anchor - c[-1] * grad_accum
         found.append(anchor["W1"].flatten(1).norm(dim=1))
     return torch.stack(found, dim=1).numpy()
 

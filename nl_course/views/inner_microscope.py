@@ -63,10 +63,10 @@ def variant(model: LanguageModel, start: str, mini_batch: int) -> LanguageModel:
                 fresh = torch.randn(weight.shape, generator=generator) * 0.02
                 weight.data = fresh if start == "random" and name[0] == "W" else torch.zeros_like(weight)
         if mini_batch != size:
-            place = torch.zeros(mini_batch)
+            offset = torch.zeros(mini_batch)
             kept = min(size, mini_batch)
-            place[:kept] = memory.place.data[:kept]
-            memory.place = nn.Parameter(place)
+            offset[:kept] = memory.position_offset.data[:kept]
+            memory.position_offset = nn.Parameter(offset)
             memory.config = replace(memory.config, mini_batch=mini_batch)
     return twin
 

@@ -64,7 +64,7 @@ def ttt(memory, x: Tensor, s) -> Tensor:
     q, k = (memory.rotary(u, 0, c.mini_batch) for u in (q, k))
     logit = x @ memory.rate.weight.T * s.learning_rate_per_token + memory.rate.bias
     rate = c.base_rate / c.head_dim * torch.sigmoid(logit).mT
-    factor = (1 / torch.arange(1, c.mini_batch + 1, dtype=x.dtype) + memory.place).clamp_min(0)
+    factor = (1 / torch.arange(1, c.mini_batch + 1, dtype=x.dtype) + memory.position_offset).clamp_min(0)
 
     def loop(start, norm, _, q, k, v, rate):
         def write(M, S, U, begin, j, i):

@@ -6,7 +6,8 @@ from torch.autograd.functional import hessian
 
 from nl_course.memories import TTT, Trace, TTTConfig
 from nl_course.memories.common.inner_model import ACTIVATIONS, InnerModel, Norm, layer_norm, ln_l2_gradient
-from nl_course.memories.ttt.dual import dual, reference
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.ttt import dual, reference
 from tests.memories.ttt_tools import BACKBONES, CLOSE, KINDS, bare, draw, gradients, layer, learn, same_gradients, twin
 
 PATHS = ("reference", "chunked")
@@ -41,13 +42,13 @@ def test_check_01_zero_weights_make_the_gradient_a_thousand_times_larger():
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("piece", [reference, dual])
-def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, piece):
+@pytest.mark.parametrize("form", [reference, dual])
+def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, form):
     inner = InnerModel(layers, expansion=2)
     q, k, v = (draw(1, 1, 6, 4, seed=s) for s in range(3))
     rate, factor = draw(1, 1, 6, seed=4).sigmoid(), torch.full((1,), 0.8, dtype=torch.float64)
     norm = Norm(1 + 0.3 * draw(1, 1, 4, seed=5), 0.3 * draw(1, 1, 4, seed=6))
-    weights = {n: draw(1, 1, *s, seed=i) for i, (n, s) in enumerate(inner.shapes(4).items())}
+    weights = Weights({n: draw(1, 1, *s, seed=i) for i, (n, s) in enumerate(inner.shapes(4).items())})
 
     by_hand, expected = {n: w[0, 0].clone() for n, w in weights.items()}, []
     for t in range(6):
@@ -57,15 +58,11 @@ def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, piece):
             by_hand[name] = by_hand[name] - 0.8 * rate[0, 0, t] * g
         expected.append(inner.read(by_hand, q[0, 0, t : t + 1], Norm(norm.gain[0], norm.shift[0])))
 
-    found = []
-    for t in range(6):
-        token = slice(t, t + 1)
-        z, gathered = piece(
-            inner, norm, weights, None, q[:, :, token], k[:, :, token], v[:, :, token], rate[:, :, token], factor
-        )
-        weights = {name: weights[name] - factor * gathered[name] for name in weights}
-        found.append(z[0, 0])
-    torch.testing.assert_close(torch.cat(found), torch.cat(expected), **CLOSE)
+    z, after, grad_accum = form.learn(inner, norm, weights, weights.map(torch.zeros_like), q, k, v, rate, factor)
+    torch.testing.assert_close(z[0, 0], torch.cat(expected), **CLOSE)
+    for name, w in by_hand.items():
+        torch.testing.assert_close(after[name][0, 0], w, **CLOSE)
+        assert not grad_accum[name].any(), "a mini-batch of one token is never open"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +73,9 @@ def test_check_02_a_layer_with_mini_batch_one_is_online(kind):
     answers = []
     for t in range(5):
         q, k, v = (p(x[:, t]).view(1, 2, 1, f) for p in (memory.query, memory.key, memory.value))
-        rate = 2.0 / f * torch.sigmoid(memory.rate(x[:, t])).view(1, 2, 1, 1) * (1 + memory.place).clamp_min(0)
+        rate = (
+            2.0 / f * torch.sigmoid(memory.rate(x[:, t])).view(1, 2, 1, 1) * (1 + memory.position_offset).clamp_min(0)
+        )
         loss = inner.inner_loss(weights, k, v, norm).sum()
         weights = {n: w - rate * g for (n, w), g in zip(weights.items(), torch.autograd.grad(loss, weights.values()))}
         answers.append(inner.read(weights, q, norm).reshape(1, 8))
@@ -96,7 +95,7 @@ def test_check_03_the_dual_form_is_the_primal(kind, backbone, size, position_fac
     torch.testing.assert_close(y, expected, **CLOSE)
     for name in state.anchor:
         torch.testing.assert_close(state.anchor[name], expected_state.anchor[name], **CLOSE)
-        torch.testing.assert_close(state.gathered[name], expected_state.gathered[name], **CLOSE)
+        torch.testing.assert_close(state.grad_accum[name], expected_state.grad_accum[name], **CLOSE)
     same_gradients(memory, other, x)
 
 
@@ -248,9 +247,9 @@ def test_check_09_without_a_step_nothing_is_learnt(kind, path):
 def test_check_10_the_running_mean_stays_and_the_sum_goes_on(kind, path):
     def moves(position_factor):
         memory = layer(kind, path, mini_batch=5, backbone="transformer", rope_theta=None)
-        torch.nn.init.zeros_(memory.place)
+        torch.nn.init.zeros_(memory.position_offset)
         if position_factor == "sum":
-            del memory.place
+            del memory.position_offset
             memory = twin(memory, path, position_factor="sum")
         token, state, distances = draw(1, 1, 8), None, []
         for _ in range(5):

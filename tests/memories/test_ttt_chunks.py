@@ -62,10 +62,10 @@ def test_check_18_without_a_step_and_for_the_first_token_there_are_no_mini_batch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("checkpoint", [1, 2, 3, 100])
-def test_check_18_the_tile_of_computation_changes_nothing(kind, checkpoint):
+@pytest.mark.parametrize("recompute", [1, 2, 3, 100])
+def test_check_18_the_tile_of_computation_changes_nothing(kind, recompute):
     memory, x = layer(kind, mini_batch=3), draw(2, 22, 8)
-    other = twin(memory, checkpoint=checkpoint)
+    other = twin(memory, recompute=recompute)
     torch.testing.assert_close(other(x)[0], memory(x)[0], **CLOSE)
     same_gradients(other, memory, x)
 
@@ -89,7 +89,7 @@ def test_check_19_the_mini_batch_is_part_of_the_model(make, keys):
 def test_check_19_the_running_mean_depends_on_the_mini_batch():
     def make(size):
         memory = wide(bias=False, position_factor="learned")(size)
-        torch.nn.init.zeros_(memory.place)
+        torch.nn.init.zeros_(memory.position_offset)
         return memory
 
     first, *others = answers(make, PAIRS[0], ORTHONORMAL, PAIRS[2])
@@ -137,7 +137,7 @@ def test_stopped_gradients_change_the_gradient_and_nothing_else(kind, path, stop
     reached = {n for n, p in stopped.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     frozen = {"key.weight", "value.weight"}
     if stop == "write":
-        frozen |= {"rate.weight", "rate.bias", "place"}
+        frozen |= {"rate.weight", "rate.bias", "position_offset"}
     assert {n for n, _ in stopped.named_parameters()} - reached == frozen
     other = twin(stopped, "reference" if path == "chunked" else "chunked", stop_gradient=stop)
     y, _ = other(x)
@@ -201,7 +201,7 @@ def test_under_inference_mode_it_is_the_same():
         ({"mini_batch": 0}, "mini_batch must be a whole number"),
         ({"position_factor": "mean"}, "learned, sum"),
         ({"stop_gradient": "all"}, "first-order"),
-        ({"checkpoint": -1}, "checkpoint"),
+        ({"recompute": -1}, "recompute"),
         ({"base_rate": -1.0}, "base_rate"),
         ({"heads": 8}, "even"),
     ],

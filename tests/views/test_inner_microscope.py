@@ -23,7 +23,7 @@ def model():
     config = ModelConfig(width=16, layers=2, heads=2, hidden=24, memory="ttt-linear", conv=4, options=options)
     model = LanguageModel(config).eval()
     for layer in model.layers:
-        torch.nn.init.normal_(layer.memory.place, std=0.1)  # c_i of their own, one of them likely larger
+        torch.nn.init.normal_(layer.memory.position_offset, std=0.1)  # c_i of their own, one of them likely larger
     return model
 
 

@@ -7,7 +7,8 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories.common.inner_model import InnerModel
-from nl_course.memories.ttt.dual import moved, reference
+from nl_course.memories.common.weights import Weights
+from nl_course.memories.ttt import reference
 from nl_course.views.two_loops import (
     GRADIENTS,
     NAMES,
@@ -38,7 +39,8 @@ def by_the_memory(learned: dict, inner_steps: int, name: str, stop: str) -> tupl
     numbers = {n: torch.tensor(v, dtype=torch.float64, requires_grad=n == name) for n, v in learned.items()}
     inner = InnerModel(bias=False, norm=False, residual=False)
     slopes, one = torch.tensor(SLOPES), torch.ones(1, dtype=torch.float64)
-    anchor = {"W1": numbers["start"].expand(len(SLOPES), 1, 1, 1)}
+    anchor = Weights(W1=numbers["start"].expand(len(SLOPES), 1, 1, 1))
+    nothing = anchor.map(torch.zeros_like)
     query = numbers["query"].expand(len(SLOPES), 1, 1, 1)
     for x in PLACES[:inner_steps]:
         k = (numbers["key"] * x).expand(len(SLOPES), 1, 1, 1)
@@ -46,8 +48,8 @@ def by_the_memory(learned: dict, inner_steps: int, name: str, stop: str) -> tupl
         rate = numbers["step"].expand(len(SLOPES), 1, 1)
         if stop == "write":
             k, v, rate = k.detach(), v.detach(), rate.detach()
-        z, gathered = reference(inner, None, anchor, None, query, k, v, rate, one, stop)
-        anchor = moved(anchor, gathered, one[0])
+        first_order = stop != "none"
+        z, anchor, _ = reference.learn(inner, None, anchor, nothing, query, k, v, rate, one, first_order=first_order)
     loss = ((z[:, 0, 0, 0] - slopes) ** 2 / 2).mean()
     (found,) = torch.autograd.grad(loss, numbers[name], allow_unused=True) if loss.requires_grad else (None,)
     return loss.item(), 0.0 if found is None else found.item()

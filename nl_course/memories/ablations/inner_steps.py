@@ -27,10 +27,9 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights
+from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
 from nl_course.memories.titans.chunk import ChunkMasks, Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
-from nl_course.memories.ttt.dual import loss_gradient, moved
 from nl_course.memories.ttt.layer import TTT, TTTState
 
 
@@ -59,8 +58,7 @@ def gradients(inner: InnerModel, norm: Norm | None, W: Weights, k, v, share: Ten
     if plain:
         total = {name: torch.zeros_like(w) for name, w in W.items()}
         for j in range(k.shape[2]):
-            graph = torch.is_grad_enabled() and not stop
-            one = loss_gradient(inner, norm, W, k[:, :, j : j + 1], v[:, :, j : j + 1], graph)
+            one = grad_loss(inner.inner_loss, W, k[:, :, j : j + 1], v[:, :, j : j + 1], norm, create_graph=not stop)
             total = {name: g + share[:, :, j, None, None] * one[name] for name, g in total.items()}
         return total
     total = {}
@@ -114,7 +112,7 @@ def learn_ttt(
     if stop == "write":
         factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
     rule = (inner, norm, memory.path == "reference", stop != "none")
-    anchor = {name: w.to(k.dtype) for name, w in state.anchor.items()}
+    anchor = state.anchor.map(lambda w: w.to(k.dtype))
     for chunk in chunks(state.position, q.shape[2], size):
         count = chunk.stop - chunk.start
         pairs_k, pairs_v = k[:, :, chunk], v[:, :, chunk]
@@ -124,13 +122,12 @@ def learn_ttt(
         own = {name: fold(w, count) for name, w in anchor.items()}
         W, total, _ = descend(steps, rule, own, own, scale, fold(pairs_k, count), fold(pairs_v, count), share)
         outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
-        gathered = {name: last_of(g, count) for name, g in total.items()}
+        grad_accum = Weights({name: last_of(g, count) for name, g in total.items()})
         if count == size:
-            anchor = moved(anchor, gathered, factor[-1])
-            gathered = {name: torch.zeros_like(g) for name, g in gathered.items()}
+            anchor = anchor - factor[-1] * grad_accum
+            grad_accum = grad_accum.map(torch.zeros_like)
     position = state.position + q.shape[2]
-    anchor, gathered = Weights(anchor), Weights(gathered)
-    return torch.cat(outputs, dim=2), replace(state, anchor=anchor, gathered=gathered, position=position)
+    return torch.cat(outputs, dim=2), replace(state, anchor=anchor, grad_accum=grad_accum, position=position)
 
 
 # -- Titans ------------------------------------------------------------------------------------------------------

@@ -116,13 +116,13 @@ class AblatedTTT(Adapter):
             return self._learn(self.memory, q, k, v, rate, state)
         inner = self.memory.inner
         phi_k, phi_q = (features(inner, state.anchor, x) for x in (k, q))  # (b, h, t, m)
-        # Below the last layer no gradient is gathered, so the state's zeros stay.
-        last = replace(state, anchor=last_layer(inner, state.anchor), gathered=last_layer(inner, state.gathered))
+        # Below the last layer no gradient is summed, so the state's zeros stay.
+        last = replace(state, anchor=last_layer(inner, state.anchor), grad_accum=last_layer(inner, state.grad_accum))
         z, after = self._learn(one_layer(self.memory), phi_q, phi_k, inner.target(k, v), rate, last)
         after = replace(
             after,
             anchor=with_last_layer(inner, state.anchor, after.anchor),
-            gathered=with_last_layer(inner, state.gathered, after.gathered),
+            grad_accum=with_last_layer(inner, state.grad_accum, after.grad_accum),
         )
         return (z + q if inner.residual else z), after
 

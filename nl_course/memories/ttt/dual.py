@@ -1,107 +1,106 @@
-"""The inner loop of TTT, one mini-batch or a piece of one: by autograd a token at a time, and in its dual form.
+"""The inner loop of TTT in its dual form: a whole mini-batch with matmuls, and no weight matrix for any token.
 
-In a mini-batch of b tokens every gradient is taken at the weights that it began with, the anchor W^a (Sun et al. 2024,
-arXiv 2407.04620, section 2.4 and equation 6). With a_j, e_j a layer's input and error for token j's pair (inner.py),
-rate l_j and position factor c_i:
+In a mini-batch every gradient is taken at the anchor W^a (reference.py). The gradient of token j's loss is one outer
+product per layer, a_j^T e_j, where a_j is the layer's input for the key and e_j the error that comes back to it
+(inner_model.py). So the weights that token i reads with are, with rates l_j and position factors c_i,
 
-    W_i = W^a - c_i G_i,    G_i = sum_{j <= i} l_j a_j^T e_j,    z_i = f(q_i; W_i)        write first, then read
+    W_i = W^a - c_i sum_{j <= i} l_j a_j^T e_j
 
-`reference` does just that. `dual` never makes a weight matrix for a token (section 2.5): with X the rows that a layer
-reads with, and E_ij = c_i l_j for j <= i, 0 for later j,
+and a row x_i times these weights needs only products of rows, since x_i (a_j^T e_j) = (x_i . a_j) e_j:
 
-    X_i W_i + b_i = X W^a + b^a - (E * (X a^T + 1)) e,      the 1 being the bias's share
+    x_i W_i = x_i W^a - c_i sum_{j <= i} l_j (x_i . a_j) e_j
 
-for every layer in turn. A mini-batch may be cut anywhere: what is carried is the anchor and G, here `gathered`.
+Stack the rows: with E_ij = c_i l_j for j <= i and 0 for later j, and the bias counted as a feature that is always 1,
 
-Axes: b batch, h heads, t tokens of the piece, f head width. q, k, v (b, h, t, f), rate (b, h, t), factor (t,).
+    X W + b = X W^a + b^a - (E * (X a^T + 1)) e                           (section 2.5 of arXiv 2407.04620)
+
+Do this layer by layer: activations, LayerNorm and residual path stand between these products and need nothing new. A
+mini-batch may be cut anywhere. What its earlier tokens wrote is carried in G = sum_j l_j a_j^T e_j, `grad_accum`.
+
+Axes: b batch, h heads, t tokens, f head width. q, k, v (b, h, t, f), rate (b, h, t), factor: c by position.
 """
 
 import torch
 from torch import Tensor
 
-from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
-
-STOPS = ("none", "first-order", "write")
-
-
-def moved(anchor: Weights, gathered: Weights, factor: Tensor) -> Weights:
-    """W = W^a - c G, the weights as they stand."""
-    return Weights({name: anchor[name] - factor * gathered[name] for name in anchor})
-
-
-def loss_gradient(inner: InnerModel, norm: Norm | None, anchor: Weights, k: Tensor, v: Tensor, graph: bool) -> Weights:
-    """Gradient of one token's inner loss with respect to the anchor."""
-    return grad_loss(inner.inner_loss, anchor, k, v, norm, create_graph=graph)
-
-
-def reference(
-    inner: InnerModel,
-    norm: Norm | None,
-    anchor: Weights,
-    gathered: Weights | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rate: Tensor,
-    factor: Tensor,
-    stop: str = "none",
-) -> tuple[Tensor, Weights]:
-    """One token at a time: a gradient, a step, a read. Returns z (b, h, t, f) and the new G. `gathered` None is a G of
-    zeros: the piece opens its mini-batch. With a `stop` the inner gradients count as constants."""
-    if gathered is None:
-        gathered = Weights({name: torch.zeros_like(w) for name, w in anchor.items()})
-    answers = []
-    for i in range(q.shape[2]):
-        token = slice(i, i + 1)
-        gradient = grad_loss(
-            inner.inner_loss, anchor, k[:, :, token], v[:, :, token], norm, create_graph=stop == "none"
-        )
-        step = rate[:, :, token, None]
-        gathered = Weights({n: g + step * gradient[n] for n, g in gathered.items()})
-        answers.append(inner.read(moved(anchor, gathered, factor[i]), q[:, :, token], norm))
-    return torch.cat(answers, dim=2), gathered
+from nl_course.memories.common.inner_model import InnerModel, Norm
+from nl_course.memories.common.weights import Weights
 
 
 def dual(
     inner: InnerModel,
     norm: Norm | None,
     anchor: Weights,
-    gathered: Weights | None,
+    grad_accum: Weights | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     rate: Tensor,
     factor: Tensor,
-    stop: str = "none",
+    first_order: bool = False,
 ) -> tuple[Tensor, Weights]:
-    """The same numbers with matmuls only."""
-    sides = inner.key_side(anchor, k, v, norm)
-    if stop != "none":
-        sides = [(a.detach(), e.detach()) for a, e in sides]
-    mask = (factor[:, None] * rate[:, :, None, :]).tril()  # E
-    x, after = q, Weights()
-    for i, (a, e) in enumerate(sides, 1):
-        z = inner.layer(anchor, i, x)
-        if gathered is not None:
-            z = z - factor[:, None] * inner.layer(gathered, i, x)
-        products = x @ a.mT + 1 if inner.bias else x @ a.mT
-        z = z - (mask * products) @ e
-        after[f"W{i}"] = (rate[..., None] * a).mT @ e
+    """One mini-batch, or a piece of one, whose positions have the factors in `factor` (t,): z (b, h, t, f) and the new
+    G. A `grad_accum` of None is a G of zeros: the piece opens its mini-batch. With `first_order` the inner gradients
+    are constants of the outer loop."""
+    key_side = inner.key_side(anchor, k, v, norm)
+    if first_order:
+        key_side = [(a.detach(), e.detach()) for a, e in key_side]
+    E = (factor[:, None] * rate[:, :, None, :]).tril()  # (b, h, t, t): reading token, written token
+    step = Weights()
+    x = q
+    for i, (a, e) in enumerate(key_side, 1):
+        z = inner.layer(anchor, i, x)  # (b, h, t, out)
+        if grad_accum is not None:
+            z = z - factor[:, None] * inner.layer(grad_accum, i, x)
+        products = x @ a.mT  # (b, h, t, t)
         if inner.bias:
-            after[f"b{i}"] = rate[:, :, None, :] @ e
+            products = products + 1
+        z = z - (E * products) @ e
+        # The sum over the tokens happens inside these products.
+        step[f"W{i}"] = (rate[..., None] * a).mT @ e  # (b, h, in, out)
+        if inner.bias:
+            step[f"b{i}"] = rate[:, :, None, :] @ e  # (b, h, 1, out)
         x = inner.activate(z) if i < inner.layers else z
-    if gathered is not None:
-        after = gathered + after
-    return inner.answer(q, x, norm), after
+    if grad_accum is not None:
+        step = grad_accum + step
+    return inner.answer(q, x, norm), step
 
 
-def dual_sequence(
-    inner: InnerModel, norm: Norm | None, anchor: Weights, q: Tensor, k: Tensor, v: Tensor, rate, factor: Tensor
-) -> tuple[Tensor, Weights]:
-    """Whole mini-batches of len(factor) tokens in the dual form: z (b, h, t, f) and the weights after the last."""
-    answers = []
-    for part in zip(*(u.split(len(factor), dim=2) for u in (q, k, v, rate))):
-        z, gathered = dual(inner, norm, anchor, None, *part, factor)
-        anchor = moved(anchor, gathered, factor[-1])
-        answers.append(z)
-    return torch.cat(answers, dim=2), anchor
+def learn(
+    inner: InnerModel,
+    norm: Norm | None,
+    anchor: Weights,
+    grad_accum: Weights,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rate: Tensor,
+    factor: Tensor,
+    position: int = 0,
+    first_order: bool = False,
+) -> tuple[Tensor, Weights, Weights]:
+    """Any number of tokens of a text from number `position` on, one mini-batch of len(factor) after another: the same
+    arguments and the same numbers as reference.py's `learn`."""
+    size = len(factor)
+    sizes = piece_sizes(position, q.shape[2], size)
+    outputs = []
+    for piece in zip(*(u.split(sizes, dim=2) for u in (q, k, v, rate))):
+        start = position % size
+        stop = start + piece[0].shape[2]
+        opened = None if start == 0 else grad_accum
+        z, grad_accum = dual(inner, norm, anchor, opened, *piece, factor[start:stop], first_order)
+        outputs.append(z)
+        position += stop - start
+        if stop == size:
+            anchor = anchor - factor[-1] * grad_accum
+    if position % size == 0:
+        grad_accum = grad_accum.map(torch.zeros_like)
+    return torch.cat(outputs, dim=2), anchor, grad_accum
+
+
+def piece_sizes(position: int, tokens: int, size: int) -> list[int]:
+    """How many of the next `tokens` lie in each mini-batch: the rest of the open one, whole ones, and a beginning."""
+    first = min(tokens, -position % size)
+    whole, last = divmod(tokens - first, size)
+    sizes = [first] + [size] * whole + [last]
+    return [count for count in sizes if count > 0]

@@ -1,15 +1,15 @@
 """What a TTT layer did, token by token, in numbers that can be looked at.
 
-It follows the weights through the text one write at a time, which costs more than the layer itself: it runs only when
-a trace is asked for, and only as far as the names that it wants.
+It follows the weights through the text one write at a time, which costs more than the layer itself. So it runs only
+when a trace is asked for, and only as far as the names that the trace wants.
 """
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from nl_course.memories.common.inner_model import Weights
 from nl_course.memories.trace import Trace
 
 _LOSSES = ("prediction", "loss_before", "loss_after", "loss_start", "write_norm", "drift")
@@ -18,63 +18,67 @@ _READS = ("weights", "error", "read", "start", "key_features", "read_features")
 
 @torch.no_grad()
 def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> None:
-    """Adds the traces that `TTT` names; q, k, v (b, h, t, f) as the inner model meets them, rate (b, h, t)."""
-    factor, size = memory.position_factor(), memory.config.mini_batch
-    place = torch.arange(state.position, state.position + q.shape[2], device=q.device) % size
-    found = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[place] * rate}
+    """Adds the traces that `TTT` names, of a `memory` that read from `state` on: q, k, v (b, h, t, f) and rate
+    (b, h, t) are what its inner model was given."""
+    factor = memory.position_factor()
+    position = torch.arange(state.position, state.position + q.shape[2], device=q.device)
+    position_in_chunk = position % memory.config.mini_batch
+    quantities = {"q": q, "k": k, "v": v, "rate": rate, "step_size": factor[position_in_chunk] * rate}
     if any(trace.wants(name) for name in _LOSSES + _READS):
-        found |= _follow(memory, state, q, k, v, rate)
+        quantities |= _follow(memory, state, q, k, v, rate)
     if trace.wants("weights"):
-        features = found["read_features"], found["key_features"]
-        found["weights"] = _contributions(memory, state.position, factor, rate, *features)
-    for name, value in found.items():
-        trace.add(name, value.transpose(1, 2))
+        quantities["weights"] = _contributions(
+            memory, position, factor, rate, quantities["read_features"], quantities["key_features"]
+        )
+    for name, value in quantities.items():
+        trace.add(name, value.transpose(1, 2))  # (b, t, h, ...)
 
 
 def _follow(memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
     """Every token's quantities, (b, h, t, ...) each."""
     inner, norm, last = memory.inner, memory.norm, memory.inner.layers
-    start = memory._start().map(lambda w: w[None])
-    before, rows = memory.weights(state), []
+    start = memory.start_weights().map(lambda w: w[None])  # (1, h, in, out)
+    before = memory.weights(state)
+    rows = []
     for t in range(q.shape[2]):
-        query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))
-        sides = inner.key_side(state.anchor, key, value, norm)
+        query, key, value = (u[:, :, t : t + 1] for u in (q, k, v))  # (b, h, 1, f)
+        features, error = inner.key_side(state.anchor, key, value, norm)[-1]
         # The memory itself says what the token's write makes of the weights, so that a trace cannot differ from it.
         _, state = memory.learn(query, key, value, rate[:, :, t : t + 1], state)
         after = memory.weights(state)
-        given = query
+        read_features = query
         for i in range(1, last):
-            given = inner.activate(inner.layer(after, i, given))
+            read_features = inner.activate(inner.layer(after, i, read_features))  # (b, h, 1, m)
         rows.append(
             {
                 "prediction": inner.read(before, key, norm),
                 "loss_before": inner.inner_loss(before, key, value, norm),
                 "loss_after": inner.inner_loss(after, key, value, norm),
                 "loss_start": inner.inner_loss(start, key, value, norm),
-                "write_norm": _distance(before, after),
-                "drift": _distance(start, after),
-                "error": sides[-1][1],
-                "key_features": sides[-1][0],
-                "read_features": given,
-                "read": inner.layer(after, last, given),
-                "start": inner.layer(start, last, given),
+                "write_norm": (after - before).norm()[..., None],  # (b, h, 1)
+                "drift": (after - start).norm()[..., None],  # (b, h, 1)
+                "error": error,
+                "key_features": features,
+                "read_features": read_features,
+                "read": inner.layer(after, last, read_features),
+                "start": inner.layer(start, last, read_features),
             }
         )
         before = after
     return {name: torch.cat([row[name] for row in rows], dim=2) for name in rows[0]}
 
 
-def _distance(one: Weights, other: Weights) -> Tensor:
-    """Between two sets of weights, all matrices and biases together, (b, h, 1)."""
-    return sum((one[name] - other[name]).square().sum((-2, -1)) for name in one).sqrt()[..., None]
-
-
-def _contributions(memory, position: int, factor: Tensor, rate: Tensor, given: Tensor, stored: Tensor) -> Tensor:
-    """How much of token s's error is in token t's answer before its norm, (b, h, t, position + t): c_i l_s (x_t . a_s
-    + 1), with the last c_i of the mini-batch once it is over. What came before this call is nan."""
-    size, tokens = memory.config.mini_batch, given.shape[2]
-    at = torch.arange(position, position + tokens, device=given.device)
-    same = (at[:, None] // size) == (at[None, :] // size)
-    share = torch.where(same, factor[at % size][:, None], factor[-1]).tril() * rate[:, :, None, :]
-    products = given @ stored.mT + 1 if memory.inner.bias else given @ stored.mT
-    return torch.nn.functional.pad(share * products, (position, 0), value=math.nan)
+def _contributions(
+    memory, position: Tensor, factor: Tensor, rate: Tensor, read_features: Tensor, key_features: Tensor
+) -> Tensor:
+    """How much of token s's error is in token t's answer before its norm, (b, h, t, positions): c_i l_s (x_t . a_s +
+    1), with the last c_i of the mini-batch once it is over. What came before this call is nan."""
+    size = memory.config.mini_batch
+    chunk = position // size
+    same_chunk = chunk[:, None] == chunk[None, :]  # (t, t)
+    scale = torch.where(same_chunk, factor[position % size][:, None], factor[-1]).tril()  # (t, t)
+    products = read_features @ key_features.mT  # (b, h, t, t)
+    if memory.inner.bias:
+        products = products + 1
+    share = scale * rate[:, :, None, :] * products  # (b, h, t, t)
+    return pad(share, (int(position[0]), 0), value=math.nan)
