@@ -216,7 +216,7 @@ class LastLayers(MLPBank):
 
     def network(self, name: str) -> LastLayer:
         """The memory of that name by itself."""
-        return LastLayer(*super().network(name))
+        return LastLayer(**super().network(name)._asdict())
 
     def inputs(self, weights: Weights, k: Tensor) -> Weights:
         """What the layers that are written are given."""
