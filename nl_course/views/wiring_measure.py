@@ -15,6 +15,8 @@ from torch import Tensor
 from nl_course.errors import CourseError, check_choice
 from nl_course.files import asset
 from nl_course.memories import Memory, Trace, build_memory
+from nl_course.memories.ablations.switches import ablate, ablated
+from nl_course.memories.titans.hybrid import Hybrid
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
@@ -89,7 +91,7 @@ def measure(name: str, learned: bool, cut: str, text: str) -> Measured:
     return Measured(
         names=labels(tokens, groups),
         ends=np.array([np.flatnonzero(groups == g)[-1] for g in range(groups.max() + 1)]),
-        seen=seen(name, learned, check_choice("cut", cut, CUTS) if hasattr(layer, "without") else CUTS[0], text),
+        seen=seen(name, learned, check_choice("cut", cut, CUTS) if isinstance(layer, Hybrid) else CUTS[0], text),
         bytes=bytes_by_part(name, learned, text),
         cache=2 * layer.config.width * len(tokens) * layer.dtype.itemsize,
         change=changes(name, learned, text),
@@ -103,8 +105,8 @@ def changes(name: str, learned: bool, text: str) -> dict[str, float]:
     """By part, |output without it - output| / |output| over the whole text; {} where there is nothing to cut."""
     layer, x = _layer_and_input(name, learned, text)
     whole, found = layer(x)[0], {}
-    for part in CUTS[1:] if hasattr(layer, "without") else ():
-        layer.without = {part}
+    for part in CUTS[1:] if isinstance(layer, Hybrid) else ():
+        ablate(layer, without=(part,))
         found[part] = float((layer(x)[0] - whole).norm() / whole.norm())
     return found
 
@@ -115,7 +117,7 @@ def seen(name: str, learned: bool, cut: str, text: str) -> dict[str, np.ndarray]
     """See `Measured`. The text and, as further rows of one batch, the text with one word replaced each."""
     layer, x = _layer_and_input(name, learned, text)
     if cut != CUTS[0]:
-        layer.without = {cut}
+        ablate(layer, without=(cut,))
     groups = words(encode(text).numpy())
     count, noise = groups.max() + 1, torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
     replaced = torch.from_numpy(np.arange(count)[:, None] == groups)[..., None]
@@ -148,8 +150,14 @@ def bytes_by_part(name: str, learned: bool, text: str) -> dict[str, int]:
     _, state = model_of(name, learned)(encode(text)[None])
     found = {"memory": 0, "attention": 0, "persistent": 0, "convolutions": 0}
     for path, tensor in state.memory(0).tensors().items():
-        part = "convolutions" if "tail" in path else "persistent" if "prefix" in path else "attention"
-        part = "memory" if path.startswith(("neural", "recalled")) else part
+        if path.startswith(("neural", "segment_memory")):
+            part = "memory"
+        elif "conv_state" in path:
+            part = "convolutions"
+        elif "prefix" in path:
+            part = "persistent"
+        else:
+            part = "attention"
         found[part] += tensor.numel() * tensor.element_size()
     return found
 
@@ -158,11 +166,5 @@ def bytes_by_part(name: str, learned: bool, text: str) -> dict[str, int]:
 def recall(name: str, cut: str, length: int, rows: int = 8) -> float:
     """The share of pass keys in `length` bytes that the trained model says exactly, with one part cut in all layers."""
     model = model_of(name, True)
-    memories = [layer.memory for layer in model.layers if hasattr(layer.memory, "without")]
-    try:
-        for memory in memories:
-            memory.without = set() if cut == CUTS[0] else {cut}
+    with ablated(model, without=() if cut == CUTS[0] else (cut,)):
         return needle_accuracy(model, NeedleTask("passkey", length=length), rows=rows, batch=rows)[0].accuracy
-    finally:
-        for memory in memories:
-            memory.without = set()

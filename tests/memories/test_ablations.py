@@ -187,6 +187,25 @@ def test_the_hybrids_obey_through_their_neural_memory(kind):
     assert torch.equal(memory(X)[0], plain)
 
 
+@pytest.mark.parametrize("kind", ["mac", "mag", "mal"])
+def test_parts_of_a_hybrid_are_left_out_alone_and_with_a_changed_inner_loop(kind):
+    model = LanguageModel(ModelConfig(16, 8, 2, 2, 8, kind, {"chunk": 3, "max_step": 0.1}))
+    tokens = torch.arange(12)[None]
+    plain = model(tokens)[0]
+    with ablated(model, without=("attention",)):
+        without, _ = model(tokens)
+        assert [ablation_of(layer.memory).without for layer in model.layers] == [("attention",)] * 2
+        assert not ablation_of(model.layers[0].memory.neural).changed
+        with ablated(model, without=("attention",), sign=-1):
+            assert not torch.equal(model(tokens)[0], without)
+        assert torch.equal(model(tokens)[0], without)
+    assert torch.equal(model(tokens)[0], plain) and not torch.equal(plain, without)
+    with pytest.raises(CourseError, match=r"part 'memry'.*Did you mean 'memory'"):
+        ablate(model, without=("memry",))
+    with pytest.raises(CourseError, match="no parts beside its memory"):
+        ablate(made("lmm"), without=("memory",))
+
+
 def test_a_model_is_ablated_and_restored_also_after_an_error():
     model = LanguageModel(ModelConfig(16, 8, 2, 2, 8, "ttt-mlp"))
     layers = [layer.memory for layer in model.layers]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
+from nl_course.memories.ablations.switches import ablate, restore
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.titans.attention import Prefix, Projected, attend_window, attend_window_blocks
 from nl_course.memories.titans.mac import _side_by_side
@@ -50,29 +51,29 @@ def by_hand(attention, x: Tensor, persistent: Tensor, sees) -> Tensor:
 
 def jacobian_support(memory, x: Tensor, without=()) -> Tensor:
     """(T, T): whether output t depends on input s."""
-    memory.without = without
+    ablate(memory, without=without)
     x = x[:1].clone().requires_grad_()
     y, _ = memory(x)
     rows = [torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)[0][0].abs().sum(-1) for t in range(x.shape[1])]
-    memory.without = ()
+    restore(memory)
     return torch.stack(rows) != 0
 
 
 # -- memory as a context -----------------------------------------------------------------------------------------
 def test_mac_without_its_memory_is_block_local_attention_with_a_prefix():
     memory, x = make("mac", segment=5), text()
-    memory.without = {"memory"}
+    ablate(memory, without=("memory",))
     expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
 def test_masking_the_rows_is_not_zeroing_them():
     memory, x = make("mac", segment=5), text(5)
-    memory.without = {"memory"}
+    ablate(memory, without=("memory",))
     masked, _ = memory(x)
     own, nothing = memory.attention.project(x, 0, 5), memory.attention.project(torch.zeros_like(x), 0, 5)
     cache = memory.init_state(2).segment_cache.append(_side_by_side(own, nothing))
-    memory.without = ()  # so that the rows of zeros are read, and keep their share of the softmax
+    restore(memory)  # so that the rows of zeros are read, and keep their share of the softmax
     zeroed = memory._attend(own, cache, memory.prefix())
     assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
 
@@ -84,7 +85,7 @@ def test_mac_sees_no_later_token_with_its_memory_on():
 
 def test_mac_attention_stays_in_its_segment_and_only_memory_carries_over():
     memory, x = make("mac", segment=4), text()
-    attention_only = jacobian_support(memory, x, without={"memory"})
+    attention_only = jacobian_support(memory, x, without=("memory",))
     segment = torch.arange(TOKENS) // 4
     assert torch.equal(attention_only, (segment[:, None] == segment[None, :]).tril())
     with_memory = jacobian_support(memory, x)
@@ -113,14 +114,14 @@ def window(size: int):
 
 def test_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
     memory, x = make("mag", window=4), text()
-    memory.without = {"memory"}
+    ablate(memory, without=("memory",))
     expected = by_hand(memory.attention, x, memory.persistent, window(4))
     torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
 
 
 def test_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
     memory, x = make("mal", window=4), text()
-    memory.without = {"memory"}
+    ablate(memory, without=("memory",))
     norm = memory.between_norm
     torch.testing.assert_close(
         memory(x)[0], by_hand(memory.attention, norm(x), norm(memory.persistent), window(4)), **CLOSE
@@ -131,7 +132,7 @@ def test_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():
 def test_attention_is_blind_beyond_its_window_and_memory_is_not(name):
     memory, x = make(name, window=4), text()
     near = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril() & ~torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril(-4)
-    assert torch.equal(jacobian_support(memory, x, without={"memory"}), near)
+    assert torch.equal(jacobian_support(memory, x, without=("memory",)), near)
     assert jacobian_support(memory, x)[TOKENS - 1, 0]
 
 
@@ -158,7 +159,7 @@ def test_persistent_tokens_matter_and_are_learned(name):
     (gradient,) = torch.autograd.grad(with_them[:, -1].sum(), memory.persistent)
     assert (gradient.abs().sum(-1) > 0).all()  # every one of them, and from the last token: never evicted
     if name != "titans":
-        memory.without = {"persistent"}
+        ablate(memory, without=("persistent",))
         assert (memory(x)[0] - with_them).abs().max() > 1e-3
 
 
@@ -166,7 +167,7 @@ def test_persistent_tokens_matter_and_are_learned(name):
 def test_no_window_evicts_the_prefix(name):
     """With the memory cut, the prefix reaches the last token through attention or not at all."""
     memory, x = make(name, window=2), text(300, 1)
-    memory.without = {"memory"}
+    ablate(memory, without=("memory",))
     with torch.no_grad():
         one, _ = memory(x)
         memory.persistent.mul_(-1)
@@ -195,17 +196,17 @@ def test_each_part_can_be_cut_and_put_back():
         whole, _ = memory(x)
         outputs = [whole]
         for part in ("memory", "attention", "persistent"):
-            memory.without = {part}
+            ablate(memory, without=(part,))
             outputs.append(memory(x)[0])
         for i, one in enumerate(outputs):
             assert all((one - other).abs().max() > 1e-6 for other in outputs[i + 1 :])
-        memory.without = ()
+        restore(memory)
         assert torch.equal(memory(x)[0], whole)
 
 
 def test_a_part_that_there_is_not_is_named():
     with pytest.raises(CourseError, match=r"window.*memory"):
-        make("mag").without = {"window"}
+        ablate(make("mag"), without=("window",))
 
 
 @pytest.mark.parametrize("bad", [dict(layers=5), dict(layers=0), dict(chunk=0), dict(max_step=-1), dict(persistent=-1)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
+from nl_course.memories.ablations.switches import ablated, ablation_of
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
@@ -93,8 +94,8 @@ def test_a_cut_is_the_layers_own():
     x = given[0].double()
     whole, _ = layer(x)
     for part in CUTS[1:]:
-        layer.without = {part}
-        change = (layer(x)[0] - whole).norm() / whole.norm()
+        with ablated(layer, without=(part,)):
+            change = (layer(x)[0] - whole).norm() / whole.norm()
         assert found.change[part] == pytest.approx(change.item()) and change > 0.01
     assert measure("LMM", False, "memory", TEXT).change == {}
 
@@ -169,6 +170,9 @@ def test_recorded_models_add_their_recall(tmp_path, monkeypatch):
         task = NeedleTask("passkey", length=128)
         model = model_of("MAC", True)
         assert shares["whole"] == needle_accuracy(model, task, rows=8, batch=8)[0].accuracy
-        assert not any(layer.memory.without for layer in model.layers) and "Of pass keys in 128 bytes" in view.readout
+        assert (
+            not any(ablation_of(layer.memory).changed for layer in model.layers)
+            and "Of pass keys in 128 bytes" in view.readout
+        )
     finally:
         [cached.cache_clear() for cached in caches]

@@ -16,7 +16,8 @@ class Ablation:
     as they are: not written, and not worn by retention. `learning_rate_per_token` False gives every token the step that
     the gate's bias alone says (sigmoid(b) times the largest); retention and momentum stay a token's own. `momentum`
     False: the step goes into the weights and nowhere else (so it is no longer summed up to 1 / (1 - eta) times itself).
-    `frozen` names memories of a self-modifying Titans that are not written, such as ("key", "value").
+    `frozen` names memories of a self-modifying Titans that are not written, such as ("key", "value"). `without` names
+    parts that a MAC, MAG or MAL leaves out, of "memory", "attention" and "persistent".
     """
 
     inner_steps: int = 1
@@ -26,6 +27,7 @@ class Ablation:
     learning_rate_per_token: bool = True
     momentum: bool = True
     frozen: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_int("inner_steps", self.inner_steps, 1)
@@ -35,9 +37,11 @@ class Ablation:
         for name in ("last_layer_only", "learning_rate_per_token", "momentum"):
             if not isinstance(getattr(self, name), bool):
                 raise CourseError(f"{name} must be True or False, not {getattr(self, name)!r}.")
-        if isinstance(self.frozen, str):
-            raise CourseError(f"frozen must be a tuple of names, such as ({self.frozen!r},).")
-        object.__setattr__(self, "frozen", tuple(self.frozen))
+        for name in ("frozen", "without"):
+            names = getattr(self, name)
+            if isinstance(names, str):
+                raise CourseError(f"{name} must be a tuple of names, such as ({names!r},).")
+            object.__setattr__(self, name, tuple(names))
 
     @property
     def changed(self) -> tuple[str, ...]:

@@ -30,8 +30,11 @@ from nl_course.memories.common.weights import Weights
 from nl_course.memories.hope.bank import Bank, FastWeights, MLPBank, Network, RankOneGrad
 from nl_course.memories.hope.layer import FastState, SelfModifying, SelfModifyingState
 from nl_course.memories.titans.chunk import Gates
+from nl_course.memories.titans.hybrid import PARTS, Hybrid
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
 from nl_course.memories.ttt.layer import TTT, TTTState
+
+NO_PARTS = "it has no parts beside its memory"
 
 
 class Adapter:
@@ -45,6 +48,23 @@ class Adapter:
             if name in lacks:
                 raise CourseError(f"{type(memory).__name__} has no ablation {name!r}: {lacks[name]}.")
         self.memory, self.ablation = memory, ablation
+
+    def install(self) -> None:
+        """Stands in for the memory's seams, on this object alone."""
+        for name in self.seams:
+            setattr(self.memory, name, getattr(self, name))
+
+    @classmethod
+    def remove(cls, memory: nn.Module) -> None:
+        """The methods of the memory's class again."""
+        for name in cls.seams:
+            vars(memory).pop(name, None)
+
+    @classmethod
+    def in_force(cls, memory: nn.Module) -> Ablation:
+        """What is installed on a memory."""
+        learn = vars(memory).get("learn")
+        return Ablation() if learn is None else learn.__self__.ablation
 
     @staticmethod
     def lacks(memory: nn.Module) -> dict[str, str]:
@@ -93,7 +113,7 @@ class AblatedTTT(Adapter):
 
     @staticmethod
     def lacks(memory: TTT) -> dict[str, str]:
-        lacks = {"momentum": "its inner loop has no momentum", "frozen": "it has one memory"}
+        lacks = {"momentum": "its inner loop has no momentum", "frozen": "it has one memory", "without": NO_PARTS}
         if memory.inner.layers == 1:
             lacks["last_layer_only"] = "its inner network has one layer"
         return lacks
@@ -141,7 +161,7 @@ class AblatedNeuralMemory(Adapter):
 
     @staticmethod
     def lacks(memory: NeuralMemory) -> dict[str, str]:
-        lacks = {"frozen": "it has one memory"}
+        lacks = {"frozen": "it has one memory", "without": NO_PARTS}
         if memory.inner.layers == 1:
             lacks["last_layer_only"] = "its inner network has one layer"
         if not memory.config.momentum:
@@ -199,7 +219,33 @@ class AblatedPooledMemory(AblatedNeuralMemory):
     @staticmethod
     def lacks(memory: PooledMemory) -> dict[str, str]:
         reason = "pooled gates know no such thing"
-        return dict.fromkeys(("inner_steps", "last_layer_only", "momentum", "frozen"), reason)
+        return dict.fromkeys(("inner_steps", "last_layer_only", "momentum", "frozen", "without"), reason)
+
+
+class AblatedHybrid(Adapter):
+    """MAC, MAG or MAL with parts left out. Their inner loop is the neural memory's inside of them."""
+
+    seams = ()
+    memory: Hybrid
+
+    def __init__(self, memory: Hybrid, ablation: Ablation):
+        super().__init__(memory, ablation)
+        for part in ablation.without:
+            check_choice("part", part, PARTS)
+
+    def install(self) -> None:
+        """Leaves the parts out."""
+        self.memory.without = self.ablation.without
+
+    @classmethod
+    def remove(cls, memory: Hybrid) -> None:
+        """All parts again."""
+        memory.without = ()
+
+    @classmethod
+    def in_force(cls, memory: Hybrid) -> Ablation:
+        """Which parts are left out."""
+        return Ablation(without=tuple(part for part in PARTS if part in memory.without))
 
 
 # -- self-modifying Titans ---------------------------------------------------------------------------------------------
@@ -246,7 +292,7 @@ class AblatedSelfModifying(Adapter):
 
     @staticmethod
     def lacks(memory: SelfModifying) -> dict[str, str]:
-        lacks = {}
+        lacks = {"without": NO_PARTS}
         if not memory.config.momentum:
             lacks["momentum"] = "it was built without momentum"
         if memory.config.kind == "linear":
@@ -312,5 +358,6 @@ ADAPTERS: dict[type, type[Adapter]] = {
     TTT: AblatedTTT,
     PooledMemory: AblatedPooledMemory,
     NeuralMemory: AblatedNeuralMemory,
+    Hybrid: AblatedHybrid,
     SelfModifying: AblatedSelfModifying,
 }

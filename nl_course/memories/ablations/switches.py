@@ -19,29 +19,27 @@ would look like a finding. So are compiled models, whose compiled code may not s
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
 from nl_course.errors import CourseError
 from nl_course.memories.ablations.ablation import Ablation
-from nl_course.memories.ablations.per_memory import ADAPTERS
+from nl_course.memories.ablations.per_memory import ADAPTERS, Adapter
+from nl_course.memories.titans.hybrid import Hybrid
 
 
 @contextmanager
 def ablated(model: nn.Module, ablation: Ablation | None = None, **options) -> Iterator[nn.Module]:
     """`model` (a model, or a memory by itself) with an `Ablation`, or with its options, as long as the `with` lasts.
     Afterwards every memory is as it was before, also after an error. Raises CourseError as `ablate` does."""
-    memories = _memories(model)
-    before = [dict(vars(memory)) for memory in memories]
+    before = [(memory, ablation_of(memory)) for memory in _memories(model)]
     ablate(model, ablation, **options)
     try:
         yield model
     finally:
-        for memory, old in zip(memories, before, strict=True):
-            _restore(memory)
-            for name in _seams(memory):
-                if name in old:
-                    setattr(memory, name, old[name])
+        for memory, old in before:
+            _install(_adapter(memory)(memory, old))
 
 
 def ablate(model: nn.Module, ablation: Ablation | None = None, **options) -> None:
@@ -50,24 +48,31 @@ def ablate(model: nn.Module, ablation: Ablation | None = None, **options) -> Non
     the model is compiled."""
     ablation = _one_of(ablation, options)
     memories = _memories(model)
-    adapters = [_adapter(memory)(memory, ablation) for memory in memories]  # each raises for what its memory lacks
-    for memory, adapter in zip(memories, adapters, strict=True):
-        _restore(memory)
-        if ablation.changed:
-            for name in adapter.seams:
-                setattr(memory, name, getattr(adapter, name))
+    hybrids = [memory for memory in memories if isinstance(memory, Hybrid)]
+    inside = [hybrid.neural for hybrid in hybrids]
+    adapters = []
+    for memory in memories:
+        # Parts are a hybrid's to leave out; all other options are for the neural memory inside it.
+        own = ablation
+        if memory in hybrids:
+            own = Ablation(without=ablation.without)
+        elif memory in inside:
+            own = replace(ablation, without=())
+        adapters.append(_adapter(memory)(memory, own))  # raises for what this memory lacks, before anything changed
+    for adapter in adapters:
+        _install(adapter)
 
 
 def restore(model: nn.Module) -> None:
     """Ends every ablation in `model`."""
     for memory in _memories(model):
-        _restore(memory)
+        _adapter(memory).remove(memory)
 
 
 def ablation_of(memory: nn.Module) -> Ablation:
-    """What holds for one memory now; `Ablation()` if nothing is changed."""
-    learn = vars(memory).get("learn")
-    return Ablation() if learn is None else learn.__self__.ablation
+    """What holds for one memory now; `Ablation()` if nothing is changed. A hybrid and the neural memory inside it have
+    one each."""
+    return _adapter(memory).in_force(memory)
 
 
 def can_be_ablated(model: nn.Module) -> bool:
@@ -76,19 +81,15 @@ def can_be_ablated(model: nn.Module) -> bool:
 
 
 # -- where ablations take hold -----------------------------------------------------------------------------------------
-def _adapter(module: nn.Module) -> type | None:
+def _adapter(module: nn.Module) -> type[Adapter] | None:
     """The class of per_memory.py for such a memory, None for modules without an inner loop."""
     return next((ADAPTERS[kind] for kind in type(module).__mro__ if kind in ADAPTERS), None)
 
 
-def _seams(memory: nn.Module) -> tuple[str, ...]:
-    return _adapter(memory).seams
-
-
-def _restore(memory: nn.Module) -> None:
-    """The class's own methods again."""
-    for name in _seams(memory):
-        vars(memory).pop(name, None)
+def _install(adapter: Adapter) -> None:
+    adapter.remove(adapter.memory)
+    if adapter.ablation.changed:
+        adapter.install()
 
 
 def _memories(model: nn.Module) -> list[nn.Module]:
