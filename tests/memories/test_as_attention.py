@@ -25,12 +25,12 @@ MEMORIES = {
 def really_read(memory) -> torch.Tensor:
     """f_t(q_t) behind the last layer, from the weights as they stand after each token: (B, T, h, f)."""
     learner = getattr(memory, "neural", memory)
-    state, answers = memory.init_state(2), []
+    state, reads = memory.init_state(2), []
     for token in X.split(1, dim=1):
         trace = Trace(("q",))
         _, state = memory(token, state, trace)
-        answers.append(learner.inner.residue(memory.weights(state), trace["q"].transpose(1, 2)).transpose(1, 2))
-    return torch.cat(answers, dim=1)
+        reads.append(learner.inner.residue(memory.weights(state), trace["q"].transpose(1, 2)).transpose(1, 2))
+    return torch.cat(reads, dim=1)
 
 
 @pytest.mark.parametrize(
@@ -40,20 +40,20 @@ def really_read(memory) -> torch.Tensor:
 def test_what_is_read_is_linear_attention_over_moving_features(name, ablation):
     memory = MEMORIES[name]()
     with ablated(memory, ablation):
-        wanted, found = really_read(memory), as_attention(memory, X)
-        torch.testing.assert_close(found.read(), wanted, **CLOSE)
+        wanted, form = really_read(memory), as_attention(memory, X)
+        torch.testing.assert_close(form.read(), wanted, **CLOSE)
         if name in ("ttt-mlp", "lmm"):
-            still = found.queries[:, :1].expand_as(found.queries)
-            assert not torch.allclose(found.queries, still), "features move"
-    assert len(found.starts) == (2 if name == "lmm-persistent" or name == "lmm" else 1)
-    assert found.mask.triu(1).eq(0).all()
+            still = form.queries[:, :1].expand_as(form.queries)
+            assert not torch.allclose(form.queries, still), "features move"
+    assert len(form.starts) == (2 if name == "lmm-persistent" or name == "lmm" else 1)
+    assert form.mask.triu(1).eq(0).all()
 
 
 def test_its_scores_and_values_are_the_traces_weights_and_errors():
     memory, trace = MEMORIES["ttt-mlp"](), Trace()
     memory(X, None, trace)
-    found = as_attention(memory, X)
-    given = found.scores[..., None] * found.values.transpose(1, 2)[:, :, None]
+    form = as_attention(memory, X)
+    given = form.scores[..., None] * form.values.transpose(1, 2)[:, :, None]
     wanted = -trace["weights"].transpose(1, 2)[..., None] * trace["error"].transpose(1, 2)[:, :, None]
     torch.testing.assert_close(given, wanted, **CLOSE)
 
@@ -61,13 +61,13 @@ def test_its_scores_and_values_are_the_traces_weights_and_errors():
 def test_with_the_last_layer_alone_the_features_stand_still():
     memory = MEMORIES["ttt-mlp"]()
     with ablated(memory, last_layer_only=True):
-        found = as_attention(memory, X)
-        torch.testing.assert_close(found.read(), really_read(memory), **CLOSE)
+        form = as_attention(memory, X)
+        torch.testing.assert_close(form.read(), really_read(memory), **CLOSE)
     k = Trace(("k",))
     memory(X, None, k)
     first = {n: w[None] for n, w in memory.start.items()}
     features = memory.inner.activate(memory.inner.layer(first, 1, k["k"].transpose(1, 2)))
-    torch.testing.assert_close(found.keys[..., :-1], features.transpose(1, 2), **CLOSE)
+    torch.testing.assert_close(form.keys[..., :-1], features.transpose(1, 2), **CLOSE)
 
 
 def test_other_memories_and_several_steps_are_refused():

@@ -55,8 +55,8 @@ def assert_is_by_hand(memory: Titans, x: torch.Tensor) -> None:
                 if memory.config.momentum:
                     torch.testing.assert_close(state.neural.momentum[name][row, h], S[name], **CLOSE)
     wanted, direction = [x, *memory.parameters()], draw(*y.shape, seed=3)
-    found, theirs = (torch.autograd.grad((out * direction).sum(), wanted) for out in (y, expected))
-    for name, a, b in zip(["x", *(n for n, _ in memory.named_parameters())], found, theirs):
+    ours, theirs = (torch.autograd.grad((out * direction).sum(), wanted) for out in (y, expected))
+    for name, a, b in zip(["x", *(n for n, _ in memory.named_parameters())], ours, theirs):
         torch.testing.assert_close(a, b, **GRADIENTS, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -144,12 +144,12 @@ def test_second_order_is_alive(layers):
 def test_the_state_has_the_size_of_the_formula(layers, dtype):
     d, heads, r, f, bytes_each = 12, 3, 4, 4, torch.finfo(dtype).bits // 8
     numbers = heads * (f * f if layers == 1 else 2 * r * f * f + (layers - 2) * r * r * f * f)
-    tails = 3 * 3 * d
+    conv_states = 3 * 3 * d
     for options, copies in (({"chunk": 1}, 2), ({"chunk": 4}, 3), ({"chunk": 4, "momentum": False}, 2)):
         memory = Titans(TitansConfig(d, heads, layers=layers, **options)).to(dtype)
         for tokens in (0, 1, 4, 50):
             _, state = memory(draw(2, tokens, d).to(dtype))
-            expected = 2 * bytes_each * (copies * numbers + tails)
+            expected = 2 * bytes_each * (copies * numbers + conv_states)
             assert state.nbytes == memory.state_bytes(tokens, 2) == expected
 
 
@@ -251,9 +251,9 @@ def test_forgetting_after_the_gradient_is_not_gated_deltanet():
 
     gated, _ = gated_delta_reference(q, k, v, gates.step, gates.log_retention.exp(), start)
     assert (y - gated).abs().max() > 1e-2
-    kept = gates._replace(log_retention=torch.zeros_like(gates.step))
-    equal, _ = gated_delta_reference(q, k, v, kept.step, kept.log_retention.exp(), start)
-    torch.testing.assert_close(learn(memory, q, k, v, kept)[0], equal, **CLOSE)
+    no_forgetting = gates._replace(log_retention=torch.zeros_like(gates.step))
+    equal, _ = gated_delta_reference(q, k, v, no_forgetting.step, no_forgetting.log_retention.exp(), start)
+    torch.testing.assert_close(learn(memory, q, k, v, no_forgetting)[0], equal, **CLOSE)
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=names)
@@ -333,22 +333,24 @@ def test_gates_near_0_and_1_stay_numbers_in_float32(forget, past, logit):
 @pytest.mark.parametrize("size", [1, 3, 16])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_single_write_goes_on_by_the_products_of_momentum(layers, size, path):
-    memory, tokens, place = bare(path=path, layers=layers, chunk=size), 10, 3
+    memory, tokens, written_at = bare(path=path, layers=layers, chunk=size), 10, 3
     q, k, v = (draw(1, 2, tokens, 4, seed=s) for s in range(3))
     step = torch.zeros(1, 2, tokens, dtype=torch.float64)
-    step[:, :, place] = 0.4
+    step[:, :, written_at] = 0.4
     eta = draw(1, 2, tokens, seed=5).sigmoid()
     gates = Gates(step, eta.log(), torch.zeros_like(eta))
     M0 = memory.neural.init_state(1).memory
     write = {n: torch.zeros_like(w) for n, w in M0.items()}
     for h in range(2):
-        u = surprise(memory.config, {n: w[0, h] for n, w in M0.items()}, k[0, h, place], v[0, h, place], None, None)
+        u = surprise(
+            memory.config, {n: w[0, h] for n, w in M0.items()}, k[0, h, written_at], v[0, h, written_at], None, None
+        )
         for n in u:
             write[n][0, h] = -0.4 * u[n]
     for stop in range(1, tokens + 1):
         _, state = learn(memory, q[:, :, :stop], k[:, :, :stop], v[:, :, :stop], gates.time_slice(0, stop))
         response = torch.zeros(1, 2, dtype=torch.float64)
-        for t in range(place, stop):
-            response += eta[:, :, place + 1 : t + 1].prod(-1)
+        for t in range(written_at, stop):
+            response += eta[:, :, written_at + 1 : t + 1].prod(-1)
         for n in M0:
             torch.testing.assert_close(state.memory[n], M0[n] + response[..., None, None] * write[n], **CLOSE)

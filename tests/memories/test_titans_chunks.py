@@ -22,11 +22,11 @@ GATES = some_gates(2, 2, 12, largest=0.3)
 KEPT = GATES._replace(log_retention=torch.zeros_like(GATES.step))
 
 
-def wide(zero: bool = False, **options):
+def maker(zero: bool = False, **options):
     return lambda size: bare(zero, width=24, chunk=size, **options)
 
 
-def answers(make, q, k, v, gates=GATES) -> list[torch.Tensor]:
+def outputs_by_chunk(make, q, k, v, gates=GATES) -> list[torch.Tensor]:
     """y for every size of chunk; `make(size)` builds the layer, of head width 12."""
     return [learn(make(size), q, k, v, gates)[0] for size in SIZES]
 
@@ -57,34 +57,34 @@ def test_any_split(kind, path):
 
 def test_a_loss_linear_in_the_weights_has_no_chunks():
     def make(size):
-        memory = wide()(size)
+        memory = maker()(size)
         memory.neural.inner = DotProduct(1, bias=False, norm=False, residual=False)
         return memory
 
-    first, *others = answers(make, *PAIRS)
+    first, *others = outputs_by_chunk(make, *PAIRS)
     for y in others:
         torch.testing.assert_close(y, first, **CLOSE)
 
 
 @pytest.mark.parametrize(
     ("make", "gates"),
-    [(wide(), KEPT), (wide(zero=True), GATES), (wide(norm=True, residual=True), KEPT)],
+    [(maker(), KEPT), (maker(zero=True), GATES), (maker(norm=True, residual=True), KEPT)],
     ids=["alpha = 0", "M_0 = 0", "alpha = 0, with a norm"],
 )
 def test_orthonormal_keys_in_a_matrix_have_no_chunks(make, gates):
     """No write moves the answer to another key. A norm changes nothing: its error depends on that answer alone."""
-    first, *others = answers(make, PAIRS[0], ORTHONORMAL, PAIRS[2], gates)
+    first, *others = outputs_by_chunk(make, PAIRS[0], ORTHONORMAL, PAIRS[2], gates)
     for y in others:
         torch.testing.assert_close(y, first, **CLOSE)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_without_a_step_and_for_the_first_token_there_are_no_chunks(layers):
-    make = wide(layers=layers, norm=True, residual=True)
-    first, *others = answers(make, *PAIRS, GATES._replace(step=0 * GATES.step))
+    make = maker(layers=layers, norm=True, residual=True)
+    first, *others = outputs_by_chunk(make, *PAIRS, GATES._replace(step=0 * GATES.step))
     for y in others:
         torch.testing.assert_close(y, first, **CLOSE)
-    first, *others = answers(make, *PAIRS)
+    first, *others = outputs_by_chunk(make, *PAIRS)
     for y in others:
         torch.testing.assert_close(y[:, :, 0], first[:, :, 0], **CLOSE)
 
@@ -92,16 +92,16 @@ def test_without_a_step_and_for_the_first_token_there_are_no_chunks(layers):
 @pytest.mark.parametrize(
     ("make", "keys", "gates"),
     [
-        (wide(), PAIRS[1], KEPT),
-        (wide(), ORTHONORMAL, GATES),
-        (wide(norm=True), PAIRS[1], KEPT),
-        (wide(layers=2), ORTHONORMAL, KEPT),
-        (wide(zero=True, bias=True), ORTHONORMAL, KEPT),
+        (maker(), PAIRS[1], KEPT),
+        (maker(), ORTHONORMAL, GATES),
+        (maker(norm=True), PAIRS[1], KEPT),
+        (maker(layers=2), ORTHONORMAL, KEPT),
+        (maker(zero=True, bias=True), ORTHONORMAL, KEPT),
     ],
     ids=["correlated keys", "forgetting a learned start", "correlated keys and a norm", "two layers", "bias"],
 )
 def test_the_chunk_is_part_of_the_model(make, keys, gates):
-    first, *others = answers(make, PAIRS[0], keys, PAIRS[2], gates)
+    first, *others = outputs_by_chunk(make, PAIRS[0], keys, PAIRS[2], gates)
     for y in others:
         assert (y - first).abs().max() > 1e-4
 
@@ -179,15 +179,15 @@ def test_the_bound_of_a_matrix_is_not_one_for_a_deep_memory_with_momentum(layers
     until the weights explode. Half the step, and it is learnt."""
 
     def ends(max_step: float) -> list[bool]:
-        found = []
+        finite = []
         for seed in (4, 7, 27):
             torch.manual_seed(seed)
             memory = Titans(TitansConfig(32, 2, layers=layers, max_step=max_step, chunk=16)).float()
             torch.nn.init.constant_(memory.neural.forget.bias, -5.0)  # what these seeds were found with
             x = draw(1, 1, 32, seed=seed + 100).float().expand(1, 1600, 32)
             with torch.no_grad():
-                found.append(bool(memory(x)[0].isfinite().all()))
-        return found
+                finite.append(bool(memory(x)[0].isfinite().all()))
+        return finite
 
     assert not all(ends(2 / 16)) and all(ends(1 / 16))
 

@@ -30,7 +30,7 @@ def text(tokens: int = TOKENS, rows: int = 2) -> Tensor:
 
 
 def by_hand(attention, x: Tensor, persistent: Tensor, sees) -> Tensor:
-    """Attention one query and one head at a time; sees(t) are the earlier places that t reads, and since when."""
+    """Attention one query and one head at a time. sees(t): the positions that t reads, and where positions start."""
     f, answer = WIDTH // HEADS, torch.zeros_like(x)
     turn = Rotary(f)
     q, k, v = (project(x) for project in (attention.query, attention.key, attention.value))
@@ -39,12 +39,12 @@ def by_hand(attention, x: Tensor, persistent: Tensor, sees) -> Tensor:
         for t in range(x.shape[1]):
             for h in range(HEADS):
                 own = slice(h * f, (h + 1) * f)
-                places, start = sees(t)
-                asked = turn(q[row, t : t + 1, own], t - start)[0]
-                turned = [turn(k[row, s : s + 1, own], s - start)[0] for s in places]
-                scores = [q[row, t, own] @ key[i, own] for i in range(len(persistent))] + [asked @ u for u in turned]
+                positions, start = sees(t)
+                query = turn(q[row, t : t + 1, own], t - start)[0]
+                turned = [turn(k[row, s : s + 1, own], s - start)[0] for s in positions]
+                scores = [q[row, t, own] @ key[i, own] for i in range(len(persistent))] + [query @ u for u in turned]
                 weights = (torch.stack(scores) / f**0.5).softmax(0)
-                values = [*value[:, own], *(v[row, s, own] for s in places)]
+                values = [*value[:, own], *(v[row, s, own] for s in positions)]
                 answer[row, t, own] = sum(w * u for w, u in zip(weights, values))
     return attention.output(answer)
 
@@ -177,7 +177,7 @@ def test_no_window_evicts_the_prefix(name):
 
 @pytest.mark.parametrize("name", ["mac", "mag", "mal"])
 def test_the_prefix_moves_no_position(name):
-    """With or without persistent tokens, a real token's query and key are turned by its own place, in any split."""
+    """With or without persistent tokens, a real token's query and key are turned by its own position, in any split."""
     for persistent in (0, 5):
         memory, x = make(name, persistent=persistent), text()
         whole, _ = memory(x)

@@ -104,7 +104,7 @@ def _one_text(memory: Titans, text: Tensor) -> tuple[Tensor, list]:
         own = slice(h * f, (h + 1) * f)
         gain, shift = (n.gain[h, 0], n.shift[h, 0]) if c.norm else (None, None)
         M = {name: w[h] for name, w in n.start.items()}
-        S, answers = {name: torch.zeros_like(w) for name, w in M.items()}, []
+        S, y = {name: torch.zeros_like(w) for name, w in M.items()}, []
         for t in range(len(tokens)):
             if t % c.chunk == 0:
                 anchor = M
@@ -113,8 +113,8 @@ def _one_text(memory: Titans, text: Tensor) -> tuple[Tensor, list]:
             u = surprise(c, anchor, key, v[t, own], gain, shift)
             S = {name: eta * S[name] - c.largest_step * theta * u[name] for name in S}
             M = {name: (1 - alpha) * M[name] + S[name] for name in M}
-            answers.append(network(c, M, query, gain, shift))
-        reads.append(torch.stack(answers))
+            y.append(network(c, M, query, gain, shift))
+        reads.append(torch.stack(y))
         ends.append((M, S))
     read = torch.cat(reads, dim=1)[len(tokens) - len(text) :]
     normed = read / (read.square().mean(1, keepdim=True) + 1e-6).sqrt() * memory.read_norm.weight

@@ -155,9 +155,9 @@ def test_gradients_of_the_outer_loop(size):
         "W1": (neural.start["W1"], start["weights.0"]),
         "W2": (neural.start["W2"], start["weights.1"]),
     }
-    found = torch.autograd.grad((read(ours, x)[0] * direction).sum(), [mine for mine, _ in both.values()])
+    our_gradients = torch.autograd.grad((read(ours, x)[0] * direction).sum(), [mine for mine, _ in both.values()])
     expected = torch.autograd.grad((theirs(x)[0] * direction).sum(), [other for _, other in both.values()])
-    for name, a, b in zip(both, found, expected):
+    for name, a, b in zip(both, our_gradients, expected):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
 
 
