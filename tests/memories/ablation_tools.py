@@ -99,7 +99,7 @@ def titans(memory, x: Tensor, s) -> Tensor:
 # -- self-modifying Titans -----------------------------------------------------------------------------------------
 def modifying(memory, x: Tensor, s) -> Tensor:
     c = memory.config
-    u, _ = memory.conv(x, memory.conv.init_tail(len(x)))
+    u, _ = memory.conv(x, memory.conv.init_state(len(x)))
     q = memory.query(u).unflatten(-1, (c.heads, -1))
     rows = []
     for b in range(len(x)):

@@ -1,4 +1,4 @@
-"""TTT-Linear and TTT-MLP held to their definition: the numbered checks of the course's specification, 1 to 11."""
+"""TTT-Linear and TTT-MLP held to their definition: gradients, the dual form, splits, causality, sizes, equivalences."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.memories.ttt_tools import BACKBONES, CLOSE, KINDS, bare, draw, gradie
 PATHS = ("reference", "chunked")
 
 
-def test_check_01_the_fused_gradient_is_autograds():
+def test_the_fused_gradient_is_autograds():
     z, target = draw(2, 3, 5, 8).requires_grad_(), draw(2, 3, 5, 8, seed=5)
     norm = Norm(1 + draw(3, 1, 8, seed=6), draw(3, 1, 8, seed=7))
     loss = (layer_norm(z, norm) - target).square().sum() / 2
@@ -21,21 +21,21 @@ def test_check_01_the_fused_gradient_is_autograds():
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_check_01_the_slopes_are_autograds(name):
+def test_the_slopes_are_autograds(name):
     activation = ACTIVATIONS[name]
     x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(activation.value(x).sum(), x, create_graph=True)
     torch.testing.assert_close(activation.slope(x), slope, **CLOSE)
-    torch.testing.assert_close(activation.both(x), (activation.value(x), slope), **CLOSE)
+    torch.testing.assert_close(activation.value_slope(x), (activation.value(x), slope), **CLOSE)
     (bend,) = torch.autograd.grad(slope.sum(), x)
     x, slope = x.detach(), slope.detach()
     torch.testing.assert_close(activation.pull(2 * x, x), 2 * x * slope, **CLOSE)
-    torch.testing.assert_close(activation.three(x), (activation.value(x), slope, bend), **CLOSE)
+    torch.testing.assert_close(activation.value_slope_bend(x), (activation.value(x), slope, bend), **CLOSE)
     theirs = torch.nn.functional.gelu(x, approximate="tanh") if name == "gelu" else torch.nn.functional.silu(x)
     torch.testing.assert_close(activation.value(x), theirs, **CLOSE)
 
 
-def test_check_01_zero_weights_make_the_gradient_a_thousand_times_larger():
+def test_zero_weights_make_the_gradient_a_thousand_times_larger():
     target, norm = draw(1, 1, 1, 8), Norm(torch.ones(1, 1, 8), torch.zeros(1, 1, 8))
     error = ln_l2_gradient(torch.zeros(1, 1, 1, 8, dtype=torch.float64), target, norm)
     torch.testing.assert_close(error, 1000 * (target.mean(-1, keepdim=True) - target), **CLOSE)
@@ -43,7 +43,7 @@ def test_check_01_zero_weights_make_the_gradient_a_thousand_times_larger():
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("form", [reference, dual])
-def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, form):
+def test_online_is_a_plain_loop_of_gradient_steps(layers, form):
     inner = InnerModel(layers, expansion=2)
     q, k, v = (draw(1, 1, 6, 4, seed=s) for s in range(3))
     rate, factor = draw(1, 1, 6, seed=4).sigmoid(), torch.full((1,), 0.8, dtype=torch.float64)
@@ -66,7 +66,7 @@ def test_check_02_online_is_a_plain_loop_of_gradient_steps(layers, form):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_02_a_layer_with_mini_batch_one_is_online(kind):
+def test_a_layer_with_mini_batch_one_is_online(kind):
     memory, x = layer(kind, mini_batch=1, backbone="transformer", rope_theta=None, base_rate=2.0), draw(1, 5, 8)
     norm, inner, f = memory.norm, memory.inner, 4
     weights = {name: w[None] for name, w in memory.start.items()}
@@ -87,7 +87,7 @@ def test_check_02_a_layer_with_mini_batch_one_is_online(kind):
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 19])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_03_the_dual_form_is_the_primal(kind, backbone, size, position_factor):
+def test_the_dual_form_is_the_primal(kind, backbone, size, position_factor):
     memory = layer(kind, mini_batch=size, backbone=backbone, position_factor=position_factor)
     other, x = twin(memory, "reference"), draw(2, 19, 8)
     y, state = memory(x)
@@ -101,7 +101,7 @@ def test_check_03_the_dual_form_is_the_primal(kind, backbone, size, position_fac
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_03_gradients_are_finite_differences(kind, path):
+def test_gradients_are_finite_differences(kind, path):
     memory = layer(kind, path, width=4, heads=1, mini_batch=2)
     names = [name for name, _ in memory.named_parameters()]
 
@@ -113,7 +113,7 @@ def test_check_03_gradients_are_finite_differences(kind, path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_03_it_can_be_differentiated_twice(kind):
+def test_it_can_be_differentiated_twice(kind):
     """What stands above a learning level is differentiated twice."""
     memory = layer(kind, width=4, heads=1, mini_batch=2)
 
@@ -126,7 +126,7 @@ def test_check_03_it_can_be_differentiated_twice(kind):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_04_any_split(kind, path):
+def test_any_split(kind, path):
     memory, x = layer(kind, path, mini_batch=4), draw(2, 21, 8)
     whole, state = memory(x)
     for pieces in ([1] * 21, [2, 3, 5, 7, 4], [4, 4, 13], [17, 1, 1, 1, 1]):  # the last: prefill, then decode
@@ -141,7 +141,7 @@ def test_check_04_any_split(kind, path):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_05_causality_is_exact(kind, backbone):
+def test_causality_is_exact(kind, backbone):
     memory, x = layer(kind, mini_batch=4, backbone=backbone), draw(2, 9, 8).requires_grad_()
     y, _ = memory(x)
     for t in range(9):
@@ -152,7 +152,7 @@ def test_check_05_causality_is_exact(kind, backbone):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_06_second_order_is_alive(kind):
+def test_second_order_is_alive(kind):
     def key_gradient(stop):
         memory = layer(kind, mini_batch=4, backbone="transformer", stop_gradient=stop)
         x = draw(1, 12, 8)
@@ -191,7 +191,7 @@ def test_check_06_second_order_is_alive(kind):
     ("kind", "numbers"), [("linear", lambda d, f: d * f + d), ("mlp", lambda d, f: 8 * d * f + 5 * d)]
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_check_07_the_state_has_the_size_of_the_formula(kind, numbers, backbone, dtype):
+def test_the_state_has_the_size_of_the_formula(kind, numbers, backbone, dtype):
     d, f, size = 12, 4, torch.finfo(dtype).bits // 8
     memory = TTT(TTTConfig(d, 3, kind=kind, backbone=backbone, mini_batch=4)).to(dtype)
     expected = 2 * size * numbers(d, f) + (2 * 3 * d * size if backbone == "mamba" else 0)
@@ -200,7 +200,7 @@ def test_check_07_the_state_has_the_size_of_the_formula(kind, numbers, backbone,
         assert state.nbytes == memory.state_bytes(tokens, 2) == 2 * expected
 
 
-def test_check_08_batch_descent_is_linear_attention():
+def test_batch_descent_is_linear_attention():
     memory = bare(mini_batch=12)
     q, k, v = (draw(2, 2, 12, 4, seed=s) for s in range(3))
     z, _ = learn(memory, q, k, v, torch.ones(2, 2, 12, dtype=torch.float64))
@@ -211,14 +211,14 @@ def test_check_08_batch_descent_is_linear_attention():
     torch.testing.assert_close(z, (q @ k.mT).tril() @ v, **CLOSE)
 
 
-def test_check_08_with_the_residual_it_stores_differences():
+def test_with_the_residual_it_stores_differences():
     memory = bare(mini_batch=12, bias=False, residual=True)
     q, k, v = (draw(2, 2, 12, 4, seed=s) for s in range(3))
     z, _ = learn(memory, q, k, v, torch.ones(2, 2, 12, dtype=torch.float64))
     torch.testing.assert_close(z, q + (q @ k.mT).tril() @ (v - k), **CLOSE)
 
 
-def test_check_08_online_descent_is_the_delta_rule():
+def test_online_descent_is_the_delta_rule():
     memory = bare(mini_batch=1, bias=False)
     q, k, v = (draw(2, 2, 12, 4, seed=s) for s in range(3))
     beta = draw(2, 2, 12, seed=4).sigmoid()
@@ -232,7 +232,7 @@ def test_check_08_online_descent_is_the_delta_rule():
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_09_without_a_step_nothing_is_learnt(kind, path):
+def test_without_a_step_nothing_is_learnt(kind, path):
     memory, x = layer(kind, path, mini_batch=4, base_rate=0.0, backbone="transformer", rope_theta=None), draw(1, 11, 8)
     y, state = memory(x)
     q = memory.query(x).view(1, 11, 2, 4).transpose(1, 2)
@@ -244,7 +244,7 @@ def test_check_09_without_a_step_nothing_is_learnt(kind, path):
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_10_the_running_mean_stays_and_the_sum_goes_on(kind, path):
+def test_the_running_mean_stays_and_the_sum_goes_on(kind, path):
     def moves(position_factor):
         memory = layer(kind, path, mini_batch=5, backbone="transformer", rope_theta=None)
         torch.nn.init.zeros_(memory.position_offset)
@@ -264,14 +264,14 @@ def test_check_10_the_running_mean_stays_and_the_sum_goes_on(kind, path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_11_a_small_write_lowers_the_loss_on_its_token(kind):
+def test_a_small_write_lowers_the_loss_on_its_token(kind):
     memory, trace = layer(kind, mini_batch=1, base_rate=0.01), Trace()
     memory(draw(2, 40, 8), None, trace)
     assert (trace["loss_after"] < trace["loss_before"]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_11_training_makes_the_learned_weights_better_than_the_start(kind):
+def test_training_makes_the_learned_weights_better_than_the_start(kind):
     """A few outer steps on predicting a value that its key has been given before."""
     memory = layer(kind, mini_batch=4, width=8, heads=1, spread=0.0, base_rate=1.0, backbone="transformer")
     optimizer = torch.optim.Adam(memory.parameters(), lr=0.01)

@@ -1,4 +1,4 @@
-"""What a mini-batch may and may not change, precision, stopped gradients and traces: checks 18, 19, 24 and beyond."""
+"""What a mini-batch may and may not change, precision, stopped gradients and traces."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class DotProduct(InnerModel):
         return [(k, -v)]
 
 
-def test_check_18_a_loss_linear_in_the_weights_has_no_mini_batches():
+def test_a_loss_linear_in_the_weights_has_no_mini_batches():
     def make(size):
         memory = wide(bias=False)(size)
         memory.inner = DotProduct(1, bias=False, norm=False, residual=False)
@@ -44,14 +44,14 @@ def test_check_18_a_loss_linear_in_the_weights_has_no_mini_batches():
         torch.testing.assert_close(z, first, **CLOSE)
 
 
-def test_check_18_orthonormal_keys_in_a_bare_matrix_have_no_mini_batches():
+def test_orthonormal_keys_in_a_bare_matrix_have_no_mini_batches():
     first, *others = answers(wide(bias=False), PAIRS[0], ORTHONORMAL, PAIRS[2])
     for z in others:
         torch.testing.assert_close(z, first, **CLOSE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_18_without_a_step_and_for_the_first_token_there_are_no_mini_batches(kind):
+def test_without_a_step_and_for_the_first_token_there_are_no_mini_batches(kind):
     make = wide(kind=kind, norm=True, residual=True)
     first, *others = answers(make, *PAIRS, rate=torch.zeros_like(RATE))
     for z in others:
@@ -63,7 +63,7 @@ def test_check_18_without_a_step_and_for_the_first_token_there_are_no_mini_batch
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("recompute", [1, 2, 3, 100])
-def test_check_18_the_tile_of_computation_changes_nothing(kind, recompute):
+def test_the_tile_of_computation_changes_nothing(kind, recompute):
     memory, x = layer(kind, mini_batch=3), draw(2, 22, 8)
     other = twin(memory, recompute=recompute)
     torch.testing.assert_close(other(x)[0], memory(x)[0], **CLOSE)
@@ -80,13 +80,13 @@ def test_check_18_the_tile_of_computation_changes_nothing(kind, recompute):
     ],
     ids=["correlated keys", "bias", "norm", "mlp"],
 )
-def test_check_19_the_mini_batch_is_part_of_the_model(make, keys):
+def test_the_mini_batch_is_part_of_the_model(make, keys):
     first, *others = answers(make, PAIRS[0], keys, PAIRS[2])
     for z in others:
         assert (z - first).abs().max() > 1e-4
 
 
-def test_check_19_the_running_mean_depends_on_the_mini_batch():
+def test_the_running_mean_depends_on_the_mini_batch():
     def make(size):
         memory = wide(bias=False, position_factor="learned")(size)
         torch.nn.init.zeros_(memory.position_offset)
@@ -97,7 +97,7 @@ def test_check_19_the_running_mean_depends_on_the_mini_batch():
         assert (z - first).abs().max() > 1e-4
 
 
-def test_check_19_the_same_key_elsewhere_in_its_mini_batch_is_another_key():
+def test_the_same_key_elsewhere_in_its_mini_batch_is_another_key():
     x = draw(1, 1, 8).expand(1, 9, 8)
     trace = Trace(only=["k"])
     layer(backbone="transformer", mini_batch=4)(x, None, trace)
@@ -107,7 +107,7 @@ def test_check_19_the_same_key_elsewhere_in_its_mini_batch_is_another_key():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_check_24_bf16_stays_near_fp32_over_a_long_text(kind):
+def test_bf16_stays_near_fp32_over_a_long_text(kind):
     memory = layer(kind, width=32, heads=2, spread=0.05).float()
     x = draw(1, 400, 32).float()
     y, state = memory(x)

@@ -1,4 +1,4 @@
-"""Check 12: the same outputs and gradients as the authors' PyTorch code, for layers and whole models."""
+"""The same outputs and gradients as the authors' PyTorch code, for layers and whole models."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ BACKBONES = {  # shared q and k, gate
 @pytest.mark.parametrize("path", ["reference", "chunked"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_check_12_the_layer_is_the_official_one(kind, backbone, path):
+def test_the_layer_is_the_official_one(kind, backbone, path):
     shared, gate = BACKBONES[backbone]
     weights = official_ttt.random_weights(kind, shared, gate)
     memory = load_ttt(weights, num_heads=2)
@@ -36,7 +36,7 @@ def test_check_12_the_layer_is_the_official_one(kind, backbone, path):
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("backbone", ["mamba", "transformer"])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_check_12_gradients_are_the_official_ones(kind, backbone, length):
+def test_gradients_are_the_official_ones(kind, backbone, length):
     weights = {n: w.requires_grad_() for n, w in official_ttt.random_weights(kind, *BACKBONES[backbone]).items()}
     memory, x, direction = load_ttt(weights, num_heads=2), draw(2, length, 16), draw(2, length, 16, seed=3)
     (official_ttt.layer(weights, x, 2) * direction).sum().backward()
@@ -46,14 +46,14 @@ def test_check_12_gradients_are_the_official_ones(kind, backbone, length):
         torch.testing.assert_close(parameter.grad, theirs[name], **GRADIENTS, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_check_12_the_base_rate_is_1_unless_given():
+def test_the_base_rate_is_1_unless_given():
     weights, x = official_ttt.random_weights("mlp", True, True), draw(1, 20, 16)
     assert load_ttt(weights, num_heads=2).config.base_rate == 1.0
     memory = load_ttt(weights, num_heads=2, base_lr=0.1)
     torch.testing.assert_close(memory(x)[0], official_ttt.layer(weights, x, 2, base_lr=0.1), **CLOSE)
 
 
-def test_check_12_other_mini_batches_and_heads():
+def test_other_mini_batches_and_heads():
     weights, x = official_ttt.random_weights("linear", True, True, heads=4, size=5), draw(2, 13, 16)
     memory = load_ttt(weights, num_heads=4, mini_batch_size=5)
     torch.testing.assert_close(memory(x)[0], official_ttt.layer(weights, x, 4), **CLOSE)
@@ -121,7 +121,7 @@ def model_logits(weights: dict[str, Tensor], tokens: Tensor, heads: int, layers:
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("conv", [False, True])
 @pytest.mark.parametrize(("kind", "backbone"), [("linear", "mamba"), ("mlp", "mamba"), ("mlp", "transformer")])
-def test_check_12_the_model_is_the_official_one(kind, backbone, conv, length):
+def test_the_model_is_the_official_one(kind, backbone, conv, length):
     weights = model_weights(kind, backbone, conv)
     model = load_model(weights, num_heads=2)
     tokens = torch.randint(0, 11, (2, length), generator=torch.Generator().manual_seed(5))

@@ -117,7 +117,3 @@ class CausalConv(nn.Module):
         # A copy, so that a state of a few numbers does not keep a whole text alive.
         next_state = newest[:, newest.shape[1] - count :].clone()  # (B, kernel - 1, width)
         return y.to(x.dtype), next_state
-
-    # The names of before, until every memory uses those of today.
-    init_tail = init_state
-    tail_size = state_size

@@ -10,7 +10,7 @@ a loss with respect to the weights of a layer is one outer product a^T e: a is w
 that comes back to it. `key_side` gives every layer's a and e with matmuls only; `inner_loss` is what autograd would
 differentiate to find the same.
 
-Axes: b batch, h heads, t tokens, f head width, m hidden width. Rows are vectors, y = x @ W. Weights are a dict
+Axes: b batch, h heads, t tokens, f head width, m hidden width. Rows are vectors, y = x @ W. Weights are
 W1 (b, h, in, out), b1 (b, h, 1, out), W2, ...; each row of the batch owns its weights.
 """
 
@@ -29,13 +29,15 @@ from torch.utils._pytree import tree_map_only
 from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.weights import Weights
 
-EPSILON = 1e-6  # of the inner LayerNorm; with zero weights its error is 1 / sqrt(EPSILON) = 1000 times larger
-_A = 2 * math.sqrt(2 / math.pi)  # of the tanh form of GELU
+# Of the inner LayerNorm. With zero weights nothing else is divided by: errors are 1 / sqrt(EPSILON) = 1000 times larger.
+EPSILON = 1e-6
+# GELU in its tanh form is x sigmoid(A x + B x^3).
+_A = 2 * math.sqrt(2 / math.pi)
 _B = 0.044715 * _A
 
 
 class Norm(NamedTuple):
-    """Gain and shift of the inner LayerNorm, (h, 1, f) each: parameters of the outer loop, one pair a head."""
+    """Gain and shift of the inner LayerNorm, (h, 1, f) each: parameters of the outer loop, one pair per head."""
 
     gain: Tensor
     shift: Tensor
@@ -62,18 +64,19 @@ class InnerModel:
         """The weights of one head of width f by name, (in, out) each."""
         widths = [width] + [self.expansion * width] * (self.layers - 1) + [width]
         shapes = {}
-        for i, pair in enumerate(pairwise(widths), 1):
-            shapes[f"W{i}"] = pair
+        for i, (before, after) in enumerate(pairwise(widths), 1):
+            shapes[f"W{i}"] = (before, after)
             if self.bias:
-                shapes[f"b{i}"] = (1, pair[1])
+                shapes[f"b{i}"] = (1, after)
         return shapes
 
     def layer(self, weights: Weights, i: int, x: Tensor) -> Tensor:
         """Layer i = 1, 2, ... of the network: x (b, h, t, in) -> (b, h, t, out), before the activation."""
-        z = x @ weights[f"W{i}"]
+        z = x @ weights[f"W{i}"]  # (b, h, t, out)
         return z + weights[f"b{i}"] if self.bias else z
 
     def activate(self, z: Tensor) -> Tensor:
+        """What stands between layers, elementwise."""
         return ACTIVATIONS[self.activation].value(z)
 
     def slope(self, z: Tensor) -> Tensor:
@@ -91,7 +94,7 @@ class InnerModel:
             z = self.layer(weights, i, self.activate(z))
         return z
 
-    def answer(self, x: Tensor, z: Tensor, norm: Norm) -> Tensor:
+    def answer(self, x: Tensor, z: Tensor, norm: Norm | None) -> Tensor:
         """f(x; W), given z = f_res(x; W)."""
         if self.norm:
             z = layer_norm(z, norm)
@@ -101,26 +104,30 @@ class InnerModel:
         """What LN(f_res(k)) should be: the value, less what the residual path brings already."""
         return v - k if self.residual else v
 
-    def read(self, weights: Weights, q: Tensor, norm: Norm) -> Tensor:
+    def read(self, weights: Weights, q: Tensor, norm: Norm | None) -> Tensor:
         """f(q; W), (b, h, t, f): no weight changes."""
         return self.answer(q, self.residue(weights, q), norm)
 
-    def inner_loss(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm) -> Tensor:
+    def inner_loss(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm | None) -> Tensor:
         """l = |f(k; W) - v|^2 / 2 for each token, (b, h, t)."""
         return (self.read(weights, k, norm) - v).square().sum(-1) / 2
 
-    def key_side(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm) -> list[tuple[Tensor, Tensor]]:
+    def key_side(self, weights: Weights, k: Tensor, v: Tensor, norm: Norm | None) -> list[tuple[Tensor, Tensor]]:
         """For each layer, first to last, its input a (b, h, t, in) and its error e (b, h, t, out) on the pairs k, v:
         the gradient of token j's loss is a_j^T e_j for the layer's matrix, and e_j for its bias."""
-        inputs, outputs = [k], [self.layer(weights, 1, k)]
+        # Forward: what each layer is given and what it answers.
+        inputs = [k]
+        outputs = [self.layer(weights, 1, k)]
         for i in range(2, self.layers + 1):
-            inputs.append(self.activate(outputs[-1]))
+            inputs.append(self.activate(outputs[-1]))  # (b, h, t, m)
             outputs.append(self.layer(weights, i, inputs[-1]))
+        # Backward by hand, not by autograd: so the outer loop differentiates plain products, as often as it wants.
         target = self.target(k, v)
-        error = ln_l2_gradient(outputs[-1], target, norm) if self.norm else outputs[-1] - target
+        error = ln_l2_gradient(outputs[-1], target, norm) if self.norm else outputs[-1] - target  # (b, h, t, f)
         errors = [error]
         for i in range(self.layers, 1, -1):
-            errors.append(errors[-1] @ weights[f"W{i}"].mT * self.slope(outputs[i - 2]))
+            error = error @ weights[f"W{i}"].mT * self.slope(outputs[i - 2])  # (b, h, t, m)
+            errors.append(error)
         return list(zip(inputs, reversed(errors)))
 
 
@@ -160,34 +167,38 @@ def unit(x: Tensor) -> Tensor:
 def layer_norm(z: Tensor, norm: Norm) -> Tensor:
     """gain * (z - mean) / sqrt(variance + 1e-6) + shift over the last axis (biased variance).
 
-    Written out, since PyTorch's own is silently wrong from its third derivative on (seen with 2.13): autograd inside
-    the inner loop is the first, training the second, and a learning level above the third."""
-    standard, _ = _standardised(z)
+    Written out, because PyTorch's own is silently wrong from its third derivative on (seen with 2.13). We need three:
+    autograd inside the inner loop is the first, training the second, and a learning level above the third."""
+    standard, _ = _standardize(z)
     return norm.gain * standard + norm.shift
 
 
 def ln_l2_gradient(z: Tensor, target: Tensor, norm: Norm) -> Tensor:
     """d/dz of |LN(z) - target|^2 / 2, in closed form, (..., f)."""
-    standard, sigma = _standardised(z)
+    standard, sigma = _standardize(z)
     g = (norm.gain * standard + norm.shift - target) * norm.gain
     return (g - g.mean(-1, keepdim=True) - standard * (g * standard).mean(-1, keepdim=True)) / sigma
 
 
-def _standardised(z: Tensor) -> tuple[Tensor, Tensor]:
-    centred = z - z.mean(-1, keepdim=True)
-    sigma = (centred.square().mean(-1, keepdim=True) + EPSILON).sqrt()
-    return centred / sigma, sigma
+def _standardize(z: Tensor) -> tuple[Tensor, Tensor]:
+    """(z - mean) / sigma and sigma, over the last axis."""
+    centered = z - z.mean(-1, keepdim=True)
+    sigma = (centered.square().mean(-1, keepdim=True) + EPSILON).sqrt()  # (..., 1)
+    return centered / sigma, sigma
 
 
 class Activation(NamedTuple):
-    """A function between layers, elementwise, and its derivatives."""
+    """A function between layers, elementwise, and its derivatives.
+
+    `slope` is the first derivative and `bend` the second. The last three are for passes that nobody differentiates
+    further: `pull(u, x)` is u slope(x) in one operation, the others give value, slope and bend together.
+    """
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]  # first derivative
-    # For passes that nobody differentiates further:
-    pull: Callable[[Tensor, Tensor], Tensor]  # (u, x) -> u slope(x), in one operation
-    both: Callable[[Tensor], tuple[Tensor, Tensor]]  # value and slope
-    three: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]  # and the second derivative
+    slope: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+    value_slope: Callable[[Tensor], tuple[Tensor, Tensor]]
+    value_slope_bend: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -202,17 +213,19 @@ def gelu_slope(x: Tensor) -> Tensor:
     return gate + x * gate * (1 - gate) * (_A + 3 * _B * x**2)
 
 
-def _gelu_both(x: Tensor) -> tuple[Tensor, Tensor]:
+def _gelu_value_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """In elementary operations, which on a CPU is faster than PyTorch's own for tensors that fit its cache."""
-    square, start = x * x, x.new_full((), _A)
+    square = x * x
+    start = x.new_full((), _A)
     gate = torch.add(start, square, alpha=_B).mul_(x).sigmoid_()
     value = x * gate
     rest = torch.addcmul(value, value, gate, value=-1)
     return value, gate.addcmul_(rest, torch.add(start, square, alpha=3 * _B))
 
 
-def _gelu_three(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    square, start = x * x, x.new_full((), _A)
+def _gelu_value_slope_bend(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    square = x * x
+    start = x.new_full((), _A)
     gate = torch.add(start, square, alpha=_B).mul_(x).sigmoid_()
     rate = torch.add(start, square, alpha=3 * _B)
     turn = torch.addcmul(gate, gate, gate, value=-1)  # sigmoid's slope
@@ -227,16 +240,22 @@ def silu_slope(x: Tensor) -> Tensor:
     return gate * (1 + x * (1 - gate))
 
 
-def _silu_three(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _silu_value_slope_bend(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gate = torch.sigmoid(x)
     turn = gate * (1 - gate)
     return x * gate, gate + x * turn, turn * (2 + x * (1 - 2 * gate))
 
 
-_aten = torch.ops.aten
+def _gelu_pull(u: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_backward(u, x, approximate="tanh")
+
+
+def _silu_value_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    value, slope, _ = _silu_value_slope_bend(x)
+    return value, slope
+
+
 ACTIVATIONS = {
-    "gelu": Activation(
-        gelu, gelu_slope, lambda u, x: _aten.gelu_backward(u, x, approximate="tanh"), _gelu_both, _gelu_three
-    ),
-    "silu": Activation(silu, silu_slope, _aten.silu_backward, lambda x: _silu_three(x)[:2], _silu_three),
+    "gelu": Activation(gelu, gelu_slope, _gelu_pull, _gelu_value_slope, _gelu_value_slope_bend),
+    "silu": Activation(silu, silu_slope, torch.ops.aten.silu_backward, _silu_value_slope, _silu_value_slope_bend),
 }

@@ -12,6 +12,10 @@ Autograd would record hundreds of operations per mini-batch and keep what all of
 group and every layer's output before its activation are kept; the backward pass (fused_backward.py) makes the rest
 again while it goes through the groups in reverse. Differentiated further, the dual form takes over (custom_vjp.py).
 
+What it gains over the dual form, forward and backward (width 256, 4 heads, mini-batch 16, float32, two threads, medians
+of 7 in turn on a busy machine): TTT-Linear 1.8 times as fast at 2,048 tokens and 1.5 times at 8,192; TTT-MLP 2.0 times
+at 2,048. In time of the processor the same three are 1.8, 1.6 and 1.8.
+
 Axes: m rows (batch x heads), s tokens of a group, f head width. Weights are a tuple W1, b1, W2, b2, ...
 """
 

@@ -127,7 +127,7 @@ class Group:
         self.errors.append(top_error)
 
     def _pieces(self, flat: Flat, hidden: list[list[Tensor]], errors: Sequence[Sequence[Tensor]]) -> list[Piece]:
-        value_slope_bend = ACTIVATIONS[flat.inner.activation].three
+        value_slope_bend = ACTIVATIONS[flat.inner.activation].value_slope_bend
         pieces = []
         for m, k in enumerate(flat.split(self.k)):
             inputs, slopes, bends = [k], [], []

@@ -68,7 +68,7 @@ def chain(flat: Flat, group: slice, weights: list[Tensor]) -> tuple[list[list[Te
     """Writes the mini-batches of a group, one after the other, into `weights`, which change in place. Returns, by layer
     and mini-batch, inputs a, outputs z before the activation, and scaled errors f."""
     layers = flat.inner.layers
-    value_and_slope = ACTIVATIONS[flat.inner.activation].both
+    value_and_slope = ACTIVATIONS[flat.inner.activation].value_slope
     inputs: list[list[Tensor]] = [[] for _ in range(layers)]
     hidden: list[list[Tensor]] = [[] for _ in range(layers)]
     errors: list[list[Tensor]] = [[] for _ in range(layers)]
