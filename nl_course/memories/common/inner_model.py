@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_map_only
 from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.weights import Weights
 
-# Of the inner LayerNorm. With zero weights nothing else is divided by: errors are 1 / sqrt(EPSILON) = 1000 times larger.
+# Of the inner LayerNorm. With zero weights nothing else divides the error: it grows 1 / sqrt(EPSILON) = 1000-fold.
 EPSILON = 1e-6
 # GELU in its tanh form is x sigmoid(A x + B x^3).
 _A = 2 * math.sqrt(2 / math.pi)
