@@ -236,6 +236,7 @@ class SelfModifying(Memory):
         fixed_pieces = {name: y.split(sizes, dim=2) for name, y in fixed.items()}
         pieces = []
         for i, z_piece in enumerate(z.split(sizes, dim=2)):
+            # Eq. 83 to 87 in chunks (eq. 90): all of a chunk's tokens are read with the weights at its boundary.
             outputs = bank.read(fast.anchor, z_piece)  # (b, h, c, f or 1) by name
             for name, own_pieces in fixed_pieces.items():
                 outputs[name] = own_pieces[i]
@@ -250,11 +251,13 @@ class SelfModifying(Memory):
         """What memories answered, (b, h, t, f or 1) by name, as it is used: vectors (b, h, t, f), gates (b, h, t)."""
         signals = {name: unit(outputs[name]) for name in ("key", "query") if name in outputs}
         value = outputs["value"]
+        # Ours: a memory whose target is its own answer to v would run away if v could grow (config.py).
         signals["value"] = VALUES[self.config.values](value)
         step = outputs["step"].squeeze(-1) + self.step_bias.to(value.dtype)[:, None]  # (b, h, t), before the sigmoid
         signals["step"] = self.config.max_step * step.sigmoid()
         if self.config.retention:
             retention = outputs["retention"].squeeze(-1) + self.retention_bias.to(value.dtype)[:, None]
+            # A logarithm, so that a chunk's products of retentions are sums: they do not underflow.
             signals["log_retention"] = logsigmoid(retention)
         else:
             signals["log_retention"] = torch.zeros_like(step)
@@ -280,7 +283,7 @@ class SelfModifying(Memory):
                 position = state.position + start + i * size
                 anchor = fast.anchor
                 fast, o = self.learn(bank, fast, piece, position % chunk == 0, masks[i], running)
-                if o is None:
+                if o is None:  # read before write: the weights at the boundary, as for keys and values
                     o = bank.read(anchor, piece["query"])["memory"]
                 reads.append(o)  # (b, h, c, f)
                 if (position + size) % chunk == 0:
