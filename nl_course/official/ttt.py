@@ -6,7 +6,7 @@ the same epsilon as ours, 1e-6. It names the parts of a layer
 
     W1 b1 [W2 b2]                                              the learned start of the inner model, (h, in, out)
     ttt_norm_weight ttt_norm_bias                              the inner LayerNorm, (h, f)
-    learnable_ttt_lr_weight learnable_ttt_lr_bias              theta (h, d, 1) and beta (h, 1)
+    learnable_ttt_lr_weight learnable_ttt_lr_bias              theta (h, 1, d) and beta (h, 1)
     learnable_token_idx                                        delta, one number per position in the mini-batch
     q_proj [k_proj] v_proj o_proj [g_proj] [conv_q conv_k]     no k_proj: q and k share a projection, and have the convs
     post_norm
@@ -58,7 +58,7 @@ def read_ttt(
     weights["gain"] = state_dict["ttt_norm_weight"][:, None]  # (h, 1, f)
     weights["shift"] = state_dict["ttt_norm_bias"][:, None]  # (h, 1, f)
     # Theirs is a matrix with one output per head; ours is one linear map to all heads.
-    weights["rate.weight"] = state_dict["learnable_ttt_lr_weight"][..., 0]  # (h, d)
+    weights["rate.weight"] = state_dict["learnable_ttt_lr_weight"][:, 0]  # (h, d)
     weights["rate.bias"] = state_dict["learnable_ttt_lr_bias"][..., 0]  # (h,)
     if config.share_qk:
         weights["query_key.weight"] = state_dict["q_proj.weight"]
@@ -116,7 +116,7 @@ def _shapes(config: TTTConfig) -> dict[str, tuple[int, ...]]:
     d, h, f = config.width, config.heads, config.head_dim
     shapes = {name: (h, *shape) for name, shape in config.inner.shapes(f).items()}
     shapes |= {"ttt_norm_weight": (h, f), "ttt_norm_bias": (h, f), "post_norm.weight": (d,), "post_norm.bias": (d,)}
-    shapes |= {"learnable_ttt_lr_weight": (h, d, 1), "learnable_ttt_lr_bias": (h, 1)}
+    shapes |= {"learnable_ttt_lr_weight": (h, 1, d), "learnable_ttt_lr_bias": (h, 1)}
     shapes |= {f"{name}_proj.weight": (d, d) for name in "qkvog"}
     shapes |= {f"conv_{name}.weight": (d, 1, config.conv) for name in "qk"}
     shapes |= {f"conv_{name}.bias": (d,) for name in "qk"}

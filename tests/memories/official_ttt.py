@@ -26,7 +26,7 @@ def random_weights(
     else:
         weights |= {"W1": draw(heads, f, 4 * f), "b1": draw(heads, 1, 4 * f)}
         weights |= {"W2": draw(heads, 4 * f, f), "b2": draw(heads, 1, f)}
-    weights |= {"learnable_ttt_lr_weight": draw(heads, width, 1), "learnable_ttt_lr_bias": draw(heads, 1)}
+    weights |= {"learnable_ttt_lr_weight": draw(heads, 1, width), "learnable_ttt_lr_bias": draw(heads, 1)}
     weights["learnable_token_idx"] = draw(size, scale=0.1)  # some places fall below zero and are clamped
     weights |= {f"{name}_proj.weight": draw(width, width) for name in ("q", "v", "o")}
     if gate:
@@ -53,7 +53,7 @@ def layer(weights: dict[str, Tensor], x: Tensor, heads: int, base_lr: float = 1.
     queries, keys, values = split(queries), split(keys), split(values)
     position = torch.arange(tokens) % size
     queries, keys = _turned(queries, position), _turned(keys, position)
-    rates = torch.einsum("btc,hco->bhto", x, weights["learnable_ttt_lr_weight"])[..., 0]
+    rates = torch.einsum("btc,hoc->bhto", x, weights["learnable_ttt_lr_weight"])[..., 0]
     rates = base_lr / f * torch.sigmoid(rates + weights["learnable_ttt_lr_bias"][None])
     places = torch.clamp_min(1 / torch.arange(1, size + 1, dtype=x.dtype) + weights["learnable_token_idx"], 0.0)
 

@@ -1,12 +1,17 @@
 """The same outputs and gradients as the authors' PyTorch code, for layers and whole models."""
 
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, rms_norm, silu
+from torch.nn.functional import conv1d, cross_entropy, rms_norm, silu
 
 from nl_course.errors import CourseError
 from nl_course.official import load_model, load_ttt
+from nl_course.official.model import read_model
 from tests.memories import official_ttt
 from tests.memories.ttt_tools import CLOSE, GRADIENTS, draw
 
@@ -163,3 +168,34 @@ def test_a_model_without_tied_embeddings_and_without_a_head():
 def test_model_weights_that_do_not_fit_are_named(spoil, named):
     with pytest.raises(CourseError, match=named):
         load_model(spoil(model_weights("linear", "mamba", True)), num_heads=2)
+
+
+# -- numbers that the authors' code itself made ------------------------------------------------------------------------
+GOLDEN = os.environ.get("NL_COURSE_GOLDEN")
+MADE_BY_THEIR_CODE = ("ttt_official_linear_mamba", "ttt_official_mlp_transformer")
+
+
+@pytest.mark.skipif(GOLDEN is None, reason="NL_COURSE_GOLDEN names no folder with arrays from the authors' code")
+@pytest.mark.parametrize("name", MADE_BY_THEIR_CODE)
+def test_a_model_that_their_code_saved_gives_their_logits_and_gradients(name):
+    with np.load(Path(GOLDEN) / f"{name}.npz") as file:
+        arrays = {key: torch.from_numpy(array) for key, array in file.items()}
+    heads, size, base_lr = arrays["meta"].tolist()
+    options = dict(num_heads=int(heads), mini_batch_size=int(size), base_lr=base_lr)
+    saved = {key.removeprefix("w|"): w for key, w in arrays.items() if key.startswith("w|")}
+    model = load_model(saved, **options)
+    for key, tokens in arrays.items():
+        if key.startswith("ids|"):
+            logits, _ = model(tokens)
+            torch.testing.assert_close(logits, arrays[f"logits|{key.removeprefix('ids|')}"], rtol=1e-4, atol=1e-5)
+    tokens = arrays["ids|20"]
+    logits, _ = model(tokens)
+    loss = cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    torch.testing.assert_close(loss, arrays["loss|20"], rtol=1e-5, atol=1e-6)
+    loss.backward()
+    # Their gradients, read as if they were weights, have our names.
+    _, theirs = read_model({key.removeprefix("g|"): g for key, g in arrays.items() if key.startswith("g|")}, **options)
+    for parameter, w in model.named_parameters():
+        torch.testing.assert_close(
+            w.grad, theirs[parameter], rtol=1e-3, atol=2e-5, msg=lambda m, n=parameter: f"{n}: {m}"
+        )
