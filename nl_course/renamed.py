@@ -192,7 +192,10 @@ def translate_model(name: str | None, config: Mapping[str, Any]) -> tuple[str | 
 
 def parameter_names(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Each of `names`, parameters of a saved model like `model` -> its name of today; those that are gone are left out.
-    Every module translates what follows its own path, outer ones first, since a path may have changed itself."""
+    Every module translates what follows its own path, outer ones first, since a path may have changed itself.
+
+    Sharded checkpoints are not translated: torch finds their tensors by name, and a parameter with an old name there is
+    refused in one line."""
     today = {name: name for name in names}
     for path, module in model.named_modules():
         owner = type(module).__name__
