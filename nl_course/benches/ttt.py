@@ -32,38 +32,43 @@ CASES = {
 
 
 def ours(kind: str, backbone: str) -> TTT:
+    """Our layer; base rate 1 for both kinds, as the loop has it."""
     return TTT(TTTConfig(WIDTH, HEADS, kind=kind, backbone=backbone, base_rate=1.0, mini_batch=SIZE))
 
 
 def loop(kind: str, backbone: str) -> MiniBatchLoop:
+    """The layer that ours is measured beside."""
     return MiniBatchLoop(WIDTH, HEADS, kind, backbone == "mamba", SIZE)
 
 
 def rows() -> list[dict]:
+    """One row per case; times are medians of runs in turn, so that a busy moment hits both layers."""
     torch.manual_seed(0)
     rate = matmul_rate()
     return [_row(name, kind, backbone, rate) for name, (kind, backbone) in CASES.items()]
 
 
 def _row(name: str, kind: str, backbone: str, rate: float) -> dict:
-    memory, theirs = ours(kind, backbone), loop(kind, backbone)
-    short, long = torch.randn(1, 2048, WIDTH), torch.randn(1, 8192, WIDTH)
-    ahead = in_turn({"ours": forward(memory, short), "loop": forward(theirs, short)}, rounds=7)
-    both = in_turn({"ours": forward_backward(memory, short), "loop": forward_backward(theirs, short)}, rounds=7)
-    far = in_turn({"ours": forward_backward(memory, long), "loop": forward_backward(theirs, long)}, rounds=2)
+    memory = ours(kind, backbone)
+    theirs = loop(kind, backbone)
+    short = torch.randn(1, 2048, WIDTH)
+    long = torch.randn(1, 8192, WIDTH)
+    read = in_turn({"ours": forward(memory, short), "loop": forward(theirs, short)}, rounds=7)
+    train = in_turn({"ours": forward_backward(memory, short), "loop": forward_backward(theirs, short)}, rounds=7)
+    train_long = in_turn({"ours": forward_backward(memory, long), "loop": forward_backward(theirs, long)}, rounds=2)
     peaks = {which: median(peak_bytes(_peak(which, kind, backbone)) for _ in range(3)) for which in ("ours", "loop")}
     at_2k, at_16k = (decode_seconds(memory, context) for context in (2048, 16384))
     return {
         "name": name,
-        "forward, tokens/s": 2048 / median(ahead["ours"]),
-        "loop's": 2048 / median(ahead["loop"]),
-        "times faster": 1 / ratio(ahead, "ours", "loop"),
-        "forward+backward, tokens/s": 2048 / median(both["ours"]),
-        "the loop's": 2048 / median(both["loop"]),
-        "times as fast": 1 / ratio(both, "ours", "loop"),
+        "forward, tokens/s": 2048 / median(read["ours"]),
+        "loop's": 2048 / median(read["loop"]),
+        "times faster": 1 / ratio(read, "ours", "loop"),
+        "forward+backward, tokens/s": 2048 / median(train["ours"]),
+        "the loop's": 2048 / median(train["loop"]),
+        "times as fast": 1 / ratio(train, "ours", "loop"),
         "floor, tokens/s": rate / (6 * multiply_adds(kind)),
-        "at 8k, tokens/s": 8192 / median(far["ours"]),
-        "the loop at 8k": 8192 / median(far["loop"]),
+        "at 8k, tokens/s": 8192 / median(train_long["ours"]),
+        "the loop at 8k": 8192 / median(train_long["loop"]),
         "peak, bytes": peaks["ours"],
         "loop's peak": peaks["loop"],
         "decode at 2k, us": 1e6 * at_2k,

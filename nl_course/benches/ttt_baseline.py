@@ -20,12 +20,17 @@ class MiniBatchLoop(nn.Module):
 
     def __init__(self, width: int, heads: int, kind: str = "linear", mamba: bool = False, size: int = 16):
         super().__init__()
-        self.heads, self.head_dim, self.size, self.mlp, self.mamba = heads, width // heads, size, kind == "mlp", mamba
-        f = self.head_dim
-        wide = 4 * f if self.mlp else f
-        self.W1, self.b1 = nn.Parameter(0.02 * torch.randn(heads, f, wide)), nn.Parameter(torch.zeros(heads, 1, wide))
+        self.heads = heads
+        self.head_dim = f = width // heads
+        self.size = size
+        self.mlp = kind == "mlp"
+        self.mamba = mamba
+        hidden = 4 * f if self.mlp else f
+        self.W1 = nn.Parameter(0.02 * torch.randn(heads, f, hidden))
+        self.b1 = nn.Parameter(torch.zeros(heads, 1, hidden))
         if self.mlp:
-            self.W2, self.b2 = nn.Parameter(0.02 * torch.randn(heads, wide, f)), nn.Parameter(torch.zeros(heads, 1, f))
+            self.W2 = nn.Parameter(0.02 * torch.randn(heads, hidden, f))
+            self.b2 = nn.Parameter(torch.zeros(heads, 1, f))
         self.query, self.value, self.output = (nn.Linear(width, width, bias=False) for _ in range(3))
         if mamba:
             convs = (nn.Conv1d(width, width, 4, groups=width, padding=3) for _ in range(2))
@@ -35,28 +40,32 @@ class MiniBatchLoop(nn.Module):
             self.key = nn.Linear(width, width, bias=False)
         self.rate = nn.Parameter(0.02 * torch.randn(heads, width, 1))
         self.rate_bias = nn.Parameter(torch.zeros(heads, 1))
-        self.place = nn.Parameter(torch.zeros(size))
-        self.gain, self.shift = nn.Parameter(torch.ones(heads, f)), nn.Parameter(torch.zeros(heads, f))
+        self.position_offset = nn.Parameter(torch.zeros(size))
+        self.gain = nn.Parameter(torch.ones(heads, f))
+        self.shift = nn.Parameter(torch.zeros(heads, f))
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (b, t, d) -> (b, t, d); n mini-batches of k tokens."""
         rows, tokens, width = x.shape
         count = tokens // self.size
         q, k, v = (u.reshape(rows, tokens, self.heads, self.head_dim).transpose(1, 2) for u in self._project(x))
-        q, k = self._turn(q), self._turn(k)
-        chunks = x.reshape(rows, count, self.size, width)
+        q = self._rotate(q)
+        k = self._rotate(k)
+        chunks = x.reshape(rows, count, self.size, width)  # (b, n, k, d)
         rate = torch.einsum("bnkc,hdc->bhnkd", chunks, self.rate.mT) + self.rate_bias.reshape(1, -1, 1, 1, 1)
         rate = torch.sigmoid(rate).permute(0, 1, 2, 4, 3) / self.head_dim
-        place = torch.clamp_min(1 / torch.arange(1, self.size + 1, device=x.device) + self.place, 0.0)
-        place = place.reshape(1, 1, 1, self.size, 1).expand(rows, self.heads, count, self.size, 1)
-        parts = [u.reshape(rows, self.heads, count, self.size, self.head_dim) for u in (q, k, v)] + [place * rate]
-        parts = [u.permute(2, 0, 1, 3, 4) for u in parts]
+        i = torch.arange(1, self.size + 1, device=x.device)
+        factor = torch.clamp_min(1 / i + self.position_offset, 0.0)
+        factor = factor.reshape(1, 1, 1, self.size, 1).expand(rows, self.heads, count, self.size, 1)  # (b, h, n, k, 1)
+        parts = [u.reshape(rows, self.heads, count, self.size, self.head_dim) for u in (q, k, v)] + [factor * rate]
+        parts = [u.permute(2, 0, 1, 3, 4) for u in parts]  # (n, b, h, k, ...)
         names = ("W1", "b1", "W2", "b2") if self.mlp else ("W1", "b1")
         weights = {name: getattr(self, name).unsqueeze(0).repeat(rows, 1, 1, 1) for name in names}
-        answers = torch.empty_like(parts[0])
+        outputs = torch.empty_like(parts[0])
         for i in range(count):
-            weights, answers[i] = self._mini_batch(weights, *(part[i] for part in parts))
-        y = self.post_norm(answers.permute(1, 0, 3, 2, 4).reshape(rows, tokens, width))
+            weights, outputs[i] = self._mini_batch(weights, *(part[i] for part in parts))
+        y = self.post_norm(outputs.permute(1, 0, 3, 2, 4).reshape(rows, tokens, width))
         if self.mamba:
             y = gelu(self.gate(x), approximate="tanh") * y
         return self.output(y)
@@ -68,7 +77,7 @@ class MiniBatchLoop(nn.Module):
         q, k = (conv(shared)[..., : x.shape[1]].transpose(1, 2) for conv in (self.conv_query, self.conv_key))
         return q, k, self.value(x)
 
-    def _turn(self, u: Tensor) -> Tensor:
+    def _rotate(self, u: Tensor) -> Tensor:
         """Rotary features by halves, with a reorder before and after."""
         shape, half = u.shape, self.head_dim // 2
         u = u.reshape(*shape[:-1], half, 2).transpose(3, 4).reshape(shape)
