@@ -274,14 +274,14 @@ DISCUSSION = (
         "one that was trained, and what would you have to save to continue tomorrow exactly where it stopped today?",
         "What training made is unchanged: the start, the projections, the rates, and with them the way in which the "
         "layer learns. What changes is a state, one for each text. To go on exactly one saves that state: the "
-        "anchor, the sum of gradients gathered in the open mini-batch, the tails of the convolutions and the "
+        "anchor, the sum of gradients gathered in the open mini-batch, the last inputs of the convolutions and the "
         "position. Without the gathered sum a text cut inside a mini-batch would give other numbers.",
     ),
     (
         "Suppose you detach the inner gradients to save memory. Which parts of the layer still learn, which learn "
         "something wrong, and which nothing at all? Could one notice it from the training loss?",
         "With the whole write stopped, in the backbone with three projections, key and value projections, the rate "
-        "and the place factors get exactly zero. The start, the query projection, the norms and the output still "
+        "and the position factors get exactly zero. The start, the query projection, the norms and the output still "
         "get a gradient; the start's is wrong, since it ignores that later writes change what the start is worth. "
         "The loss still falls, since everything else learns, so nothing looks broken: it just ends higher. In the "
         "backbone with a shared query-key projection even the key side seems to learn, through the query.",
