@@ -59,6 +59,7 @@ def row(others: int, memory: int, rounds: int = 3) -> dict:
 
 
 def build(others: int, memory: int) -> SelfModifying:
+    """Our layer with chunks of `memory` tokens for the main memory and of `others` for the rest."""
     torch.manual_seed(0)
     sizes = dict(chunk=memory, chunk_others=others, activation="gelu")
     return SelfModifying(SelfModifyingConfig(WIDTH, heads=1, **sizes))

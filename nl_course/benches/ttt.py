@@ -56,7 +56,10 @@ def _row(name: str, kind: str, backbone: str, rate: float) -> dict:
     read = in_turn({"ours": forward(memory, short), "loop": forward(theirs, short)}, rounds=7)
     train = in_turn({"ours": forward_backward(memory, short), "loop": forward_backward(theirs, short)}, rounds=7)
     train_long = in_turn({"ours": forward_backward(memory, long), "loop": forward_backward(theirs, long)}, rounds=2)
-    peaks = {which: median(peak_bytes(_peak(which, kind, backbone)) for _ in range(3)) for which in ("ours", "loop")}
+    peaks = {}
+    for which in ("ours", "loop"):
+        of_processes = [peak_bytes(_peak(which, kind, backbone)) for _ in range(3)]
+        peaks[which] = median(of_processes)
     at_2k, at_16k = (decode_seconds(memory, context) for context in (2048, 16384))
     return {
         "name": name,

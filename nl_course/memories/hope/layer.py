@@ -336,9 +336,8 @@ def _joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _taken_apart(stacked: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """Signals (b, h, pieces, c, ..) by name -> those of each piece, (b, h, c, ..)."""
-    apart = {name: u.unbind(2) for name, u in stacked.items()}
-    count = len(apart["key"])
-    return [{name: pieces[i] for name, pieces in apart.items()} for i in range(count)]
+    apart = [u.unbind(2) for u in stacked.values()]
+    return [dict(zip(stacked, piece)) for piece in zip(*apart, strict=True)]
 
 
 def _as_state(fast: FastWeights, chunk: int) -> FastState:

@@ -113,7 +113,15 @@ def _follow(neural: nn.Module, state: State, q: Tensor, k: Tensor, v: Tensor, ga
                 "read": inner.layer(after, inner.layers, features),
             }
         )
-    return {name: torch.cat([token[name] for token in tokens], dim=2) for name in tokens[0]}
+    return _joined(tokens)
+
+
+def _joined(tokens: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Quantities of one token each, (b, h, 1, ...) by name -> of all tokens, (b, h, t, ...)."""
+    joined = {}
+    for name in tokens[0]:
+        joined[name] = torch.cat([token[name] for token in tokens], dim=2)
+    return joined
 
 
 def _gradient(inner: InnerModel, sides: list[tuple[Tensor, Tensor]]) -> Weights:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nl_course.memories.base import Memory, State
 from nl_course.memories.trace import Trace
 
 _LOSSES = ("prediction", "loss_before", "loss_after", "loss_start", "write_norm", "drift")
@@ -17,7 +18,7 @@ _READS = ("weights", "error", "read", "start", "key_features", "read_features")
 
 
 @torch.no_grad()
-def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> None:
+def explain(trace: Trace, memory: Memory, state: State, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> None:
     """Adds the traces that `TTT` names, of a `memory` that read from `state` on: q, k, v (b, h, t, f) and rate
     (b, h, t) are what its inner model was given."""
     factor = memory.position_factor()
@@ -34,7 +35,7 @@ def explain(trace: Trace, memory, state, q: Tensor, k: Tensor, v: Tensor, rate: 
         trace.add(name, value.transpose(1, 2))  # (b, t, h, ...)
 
 
-def _follow(memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
+def _follow(memory: Memory, state: State, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dict[str, Tensor]:
     """Every token's quantities, (b, h, t, ...) each."""
     inner, norm, last = memory.inner, memory.norm, memory.inner.layers
     start = memory.start_weights().map(lambda w: w[None])  # (1, h, in, out)
@@ -65,11 +66,14 @@ def _follow(memory, state, q: Tensor, k: Tensor, v: Tensor, rate: Tensor) -> dic
             }
         )
         before = after
-    return {name: torch.cat([row[name] for row in rows], dim=2) for name in rows[0]}
+    joined = {}
+    for name in rows[0]:
+        joined[name] = torch.cat([row[name] for row in rows], dim=2)  # (b, h, t, ...)
+    return joined
 
 
 def _contributions(
-    memory, position: Tensor, factor: Tensor, rate: Tensor, read_features: Tensor, key_features: Tensor
+    memory: Memory, position: Tensor, factor: Tensor, rate: Tensor, read_features: Tensor, key_features: Tensor
 ) -> Tensor:
     """How much of token s's error is in token t's answer before its norm, (b, h, t, positions): c_i l_s (x_t . a_s +
     1), with the last c_i of the mini-batch once it is over. What came before this call is nan."""
