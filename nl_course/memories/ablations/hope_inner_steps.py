@@ -45,8 +45,8 @@ def learn_hope(
     last = torch.arange(count - reads, count, device=many["key"].device).repeat(signals["key"].shape[0])  # (b r,)
     W, momentum, sums, inputs = anchor, S, None, bank.inputs(anchor, many["key"])
     for _ in range(steps):
-        found = pair_gradients(bank, W, many["key"], target, plain, stopped)
-        sums = found if sums is None else sums + found
+        gradient = pair_gradients(bank, W, many["key"], target, plain, stopped)
+        sums = gradient if sums is None else sums + gradient
         W, momentum = rolled(rule, anchor, S, inputs, sums, many, last)
     o = None
     if running:
@@ -81,7 +81,9 @@ def pair_gradients(bank: Bank, W: Weights, k: Tensor, target: Weights, plain: bo
     return gradients
 
 
-def rolled(rule: Rule, start: Weights, S: Weights, inputs: Weights, sums: Weights, pairs: dict, last: Tensor):
+def rolled(
+    rule: Rule, start: Weights, S: Weights, inputs: Weights, sums: Weights, pairs: dict[str, Tensor], last: Tensor
+) -> tuple[Weights, Weights]:
     """The chunk's recurrence over its pairs, each row of the batch up to its pair number `last` (b r,)."""
     W, momentum = Weights(start), Weights(S)
     steps, keeps = pairs["step"][..., None, None], pairs["log_retention"].exp()[..., None, None]

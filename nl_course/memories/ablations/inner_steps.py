@@ -22,13 +22,14 @@ the batch, (b t, ...).
 """
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories.common.inner_model import InnerModel, Norm, Weights, grad_loss
-from nl_course.memories.titans.chunk import ChunkMasks, Gates, chunk_masks
+from nl_course.memories.titans.chunk import Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
 from nl_course.memories.ttt.layer import TTT, TTTState
 
@@ -42,6 +43,7 @@ def check_chunk_begins(inside: bool) -> None:
         )
 
 
+# -- every token its own row of the batch -----------------------------------------------------------------------------
 def fold(x: Tensor, times: int) -> Tensor:
     """(b, ...) -> (b t, ...), the same for every token."""
     return x.repeat_interleave(times, dim=0)
@@ -52,39 +54,6 @@ def folded(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def gradients(inner: InnerModel, norm: Norm | None, W: Weights, k, v, share: Tensor, plain: bool, stop: bool):
-    """sum_j share_j grad l(W; k_j, v_j): W (b t, h, in, out), k, v (b t, h, j, f), share (b t, h, j). `plain`: by
-    autograd, pair after pair; with `stop` gradients count as constants."""
-    if plain:
-        total = {name: torch.zeros_like(w) for name, w in W.items()}
-        for j in range(k.shape[2]):
-            one = grad_loss(inner.inner_loss, W, k[:, :, j : j + 1], v[:, :, j : j + 1], norm, create_graph=not stop)
-            total = {name: g + share[:, :, j, None, None] * one[name] for name, g in total.items()}
-        return total
-    total = {}
-    for i, (a, e) in enumerate(inner.key_side(W, k, v, norm), 1):
-        if stop:
-            a, e = a.detach(), e.detach()
-        total[f"W{i}"] = (share[..., None] * a).mT @ e
-        if inner.bias:
-            total[f"b{i}"] = share[:, :, None, :] @ e
-    return total
-
-
-def descend(
-    steps: int, rule: tuple, anchor: Weights, base: Weights, scale, k, v, share
-) -> tuple[Weights, Weights, list]:
-    """W^(n) from W^(0) = anchor, the sum of all gradients, and the points W^(0) .. W^(n-1) that they were taken at, all
-    folded. A step is `scale` times the gradient."""
-    W, total, points = anchor, {}, []
-    for _ in range(steps):
-        points.append(W)
-        new = gradients(*rule[:2], W, k, v, share, *rule[2:])
-        total = {name: total[name] + g if total else g for name, g in new.items()}
-        W = {name: base[name] - scale * g for name, g in total.items()}
-    return W, total, points
-
-
 def last_of(x: Tensor, tokens: int) -> Tensor:
     """The last token's, (b t, ...) -> (b, ...)."""
     return x.unflatten(0, (-1, tokens))[:, -1]
@@ -92,8 +61,8 @@ def last_of(x: Tensor, tokens: int) -> Tensor:
 
 def read_each(inner: InnerModel, norm: Norm | None, W: Weights, q: Tensor) -> Tensor:
     """Every token's answer with its own weights: q (b, h, t, f) -> (b, h, t, f)."""
-    z = inner.read(W, folded(q)[:, :, None], norm)
-    return z[:, :, 0].unflatten(0, (-1, q.shape[2])).transpose(1, 2)
+    y = inner.read(W, folded(q)[:, :, None], norm)  # (b t, h, 1, f)
+    return y[:, :, 0].unflatten(0, (-1, q.shape[2])).transpose(1, 2)
 
 
 def chunks(position: int, tokens: int, size: int) -> list[slice]:
@@ -102,27 +71,84 @@ def chunks(position: int, tokens: int, size: int) -> list[slice]:
     return [slice(start, min(tokens, start + size)) for start in range(0, tokens, size)]
 
 
-# -- TTT ---------------------------------------------------------------------------------------------------------
+# -- steps of gradient descent ----------------------------------------------------------------------------------------
+class InnerLoss(NamedTuple):
+    """The loss of pairs, and how its gradient is taken: `by_pair` by autograd, pair after pair, as the reference path
+    has it, else with matmuls; with `constant` the outer loop takes gradients for constants."""
+
+    inner: InnerModel
+    norm: Norm | None
+    by_pair: bool
+    constant: bool
+
+    def gradient(self, W: Weights, k: Tensor, v: Tensor, share: Tensor) -> Weights:
+        """sum_j share_j grad l(W; k_j, v_j): W (b t, h, in, out), k, v (b t, h, j, f), share (b t, h, j)."""
+        if self.by_pair:
+            return self._by_pair(W, k, v, share)
+        total = Weights()
+        for i, (a, e) in enumerate(self.inner.key_side(W, k, v, self.norm), 1):
+            if self.constant:
+                a, e = a.detach(), e.detach()
+            total[f"W{i}"] = (share[..., None] * a).mT @ e
+            if self.inner.bias:
+                total[f"b{i}"] = share[:, :, None, :] @ e
+        return total
+
+    def _by_pair(self, W: Weights, k: Tensor, v: Tensor, share: Tensor) -> Weights:
+        total = W.map(torch.zeros_like)
+        for j in range(k.shape[2]):
+            pair = slice(j, j + 1)
+            loss, create_graph = self.inner.inner_loss, not self.constant
+            gradient = grad_loss(loss, W, k[:, :, pair], v[:, :, pair], self.norm, create_graph=create_graph)
+            total = total + share[:, :, j, None, None] * gradient
+        return total
+
+
+def descend(
+    steps: int,
+    loss: InnerLoss,
+    anchor: Weights,
+    base: Weights,
+    scale: Tensor | float,
+    k: Tensor,
+    v: Tensor,
+    share: Tensor,
+) -> tuple[Weights, Weights, list[Weights]]:
+    """W^(n) from W^(0) = anchor, the sum of all gradients, and the points W^(0) .. W^(n-1) that they were taken at, all
+    folded. A step is `scale` times the gradient."""
+    W, total, points = anchor, None, []
+    for _ in range(steps):
+        points.append(W)
+        gradient = loss.gradient(W, k, v, share)
+        total = gradient if total is None else total + gradient
+        # What the chunk began with fades once, however many steps are taken on it.
+        W = base - scale * total
+    return W, total, points
+
+
+# -- TTT ---------------------------------------------------------------------------------------------------------------
 def learn_ttt(
     memory: TTT, steps: int, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState
 ) -> tuple[Tensor, TTTState]:
     """`TTT.learn` with `steps` inner steps."""
-    size, factor, stop = memory.config.mini_batch, memory.position_factor(), memory.config.stop_gradient
-    inner, norm, outputs = memory.inner, memory.norm, []
+    size, stop = memory.config.mini_batch, memory.config.stop_gradient
+    loss = InnerLoss(memory.inner, memory.norm, by_pair=memory.path == "reference", constant=stop != "none")
+    factor = memory.position_factor()
     if stop == "write":
         factor, k, v, rate = factor.detach(), k.detach(), v.detach(), rate.detach()
-    rule = (inner, norm, memory.path == "reference", stop != "none")
     anchor = state.anchor.map(lambda w: w.to(k.dtype))
+    outputs = []
     for chunk in chunks(state.position, q.shape[2], size):
         count = chunk.stop - chunk.start
-        pairs_k, pairs_v = k[:, :, chunk], v[:, :, chunk]
-        seen = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()
+        # Token t takes its steps on the pairs up to its own, and on none behind it.
+        seen = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()  # (t, j)
         share = folded(rate[:, :, None, chunk] * seen)  # (b, h, t, j) -> (b t, h, j)
         scale = factor[:count].repeat(q.shape[0])[:, None, None, None]  # (b t, 1, 1, 1)
-        own = {name: fold(w, count) for name, w in anchor.items()}
-        W, total, _ = descend(steps, rule, own, own, scale, fold(pairs_k, count), fold(pairs_v, count), share)
-        outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
-        grad_accum = Weights({name: last_of(g, count) for name, g in total.items()})
+        own = anchor.map(lambda w, count=count: fold(w, count))
+        pairs = fold(k[:, :, chunk], count), fold(v[:, :, chunk], count)  # (b t, h, j, f)
+        W, total, _ = descend(steps, loss, own, own, scale, *pairs, share)
+        outputs.append(read_each(memory.inner, memory.norm, W, q[:, :, chunk]))
+        grad_accum = total.map(lambda g, count=count: last_of(g, count))
         if count == size:
             anchor = anchor - factor[-1] * grad_accum
             grad_accum = grad_accum.map(torch.zeros_like)
@@ -130,40 +156,34 @@ def learn_ttt(
     return torch.cat(outputs, dim=2), replace(state, anchor=anchor, grad_accum=grad_accum, position=position)
 
 
-# -- Titans ------------------------------------------------------------------------------------------------------
+# -- Titans ------------------------------------------------------------------------------------------------------------
 def learn_titans(
     neural: NeuralMemory, steps: int, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState
 ) -> tuple[Tensor, NeuralState]:
     """`NeuralMemory.learn` with `steps` inner steps."""
-    size, inner, norm, outputs = neural.config.chunk, neural.inner, neural.norm, []
-    rule = (inner, norm, neural.path == "reference", neural.config.stop_gradient != "none")
-    memory, momentum = state.memory, state.momentum
+    size, constant = neural.config.chunk, neural.config.stop_gradient != "none"
+    loss = InnerLoss(neural.inner, neural.norm, by_pair=neural.path == "reference", constant=constant)
+    M, S = Weights(state.memory), Weights(state.momentum)
+    outputs = []
     for chunk in chunks(state.position, q.shape[2], size):
         count = chunk.stop - chunk.start
-        anchor, first, pairs = memory, momentum, (k[:, :, chunk], v[:, :, chunk])
+        anchor = M
         masks = chunk_masks(gates.time_slice(chunk.start, chunk.stop))
-        own = {name: fold(w, count) for name, w in anchor.items()}
-        base = _base(anchor, first, masks, count)
-        K, V = (fold(u, count) for u in pairs)
-        W, _, points = descend(steps, rule, own, base, 1, K, V, folded(masks.G))
-        outputs.append(read_each(inner, norm, W, q[:, :, chunk]))
-        memory = {name: last_of(w, count) for name, w in W.items()}
-        if first:
-            at = [{name: last_of(w, count) for name, w in point.items()} for point in points]
-            each = [gradients(*rule[:2], w, *pairs, masks.P_last[..., 0], *rule[2:]) for w in at]
-            momentum = {name: masks.eta_product * S - sum(g[name] for g in each) for name, S in first.items()}
+        own = anchor.map(lambda w, count=count: fold(w, count))
+        base = folded(masks.beta[..., None]) * own
+        if S:
+            base = base + folded(masks.phi[..., None]) * S.map(lambda s, count=count: fold(s, count))
+        pairs = k[:, :, chunk], v[:, :, chunk]  # (b, h, j, f)
+        W, _, points = descend(steps, loss, own, base, 1, *(fold(u, count) for u in pairs), folded(masks.G))
+        outputs.append(read_each(neural.inner, neural.norm, W, q[:, :, chunk]))
+        M = W.map(lambda w, count=count: last_of(w, count))
+        if S:
+            S = masks.eta_product * S
+            for point in points:
+                at_last = point.map(lambda w, count=count: last_of(w, count))
+                S = S - loss.gradient(at_last, *pairs, masks.P_last[..., 0])
         if count == size:
-            anchor = memory
+            anchor = M
     position = state.position + q.shape[2]
-    after = replace(state, memory=memory, momentum=momentum, anchor=anchor if size > 1 else {}, position=position)
-    return torch.cat(outputs, dim=2), after
-
-
-def _base(anchor: Weights, first: Weights, masks: ChunkMasks, count: int) -> Weights:
-    """What each token has without the chunk's own gradients, folded."""
-    base = {}
-    for name, w in anchor.items():
-        base[name] = folded(masks.beta[..., None]) * fold(w, count)
-        if first:
-            base[name] = base[name] + folded(masks.phi[..., None]) * fold(first[name], count)
-    return base
+    anchor = anchor if size > 1 else Weights()
+    return torch.cat(outputs, dim=2), replace(state, memory=M, momentum=S, anchor=anchor, position=position)
