@@ -68,6 +68,7 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     "MALState": {"tails": "conv_states"},
     #
     # -- HOPE
+    "SelfModifyingConfig": {"rung": "variant"},
     "SelfModifyingState": {"tail": "conv_state"},
     "FastState": {"open": DROPPED_IF_EMPTY},
     #

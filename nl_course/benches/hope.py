@@ -36,7 +36,7 @@ CASES = {
     "16 / 16, 4 heads, momentum": dict(heads=4, chunk=16, momentum=0.9),
     "16 / 16, 4 heads, linear": dict(heads=4, chunk=16, kind="linear"),
     "16 / 16, 4 heads, one gain": dict(heads=4, chunk=16, kind="linear"),
-    "16 / 16, 4 heads, plain rung": dict(heads=4, chunk=16, rung="plain"),
+    "16 / 16, 4 heads, plain variant": dict(heads=4, chunk=16, variant="plain"),
     "1 / 1, 4 heads": dict(heads=4, chunk=1),
 }
 SHARED_GAIN = ("16 / 16, 4 heads, one gain",)  # cases whose memories are kept as one gain

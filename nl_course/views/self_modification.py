@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.memories.hope.config import RUNGS, SelfModifyingConfig
+from nl_course.memories.hope.config import VARIANTS, SelfModifyingConfig
 from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.trace import Trace
 from nl_course.views import self_modification_drawing as drawing
@@ -46,7 +46,7 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def layer(
-    rung: str, erase: str, kind: str, chunk: int, chunk_others: int, step: float, retention: float
+    variant: str, erase: str, kind: str, chunk: int, chunk_others: int, step: float, retention: float
 ) -> SelfModifying:
     """An untrained layer of one head. eta begins at `step` of at most 1, alpha at `retention`, both less or more by
     what the two memories say."""
@@ -55,7 +55,7 @@ def layer(
             raise CourseError(f"{name} must lie between 0 and 1, not {value}.")
     torch.manual_seed(0)
     config = SelfModifyingConfig(
-        WIDTH, 1, kind=check_choice("memories", kind, ("mlp", "linear")), hidden=HIDDEN, rung=rung, chunk=chunk,
+        WIDTH, 1, kind=check_choice("memories", kind, ("mlp", "linear")), hidden=HIDDEN, variant=variant, chunk=chunk,
         chunk_others=chunk_others, erase=erase, max_step=1.0, start_retention=retention, conv=0, start="random",
     )  # fmt: skip
     made = SelfModifying(config)
@@ -70,13 +70,13 @@ def layer(
 
 
 def compute(
-    text: str, rung: str, step: float, kind: str = "linear", erase: str = "per-layer", chunk: int = 1,
+    text: str, variant: str, step: float, kind: str = "linear", erase: str = "per-layer", chunk: int = 1,
     chunk_others: int = 1, retention: float = 0.98,
 ) -> dict:  # fmt: skip
     """One reading: by word the step, the retention, each memory's distance from its start and how near its target is
     to v; and after the text, how far one gain explains all that moved."""
     words = words_of(text)
-    made = layer(rung, erase, kind, chunk, chunk_others, step, retention)
+    made = layer(variant, erase, kind, chunk, chunk_others, step, retention)
     x = torch.stack([direction(_plain(word))[:WIDTH] for word in words])[None] * WIDTH**0.5 * 2
     moving = [name for name in NAMES if name in made.config.moving]
     wanted = ["step_size", "retention", "value", *(f"{n}.drift" for n in moving), *(f"{n}.target" for n in moving)]
@@ -86,7 +86,7 @@ def compute(
     value = trace["value"][0, :, 0]
     gain, unexplained = shared_gain(start, now, moving)
     return {
-        "words": words, "rung": rung, "kind": kind, "erase": erase, "chunk": chunk, "chunk_others": chunk_others,
+        "words": words, "variant": variant, "kind": kind, "erase": erase, "chunk": chunk, "chunk_others": chunk_others,
         "step": trace["step_size"][0, :, 0].numpy(), "retention": trace["retention"][0, :, 0].numpy(),
         "drift": {n: trace[f"{n}.drift"][0, :, 0].numpy() / norm(start[n]) if n in moving else np.zeros(len(words))
                   for n in NAMES},
@@ -118,7 +118,7 @@ def read_out(arrays: dict) -> str:
     """What moved, how far, and whether one matrix explains it, in words."""
     step, kept, drift = arrays["step"], arrays["retention"], arrays["drift"]
     still = [name for name in NAMES if name not in arrays["moving"]]
-    stood = f"{', '.join(still)} never move on this rung. " if still else ""
+    stood = f"{', '.join(still)} never move on this variant. " if still else ""
     own = " and ".join(f"{arrays['target'][n].mean():.2f} for {n}" for n in ("key", "memory") if n in arrays["target"])
     one = arrays["unexplained"]
     together = "one shared gain explains all of it" if one < 1e-3 else f"one shared gain leaves {one:.0%} unexplained"
@@ -137,7 +137,7 @@ ANSWERS = ("all of it", "more than half", "less than half")
 
 def outcome(arrays: dict) -> str | None:
     """How much of the movement one gain explains with two-layer memories; None until they were chosen."""
-    if arrays["kind"] != "mlp" or len(arrays["moving"]) < len(NAMES) or arrays["rung"] != "self-modifying":
+    if arrays["kind"] != "mlp" or len(arrays["moving"]) < len(NAMES) or arrays["variant"] != "self-modifying":
         return None
     left = arrays["unexplained"]
     return ANSWERS[0] if left < 1e-3 else ANSWERS[1] if left < 0.5 else ANSWERS[2]
@@ -153,18 +153,18 @@ class SelfModification(View):
         "matrix explain for two-layer memories?",
         outcome,
         options=ANSWERS,
-        until="Choose two-layer memories on the self-modifying rung.",
+        until="Choose two-layer memories on the self-modifying variant.",
     )
     width, height = 920, 560
 
     def controls(self):
         wide = W.Layout(width="860px", max_width="100%")
-        rungs = [("1: only M_memory moves", "plain"), ("2: all move, towards v", "adaptive"),
+        variants = [("1: only M_memory moves", "plain"), ("2: all move, towards v", "adaptive"),
                  ("3: all move, towards targets of their own", "self-modifying")]  # fmt: skip
-        assert {value for _, value in rungs} == set(RUNGS)
+        assert {value for _, value in variants} == set(VARIANTS)
         return {
             "text": W.Textarea(value=TEXT, rows=2, description="Your text", layout=wide),
-            "rung": W.Dropdown(options=rungs, value="self-modifying", description="Rung"),
+            "variant": W.Dropdown(options=variants, value="self-modifying", description="Variant"),
             "step": W.FloatSlider(value=0.3, min=0.05, max=0.95, step=0.05, description="Step to begin with"),
         }
 

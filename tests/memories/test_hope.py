@@ -23,10 +23,10 @@ OPTIONS = [
     dict(chunk=3, chunk_others=5, read="running", momentum=0.6),
     dict(kind="linear", read="running", momentum=0.6, chunk_others=1),
     dict(momentum=0.5, erase="off", hidden=3, activation="gelu"),
-    dict(rung="adaptive", momentum=0.3, erase="input"),
-    dict(rung="adaptive", kind="linear", adaptive_query=True),
-    dict(rung="plain", read="running"),
-    dict(rung="adaptive", adaptive=("memory", "step"), chunk_others=2),
+    dict(variant="adaptive", momentum=0.3, erase="input"),
+    dict(variant="adaptive", kind="linear", adaptive_query=True),
+    dict(variant="plain", read="running"),
+    dict(variant="adaptive", adaptive=("memory", "step"), chunk_others=2),
     dict(adaptive=("key", "retention"), chunk_others=3),
     dict(adaptive_query=True, retention=False, values="unit", heads=1),
     dict(chunk=1, conv=0),
@@ -105,12 +105,12 @@ def test_one_gain_is_the_whole_state():
     assert sum(w.shape[-1] == w.shape[-2] == 4 for w in state.tensors().values()) == 4
 
 
-# -- Titans' memory and the lower rungs are special cases ------------------------------------------------------------
+# -- Titans' memory and the lower variants are special cases ----------------------------------------------------------
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 @pytest.mark.parametrize("retention", [True, False])
 def test_frozen_around_it_the_memory_is_titans(momentum, retention):
     """With the others frozen, targets v and no erase: Titans' memory, forget gate 1 - alpha. 12 tokens, 3 chunks."""
-    options = dict(rung="plain", erase="off", read="running", momentum=momentum, retention=retention, values="plain")
+    options = dict(variant="plain", erase="off", read="running", momentum=momentum, retention=retention, values="plain")
     memory, x, trace = layer(**options), draw(2, 12, 8), Trace()
     _, state = memory(x, None, trace)
     q, k, v = (trace[name].transpose(1, 2) for name in ("query", "key", "value"))
@@ -127,10 +127,10 @@ def test_frozen_around_it_the_memory_is_titans(momentum, retention):
 
 
 def test_rung_two_with_one_memory_moving_is_rung_one():
-    memory = layer(rung="plain", read="running")
-    same(memory, twin(memory, rung="adaptive", adaptive=("memory",)), draw(2, 11, 8))
-    whole = layer(rung="adaptive")
-    frozen, plain = twin(whole), twin(whole, rung="plain")
+    memory = layer(variant="plain", read="running")
+    same(memory, twin(memory, variant="adaptive", adaptive=("memory",)), draw(2, 11, 8))
+    whole = layer(variant="adaptive")
+    frozen, plain = twin(whole), twin(whole, variant="plain")
     x = draw(2, 11, 8)
     ablate(frozen, frozen=("key", "value", "step", "retention"))
     torch.testing.assert_close(frozen(x)[0], plain(x)[0], **CLOSE)
@@ -164,9 +164,9 @@ def test_a_linear_memory_begun_at_zero_stays_zero():
 
 # -- the outer gradient ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
-@pytest.mark.parametrize("rung", ["self-modifying", "adaptive"])
-def test_the_outer_gradient_reaches_every_start(kind, rung):
-    memory, x = layer(kind=kind, rung=rung, start="random"), draw(2, 11, 8)
+@pytest.mark.parametrize("variant", ["self-modifying", "adaptive"])
+def test_the_outer_gradient_reaches_every_start(kind, variant):
+    memory, x = layer(kind=kind, variant=variant, start="random"), draw(2, 11, 8)
     found = gradients(memory, x)
     assert all(g.abs().max() > 1e-9 for g in found.values()), {n: float(g.abs().max()) for n, g in found.items()}
     for name, parameter in memory.named_parameters():
@@ -285,10 +285,10 @@ def test_inference_mode_learns_too():
 
 
 def test_a_config_travels_as_plain_values_and_names_its_mistakes():
-    config = SelfModifyingConfig(8, 2, rung="adaptive", adaptive=["memory", "step"])
+    config = SelfModifyingConfig(8, 2, variant="adaptive", adaptive=["memory", "step"])
     assert config.moving == ("memory", "step") and not config.self_made
     assert SelfModifyingConfig(**asdict(config)) == config
-    assert replace(SelfModifyingConfig(8, 2), rung="plain").moving == ("memory",)
+    assert replace(SelfModifyingConfig(8, 2), variant="plain").moving == ("memory",)
     for wrong, said in (
         (dict(adaptive=("keys",)), "did you mean 'key'"),
         (dict(heads=3), "not a multiple"),

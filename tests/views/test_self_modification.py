@@ -1,4 +1,4 @@
-"""The layer's own numbers, the gain that linear memories share, rungs, words, bad input."""
+"""The layer's own numbers, the gain that linear memories share, variants, words, bad input."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,7 +12,7 @@ from nl_course.views import self_modification as view_module
 from nl_course.views.self_modification import ANSWERS, NAMES, TEXT, SelfModification, compute, layer, shared_gain
 
 SHORT = "the key opens the door and the door opens the house"
-PLAIN = {"text": SHORT, "rung": "self-modifying", "step": 0.4}
+PLAIN = {"text": SHORT, "variant": "self-modifying", "step": 0.4}
 
 
 def test_drift_and_gates_are_those_of_the_states_themselves():
@@ -49,7 +49,7 @@ def test_one_gain_explains_linear_memories_and_is_the_layers_own(chunk):
 def test_other_memories_and_rungs_part_ways():
     assert compute(**PLAIN, kind="mlp")["unexplained"] > 0.01
     assert compute(**PLAIN, chunk=4)["unexplained"] > 0.01  # two clocks: two gains
-    rows = {rung: compute(**{**PLAIN, "rung": rung}) for rung in view_module.RUNGS}
+    rows = {variant: compute(**{**PLAIN, "variant": variant}) for variant in view_module.VARIANTS}
     assert rows["plain"]["moving"] == ["memory"] and not rows["plain"]["drift"]["key"].any()
     assert np.allclose(rows["adaptive"]["target"]["key"], 1, atol=1e-5)  # towards v itself
     assert rows["self-modifying"]["target"]["key"].mean() < 0.95
@@ -76,10 +76,10 @@ def test_draw_shows_the_arrays():
 def test_the_view_answers_and_judges():
     view = SelfModification(strict=True, text=SHORT)
     before = view.readout
-    assert "explains all of it" in before and view.predict(ANSWERS[0]).endswith("rung.")
+    assert "explains all of it" in before and view.predict(ANSWERS[0]).endswith("variant.")
     view.set(kind="mlp")
     assert view.readout != before and "it came out" in view.verdict
-    view.set(rung="plain")
+    view.set(variant="plain")
     assert "never move" in view.readout and "key" in view.readout
     view.controls_by_name["text"].value = "word"
     assert "2 to 48 words" in view.error

@@ -27,7 +27,7 @@ from nl_course.memories.common.inner_model import ACTIVATIONS, unit
 
 STOPS = ("none", "targets", "first-order", "write")
 # Which memories move (None: all), and towards what: the ladder of section 8.1.
-RUNGS = {
+VARIANTS = {
     "plain": (("memory",), "shared"),  # eq. 76 to 78
     "adaptive": (None, "shared"),  # eq. 79 to 82
     "self-modifying": (None, "self"),  # eq. 83 to 88
@@ -53,7 +53,7 @@ class SelfModifyingConfig:
 
     `width`, `heads`: the model's width and the number of heads; each head has memories of its own.
     `kind`: "mlp" (two layers, `hidden` wide, by default as wide as a head, with `activation` between) or "linear".
-    `rung`: which memories move and towards what; `adaptive` (names) and `targets` ("shared" or "self") override it.
+    `variant`: which memories move and towards what; `adaptive` (names) and `targets` ("shared" or "self") override it.
     `adaptive_query`: the query is a memory too. `retention` False: nothing is forgotten, and no memory decides it.
     `chunk`, `chunk_others`: tokens between two boundaries of M_memory, and of the others (by default the same).
     `read`: M_memory at the last "boundary", or "running", with every token's own write in it.
@@ -70,7 +70,7 @@ class SelfModifyingConfig:
     kind: str = "mlp"
     hidden: int | None = None
     activation: str = "silu"
-    rung: str = "self-modifying"
+    variant: str = "self-modifying"
     adaptive: tuple[str, ...] | None = None
     targets: str | None = None
     adaptive_query: bool = False
@@ -95,7 +95,7 @@ class SelfModifyingConfig:
             raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}.")
         check_choice("kind", self.kind, ("mlp", "linear"))
         check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("rung", self.rung, RUNGS)
+        check_choice("variant", self.variant, VARIANTS)
         for name, default in (("hidden", self.head_dim), ("chunk_others", self.chunk)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
@@ -123,16 +123,16 @@ class SelfModifyingConfig:
 
     @property
     def moving(self) -> tuple[str, ...]:
-        """The memories that move: `adaptive`, or the rung's."""
+        """The memories that move: `adaptive`, or the variant's."""
         if self.adaptive is not None:
             return self.adaptive
-        memories, _ = RUNGS[self.rung]
+        memories, _ = VARIANTS[self.variant]
         return memories or self.names
 
     @property
     def self_made(self) -> bool:
         """Whether each memory makes its own target."""
-        _, targets = RUNGS[self.rung]
+        _, targets = VARIANTS[self.variant]
         return (self.targets or targets) == "self"
 
     @property
