@@ -28,6 +28,7 @@ from nl_course.memories.ablations.pooled import PooledMemory
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.hope.bank import Bank, FastWeights, MLPBank, Network, RankOneGrad
+from nl_course.memories.hope.chunk import DecayMasks
 from nl_course.memories.hope.layer import FastState, SelfModifying, SelfModifyingState
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.hybrid import PARTS, Hybrid
@@ -113,6 +114,7 @@ class AblatedTTT(Adapter):
 
     @staticmethod
     def lacks(memory: TTT) -> dict[str, str]:
+        """See `Adapter.lacks`."""
         lacks = {"momentum": "its inner loop has no momentum", "frozen": "it has one memory", "without": NO_PARTS}
         if memory.inner.layers == 1:
             lacks["last_layer_only"] = "its inner network has one layer"
@@ -146,7 +148,9 @@ class AblatedTTT(Adapter):
         )
         return (z + q if inner.residual else z), after
 
-    def _learn(self, memory: TTT, q, k, v, rate, state: TTTState) -> tuple[Tensor, TTTState]:
+    def _learn(
+        self, memory: TTT, q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: TTTState
+    ) -> tuple[Tensor, TTTState]:
         if self.ablation.inner_steps > 1:
             return learn_ttt(memory, self.ablation.inner_steps, q, k, v, rate, state)
         return type(memory).learn(memory, q, k, v, rate, state)
@@ -161,6 +165,7 @@ class AblatedNeuralMemory(Adapter):
 
     @staticmethod
     def lacks(memory: NeuralMemory) -> dict[str, str]:
+        """See `Adapter.lacks`."""
         lacks = {"frozen": "it has one memory", "without": NO_PARTS}
         if memory.inner.layers == 1:
             lacks["last_layer_only"] = "its inner network has one layer"
@@ -195,7 +200,9 @@ class AblatedNeuralMemory(Adapter):
         y, after = self._learn_layers(q, k, v, gates, replace(state, momentum={}))
         return y, replace(after, momentum=Weights(after.memory).map(torch.zeros_like))
 
-    def _learn_layers(self, q, k, v, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
+    def _learn_layers(
+        self, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState
+    ) -> tuple[Tensor, NeuralState]:
         if not self.ablation.last_layer_only:
             return self._learn(self.memory, q, k, v, gates, state)
         inner, parts = self.memory.inner, ("memory", "momentum", "anchor")
@@ -207,7 +214,9 @@ class AblatedNeuralMemory(Adapter):
             whole[part] = with_last_layer(inner, getattr(state, part), getattr(after, part))
         return (y + q if inner.residual else y), replace(after, **whole)
 
-    def _learn(self, memory: NeuralMemory, q, k, v, gates: Gates, state: NeuralState) -> tuple[Tensor, NeuralState]:
+    def _learn(
+        self, memory: NeuralMemory, q: Tensor, k: Tensor, v: Tensor, gates: Gates, state: NeuralState
+    ) -> tuple[Tensor, NeuralState]:
         if self.ablation.inner_steps > 1:
             return learn_titans(memory, self.ablation.inner_steps, q, k, v, gates, state)
         return type(memory).learn(memory, q, k, v, gates, state)
@@ -218,6 +227,7 @@ class AblatedPooledMemory(AblatedNeuralMemory):
 
     @staticmethod
     def lacks(memory: PooledMemory) -> dict[str, str]:
+        """See `Adapter.lacks`."""
         reason = "pooled gates know no such thing"
         return dict.fromkeys(("inner_steps", "last_layer_only", "momentum", "frozen", "without"), reason)
 
@@ -292,6 +302,7 @@ class AblatedSelfModifying(Adapter):
 
     @staticmethod
     def lacks(memory: SelfModifying) -> dict[str, str]:
+        """See `Adapter.lacks`."""
         lacks = {"without": NO_PARTS}
         if not memory.config.momentum:
             lacks["momentum"] = "it was built without momentum"
@@ -312,7 +323,13 @@ class AblatedSelfModifying(Adapter):
         return signals, others, tail
 
     def learn(
-        self, bank: Bank, fast: FastWeights, signals: dict[str, Tensor], fresh: bool, masks=None, running: bool = False
+        self,
+        bank: Bank,
+        fast: FastWeights,
+        signals: dict[str, Tensor],
+        fresh: bool,
+        masks: DecayMasks | None = None,
+        running: bool = False,
     ) -> tuple[FastWeights, Tensor | None]:
         """As `SelfModifying.learn`. `masks` are made again here: they may be of other steps, and with momentum."""
         memory, ablation = self.memory, self.ablation

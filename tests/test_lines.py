@@ -1,0 +1,41 @@
+"""Plain lines that a linter does not hold: one statement per line, no comprehension inside a comprehension."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nl_course
+
+PACKAGE = Path(nl_course.__file__).parent
+# The pictures and the exercises are rewritten with the pages that show them; until then they are left out.
+LATER = {"views", "exercises"}
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def compressed(source: str) -> Iterator[str]:
+    """Line and fault of everything in `source` that is compressed."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Tuple):
+            yield f"{node.lineno}: two statements written as one"
+        if isinstance(node, COMPREHENSIONS):
+            inside = (child for child in ast.walk(node) if child is not node)
+            if any(isinstance(child, COMPREHENSIONS) for child in inside):
+                yield f"{node.lineno}: a comprehension inside a comprehension"
+
+
+def test_lines_are_plain():
+    faults = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        package = path.relative_to(PACKAGE).parts[0]
+        if package not in LATER:
+            faults += [f"{path.relative_to(PACKAGE)}:{fault}" for fault in compressed(path.read_text("utf-8"))]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "source", ["f(1), g(2)", "x = [[j for j in i] for i in y]", "x = {i: (j for j in i) for i in y}"]
+)
+def test_a_compressed_line_is_found(source):
+    assert len(list(compressed(source))) == 1
