@@ -18,8 +18,15 @@ segment, so its tokens run in parallel:
 from collections.abc import Sequence
 
 
+def at_boundary(position: int, chunk: int) -> bool:
+    """Whether a level with this chunk updates at the boundary after `position` tokens. Who asks: inner_loop.py, when
+    the next token arrives, and steps.py, which then takes the step of every level that is due."""
+    return position % chunk == 0
+
+
 def updates_after(tokens: int, chunk: int) -> int:
-    """How many steps a level with this chunk has taken after `tokens` tokens; none if `chunk` is 0, which is never."""
+    """How many steps a level with this chunk has taken after `tokens` tokens. A chunk of 0 means that the
+    level never updates."""
     if chunk == 0 or tokens == 0:
         return 0
     return (tokens - 1) // chunk

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from nl_course.memories import State, Trace, tree
 from nl_course.memories.attention.cache import TokenCache
-from nl_course.nested.clocks import needs_accumulator, segment_end, segment_start
+from nl_course.nested.clocks import at_boundary, needs_accumulator, segment_end, segment_start
 from nl_course.nested.config import NestedConfig
 from nl_course.nested.levels import FastWeights, LevelPass, LevelWeights
 from nl_course.nested.recompute import recomputed
@@ -73,7 +73,7 @@ class InnerLoop:
         self.accumulators: dict[str, GradAccumulator] = {}
         for clocked in levels:
             name = clocked.name
-            empty = name not in state.grad_accum or self.start % clocked.chunk == 0
+            empty = name not in state.grad_accum or at_boundary(self.start, clocked.chunk)
             total = None if empty else state.grad_accum[name]
             self.accumulators[name] = GradAccumulator(total, self.fast[name][0].dtype)
 
@@ -186,7 +186,7 @@ class InnerLoop:
         self.last_boundary = (self.fast, grads)
         self.fast = boundary_step(self.config, self.levels, self.fast, self.accumulators, self.position)
         for clocked in self.levels:
-            if self.position % clocked.chunk == 0:
+            if at_boundary(self.position, clocked.chunk):
                 self.accumulators[clocked.name] = GradAccumulator(None, self.fast[clocked.name][0].dtype)
 
         # Truncation: the outer gradient may pass through `truncate` boundaries of the fastest level in a row.
@@ -220,7 +220,7 @@ class InnerLoop:
             name = clocked.name
             level = clocked.level
             trace = self.trace.scope(name)
-            changed = grads is not None and self.position % clocked.chunk == 0
+            changed = grads is not None and at_boundary(self.position, clocked.chunk)
             gradient = gradient_norm(grads[name]) if grads else zero
             drift = zero + _distance(self.fast[name], (level.first, level.last))
             trace.add("changed", _at_first(zero + changed, h))

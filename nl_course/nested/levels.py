@@ -6,9 +6,9 @@
     MLP(x) = act(x W1) W2,  or for "swiglu"  (silu(x W_gate) * (x W_up)) W2  with W1 = [W_gate, W_up] side by side
 
 The paper's equations omit norms and residual paths. Axes: h is (B, T, width), one row per text, and vectors are rows.
-W1 is (width, hidden) and W2 is (hidden, width). A level that moves has its own weights for each text, which the caller
-carries: W1 and W2 with the batch in front, (B, in, out). This file holds the forward pass only; clocks.py says when a
-level moves, steps.py how.
+W1 is (width, hidden) and W2 is (hidden, width). A level moves if its chunk is not 0: it updates while the model reads.
+Such a level has its own weights for each text, which the caller carries: W1 and W2 with the batch in front, (B, in,
+out). This file holds the forward pass only; clocks.py says when a level moves, steps.py how.
 """
 
 import math
@@ -142,7 +142,7 @@ class NestedBlock(MixingBlock):
         """h (B, T, width) through all levels of the block -> the same shape.
 
         `fast` holds the weights of the levels that move; the others use their start. What passes through the matrices
-        of each level in `fast` is written into `passes`: its gradient needs just that.
+        of each level in `fast` is written into `passes`: the gradient needs nothing else.
         """
         total = h
         for j, (name, level) in enumerate(zip(self.names, self.levels, strict=True)):
@@ -158,7 +158,8 @@ class NestedBlock(MixingBlock):
 
 
 def path_under_a_level(memory: str, path: str) -> str:
-    """The path for a memory above a moving level, where its backward pass is differentiated once more.
+    """The path for a memory whose block stands behind a moving level, i.e. nearer to the loss. That level's gradient
+    comes through the memory's backward pass, and training differentiates it once more.
 
     Raises CourseError if `path` names one that can be differentiated only once.
     """

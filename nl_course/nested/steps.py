@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nl_course.nested.clocks import reset_period
+from nl_course.nested.clocks import at_boundary, reset_period
 from nl_course.nested.config import NestedConfig
 from nl_course.nested.levels import FastWeights, Level, LevelPass, LevelWeights, NestedBlock
 
@@ -197,7 +197,7 @@ def boundary_step(
 
     `accumulators` hold every level's gradient since its last boundary; the caller empties those that were used.
     """
-    ending = [clocked for clocked in levels if position % clocked.chunk == 0]
+    ending = [clocked for clocked in levels if at_boundary(position, clocked.chunk)]
     divisors = {clocked.name: clocked.chunk if config.reduction == "mean" else 1 for clocked in ending}
 
     # The clip looks at all matrices of a row together, so it comes before any step.

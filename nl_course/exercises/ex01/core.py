@@ -1,4 +1,4 @@
-"""Exercises of notebook 01, attention: read the past (1.1), keep it (1.4); for the others see `ex01_beyond`."""
+"""Exercises of notebook 01, attention: read the past (1.1), keep it (1.4); the others stand in beyond.py."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: through the write (4.1), one mini-batch at once (4.4); 4.2 and 4.3 in `ex04_inside`."""
+"""Exercises of notebook 04: through the write (4.1), one mini-batch at once (4.4); 4.2 and 4.3 in inside.py."""
 
 import torch
 

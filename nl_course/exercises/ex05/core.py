@@ -1,4 +1,7 @@
-"""Exercises of notebook 05: one write of Titans (5.1), what becomes of it (5.2); `ex05_chunk` and `ex05_dual` go on."""
+"""Exercises of notebook 05: one write of Titans (5.1), what becomes of it (5.2).
+
+5.3 and 5.5 stand in chunk.py, 5.4 in dual.py.
+"""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""Exercises of notebook 07: one step of self-modification (7.1), the step that flips a sign (7.2); then `ex07_gain`."""
+"""Exercises of notebook 07: one step of self-modification (7.1), the step that flips a sign (7.2); the others in
+gain.py."""
 
 import torch
 

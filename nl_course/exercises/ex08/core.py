@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: a clipped step (8.1), break-even (8.3); and those of `ex08_stream` and `ex08_sceptic`."""
+"""Exercises of notebook 08: a clipped step (8.1), break-even (8.3); the others in stream.py and ablations.py."""
 
 import torch
 

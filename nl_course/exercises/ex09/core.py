@@ -1,5 +1,5 @@
-"""Exercises of notebook 09: the load of a matrix (9.3), break-even with writes (9.4), the least bits (9.2); then
-`ex09_hybrid`."""
+"""Exercises of notebook 09: the load of a matrix (9.3), break-even with writes (9.4), the least bits (9.2); the
+others in hybrid.py."""
 
 import math
 

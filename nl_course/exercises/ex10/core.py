@@ -1,4 +1,5 @@
-"""Exercises of notebook 10: a command read (10.2), the mean over ranks (10.4); then `ex10_memory`, `ex10_resume`."""
+"""Exercises of notebook 10: a command read (10.2), the mean over ranks (10.4); the others in memory.py and
+resume.py."""
 
 import torch
 

@@ -1,8 +1,8 @@
 """What an exercise is, and how an answer is checked: property by property, naming the first that fails.
 
-An exercise lives in `exNN.py` of its notebook, complete: task, stub, properties, hints, solution, and what
-the usual wrong answers reveal. Each `exNN.py` ends in a tuple `EXERCISES` (and mostly `DISCUSSION`, pairs of
-question and answer); it is loaded when one of its exercises is first asked for.
+An exercise is complete where it stands, in the folder `exNN/` of its notebook: task, stub, properties, hints, solution,
+and what the usual wrong answers reveal. Each folder exports a tuple `EXERCISES` (and mostly `DISCUSSION`, pairs of
+question and answer), collected in its `core.py`; it is loaded when one of its exercises is first asked for.
 
     check("1.2", my_function)     hint("1.2")     hint("1.2", 3)     solution("1.2")     task("1.2")
 
@@ -145,7 +145,7 @@ class Exercise:
 
 
 def chapters() -> list[int]:
-    """The numbers of the notebooks that have an `exNN.py`."""
+    """The numbers of the notebooks that have a folder `exNN/`."""
     package = import_module("nl_course.exercises")
     found = (re.fullmatch(r"ex(\d\d)", module.name) for module in pkgutil.iter_modules(package.__path__))
     return sorted(int(match[1]) for match in found if match)

@@ -23,14 +23,17 @@ which is one triangular system for all tokens of the piece:
 
     (I + diag(eps) [r_before * A A^T]) U = diag(eta) E + diag(eps * r_before_start) A W_0                      (3)
 
+with r_before[t, s] = r(s, t-1) for s < t and 0 elsewhere, and r_before_start[t] = r(t-1) (`write_before` and
+`start_before` of `DecayMasks`).
+
 **What is read follows from (2)**, without any W_t: x_t W_t = r(t) x_t W_0 - sum_{s <= t} r(s, t) (x_t . a_s) u_s.
 
 **It is safe in float32.** Every factor is a retention between two tokens, at most 1. Nothing is divided by a product of
 retentions, which is soon too small a number.
 
-**Momentum** beta puts S_t = beta S_{t-1} - eta_t a_t^T e_t in the place of the last term of (1). Then gradient i is in
-W_t by both recurrences, with the share sum_{j=i..t} r(j, t) beta^(j-i), and S_0 with sum_{j=1..t} r(j, t) beta^j. U
-then holds only what is erased.
+**Momentum** beta puts S_t = beta S_{t-1} - eta_t a_t^T e_t in the place of the last term of (1). Gradient i then
+reaches W_t through both recurrences, with the share sum_{j=i..t} r(j, t) beta^(j-i), and S_0 with sum_{j=1..t} r(j, t)
+beta^j. U then holds only what is erased.
 
 First layers and linear memories all have the key for their input: one system serves them all.
 Axes: b batch, h heads, n memories of a bank, c tokens of the piece, f head width, m hidden width. `..` is (b, h), or
@@ -178,7 +181,7 @@ class LayerWrite(NamedTuple):
         """The weights and the momentum after the last token, (.., in, out); None without momentum."""
         m = self.masks
         kept = m.start[..., -1:, :]  # (.., 1, 1)
-        change = 0
+        change = 0  # U and G are never both None: without an erase U holds the gradients, or momentum keeps them in G
         if self.U is not None:
             change = -m.write[..., -1, :, None] * self.U  # (.., c, out)
         if self.S_0 is None:
@@ -244,6 +247,8 @@ def write_layers(
             grad = grad._replace(error=-grad.error)
         if constant:
             grad = grad._replace(input=grad.input.detach(), error=grad.error.detach())
+        # A W_0 was computed at the anchor. It is another product if the piece begins inside its chunk, and it must be
+        # made from the detached input if that input counts as a constant.
         if constant or not fresh:
             grad = grad._replace(output=grad.input @ W_0)
         masks = m if keyed else m_second

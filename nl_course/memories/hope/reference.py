@@ -8,7 +8,7 @@ writes M k.
     k_t, v_t   key and value of token t
     v_hat_t    the target: what this memory itself says of v_t
     eta_t      step
-    alpha_t    retention; 1 keeps everything
+    alpha_t    retention, the share that is kept; 1 keeps everything (in Titans alpha is the share that is forgotten)
 
 Where k_t, v_t, eta_t and alpha_t come from, which are read from memories too (eq. 83 to 87), stands in layer.py.
 Ours, since the paper is silent: the erase of a second layer, half the squared error, momentum (see config.py).
@@ -38,9 +38,9 @@ def write_token(
     """One memory after token t, and its momentum S (empty without momentum, before and after).
 
     k_t (b, h, 1, f), v_hat_t (b, h, 1, f or 1), eta_t and alpha_t (b, h, 1, 1)."""
-    # `stop` changes no number: it detaches what the outer loop shall take for a constant.
+    # `stop` changes no number: it detaches what the outer loop must treat as a constant.
     constant = rule.stop in ("first-order", "write")
-    gradient = grad_loss(network.loss, M_xi, k_t, v_hat_t, create_graph=not constant)  # nabla L in eq. 88, at xi: 90
+    gradient = grad_loss(network.loss, M_xi, k_t, v_hat_t, create_graph=not constant)  # in eq. 88; at M_xi: eq. 90
     inputs = network.inputs(M_xi, k_t)
     if constant:
         inputs = inputs.map(Tensor.detach)
@@ -100,8 +100,9 @@ def write_tokens(
         eta_t, alpha_t = eta[:, :, token, None], alpha[:, :, token, None]  # (b, h, 1, 1)
         for name in bank.names:
             network, M_xi = bank.network(name), anchors[name]
-            v_hat_t = network.read(M_xi, v_t)  # eq. 83 to 87: M makes its own target
-            if targets is not None:
+            if targets is None:
+                v_hat_t = network.read(M_xi, v_t)  # eq. 83 to 87: M makes its own target
+            else:
                 v_hat_t = targets[name][:, :, token]  # eq. 76 to 82: all memories have one target
             if rule.stop == "targets":
                 v_hat_t = v_hat_t.detach()

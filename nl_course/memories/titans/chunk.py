@@ -63,9 +63,9 @@ class Gates(NamedTuple):
 
 
 class ChunkMasks(NamedTuple):
-    """What the gates of a piece come to, in the letters above: how much of each write (`G`), of the memory (`beta`) and
-    of the momentum (`phi`) at the beginning stands in the memory after token t; and how much of each write (`P_last`)
-    and of the momentum at the beginning (`eta_product`) stands in the momentum after the last token.
+    """What follows from the gates of a piece, in the letters above: how much of each write (`G`), of the memory
+    (`beta`) and of the momentum (`phi`) at the beginning stands in the memory after token t; and how much of each write
+    (`P_last`) and of the momentum at the beginning (`eta_product`) stands in the momentum after the last token.
 
     G (b, h, t, t), beta and phi (b, h, t, 1), P_last (b, h, t, 1), eta_product (b, h, 1, 1)."""
 
@@ -92,7 +92,8 @@ def chunk_masks(gates: Gates) -> ChunkMasks:
         A = decay_between(gates.log_retention)  # (..., t, t)
         beta = decay_from_start(gates.log_retention)  # (..., t)
     if gates.log_momentum is None:
-        # P is diag(theta): a write enters the memory once, and of the momentum only the last token's step is left.
+        # P is diag(theta): a write enters the memory once, and only the last token's step is left in the momentum. That
+        # row is needed only if momentum was carried in and is off now.
         G = A * theta[..., None, :]  # (..., t, t)
         phi = torch.zeros_like(theta)
         P_last = torch.cat([torch.zeros_like(theta[..., :-1]), theta[..., -1:]], dim=-1)  # (..., t)
@@ -188,7 +189,9 @@ def chunked(
     chunk: int = 1,
     create_graph: bool = True,
 ) -> tuple[Tensor, Weights, Weights, Weights]:
-    """What `reference` returns, from the same arguments but for the gates: y (b, h, t, f), M, S and M_a."""
+    """What `reference` returns, from the same arguments except the gates: y (b, h, t, f), M, S and M_a.
+
+    Exactly at a boundary M_a may still be an older anchor: the next token sets it."""
     tokens = q.shape[2]
     # A text may be cut anywhere: first the rest of the open chunk, then whole chunks, then the beginning of the next.
     first = min(tokens, -position % chunk)

@@ -116,13 +116,15 @@ class MAC(Hybrid):
 
             h = self._retrieve(segment_memory, q[:, :, start:stop])  # eq. 21, (b, t, d)
             own = projected.time_slice(start, stop)
-            retrieved = self.attention.project(h, in_segment)
-            cache = cache.append(_side_by_side(own, retrieved))  # eq. 22, (b, h, s, 4 f)
+            # A piece never crosses a segment, so its positions simply count on from `in_segment`.
+            projected_h = self.attention.project(h, in_segment)
+            cache = cache.append(_side_by_side(own, projected_h))  # eq. 22, (b, h, s, 4 f)
             if "attention" in self.without:
                 y = x[:, start:stop]
             else:
                 y = self._attend(own, cache, prefix)  # eq. 23, (b, t, d)
-            m, neural, conv_states = self.neural.remember(y, neural, conv_states, trace)  # eq. 24, and M_i(q(y_i))
+            # Writes y (eq. 24) and reads it back with its own query, M_i(q(y_i)) in eq. 25.
+            m, neural, conv_states = self.neural.remember(y, neural, conv_states, trace)
             outputs.append(self.merge(y, m, self.without))  # eq. 25, (b, t, d)
 
             if trace is not None:

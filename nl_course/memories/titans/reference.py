@@ -5,6 +5,9 @@ f(.; M) is a small network (common/inner_model.py), and M stands for all its wei
 on the loss |f(k_t; M) - v_t|^2 / 2 (equation 12, which has no half), and is read with what it wrote. That gradient is
 the token's surprise u_t. The momentum S carries past surprise on; alpha forgets.
 
+k_t, v_t (equation 11), q_t and the gates are made of token t in neural.py. Here alpha is the share that is *forgotten*
+(HOPE's alpha is the share that is kept).
+
 Axes: b batch, h heads, t tokens, f head width.
 """
 
@@ -35,7 +38,7 @@ def reference(
 
     q, k, v (b, h, t, f); the gates alpha (forgetting), eta (momentum) and theta (step) (b, h, t). M_a, the anchor, is
     the memory as the chunk of `chunk` tokens began, and `position` tokens were written before: a text may be cut
-    anywhere. `norm` belongs to f. Without `create_graph` the outer loop takes surprises for constants.
+    anywhere. `norm` belongs to f. Without `create_graph` the outer loop treats surprises as constants.
     """
     y = []
     for t in range(q.shape[2]):

@@ -7,9 +7,10 @@
     z_t = f(theta_Q x_t; W_t)                             and a view to read with, the query                     (5)
     W_t = W_{t-1} - eta G_t = W_0 - eta sum_s G_s         descent in general, G_t its direction                  (6)
 
-In a mini-batch of b tokens all gradients are taken at the anchor W^a, the weights that it began with: G_t = grad
-l(W^a; x_t). With b = 1 that is equation 2. Two things stand in the authors' code and not in the paper: the loss is
-halved, and the sum up to token i of its mini-batch is scaled by c_i, at first 1 / i. `factor` all 1 is the paper.
+In a mini-batch of n tokens all gradients are taken at the anchor W^a, the weights that it began with: G_t = grad l(W^a;
+x_t). With n = 1 that is equation 2. `G` in the code is the running sum of eta_s G_s. Two things stand in the authors'
+code and not in the paper: the loss is halved, and the sum up to token i of its mini-batch is scaled by c_i, which
+starts as 1 / i. With all c_i = 1 it is the paper's.
 
 Axes: b batch, h heads, t tokens, f head width. Weights are (b, h, in, out); rows are vectors.
 """
@@ -36,8 +37,8 @@ def learn(
 ) -> tuple[Tensor, Weights, Weights]:
     """Writes and reads every token: z (b, h, t, f), and the anchor and the sum of steps G after the last.
 
-    q, k, v (b, h, t, f), step sizes eta (b, h, t), c (b,) for the positions of a mini-batch; the first token is number
-    `position` of its text. With `first_order` the outer loop takes each inner gradient u for a constant.
+    q, k, v (b, h, t, f), step sizes eta (b, h, t), c (n,) for the positions of a mini-batch; the first token is number
+    `position` of its text. With `first_order` the outer loop treats each inner gradient u as a constant.
     """
     outputs = []
     for t in range(q.shape[2]):

@@ -58,7 +58,7 @@ SIGNS = "RdBu"  # heat maps of signed values; use zmid=0
 
 
 def style(memory: str) -> Style:
-    """The style of a memory or variant by its name, e.g. `style("gqa")`; a KeyError lists no name silently."""
+    """The style of a memory or variant by its name, e.g. `style("gqa")`. Raises KeyError for a name without a style."""
     if memory == "index":
         return _INDEX
     family, marker = _VARIANTS[memory]
