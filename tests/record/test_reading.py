@@ -110,7 +110,7 @@ def test_two_are_compared_seed_by_seed():
     assert [x["values"] for x in less] == [[0.5, 1.5], [4.0, 4.0]]
 
 
-def test_check_10_is_about_distances_beyond_the_window_and_every_seed():
+def test_is_about_distances_beyond_the_window_and_every_seed():
     about = {"distances": [0, 64, 128], "shape": {"window": 64}}
 
     def seed(on: float) -> dict:
