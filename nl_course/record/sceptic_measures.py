@@ -59,7 +59,7 @@ class Chunk(NamedTuple):
     after: Callable[[Tensor], Tensor]
 
 
-def reader(memory: Memory, state: State) -> Callable[[Tensor], Tensor]:
+def read_function(memory: Memory, state: State) -> Callable[[Tensor], Tensor]:
     """What the memory answers to keys (b, h, t, f), with its weights as they stand: nothing is written."""
     if isinstance(memory, TTT):
         weights = memory.weights(state)
@@ -92,10 +92,10 @@ def chunks(model: LanguageModel, tokens: Tensor) -> Iterator[Chunk]:
         _, after = model(piece, state, trace)
         for i, memory in enumerate(memories):
             q, k, v = (trace[f"layers.{i}.{name}"].transpose(1, 2) for name in names)  # (b, h, t, f)
-            before = reader(memory, memory_state(state.layers[i]))
+            before = read_function(memory, memory_state(state.layers[i]))
             # Self-modifying Titans make the target themselves, at the boundary.
             target = before(v) if isinstance(memory, SelfModifying) else v
-            yield Chunk(q, k, target, before, reader(memory, memory_state(after.layers[i])))
+            yield Chunk(q, k, target, before, read_function(memory, memory_state(after.layers[i])))
         state = after
 
 
