@@ -74,7 +74,7 @@ def test_masking_the_rows_is_not_zeroing_them():
     own, nothing = memory.attention.project(x, 0, 5), memory.attention.project(torch.zeros_like(x), 0, 5)
     cache = memory.init_state(2).segment_cache.append(_side_by_side(own, nothing))
     restore(memory)  # so that the rows of zeros are read, and keep their share of the softmax
-    zeroed = memory._attend(own, cache, memory.prefix())
+    zeroed = memory.attend(own, cache, memory.prefix())
     assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
 
 

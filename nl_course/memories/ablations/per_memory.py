@@ -6,6 +6,8 @@ class stay what they are, and the adapter calls them:
     write_inputs    turns tokens into q, k, v, gates      sign, read_with, learning_rate_per_token: other inputs
     learn           the inner loop: reads and next state  momentum, last_layer_only, inner_steps, frozen
 
+MAC, MAG and MAL have others, for `without`: persistent_rows, attend, remember, and the merging of MAC and MAG.
+
 `last_layer_only` needs no loop of its own. Below the last layer nothing moves, so the features phi of keys and queries
 are fixed, and f(x) = x + LN(phi(x) W + b) is a network of one layer over phi. The residual path goes around it: the
 one-layer network is to answer v - k at phi(k), and q is added to what it says at phi(q).
@@ -25,16 +27,23 @@ from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.ablations.hope_inner_steps import learn_hope
 from nl_course.memories.ablations.inner_steps import learn_titans, learn_ttt
 from nl_course.memories.ablations.pooled import PooledMemory
+from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.common.inner_model import InnerModel
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.hope.bank import Bank, FastWeights, MLPBank, Network, RankOneGrad
 from nl_course.memories.hope.chunk import DecayMasks
 from nl_course.memories.hope.layer import FastState, SelfModifying, SelfModifyingState
+from nl_course.memories.titans.attention import Prefix, Projected, Readable, attend
 from nl_course.memories.titans.chunk import Gates
-from nl_course.memories.titans.hybrid import PARTS, Hybrid
+from nl_course.memories.titans.hybrid import Hybrid
+from nl_course.memories.titans.mac import MAC, MACState
+from nl_course.memories.titans.mag import MAG
+from nl_course.memories.titans.mal import MAL
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
+from nl_course.memories.trace import Trace
 from nl_course.memories.ttt.layer import TTT, TTTState
 
+PARTS = ("memory", "attention", "persistent")  # of a hybrid
 NO_PARTS = "it has no parts beside its memory"
 
 
@@ -233,9 +242,10 @@ class AblatedPooledMemory(AblatedNeuralMemory):
 
 
 class AblatedHybrid(Adapter):
-    """MAC, MAG or MAL with parts left out. Their inner loop is the neural memory's inside of them."""
+    """MAC, MAG or MAL with parts left out; shapes and the size of the state stay as they are. The inner loop is that of
+    the neural memory inside, which has an adapter of its own."""
 
-    seams = ()
+    seams = ("persistent_rows",)
     memory: Hybrid
 
     def __init__(self, memory: Hybrid, ablation: Ablation):
@@ -243,19 +253,97 @@ class AblatedHybrid(Adapter):
         for part in ablation.without:
             check_choice("part", part, PARTS)
 
-    def install(self) -> None:
-        """Leaves the parts out."""
-        self.memory.without = self.ablation.without
-
-    @classmethod
-    def remove(cls, memory: Hybrid) -> None:
-        """All parts again."""
-        memory.without = ()
-
     @classmethod
     def in_force(cls, memory: Hybrid) -> Ablation:
         """Which parts are left out."""
-        return Ablation(without=tuple(part for part in PARTS if part in memory.without))
+        persistent_rows = vars(memory).get("persistent_rows")
+        return Ablation() if persistent_rows is None else persistent_rows.__self__.ablation
+
+    def leaves_out(self, part: str) -> bool:
+        """Whether the ablation leaves that part out."""
+        return part in self.ablation.without
+
+    def persistent_rows(self) -> Tensor:
+        """As `Hybrid.persistent_rows`: none, if they are left out."""
+        refuse_compiled()
+        rows = type(self.memory).persistent_rows(self.memory)  # (1, n, d)
+        return rows[:, :0] if self.leaves_out("persistent") else rows
+
+
+class AblatedMAG(AblatedHybrid):
+    """MAG with parts left out: in o = y (x) m the part that is left out counts as 1."""
+
+    memory: MAG | MAC
+
+    def install(self) -> None:
+        """Stands in for the seams of the layer and for the layer's merging."""
+        super().install()
+        self.memory.merge.forward = self.merge
+
+    @classmethod
+    def remove(cls, memory: MAG | MAC) -> None:
+        """The methods of the classes again."""
+        super().remove(memory)
+        vars(memory.merge).pop("forward", None)
+
+    def merge(self, y: Tensor, m: Tensor) -> Tensor:
+        """As `Gated.forward`."""
+        merge = self.memory.merge
+        gate = torch.ones_like(m) if self.leaves_out("memory") else nn.functional.silu(merge.m_norm(m))
+        return merge.output(gate if self.leaves_out("attention") else merge.y_norm(y) * gate)
+
+
+class AblatedMAC(AblatedMAG):
+    """MAC with parts left out. Without attention y is the segment itself; without the memory no row is retrieved."""
+
+    seams = ("persistent_rows", "advance", "attend")
+    memory: MAC
+
+    def advance(self, x: Tensor, state: MACState, trace: Trace | None) -> tuple[Tensor, MACState]:
+        """As `MAC.advance`."""
+        self.rows_to_come = x  # attention gets projections; without it y is made of the rows themselves
+        return type(self.memory).advance(self.memory, x, state, trace)
+
+    def attend(self, own: Projected, cache: TokenCache, prefix: Prefix) -> Tensor:
+        """As `MAC.attend`, for the next tokens of the text."""
+        tokens = own.query.shape[2]
+        rows = self.rows_to_come[:, :tokens]  # (b, t, d)
+        self.rows_to_come = self.rows_to_come[:, tokens:]
+        if self.leaves_out("attention"):
+            return rows
+        if not self.leaves_out("memory"):
+            return type(self.memory).attend(self.memory, own, cache, prefix)
+        _, _, key, value = cache.columns.chunk(4, dim=-1)  # (b, h, s, f)
+        allowed = torch.ones(tokens, len(cache), dtype=torch.bool, device=key.device)
+        allowed = allowed.tril(len(cache) - tokens)  # (t, s), causal
+        y = attend(own, prefix, [Readable(key, value, allowed)])  # (b, h, t, f)
+        return self.memory.attention.join_heads(y)
+
+
+class AblatedMAL(AblatedHybrid):
+    """MAL with parts left out: the residual path goes around the memory, and what is left of attention is its input."""
+
+    seams = ("persistent_rows", "remember", "attend")
+    memory: MAL
+
+    def remember(
+        self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
+    ) -> tuple[Tensor, NeuralState, tuple]:
+        """As `MAL.remember`."""
+        memory = self.memory
+        if self.leaves_out("memory"):
+            _, neural, conv_states = memory.neural.remember(x, neural, conv_states, trace, persistent)
+            y = memory.between_norm(x)
+        else:
+            y, neural, conv_states = type(memory).remember(memory, x, neural, conv_states, trace, persistent)
+        self.attention_input = y
+        return y, neural, conv_states
+
+    def attend(self, own: Projected, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
+        """As `MAL.attend`."""
+        if self.leaves_out("attention"):
+            return self.attention_input
+        return type(self.memory).attend(self.memory, own, key, value, prefix)
 
 
 # -- self-modifying Titans ---------------------------------------------------------------------------------------------
@@ -375,6 +463,8 @@ ADAPTERS: dict[type, type[Adapter]] = {
     TTT: AblatedTTT,
     PooledMemory: AblatedPooledMemory,
     NeuralMemory: AblatedNeuralMemory,
-    Hybrid: AblatedHybrid,
+    MAC: AblatedMAC,
+    MAG: AblatedMAG,
+    MAL: AblatedMAL,
     SelfModifying: AblatedSelfModifying,
 }

@@ -119,13 +119,10 @@ class MAC(Hybrid):
             # A piece never crosses a segment, so its positions simply count on from `in_segment`.
             projected_h = self.attention.project(h, in_segment)
             cache = cache.append(_side_by_side(own, projected_h))  # eq. 22, (b, h, s, 4 f)
-            if "attention" in self.without:
-                y = x[:, start:stop]
-            else:
-                y = self._attend(own, cache, prefix)  # eq. 23, (b, t, d)
+            y = self.attend(own, cache, prefix)  # eq. 23, (b, t, d)
             # Writes y (eq. 24) and reads it back with its own query, M_i(q(y_i)) in eq. 25.
             m, neural, conv_states = self.neural.remember(y, neural, conv_states, trace)
-            outputs.append(self.merge(y, m, self.without))  # eq. 25, (b, t, d)
+            outputs.append(self.merge(y, m))  # eq. 25, (b, t, d)
 
             if trace is not None:
                 trace.add("retrieved", h)
@@ -147,16 +144,14 @@ class MAC(Hybrid):
         h = rearrange(h, "b h t f -> b t (h f)")
         return self.recall_norm(h.to(self.dtype))
 
-    def _attend(self, own: Projected, cache: TokenCache, prefix: Prefix) -> Tensor:
+    def attend(self, own: Projected, cache: TokenCache, prefix: Prefix) -> Tensor:
         """Step 2: y (b, t, d). The cache ends with the tokens of `own`."""
         h_key, h_value, key, value = cache.columns.chunk(4, dim=-1)  # (b, h, s, f)
         tokens = own.query.shape[2]
         earlier = len(cache) - tokens
         # One mask for both: s_i sees neither a later token, nor a row that was retrieved with a later token's query.
         allowed = torch.ones(tokens, len(cache), dtype=torch.bool, device=key.device).tril(earlier)  # (t, s)
-        groups = [Readable(key, value, allowed)]
-        if "memory" not in self.without:
-            groups.append(Readable(h_key, h_value, allowed))
+        groups = [Readable(key, value, allowed), Readable(h_key, h_value, allowed)]
         return self.attention.join_heads(attend(own, prefix, groups))
 
 

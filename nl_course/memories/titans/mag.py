@@ -84,7 +84,7 @@ class MAG(Hybrid):
         y = self.attention.join_heads(y)  # eq. 27, (b, t, d)
 
         m, neural, conv_states = self.neural.remember(x, state.neural, state.conv_states, trace, persistent)
-        o = self.merge(y, m, self.without)  # eq. 28, (b, t, d)
+        o = self.merge(y, m)  # eq. 28, (b, t, d)
         if trace is not None:
             trace.add("attended", y)
             trace.add("remembered", m)

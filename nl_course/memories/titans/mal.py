@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.base import State
-from nl_course.memories.titans.attention import Prefix, attend_window, attend_window_blocks
+from nl_course.memories.titans.attention import Prefix, Projected, attend_window, attend_window_blocks
 from nl_course.memories.titans.hybrid import Hybrid, WindowConfig
 from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
@@ -63,7 +63,7 @@ class MAL(Hybrid):
         prefix = self.attention.prefix(persistent)
         # P stands before every text and does not depend on it: its rows of y are made once, for one row of the batch.
         if persistent.shape[1]:
-            y, neural, conv_states = self._remember(persistent, neural, conv_states)  # eq. 29: P before x
+            y, neural, conv_states = self.remember(persistent, neural, conv_states)  # eq. 29: P before x
             prefix = self.attention.prefix(y)
         no_tokens = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
         state = MALState(
@@ -91,19 +91,13 @@ class MAL(Hybrid):
             return x, state
         window = self.config.window
         persistent = state.neural.position - state.position
-        y, neural, conv_states = self._remember(x, state.neural, state.conv_states, trace, persistent)  # eq. 30
+        y, neural, conv_states = self.remember(x, state.neural, state.conv_states, trace, persistent)  # eq. 30
 
-        # The cache is kept up also where attention is left out, so that the state keeps its size.
         own = self.attention.project(y, state.position)
         key = state.key.last(window - 1).append(own.key)  # (b, h, s, f)
         value = state.value.last(window - 1).append(own.value)
-        if "attention" in self.without:
-            o = y
-        else:
-            attend = attend_window if self.neural.path == "reference" else attend_window_blocks
-            prefix = Prefix(state.prefix_key, state.prefix_value)
-            o = attend(own, prefix, key.columns, value.columns, window)  # (b, h, t, f)
-            o = self.attention.join_heads(o)  # eq. 31, (b, t, d)
+        prefix = Prefix(state.prefix_key, state.prefix_value)
+        o = self.attend(own, key.columns, value.columns, prefix)  # eq. 31, (b, t, d)
         if trace is not None:
             trace.add("remembered", y)
             trace.add("attended", o)
@@ -118,11 +112,16 @@ class MAL(Hybrid):
         )
         return o, state
 
-    def _remember(
+    def remember(
         self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
     ) -> tuple[Tensor, NeuralState, tuple]:
         """RMSNorm(y) (b, t, d), as attention reads it, and the memory's new states."""
         m, neural, conv_states = self.neural.remember(x, neural, conv_states, trace, persistent)
-        if "memory" not in self.without:
-            x = x + self.output(self.read_norm(m) * silu(self.gate(x)))
-        return self.between_norm(x), neural, conv_states
+        y = x + self.output(self.read_norm(m) * silu(self.gate(x)))
+        return self.between_norm(y), neural, conv_states
+
+    def attend(self, own: Projected, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
+        """o (b, t, d): each row of `own` reads the window before it, key and value (b, h, s, f), and the prefix."""
+        read_window = attend_window if self.neural.path == "reference" else attend_window_blocks
+        o = read_window(own, prefix, key, value, self.config.window)  # (b, h, t, f)
+        return self.attention.join_heads(o)
