@@ -2,4 +2,5 @@
 
 from nl_course.app.cli import program
 
-program()
+if __name__ == "__main__":
+    program()

@@ -21,7 +21,7 @@ from nl_course.errors import CourseError
 from nl_course.files import course_root
 
 TEACHERS_PART = ("aim", "solution", "wrong")  # keywords of an Exercise that a student build leaves out
-EXERCISE_POSITIONS = 7  # arguments of an Exercise before the first of these
+EXERCISE_POSITIONS = 6  # arguments of an Exercise before the first of these
 TOP_FILES = (
     "README.md",
     "LICENSE",

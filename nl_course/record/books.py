@@ -176,7 +176,8 @@ def fresh_by(config: dict, name: str, checkpoint: Path, folder: Path, device: st
             rows_out.append({"bytes": stop, **shares([(hit, 1) for hit in hits])})
         return {"fresh": rows_out}
 
-    identity = {**about, **size, "seed": config["seed"], "weights": weights}
+    asked = {key: value for key, value in size.items() if key != "packages"} | {"shelf": size["packages"]}
+    identity = {**about, **asked, "seed": config["seed"], "weights": weights}
     return parts.kept(folder / f"{name}-fresh.json", identity, make)["fresh"]
 
 

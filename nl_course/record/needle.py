@@ -10,13 +10,14 @@ A part, one memory from one seed, is kept as soon as it is done:
     python -m nl_course.record.needle ttt-linear 0        one part
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from nl_course.errors import check_choice
 from nl_course.model import LanguageModel
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, make_part, selected
+from nl_course.record.recipe import Part, Recipe, selected
 from nl_course.record.sizes import settings_replaced
 from nl_course.tasks.needle import NeedleTask, mixed, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
@@ -195,4 +196,7 @@ def pooled(seeds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    make_part(Needle)
+    which, *seed_numbers = sys.argv[1:]
+    recipe = Needle()
+    for number in seed_numbers:
+        recipe.part(which, int(number))

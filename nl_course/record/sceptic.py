@@ -42,7 +42,7 @@ UNITS = (
     "with (before) and ended with (after), at x = k and at x = q, as a share of |v|^2 / 2, over all heads and tokens "
     "of `looked_at` rows; v is the memory's own target in self-modifying Titans. `distance` (asked as trained, reading "
     "with q), of the queries and keys that the inner network meets, q and k: `frechet`, between Gaussians of their "
-    "means and covariances, over the mean of |q|^2 and |k|^2 (0: the same; 2: centerd on zero and nothing in common), "
+    "means and covariances, over the mean of |q|^2 and |k|^2 (0: the same; 2: centered on zero and nothing in common), "
     "heads averaged; `frechet_keys`, of one half of the keys to the other, what 0 comes to with so many; `cosine`, of "
     "a token's q and its own k; on recall also `cosine_asked`, of a question's q and the k under which its answer was "
     "written, and `cosine_others`, those of the row's other pairs"

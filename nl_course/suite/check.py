@@ -25,7 +25,11 @@ from nl_course.suite.properties import PROPERTIES
 TEMPLATE = Path(__file__).with_name("template.py")
 HEADS = 2  # at the suite's size
 # Where a traceback passes through code that the learner did not write; "<" begins names of no files.
-NOT_THE_LEARNERS = (str(Path(__file__).resolve().parent.parent), str(Path(torch.__file__).resolve().parent), "<")
+NOT_THE_LEARNERS = (
+    f"{Path(__file__).resolve().parent.parent}{os.sep}",
+    f"{Path(torch.__file__).resolve().parent}{os.sep}",
+    "<",
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def _in_words(error: Exception) -> str:
     """An error's kind and words, and the line of the learner's file that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_LEARNERS)]
+    own = [frame for frame in own if "site-packages" not in frame.filename]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {_first_lines(str(error))}{where}"
 

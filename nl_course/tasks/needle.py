@@ -11,7 +11,8 @@ The single-needle forms of RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix 
 Answers that are words stand in capitals, which are as rare in the hay as digits. `style="sentence"` says it as RULER
 does. The question is the needle again up to the answer, and neither its key nor its answer occurs anywhere else, so
 only what was read can answer it. With more `needles` the others distract (RULER's MK-NIAH-1); with more `questions` one
-text teaches more. Everything follows from the seed and a row's number. The splits share no word and no document."""
+text teaches more. Everything follows from the seed and a row's number. The splits share no document, and no
+word that serves as a key or an answer."""
 
 import random
 import re

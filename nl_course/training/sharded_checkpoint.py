@@ -49,10 +49,10 @@ def read_pointer(run: Path) -> dict[str, Any] | None:
         return None
     try:
         pointer = json.loads(path.read_text(encoding="utf-8"))
-        pointer["progress"] = translate_progress(pointer["progress"])
         step = pointer["progress"]["step"]
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"the checkpoint {path} is damaged and cannot be read ({error}).") from error
+    pointer["progress"] = translate_progress(pointer["progress"])
     # DCP writes its table last: a folder without one was not finished.
     if not (run / pointer["folder"] / ".metadata").is_file():
         raise CourseError(f"the sharded checkpoint {run / pointer['folder']} of step {step} is missing or incomplete.")

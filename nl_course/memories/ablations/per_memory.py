@@ -302,7 +302,10 @@ class AblatedMAC(AblatedMAG):
     def advance(self, x: Tensor, state: MACState, trace: Trace | None) -> tuple[Tensor, MACState]:
         """As `MAC.advance`."""
         self.rows_to_come = x  # attention gets projections; without it y is made of the rows themselves
-        return type(self.memory).advance(self.memory, x, state, trace)
+        try:
+            return type(self.memory).advance(self.memory, x, state, trace)
+        finally:
+            self.rows_to_come = None  # no graph outlives the call
 
     def attend(self, own: Projected, cache: TokenCache, prefix: Prefix) -> Tensor:
         """As `MAC.attend`, for the next tokens of the text."""

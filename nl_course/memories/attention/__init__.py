@@ -1,6 +1,14 @@
 """Memories that keep every token: attention with its cache, and latent attention."""
 
-from nl_course.memories.attention.attention import Attention, AttentionConfig, AttentionState
+from nl_course.memories.attention.attention import (
+    Attention,
+    AttentionConfig,
+    AttentionState,
+    attention_reference,
+    attention_scores,
+    attention_sdpa,
+    visible,
+)
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.attention.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.attention.rope import Rotary
@@ -13,4 +21,8 @@ __all__ = [
     "LatentAttentionConfig",
     "Rotary",
     "TokenCache",
+    "attention_reference",
+    "attention_scores",
+    "attention_sdpa",
+    "visible",
 ]

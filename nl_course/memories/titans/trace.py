@@ -92,6 +92,7 @@ def _follow(neural: nn.Module, state: State, q: Tensor, k: Tensor, v: Tensor, ga
         # The memory itself says what this token's write makes of the weights, so that a trace cannot differ from it.
         _, state = neural.learn(q_t, k_t, v_t, own, state)
         after, S = Weights(state.memory), Weights(state.momentum)
+        u = Weights({name: g for name, g in u.items() if after[name] is not before[name]})  # of what was written
         if own.log_momentum is None:
             S = -own.step[..., None] * u  # without momentum past surprise is the token's own step alone
 

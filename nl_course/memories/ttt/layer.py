@@ -134,8 +134,8 @@ class TTT(Memory):
     `drift` their distance from W_0. Who reads whom, per head: `weights` (.., positions) is the share of each earlier
     token's `error` (.., f) in this token's `read` (.., f), and `start` (.., f) what the learned weights alone would
     answer, so that read = start - weights @ error. `key_features` and `read_features` (.., m) are what the inner
-    network's last layer is given for k, at the anchor, and for q, after the write (as_attention.py). Positions before
-    this call are not known any more and are nan.
+    network's last layer is given for k, at the anchor, and for q, after the write
+    (`as_attention` needs both). Positions before this call are not known any more and are nan.
     """
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
