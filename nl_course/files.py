@@ -1,13 +1,17 @@
 """Where the course keeps its files, and how it writes them: whole or not at all."""
 
+import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nl_course.errors import CourseError
 
 _PACKAGE = Path(__file__).resolve().parent
+JSON_DEPTH = 100  # lists and objects inside each other; the deepest file of the course has about 30
 
 
 def course_root() -> Path:
@@ -53,3 +57,55 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) ->
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def check_file(path: str | os.PathLike, what: str) -> Path:
+    """Returns `path` if a file that can be read stands there. Else raises a CourseError that says why not; it calls the
+    file `what`, e.g. "checkpoint"."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CourseError(f"there is no {what} at {path}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        raise CourseError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}.") from error
+    if stat.S_ISDIR(mode):
+        raise CourseError(f"{path} is a folder, not a {what}.")
+    if not stat.S_ISREG(mode):
+        raise CourseError(f"{path} is not an ordinary file, so it is not a {what}.")
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise CourseError(f"cannot read the {what} {path}: {error.strerror}.") from error
+    return Path(path)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds. Raises ValueError if it is not JSON or is nested more than JSON_DEPTH deep."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {JSON_DEPTH} levels deep") from error
+    # Code that walks through the value calls itself once per level. A limit far below Python's keeps that safe.
+    containers = [value]
+    for _ in range(JSON_DEPTH):
+        inside: list[Any] = []
+        for container in containers:
+            if isinstance(container, dict):
+                inside.extend(container.values())
+            elif isinstance(container, list):
+                inside.extend(container)
+        containers = [child for child in inside if isinstance(child, (dict, list))]
+        if not containers:
+            return value
+    raise ValueError(f"it is nested more than {JSON_DEPTH} levels deep")
+
+
+def read_json(path: str | os.PathLike, what: str) -> Any:
+    """What a JSON file holds. Raises CourseError, naming it as `what`, if it is missing, unreadable or damaged."""
+    path = check_file(path, what)
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise CourseError(f"cannot read the {what} {path}: {error.strerror or error}.") from error
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise CourseError(f"the {what} {path} is damaged and cannot be read ({error}).") from error

@@ -46,6 +46,9 @@ from nl_course.training.run_folder import checkpoints, read_metrics
 from nl_course.training.run_table import read_run
 from nl_course.training.runner import Plan
 
+# Files of then have no checksums, which tests/test_tensor_files.py looks at.
+pytestmark = pytest.mark.filterwarnings("ignore:.*kept no checksums.*")
+
 # Where classes are looked for by name.
 HOMES = (memories, pooled, model_module, nested, template, training, training_run)
 
@@ -356,6 +359,7 @@ LEFT_OUT = (
 NO_MODULES = {
     "nl_course.state": "the key of a saved state's description",
     "nl_course.checkpoint": "the key of a checkpoint's description",
+    "nl_course.sha256": "the key of the checksums in a file of tensors",
     "nl_course.nothing": "a test asks for what is not there",
 }
 NO_FILES = {"nl_course/record/configs/NAME.json", "nl_course/_course/assets", "nl_course/_course/notebooks"}

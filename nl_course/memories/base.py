@@ -7,22 +7,20 @@ carries from one token to the next is its `State`: a value, a small tree of tens
 A state is never changed under the one who holds it: branch it, save it, carry it on as often as you like.
 """
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, get_type_hints
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError
-from nl_course.files import write_atomically
 from nl_course.memories import tree
 from nl_course.memories.trace import Trace
 from nl_course.renamed import translate
+from nl_course.tensor_files import open_tensors, write_tensors
 
 _FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
 
@@ -95,31 +93,67 @@ class State:
 
     # -- keeping it --------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the state as safetensors, atomically; `State.load(path)` gives it back bit for bit."""
-        # Clones: safetensors refuses tensors that share memory, as views of one cache may.
-        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.tensors().items()}
-        description = json.dumps(tree.describe(self))
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={_FORMAT: description}))
+        """Writes the state as safetensors, atomically; `State.load(path)` gives it back bit for bit. Raises CourseError
+        if the file cannot be written."""
+        write_tensors(path, self.tensors(), _FORMAT, tree.describe(self), "saved state")
 
     @staticmethod
     def load(path: str | os.PathLike, device: str = "cpu") -> "State":
         """Reads what `save` wrote. Raises CourseError if the file is missing, damaged or of another kind."""
-        try:
-            with safe_open(os.fspath(path), framework="pt", device=device) as file:
-                description = (file.metadata() or {}).get(_FORMAT)
-                if description is None:
-                    raise CourseError(f"{path} holds tensors but no saved state; State.save writes one.")
-                return tree.restore(json.loads(description), file.get_tensor, _state_of_kind)
-        except (OSError, SafetensorError) as error:
-            raise CourseError(f"cannot read a saved state from {path}: {error}") from error
+        with open_tensors(path, _FORMAT, "saved state") as file:
+            try:
+                state = tree.restore(file.description, file.tensor, _state_of_kind)
+                if not isinstance(state, State):
+                    raise ValueError("it describes no state")
+                _check_rows(state)
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+                # A refusal that names the file, or what this version lacks, is clear already.
+                if isinstance(error, CourseError):
+                    raise
+                # What builds a state relies on its parts. Here they are what a file says, so the file is at fault.
+                raise file.fault(f"{type(error).__name__}: {error}") from error
+        return state.to(device)
 
 
 def _state_of_kind(kind: str, parts: dict[str, Any]) -> State:
-    """The saved state of that class name; names of older versions are translated."""
+    """The saved state of that class name; names of older versions are translated.
+
+    Raises ValueError if a part is missing or is not what the class says it is.
+    """
     today, parts = translate(kind, parts)
     if today not in State._kinds:
         raise CourseError(f"the saved state is a {kind!r}, which this version of the course lacks.")
-    return State._kinds[today].from_parts(parts)
+    state = State._kinds[today].from_parts(parts)
+    for name, type_wanted in _field_types(type(state)).items():
+        value = getattr(state, name)
+        if not tree.fits(value, type_wanted):
+            raise ValueError(f"{name} of {today} cannot be {_short(value)}")
+        # Whole numbers in the course's states count tokens. A learner's may count anything.
+        if type_wanted is int and value < 0 and type(state).__module__.startswith("nl_course."):
+            raise ValueError(f"{name} of {today} cannot be {value}")
+    return state
+
+
+@lru_cache
+def _field_types(kind: type[State]) -> dict[str, Any]:
+    """The type of each field of a state's class; {} where a name in one cannot be found, as in a learner's cell."""
+    try:
+        types = get_type_hints(kind)
+    except NameError:
+        return {}
+    return {f.name: types[f.name] for f in fields(kind)}
+
+
+def _check_rows(state: State) -> None:
+    """Raises ValueError unless all tensors have the same rows of the batch as axis 0."""
+    tensors = state.tensors()
+    for name, tensor in tensors.items():
+        if tensor.dim() == 0 or len(tensor) != state.batch_size:
+            raise ValueError(f"{name!r} of shape {tuple(tensor.shape)} has other rows than {next(iter(tensors))!r}")
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.50}"
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -6,7 +6,8 @@ earlier, e.g. at whole caches.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from torch import Tensor
 
@@ -97,17 +98,45 @@ def _kind(value: Any) -> str:
 def restore(
     description: Mapping[str, Any], tensor: Callable[[str], Tensor], state: Callable[[str, dict[str, Any]], Any]
 ) -> Any:
-    """The tree that `describe` described. `tensor(path)` gives a tensor, `state(kind, parts)` builds a state."""
-    if "tensor" in description:
+    """The tree that `describe` described. `tensor(path)` gives a tensor, `state(kind, parts)` builds a state.
+
+    Raises ValueError for what `describe` does not write.
+    """
+    if not isinstance(description, Mapping):
+        raise ValueError(f"a part of a state cannot be {description!r:.50}")
+    if description.keys() == {"tensor"} and isinstance(description["tensor"], str):
         return tensor(description["tensor"])
-    if "value" in description:
+    if description.keys() == {"value"} and isinstance(description["value"], (bool, int, float, str, NoneType)):
         return description["value"]
-    parts = {name: restore(child, tensor, state) for name, child in description["parts"].items()}
-    if description["kind"] == "tuple":
+    kind = description.get("kind")
+    described_parts = description.get("parts")
+    if description.keys() != {"kind", "parts"} or not isinstance(kind, str) or not isinstance(described_parts, Mapping):
+        raise ValueError(f"a part of a state cannot be {dict(description)!r:.50}")
+    parts = {name: restore(child, tensor, state) for name, child in described_parts.items()}
+    if kind == "tuple":
         return tuple(parts.values())
-    if description["kind"] != "dict":
-        return state(description["kind"], parts)
+    if kind != "dict":
+        return state(kind, parts)
     # A dict of nothing but tensors is what memories call weights: they calculate with it as with one vector.
     if all(isinstance(part, Tensor) for part in parts.values()):
         return Weights(parts)
     return parts
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """Whether a value from a file is of a type, as a field's annotation says it: `int`, `Tensor | None`,
+    `dict[str, Tensor]`, `tuple[State, ...]`. A type that says nothing of its parts allows any."""
+    inside = get_args(wanted)
+    if wanted is Any:
+        return True
+    if get_origin(wanted) in (Union, UnionType):
+        return any(fits(value, one) for one in inside)
+    if isinstance(value, bool) or wanted is float:  # True is an int to Python, and a whole float is one to JSON
+        return isinstance(value, bool) == (wanted is bool) and isinstance(value, (bool, int, float))
+    if not isinstance(value, get_origin(wanted) or wanted):
+        return False
+    if isinstance(value, dict) and inside:
+        return all(fits(child, inside[-1]) for child in value.values())
+    if isinstance(value, tuple) and inside[1:] == (...,):
+        return all(fits(child, inside[0]) for child in value)
+    return True

@@ -13,20 +13,17 @@ The description of a model: {"format", "kind": "model", "model": its class, "con
 """
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError
-from nl_course.files import write_atomically
 from nl_course.renamed import parameter_names, translate, translate_model
+from nl_course.tensor_files import TensorFile, open_tensors, write_tensors
 
 _KEY = "nl_course.checkpoint"  # where the description stands in a file's metadata
 _FORMAT = 1
@@ -144,7 +141,7 @@ def load_training(
             raise CourseError(f"{path} groups the parameters in another way than this optimizer does.")
         # All checks come before this line: from here on the model changes.
         _fill(bare(model), file, description, path)
-        state = _give_tensors(saved["state"], file.get_tensor)
+        state = _give_tensors(saved["state"], file.tensor)
         # JSON has no numbers as keys, and torch knows parameters by their number.
         state = {int(index): translate(saved["class"], values)[1] for index, values in state.items()}
         groups = [_with_tuples(group) for group in saved["groups"]]
@@ -211,33 +208,19 @@ def _give_tensors(described: dict[str, Any], get_tensor: Callable[[str], Tensor]
 
 
 def _write(path: str | os.PathLike, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    metadata = {_KEY: json.dumps({"format": _FORMAT, **description})}
-    # Clones: safetensors refuses tensors that share memory, as views of one buffer may.
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CourseError(f"cannot write the checkpoint {path}: {why}.") from error
+    write_tensors(path, tensors, _KEY, {"format": _FORMAT, **description}, "checkpoint")
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _opened(path: str | os.PathLike) -> Iterator[tuple[TensorFile, dict[str, Any]]]:
     """Yields the open file and its description. Whatever is wrong with the file becomes a CourseError naming it."""
-    if not os.path.isfile(path):
-        raise CourseError(f"there is no checkpoint at {path}.")
-    try:
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
-            description = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            if not isinstance(description, dict) or "kind" not in description:
-                raise CourseError(f"{path} holds tensors, but it is not one of the course's checkpoints.")
-            if description.get("format") != _FORMAT:
-                raise CourseError(
-                    f"{path} has format {description.get('format')}; this version reads format {_FORMAT}."
-                )
-            yield file, _translated(description)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise CourseError(f"the checkpoint {path} is damaged or incomplete and cannot be read ({error}).") from error
+    with open_tensors(path, _KEY, "checkpoint") as file:
+        description = file.description
+        if not isinstance(description, dict) or "kind" not in description:
+            raise file.fault("its description says nothing of a model")
+        if description.get("format") != _FORMAT:
+            raise CourseError(f"{path} has format {description.get('format')}; this version reads format {_FORMAT}.")
+        yield file, _translated(description)
 
 
 def _translated(description: dict[str, Any]) -> dict[str, Any]:
@@ -283,11 +266,11 @@ def _builder(path: str | os.PathLike, description: dict[str, Any]) -> Callable[[
     return build
 
 
-def _fill(model: nn.Module, file: Any, description: dict[str, Any], path: str | os.PathLike) -> None:
+def _fill(model: nn.Module, file: TensorFile, description: dict[str, Any], path: str | os.PathLike) -> None:
     """Copies the saved tensors into the model, after checking that every name and shape fits."""
     own = model.state_dict()
     # A file may hold the names of an older version: today's name -> the name in the file.
-    stored = [name.removeprefix("model.") for name in file.keys() if name.startswith("model.")]  # noqa: SIM118
+    stored = [name.removeprefix("model.") for name in sorted(file.names) if name.startswith("model.")]
     stored_as = {today: name for name, today in parameter_names(model, stored).items()}
     saved = set(stored_as)
     # Tied tensors are in the file once; their second names are filled with the first.
@@ -297,7 +280,7 @@ def _fill(model: nn.Module, file: Any, description: dict[str, Any], path: str | 
         if names:
             raise CourseError(f"the checkpoint {path} does not fit this model: it {what} {min(names)!r}.")
     # Every shape is checked before the first tensor is copied: a model is filled whole or not at all.
-    tensors = {name: file.get_tensor(f"model.{stored_as[name]}") for name in sorted(needed)}
+    tensors = {name: file.tensor(f"model.{stored_as[name]}") for name in sorted(needed)}
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise CourseError(

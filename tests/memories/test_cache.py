@@ -77,5 +77,5 @@ def test_the_last_columns_are_kept_and_forgotten_storage_is_bounded():
 def test_saving_keeps_only_what_is_filled(tmp_path):
     cache = filled(33)
     cache.save(tmp_path / "cache.safetensors")
-    assert (tmp_path / "cache.safetensors").stat().st_size < cache.nbytes + 400
+    assert (tmp_path / "cache.safetensors").stat().st_size < cache.nbytes + 600
     assert cache.storage.shape[-2] > 33

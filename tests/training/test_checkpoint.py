@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from nl_course import tensor_files
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.training import checkpoint
@@ -150,8 +151,8 @@ def test_missing_foreign_and_mistaken_files_are_told_apart(saved):
     model = small()
     for name, words in (
         ("none.safetensors", "no checkpoint at .*none"),
-        ("", "no checkpoint at"),  # a folder
-        ("foreign.safetensors", "not one of the course's checkpoints"),
+        ("", "is a folder, not a checkpoint"),
+        ("foreign.safetensors", "not a checkpoint of the course"),
         ("later.safetensors", "has format 99; this version reads format 1"),
         ("broken.safetensors", "damaged"),
     ):
@@ -203,7 +204,7 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(CourseError, match=r"cannot write the checkpoint .*model\.safetensors: No space left"):
         save_model(small(), saved / "model.safetensors")
     assert (saved / "model.safetensors").read_bytes() == before
