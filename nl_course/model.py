@@ -27,8 +27,9 @@ from nl_course.renamed import translate
 class ModelConfig:
     """Sizes of a language model: `vocab` tokens, `layers` blocks of `width`, a SwiGLU MLP of width `hidden`, and in
     every block the `memory` of that name with `heads` heads and further `options` (see its config class). `conv` is
-    the width of a causal convolution before each memory, 0 for none; `tied` False gives the output its own weights.
-    Raises CourseError for sizes that do not fit and for a memory that there is not."""
+    the width of a causal convolution before each memory, 0 for none; `tied` False gives the output its own weights;
+    `norm_eps` is what the RMSNorms of the blocks and before the output add to the mean square (a memory's own norms are
+    its own matter). Raises CourseError for sizes that do not fit and for a memory that there is not."""
 
     vocab: int = 256
     width: int = 128
@@ -39,11 +40,13 @@ class ModelConfig:
     options: Mapping = field(default_factory=dict)
     conv: int = 0
     tied: bool = True
+    norm_eps: float = 1e-6
 
     def __post_init__(self):
         for name in ("vocab", "width", "layers", "heads", "hidden"):
             check_int(name, getattr(self, name), 1)
         check_int("conv", self.conv, 0)
+        check_min("norm_eps", self.norm_eps, 0)
         check_choice("memory", self.memory, MEMORIES)
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,11 +102,11 @@ class MixingBlock(nn.Module):
     one, a short causal convolution in the same way. What follows it is the subclass's."""
 
     def __init__(self, config: Any, path: str):
-        """`config`: a `ModelConfig`, or another one with its fields width, heads, memory, options and conv."""
+        """`config`: a `ModelConfig`, or another one that has width, heads, memory, options, conv and norm_eps."""
         super().__init__()
         self.conv = CausalConv(config.width, config.conv) if config.conv else None
-        self.conv_norm = nn.RMSNorm(config.width, eps=1e-6) if config.conv else None
-        self.memory_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.conv_norm = nn.RMSNorm(config.width, eps=config.norm_eps) if config.conv else None
+        self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.memory = build_memory(config.memory, config.width, config.heads, path, **config.options)
         self.memory_post_norm = None  # a norm on what the memory says, where a subclass puts one
 
@@ -145,7 +148,7 @@ class Block(MixingBlock):
 
     def __init__(self, config: ModelConfig, path: str):
         super().__init__(config, path)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config.width, config.hidden)
 
     def forward(self, h: Tensor, state: State | None, trace: Trace | None) -> tuple[Tensor, State]:
@@ -169,7 +172,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab, config.width)
         self.layers = nn.ModuleList(self._blocks(config, path))
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.apply(_start)
         # Two parts of every layer add to the residual stream, so that its variance would grow with the depth.

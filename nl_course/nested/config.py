@@ -87,11 +87,13 @@ class NestedConfig:
     truncate: int | None = None
     first_order: bool = False
     post_norm: bool = False
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         for name in ("vocab", "width", "layers", "heads"):
             check_int(name, getattr(self, name), 1)
         check_int("conv", self.conv, 0)
+        check_min("norm_eps", self.norm_eps, 0)
         check_choice("memory", self.memory, MEMORIES)
         check_choice("variant", self.variant, VARIANTS)
         check_choice("reduction", self.reduction, REDUCTIONS)

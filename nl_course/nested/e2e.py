@@ -36,6 +36,7 @@ def e2e_config(
     rate: float = 1.0,
     clip: float | None = 1.0,
     rope_theta: float = 500_000.0,
+    norm_eps: float = 1e-6,
     **options: Any,
 ) -> NestedConfig:
     """The config of a TTT-E2E model.
@@ -43,7 +44,8 @@ def e2e_config(
     `hidden` is the width of the static MLPs and, unless `fast_hidden` is given, of the fast ones. These stand in the
     last `suffix` blocks (a quarter of them, rounded, at least one) and take a step of size `rate` along their clipped
     mean gradient every `chunk` tokens. The paper has window >= chunk, so that attention still sees a chunk from which
-    nothing is learned yet; any window works. Further options: `truncate`, `first_order`, `tied`.
+    nothing is learned yet; any window works. `norm_eps` holds for all norms, also those of queries and keys. Further
+    options: `truncate`, `first_order`, `tied`.
     Raises CourseError for an option that does not exist and for a value that makes no sense.
     """
     check_int("layers", layers, 1)
@@ -56,6 +58,8 @@ def e2e_config(
     fast = LevelConfig(fast_hidden or hidden, chunk, rate, learn_rate=False, activation="swiglu")
     blocks = ((static,),) * (layers - suffix) + ((fast, static),) * suffix
     attention = {"window": check_int("window", window, 1), "rope_theta": rope_theta, "qk_norm": True}
+    if norm_eps != 1e-6:  # a config without it is the same as in runs of earlier versions
+        attention["norm_eps"] = norm_eps
     try:
         return NestedConfig(
             vocab=vocab,
@@ -67,6 +71,7 @@ def e2e_config(
             reduction="mean",
             clip=clip,
             post_norm=True,
+            norm_eps=norm_eps,
             **options,
         )
     except TypeError as error:

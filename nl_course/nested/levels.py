@@ -61,19 +61,22 @@ class Level(nn.Module):
     """One MLP with its norm, its clock (`config.chunk`) and its inner step size.
 
     `first` is W1, (width, hidden), twice as wide with "swiglu"; `last` is W2, (hidden, width). They are the level's
-    start, which the outer loop learns. `residual_writes` is how many parts of the model add to the residual stream.
+    start, which the outer loop learns. `residual_writes` is how many parts of the model add to the residual stream, and
+    `norm_eps` what its norms add to the mean square.
 
     `rate_scale` multiplies the rate. An outer loop sets it for one step to warm the inner rate up (outer.py); it is no
     weight and is not saved.
     """
 
-    def __init__(self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False) -> None:
+    def __init__(
+        self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False, norm_eps: float = 1e-6
+    ) -> None:
         super().__init__()
         self.config = config
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
         self.first = nn.Parameter(torch.empty(width, config.first_columns))
         self.last = nn.Parameter(torch.empty(config.hidden, width))
-        self.post_norm = nn.RMSNorm(width, eps=1e-6) if post_norm else None
+        self.post_norm = nn.RMSNorm(width, eps=norm_eps) if post_norm else None
         # The logarithm is what is learned, so that the rate stays positive.
         learned = config.chunk and config.learn_rate and config.rate > 0
         self.log_rate = nn.Parameter(torch.tensor(math.log(config.rate))) if learned else None
@@ -122,9 +125,11 @@ class NestedBlock(MixingBlock):
     def __init__(self, config: NestedConfig, levels: Levels, index: int, path: str) -> None:
         super().__init__(config, path)
         if config.post_norm:
-            self.memory_post_norm = nn.RMSNorm(config.width, eps=1e-6)
+            self.memory_post_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         residual_writes = config.layers * (1 + len(levels))
-        self.levels = nn.ModuleList(Level(level, config.width, residual_writes, config.post_norm) for level in levels)
+        self.levels = nn.ModuleList()
+        for level in levels:
+            self.levels.append(Level(level, config.width, residual_writes, config.post_norm, config.norm_eps))
         self.names = [f"layers.{index}.levels.{j}" for j in range(len(levels))]
         self.shares = nn.Parameter(torch.ones(len(levels))) if config.variant == "independent" else None
 

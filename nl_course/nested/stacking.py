@@ -40,7 +40,7 @@ def from_pretrained_blocks(
     for chunk, rate in zip(block_chunks, block_rates, strict=True):
         levels.append((LevelConfig(donor.hidden, chunk, rate, learn_rate, "swiglu"),))
 
-    shared_fields = ("vocab", "width", "layers", "heads", "memory", "options", "conv", "tied")
+    shared_fields = ("vocab", "width", "layers", "heads", "memory", "options", "conv", "tied", "norm_eps")
     shared = {name: getattr(donor, name) for name in shared_fields}
     try:
         config = NestedConfig(**{**shared, "levels": tuple(levels), **options})

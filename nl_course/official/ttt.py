@@ -12,13 +12,15 @@ the same epsilon as ours, 1e-6. It names the parts of a layer
     post_norm
 """
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_int
 from nl_course.memories.ttt.layer import TTT, TTTConfig
 from nl_course.official.checks import check_names, check_shapes
+from nl_course.official.ttt_options import TTTOptions, read_options
 
 # Their names -> ours, for the tensors that are the same in both.
 _SAME = {
@@ -31,25 +33,33 @@ _SAME = {
 
 
 def load_ttt(
-    state_dict: Mapping[str, Tensor], *, num_heads: int, mini_batch_size: int = 16, base_lr: float | None = None
+    state_dict: Mapping[str, Tensor],
+    config: Mapping[str, Any] | str | os.PathLike | None = None,
+    *,
+    num_heads: int | None = None,
+    mini_batch_size: int | None = None,
+    base_lr: float | None = None,
+    rope_theta: float | None = None,
 ) -> TTT:
     """Our layer with the weights of one layer of the authors' code, in their dtype.
 
-    `base_lr` None is that code's default, 1 for both kinds (the paper has 0.1 for the MLP). Raises CourseError for
-    names or shapes that do not fit.
+    `config` is that model's config.json, as a dict or as a path; arguments are for weights that come without one. The
+    number of heads must be given in one of the two. Of what neither gives, `base_lr` is 1 for both kinds (the paper has
+    0.1 for the MLP) and `rope_theta` 10,000, and a warning says so. The mini-batch's size stands in the weights; where
+    it is given, it must be the same. Raises CourseError for names or shapes that do not fit, and as `read_options`.
     """
-    config, weights = read_ttt(state_dict, num_heads, mini_batch_size, base_lr)
-    memory = TTT(config).to(weights["output.weight"].dtype)
+    arguments = dict(num_heads=num_heads, mini_batch_size=mini_batch_size, base_lr=base_lr, rope_theta=rope_theta)
+    options = read_options(config, arguments, needed=("base_lr", "rope_theta"))
+    layer_config, weights = read_ttt(state_dict, options)
+    memory = TTT(layer_config).to(weights["output.weight"].dtype)
     memory.load_state_dict(weights)
     return memory
 
 
-def read_ttt(
-    state_dict: Mapping[str, Tensor], num_heads: int, mini_batch_size: int = 16, base_lr: float | None = None
-) -> tuple[TTTConfig, dict[str, Tensor]]:
-    """The config of the layer that these weights belong to, and the weights under our names. Arguments and errors are
-    those of `load_ttt`."""
-    config = _config(state_dict, num_heads, mini_batch_size, base_lr)
+def read_ttt(state_dict: Mapping[str, Tensor], options: TTTOptions) -> tuple[TTTConfig, dict[str, Tensor]]:
+    """The config of the layer that these weights belong to, and the weights under our names. Errors are those of
+    `load_ttt`."""
+    config = _config(state_dict, options)
     check_shapes(state_dict, _shapes(config))
     weights = {ours: state_dict[theirs] for theirs, ours in _SAME.items()}
     for name in config.inner.shapes(config.head_dim):
@@ -73,26 +83,35 @@ def read_ttt(
     return config, weights
 
 
-def _config(state_dict: Mapping[str, Tensor], num_heads: int, mini_batch_size: int, base_lr: float | None) -> TTTConfig:
-    """What the names and sizes of the tensors say about the layer."""
+def _config(state_dict: Mapping[str, Tensor], options: TTTOptions) -> TTTConfig:
+    """What the options, and the names and sizes of the tensors, say about the layer."""
     is_mlp = "W2" in state_dict
     shares_qk = "k_proj.weight" not in state_dict
     has_gate = "g_proj.weight" in state_dict
     check_names(state_dict, _names(is_mlp, shares_qk, has_gate), "a TTT layer")
-    heads = check_int("num_heads", num_heads, 1)
+    kind = "mlp" if is_mlp else "linear"
     positions = state_dict["learnable_token_idx"].shape[0]
-    if mini_batch_size != positions:
-        raise CourseError(f"mini_batch_size is {mini_batch_size}, but learnable_token_idx has {positions} positions.")
+    width = state_dict["o_proj.weight"].shape[0]
+    options.check_size("ttt_layer_type", kind, "W2")
+    options.check_size("share_qk", shares_qk, "k_proj.weight")
+    options.check_size("use_gate", has_gate, "g_proj.weight")
+    options.check_size("mini_batch_size", positions, "learnable_token_idx")
+    options.check_size("hidden_size", width, "o_proj.weight")
+    taps = 4
+    if shares_qk:
+        taps = state_dict["conv_q.weight"].shape[-1]
+        options.check_size("conv_kernel", taps, "conv_q.weight")
     return TTTConfig(
-        width=state_dict["o_proj.weight"].shape[0],
-        heads=heads,
-        kind="mlp" if is_mlp else "linear",
+        width=width,
+        heads=options.num_heads,
+        kind=kind,
         backbone="mamba" if shares_qk else "transformer",
         share_qk=shares_qk,
         gate=has_gate,
         mini_batch=positions,
-        base_rate=1.0 if base_lr is None else float(base_lr),
-        conv=state_dict["conv_q.weight"].shape[-1] if shares_qk else 4,
+        base_rate=float(options.base_lr),
+        rope_theta=options.rope_theta,
+        conv=taps,
     )
 
 

@@ -39,7 +39,7 @@ def random_weights(
     return weights | {"post_norm.weight": draw(width, around=1.0), "post_norm.bias": draw(width)}
 
 
-def layer(weights: dict[str, Tensor], x: Tensor, heads: int, base_lr: float = 1.0) -> Tensor:
+def layer(weights: dict[str, Tensor], x: Tensor, heads: int, base_lr: float = 1.0, theta: float = 1e4) -> Tensor:
     """x (B, T, d) -> y (B, T, d)."""
     rows, tokens, width = x.shape
     size, f = weights["learnable_token_idx"].shape[0], width // heads
@@ -52,7 +52,7 @@ def layer(weights: dict[str, Tensor], x: Tensor, heads: int, base_lr: float = 1.
     split = lambda u: u.reshape(rows, tokens, heads, f).transpose(1, 2)  # noqa: E731
     queries, keys, values = split(queries), split(keys), split(values)
     position = torch.arange(tokens) % size
-    queries, keys = _turned(queries, position), _turned(keys, position)
+    queries, keys = _turned(queries, position, theta), _turned(keys, position, theta)
     rates = torch.einsum("btc,hoc->bhto", x, weights["learnable_ttt_lr_weight"])[..., 0]
     rates = base_lr / f * torch.sigmoid(rates + weights["learnable_ttt_lr_bias"][None])
     places = torch.clamp_min(1 / torch.arange(1, size + 1, dtype=x.dtype) + weights["learnable_token_idx"], 0.0)
@@ -80,11 +80,11 @@ def _convolved(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return padded[..., : x.shape[1]].transpose(1, 2)
 
 
-def _turned(u: Tensor, position: Tensor) -> Tensor:
+def _turned(u: Tensor, position: Tensor, theta: float) -> Tensor:
     """Even features first, odd features after, turned by halves, and put back."""
     shape, half = u.shape, u.shape[-1] // 2
     u = u.reshape(*shape[:-1], half, 2).transpose(-1, -2).reshape(shape)
-    frequency = 10_000.0 ** (-torch.arange(half, dtype=u.dtype) / half)
+    frequency = theta ** (-torch.arange(half, dtype=u.dtype) / half)
     angle = torch.outer(position.to(u.dtype), frequency).repeat(1, 2)
     rotated = torch.cat([-u[..., half:], u[..., :half]], dim=-1)
     u = u * angle.cos() + rotated * angle.sin()

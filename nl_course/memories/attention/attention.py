@@ -33,8 +33,8 @@ _QUERY_BLOCK = 512  # queries that share one mask: (512, keys) bytes at a time i
 class AttentionConfig:
     """Sizes of one attention layer. `kv_heads` = heads is multi-head, 1 is multi-query, between is grouped.
     `window` counts the token itself; None reads everything. `rope_theta` None leaves positions out. `qk_norm` brings
-    every query and key to unit mean square before it is turned, with learned gains that the heads share. Raises
-    CourseError for sizes that do not fit."""
+    every query and key to unit mean square before it is turned, with learned gains that the heads share; `norm_eps` is
+    what those norms add to the mean square. Raises CourseError for sizes that do not fit."""
 
     width: int
     heads: int
@@ -43,6 +43,7 @@ class AttentionConfig:
     window: int | None = None
     rope_theta: float | None = 10_000.0
     qk_norm: bool = False
+    norm_eps: float = 1e-6
 
     def __post_init__(self):
         check_int("width", self.width, 1)
@@ -134,8 +135,8 @@ class Attention(Memory):
         self.key = nn.Linear(config.width, shared, bias=False)
         self.value = nn.Linear(config.width, shared, bias=False)
         self.output = nn.Linear(inner, config.width, bias=False)
-        self.query_norm = nn.RMSNorm(config.head_dim, eps=1e-6) if config.qk_norm else None
-        self.key_norm = nn.RMSNorm(config.head_dim, eps=1e-6) if config.qk_norm else None
+        self.query_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.key_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
         self.rotary = None if config.rope_theta is None else Rotary(config.head_dim, config.rope_theta)
 
     def init_state(self, batch_size: int) -> AttentionState:
