@@ -11,7 +11,7 @@ Axes: B batch, T time.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.memories.common.conv import CausalConv
 from nl_course.renamed import translate
+from nl_course.roles import HEAD, INTO_STREAM, Roles, param_roles
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class ModelState(State):
 
 class SwiGLU(nn.Module):
     """x (B, T, width) -> (silu(x W_gate) * x W_up) W_down, no biases (arXiv 2002.05202, eq. 6)."""
+
+    param_roles: ClassVar[Roles] = {"down.weight": INTO_STREAM}
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -167,6 +170,8 @@ class LanguageModel(nn.Module):
     write into the residual stream smaller by sqrt(2 layers) (Radford et al. 2019, section 2.3).
     """
 
+    param_roles: ClassVar[Roles] = {"head.weight": HEAD}
+
     def __init__(self, config: ModelConfig, path: str = "auto"):
         super().__init__()
         self.config = config
@@ -176,9 +181,11 @@ class LanguageModel(nn.Module):
         self.head = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.apply(_start)
         # Two parts of every layer add to the residual stream, so that its variance would grow with the depth.
-        for name, parameter in self.named_parameters():
-            if name.endswith(("output.weight", "down.weight")):
-                nn.init.normal_(parameter, std=0.02 / (2 * config.layers) ** 0.5)
+        roles = param_roles(self)
+        for name, module in self.named_modules():
+            # Parts that are no linear layers, such as levels, begin all their parameters themselves.
+            if isinstance(module, nn.Linear) and roles[f"{name}.weight"].into_stream:
+                nn.init.normal_(module.weight, std=0.02 / (2 * config.layers) ** 0.5)
 
     def _blocks(self, config: Any, path: str) -> list[MixingBlock]:
         """The layers, first one first; a subclass makes its own."""

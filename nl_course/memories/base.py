@@ -20,6 +20,7 @@ from nl_course.errors import CourseError
 from nl_course.memories import tree
 from nl_course.memories.trace import Trace
 from nl_course.renamed import translate
+from nl_course.roles import INTO_STREAM, Roles
 from nl_course.tensor_files import open_tensors, write_tensors
 
 _FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
@@ -168,6 +169,8 @@ class Memory(nn.Module):
     differentiated again, which not every fast path can be."""
 
     deep_path = "auto"
+    # A linear layer `output` is by custom what a memory's answer leaves through. Memories with another way out say so.
+    param_roles: ClassVar[Roles] = {"output.weight": INTO_STREAM}
 
     def __init__(self, width: int):
         """`width`: features of a token, D."""

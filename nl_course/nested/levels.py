@@ -13,7 +13,8 @@ out). This file holds the forward pass only; clocks.py says when a level moves, 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, State, Trace
 from nl_course.model import MixingBlock
 from nl_course.nested.config import LevelConfig, Levels, NestedConfig
+from nl_course.roles import GAIN, PER_HEAD, RATE, Roles
 
 LevelWeights = tuple[Tensor, Tensor]  # W1 and W2: (B, in, out) each, or (in, out) where all rows share them
 FastWeights = dict[str, LevelWeights]  # the weights of the levels that move, by the level's name
@@ -67,6 +69,9 @@ class Level(nn.Module):
     `rate_scale` multiplies the rate. An outer loop sets it for one step to warm the inner rate up (outer.py); it is no
     weight and is not saved.
     """
+
+    # One matrix each, for rows y = x W.
+    param_roles: ClassVar[Roles] = {"first": PER_HEAD, "last": replace(PER_HEAD, into_stream=True), "log_rate": RATE}
 
     def __init__(
         self, config: LevelConfig, width: int, residual_writes: int, post_norm: bool = False, norm_eps: float = 1e-6
@@ -121,6 +126,8 @@ class NestedBlock(MixingBlock):
     `names` are the levels' names in states and traces, `layers.i.levels.j`. `shares` are the w_j of the independent
     variant, one for each level, all 1 at the start.
     """
+
+    param_roles: ClassVar[Roles] = {"shares": GAIN}
 
     def __init__(self, config: NestedConfig, levels: Levels, index: int, path: str) -> None:
         super().__init__(config, path)

@@ -8,12 +8,14 @@ The suite: `nl-course check-memory my_memory.py`. Axes: b batch, t time, d width
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nl_course.memories import Memory, State, Trace
+from nl_course.roles import RATE, Roles
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class MyState(State):
 
 class MyMemory(Memory):
     """One running mean per channel."""
+
+    # Optimizers ask what a parameter is. Layers of torch are known to them; of your own parameters you say it here.
+    param_roles: ClassVar[Roles] = {"retention": RATE}
 
     def __init__(self, config: MyConfig, path: str = "auto"):
         super().__init__(config.width)

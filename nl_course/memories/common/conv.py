@@ -8,12 +8,15 @@ arXiv 2312.00752). To continue exactly after a cut it must remember the last k -
 Axes: b batch, t time, d features. The last weight, w_{k-1}, is that of the token itself.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nl_course.errors import check_choice, check_int
 from nl_course.memories.common.custom_vjp import CustomVJP, custom_vjp
+from nl_course.roles import BIAS, TAPS, Roles
 
 ACTIVATIONS = ("none", "silu")
 
@@ -83,6 +86,8 @@ class CausalConv(nn.Module):
     `weight` is (width, kernel): a `Conv1d` weight (width, 1, kernel) of other code, squeezed. `activation` is
     "none" or "silu". It starts as `Conv1d` does, uniform within 1 / sqrt(kernel).
     """
+
+    param_roles: ClassVar[Roles] = {"weight": TAPS, "bias": BIAS}
 
     def __init__(self, width: int, kernel: int = 4, bias: bool = True, activation: str = "none"):
         super().__init__()

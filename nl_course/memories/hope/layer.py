@@ -25,6 +25,7 @@ Axes: b batch, h heads, t tokens, d width, f head width, m hidden width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -42,6 +43,7 @@ from nl_course.memories.hope.config import VALUES, SelfModifyingConfig
 from nl_course.memories.hope.reference import write_tokens
 from nl_course.memories.hope.trace import explain
 from nl_course.memories.trace import Trace
+from nl_course.roles import BIAS, PER_HEAD, TAPS, Roles
 
 PATHS = ("auto", "reference", "chunked")
 
@@ -73,6 +75,8 @@ class SelfModifying(Memory):
     Two methods are seams, where experiments take hold of one memory: `write_inputs`, what a token asks, writes and how
     strongly, and `learn`, the write of one bank. All that the layer and its traces do goes through these two.
     Traces: see trace.py. Raises CourseError for a path that does not exist."""
+
+    param_roles: ClassVar[Roles] = {"start.*": PER_HEAD, "*_bias": BIAS, "number.*": TAPS}
 
     def __init__(self, config: SelfModifyingConfig, path: str = "auto"):
         super().__init__(config.width)

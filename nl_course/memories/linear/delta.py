@@ -14,6 +14,7 @@ Rows are vectors: q, k (1, d_k), v (1, d_v), S (d_k, d_v). Axes: b batch, h head
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn.functional import softplus
 
 from nl_course.memories.linear.chunks import decay_between, decay_from_start, in_chunks, joined
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
+from nl_course.roles import BIAS, RATE, Roles
 
 
 def delta_reference(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +192,8 @@ class GatedDeltaNet(DeltaNet):
     """The delta rule with a forgetting gate, alpha_t = exp(-Delta_t exp(A_h)), Delta_t = softplus(x_t W_Delta
     + b_h), the gate of Mamba-2 (Dao and Gu 2024, arXiv 2405.21060), and started as there: Delta between 0.001
     and 0.1, exp(A) between 1 and 16. Normalized and gated reads (arXiv 2412.06464, figure 1)."""
+
+    param_roles: ClassVar[Roles] = {"interval_bias": BIAS, "log_rate": RATE}
 
     def __init__(self, config: GatedDeltaConfig, path: str = "auto"):
         super().__init__(config, path)

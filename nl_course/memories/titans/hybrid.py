@@ -4,6 +4,7 @@ Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d = h f mod
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from nl_course.memories.base import Memory, State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.attention import Prefix, PrefixAttention
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, persistent_tokens
+from nl_course.roles import TOKENS, Roles
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class WindowConfig(NeuralConfig):
 
 class Hybrid(Memory):
     """A layer of a neural memory, attention and persistent tokens."""
+
+    param_roles: ClassVar[Roles] = {"persistent": TOKENS}
 
     def __init__(self, config: NeuralConfig, path: str, rope_theta: float | None):
         super().__init__(config.width)

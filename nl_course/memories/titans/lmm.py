@@ -12,6 +12,7 @@ Axes: b batch, h heads, t tokens, n persistent tokens, f head width, d = h f mod
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -20,6 +21,7 @@ from nl_course.memories.base import Memory, State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory, persistent_tokens
 from nl_course.memories.trace import Trace
+from nl_course.roles import TOKENS, Roles
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Titans(Memory):
 
     Traces, (b, t, h, ...): those of trace.py, where `read` is M_t(q_t) before the norm and the gate."""
 
+    param_roles: ClassVar[Roles] = {"persistent": TOKENS}
     neural_memory = NeuralMemory  # a subclass may put another inner loop in its place
 
     def __init__(self, config: TitansConfig, path: str = "auto"):

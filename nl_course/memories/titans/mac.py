@@ -19,6 +19,7 @@ Axes: b batch, h heads, t tokens, s tokens of the segment so far, f head width, 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -32,6 +33,7 @@ from nl_course.memories.titans.attention import Prefix, Projected, Readable, att
 from nl_course.memories.titans.hybrid import Gated, Hybrid
 from nl_course.memories.titans.neural import NeuralConfig, NeuralState
 from nl_course.memories.trace import Trace
+from nl_course.roles import INTO_STREAM, Roles
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class MAC(Hybrid):
 
     Traces: those of trace.py (their tokens are the rows y that are written), and (b, t, d) `retrieved` h, `attended` y
     and `remembered` m."""
+
+    param_roles: ClassVar[Roles] = {"merge.output.weight": INTO_STREAM}
 
     def __init__(self, config: MACConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)

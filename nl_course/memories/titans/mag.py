@@ -11,6 +11,7 @@ Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from nl_course.memories.titans.attention import attend_window, attend_window_blo
 from nl_course.memories.titans.hybrid import Gated, Hybrid, WindowConfig
 from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
+from nl_course.roles import INTO_STREAM, Roles
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class MAG(Hybrid):
     once.
 
     Traces: those of trace.py, and (b, t, d) `attended` y and `remembered` m."""
+
+    param_roles: ClassVar[Roles] = {"merge.output.weight": INTO_STREAM}
 
     def __init__(self, config: MAGConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)

@@ -11,6 +11,7 @@ Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent t
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -21,6 +22,7 @@ from nl_course.memories.titans.attention import Prefix, Projected, attend_window
 from nl_course.memories.titans.hybrid import Hybrid, WindowConfig
 from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
+from nl_course.roles import INTO_STREAM, MATRIX, Roles
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class MAL(Hybrid):
     once.
 
     Traces: those of trace.py, and (b, t, d) `remembered`, RMSNorm(y), which attention reads, and `attended` o."""
+
+    # The memory's own `output` stays inside the layer, where y is normalized before attention reads it.
+    param_roles: ClassVar[Roles] = {"output.weight": MATRIX, "attention.output.weight": INTO_STREAM}
 
     def __init__(self, config: MALConfig, path: str = "auto"):
         super().__init__(config, path, config.rope_theta)

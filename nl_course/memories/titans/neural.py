@@ -18,6 +18,7 @@ Axes: b batch, h heads, t tokens, f head width, d = h f model width.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -33,6 +34,7 @@ from nl_course.memories.titans.chunk import Gates, chunked
 from nl_course.memories.titans.reference import reference
 from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
+from nl_course.roles import BIAS, GAIN, PER_HEAD, Roles
 
 PATHS = ("auto", "reference", "chunked")
 STOPS = ("none", "first-order")
@@ -116,6 +118,8 @@ class NeuralMemory(nn.Module):
     Seams, where experiments take hold of one memory: `write_inputs`, what a token asks, what it writes and how strongly
     (and `read_inputs`, its query alone), and `learn`, the inner loop itself. `remember` and the traces go through them.
     """
+
+    param_roles: ClassVar[Roles] = {"start.W*": PER_HEAD, "start.b*": BIAS, "gain": GAIN, "shift": BIAS}
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
         super().__init__()

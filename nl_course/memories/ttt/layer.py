@@ -19,6 +19,7 @@ Axes: b batch, h heads, t tokens, f head width, d width.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -35,6 +36,7 @@ from nl_course.memories.common.weights import Weights
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt import dual, fused, reference
 from nl_course.memories.ttt.trace import explain
+from nl_course.roles import BIAS, GAIN, PER_HEAD, RATE, Roles
 
 PATHS = ("auto", "reference", "chunked")
 STOPS = ("none", "first-order", "write")
@@ -137,6 +139,14 @@ class TTT(Memory):
     network's last layer is given for k, at the anchor, and for q, after the write
     (`as_attention` needs both). Positions before this call are not known any more and are nan.
     """
+
+    param_roles: ClassVar[Roles] = {
+        "start.W*": PER_HEAD,
+        "start.b*": BIAS,
+        "gain": GAIN,
+        "shift": BIAS,
+        "position_offset": RATE,
+    }
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
         super().__init__(config.width)
