@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def check_file(path: str | os.PathLike, what: str) -> Path:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CourseError(f"there is no {what} at {path}.") from error
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise CourseError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}.") from error
+        raise CourseError(f"cannot read the {what} {path}: {reason(error)}.") from error
     if stat.S_ISDIR(mode):
         raise CourseError(f"{path} is a folder, not a {what}.")
     if not stat.S_ISREG(mode):
@@ -75,7 +76,7 @@ def check_file(path: str | os.PathLike, what: str) -> Path:
     try:
         open(path, "rb").close()
     except OSError as error:
-        raise CourseError(f"cannot read the {what} {path}: {error.strerror}.") from error
+        raise CourseError(f"cannot read the {what} {path}: {reason(error)}.") from error
     return Path(path)
 
 
@@ -106,6 +107,39 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
-        raise CourseError(f"cannot read the {what} {path}: {error.strerror or error}.") from error
+        raise CourseError(f"cannot read the {what} {path}: {reason(error)}.") from error
     except ValueError as error:  # not JSON, or not UTF-8
         raise CourseError(f"the {what} {path} is damaged and cannot be read ({error}).") from error
+
+
+def check_folder(path: str | os.PathLike, what: str) -> Path:
+    """Returns `path` if a folder stands there or can be made there. Else raises a CourseError that says why not; it
+    calls the folder `what`, e.g. "run's folder". Nothing is made."""
+    path = Path(path)
+    for part in (path, *path.parents):
+        try:
+            mode = part.stat().st_mode
+        except FileNotFoundError:
+            if part.is_symlink():
+                raise CourseError(f"cannot use {path} as {what}: {part} is a link that leads nowhere.") from None
+            continue
+        except NotADirectoryError:  # the file is one of the parents that come next
+            continue
+        except (OSError, ValueError) as error:
+            raise CourseError(f"cannot use {path} as {what}: {reason(error)}.") from error
+        if not stat.S_ISDIR(mode):
+            raise CourseError(f"cannot use {path} as {what}: {part} is a file, not a folder.")
+        break
+    return path
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read or written, in words: never empty, and never without the cause."""
+    if isinstance(error, shutil.Error):  # of copying a folder: a list of (from, to, why), whose own text is long
+        failures = error.args[0] if error.args else []
+        if isinstance(failures, list) and failures:
+            source, _, why = failures[0]
+            why = str(why)
+            return why if str(source) in why else f"{source}: {why}"
+    text = getattr(error, "strerror", None) or str(error).strip()
+    return " ".join(text.split()) or type(error).__name__
