@@ -102,10 +102,18 @@ class State:
     def load(path: str | os.PathLike, device: str = "cpu") -> "State":
         """Reads what `save` wrote. Raises CourseError if the file is missing, damaged or of another kind."""
         with open_tensors(path, _FORMAT, "saved state") as file:
+            unused = set(file.names)
+
+            def take(name: str) -> Tensor:
+                unused.discard(name)
+                return file.tensor(name)
+
             try:
-                state = tree.restore(file.description, file.tensor, _state_of_kind)
+                state = tree.restore(file.description, take, _state_of_kind)
                 if not isinstance(state, State):
                     raise ValueError("it describes no state")
+                if unused:
+                    raise ValueError(f"no part of the state is the tensor {min(unused)!r}")
                 _check_rows(state)
             except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
                 # A refusal that names the file, or what this version lacks, is clear already.

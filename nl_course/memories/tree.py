@@ -114,6 +114,8 @@ def restore(
         raise ValueError(f"a part of a state cannot be {dict(description)!r:.50}")
     parts = {name: restore(child, tensor, state) for name, child in described_parts.items()}
     if kind == "tuple":
+        if list(parts) != [str(i) for i in range(len(parts))]:
+            raise ValueError(f"the parts of a tuple cannot be called {', '.join(parts)!r:.50}")
         return tuple(parts.values())
     if kind != "dict":
         return state(kind, parts)
@@ -137,6 +139,7 @@ def fits(value: Any, wanted: Any) -> bool:
         return False
     if isinstance(value, dict) and inside:
         return all(fits(child, inside[-1]) for child in value.values())
-    if isinstance(value, tuple) and inside[1:] == (...,):
-        return all(fits(child, inside[0]) for child in value)
+    if isinstance(value, tuple) and inside:
+        each = [inside[0]] * len(value) if inside[1:] == (...,) else inside
+        return len(value) == len(each) and all(map(fits, value, each))
     return True

@@ -39,7 +39,9 @@ class OpenState(State):
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "OpenState":
-        """The inverse of `parts`."""
+        """The inverse of `parts`. Raises ValueError for parts that do not fit together, as a damaged file may have."""
+        if not tree.fits(parts["held"], tuple[int, ...]):
+            raise ValueError(f"the columns that an open state holds cannot be {parts['held']!r:.50}")
         now = _with_earlier_columns(parts["new"], parts["at_start"], parts["held"])
         return cls(parts["at_start"], now, parts["tokens"])
 
@@ -96,11 +98,15 @@ def _with_earlier_columns(new: State, at_start: State, held: tuple[int, ...]) ->
     """The inverse of `_added_columns`: the columns of the segment's start are put back before the new ones."""
     if isinstance(new, BlockState):
         return replace(new, memory=_with_earlier_columns(new.memory, at_start.memory, held))
+    if len(held) != (len(_caches(new)) if is_a_cache(new) else 0):
+        raise ValueError(f"an open state cannot have {len(held)} counts of columns")
     if not held:
         return new
     whole = []
     for earlier, added, count in zip(_caches(at_start), _caches(new), held, strict=True):
         columns = torch.cat([earlier.columns, added.columns], dim=-2)  # (B, ..., tokens, features)
+        if not 0 <= count <= columns.shape[-2]:
+            raise ValueError(f"an open state of {columns.shape[-2]} columns cannot hold {count} of them")
         whole.append(TokenCache.of(columns).last(count))  # a window may have dropped the oldest since
     remaining = iter(whole)
     return tree.map_leaves(new, lambda _: next(remaining), _is_cache)

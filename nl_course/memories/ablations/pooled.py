@@ -32,9 +32,9 @@ class PooledState(State):
     """Weights and momentum at the last chunk's end; and of the open chunk the summed gradients, each times its step
     (`grad_accum`), and the summed logits of momentum and retention (`logits`, (b, h, 2))."""
 
-    memory: dict
-    momentum: dict
-    grad_accum: dict
+    memory: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    grad_accum: dict[str, Tensor]
     logits: Tensor
     position: int
 

@@ -35,7 +35,7 @@ class TitansState(State):
     each."""
 
     neural: State
-    conv_states: tuple
+    conv_states: tuple[Tensor, ...]
 
 
 class Titans(Memory):

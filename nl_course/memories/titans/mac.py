@@ -55,9 +55,9 @@ class MACState(State):
     attention reads of the open segment (`segment_cache`): keys and values of h and of s, (b, h, s, 4 f)."""
 
     neural: NeuralState
-    segment_memory: dict
-    query_conv_state: tuple
-    conv_states: tuple
+    segment_memory: dict[str, Tensor]
+    query_conv_state: tuple[Tensor, ...]
+    conv_states: tuple[Tensor, ...]
     segment_cache: TokenCache
     position: int
 

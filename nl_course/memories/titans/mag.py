@@ -34,7 +34,7 @@ class MAGState(State):
     """The memory's state, the states of its convolutions, and the window's rotated keys and values, (b, h, s, f)."""
 
     neural: NeuralState
-    conv_states: tuple
+    conv_states: tuple[Tensor, ...]
     key: TokenCache
     value: TokenCache
     position: int

@@ -36,7 +36,7 @@ class MALState(State):
     of the prefix, (b, h, n, f)."""
 
     neural: NeuralState
-    conv_states: tuple
+    conv_states: tuple[Tensor, ...]
     key: TokenCache
     value: TokenCache
     prefix_key: Tensor

@@ -105,9 +105,9 @@ class NeuralState(State):
     """The network as it stands (`memory`, M), its past surprise (`momentum`, S; {} without), the weights that the open
     chunk began with (`anchor`; {} for chunks of one token), and how many tokens were written (`position`)."""
 
-    memory: dict
-    momentum: dict
-    anchor: dict
+    memory: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+    anchor: dict[str, Tensor]
     position: int
 
 

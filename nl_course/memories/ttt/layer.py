@@ -120,7 +120,7 @@ class TTTState(State):
 
     anchor: Weights
     grad_accum: Weights
-    conv_states: tuple
+    conv_states: tuple[Tensor, ...]
     position: int
 
 
