@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError
 from nl_course.nested.e2e import e2e_config
 from nl_course.nested.levels import Level
 from nl_course.nested.model import NestedLanguageModel
-from nl_course.official.checks import check_names, check_shapes
+from nl_course.official.checks import check_names, check_shapes, check_size
+from nl_course.official.e2e_options import read_options
 
 _MODEL = "language_model/model/"
 _BLOCKS = _MODEL + "h/blocks/"
@@ -31,42 +32,70 @@ _PRIME = _MODEL + "h/prime_storage/"
 _MEMORY = {"wq": "query", "wk": "key", "wv": "value", "wo": "output"}
 _HEAD_NORMS = {"q_norm": "query_norm", "k_norm": "key_norm"}
 _WHAT = "a TTT-E2E model"
+NOT_GIVEN: Any = object()  # where None has a meaning of its own
 
 
 def load_e2e(
     params: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
     *,
-    num_heads: int,
-    window: int,
-    chunk: int,
-    inner_lr: float = 1.0,
-    inner_clip: float | None = 1.0,
-    rope_theta: float = 500_000.0,
+    num_heads: int | None = None,
+    window: int | None = None,
+    chunk: int | None = None,
+    inner_lr: float | None = None,
+    inner_clip: float | None = NOT_GIVEN,
+    rope_theta: float | None = None,
+    rms_norm_eps: float | None = None,
 ) -> NestedLanguageModel:
     """Our model with weights of TTT-E2E's authors' JAX code: a flat dict of arrays under the names above.
 
-    `window` and `chunk` count tokens; `inner_clip` None is no clipping. Raises CourseError for names that lack or that
-    it does not know, and for shapes that do not fit. `save_e2e` goes the other way.
+    `config` is the run's resolved configuration as nested dicts, with sections `model` and `training`; arguments are
+    for arrays that come without one. `window` and `chunk` count tokens, and they and the heads must be given in one of
+    the two. Of what neither gives, `inner_lr` and `inner_clip` are 1, `rope_theta` 500,000 and `rms_norm_eps` 1e-6, as
+    in the released models, and a warning says so. An `inner_clip` of None or 0 is no clipping.
+
+    Two things of that code's training are not in the model. The inner rate has no warm-up (`nested/outer.py` has one).
+    And that code takes targets that are `bos_token_id` out of every loss, where ours counts all: both agree on texts
+    in which that token is at most the first. Raises CourseError for names that lack or that it does not know, for
+    shapes that do not fit, and as `read_options` does. `save_e2e` goes the other way.
     """
-    arrays = _checked_arrays(params, num_heads)
+    arguments = dict(
+        num_heads=num_heads,
+        window=window,
+        chunk=chunk,
+        inner_lr=inner_lr,
+        inner_clip=0.0 if inner_clip is None else inner_clip,
+        rope_theta=rope_theta,
+        rms_norm_eps=rms_norm_eps,
+    )
+    if inner_clip is NOT_GIVEN:
+        arguments["inner_clip"] = None
+    options = read_options(config, arguments)
+    arrays = _checked_arrays(params, options.num_heads)
     layers, _, hidden = arrays[_BLOCKS + "feed_forward/w1/weight"].shape
     suffix, _, fast_hidden = arrays[_PRIME + "feed_forward_prime/w1/weight"].shape
     vocab, width = arrays[_MODEL + "wte/weight"].shape
-    config = e2e_config(
+    of_arrays = dict(vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, suffix_len=suffix)
+    for name, value in of_arrays.items():
+        check_size(name, options.sizes.get(name, value), value, "the shapes of the arrays")
+    for value in (hidden, fast_hidden):
+        check_size("intermediate_size", options.sizes.get("intermediate_size", value), value, "w1/weight")
+    model_config = e2e_config(
         vocab=vocab,
         width=width,
         layers=layers,
-        heads=num_heads,
+        heads=options.num_heads,
         hidden=hidden,
-        window=window,
-        chunk=check_int("chunk", chunk, 1),
+        window=options.window,
+        chunk=options.chunk,
         suffix=suffix,
         fast_hidden=fast_hidden,
-        rate=inner_lr,
-        clip=inner_clip,
-        rope_theta=rope_theta,
+        rate=options.inner_lr,
+        clip=options.inner_clip,
+        rope_theta=options.rope_theta,
+        norm_eps=options.rms_norm_eps,
     )
-    model = NestedLanguageModel(config).to(arrays[_MODEL + "wte/weight"])
+    model = NestedLanguageModel(model_config).to(arrays[_MODEL + "wte/weight"])
     model.load_state_dict(_our_weights(arrays, layers, suffix))
     return model
 
@@ -82,9 +111,8 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
-def _checked_arrays(params: Mapping[str, Any], num_heads: int) -> dict[str, Tensor]:
+def _checked_arrays(params: Mapping[str, Any], heads: int) -> dict[str, Tensor]:
     """The arrays as tensors, all of them there and of shapes that fit each other."""
-    heads = check_int("num_heads", num_heads, 1)
     # The names do not depend on the sizes, which the arrays tell once it is certain that they are there.
     check_names(params, _shapes(1, 1, 1, heads, 1, 1, heads), _WHAT)
     arrays = {name: _tensor(name, array) for name, array in params.items()}

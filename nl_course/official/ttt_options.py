@@ -11,13 +11,13 @@ A number that neither the config nor an argument gives is that code's default. A
 
 import json
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.official.checks import check_size, one_value, warn_of_assumed
 
 # Their name -> the name of our argument, and their default. The number of heads has none: 32 would fit by chance only.
 NUMBERS: dict[str, tuple[str, Any]] = {
@@ -60,10 +60,6 @@ WITHOUT_EFFECT = (
 ACTIVATIONS = ("silu", "swish")  # two names of one function
 
 
-class AssumedOption(UserWarning):
-    """An option that changes numbers was not given, so that the authors' default was taken."""
-
-
 @dataclass(frozen=True)
 class TTTOptions:
     """What the tensors cannot say, by the names of our arguments; and of the config, what the tensors say too."""
@@ -76,9 +72,7 @@ class TTTOptions:
 
     def check_size(self, name: str, value: Any, source: str) -> None:
         """Raises CourseError if the config says of `name` something else than `value`, which is in tensor `source`."""
-        stated = self.sizes.get(name, value)
-        if stated != value:
-            raise CourseError(f"{name} is {stated!r}, but the weights say {value!r}: see {source}.")
+        check_size(name, self.sizes.get(name, value), value, source)
 
 
 def read_options(
@@ -101,21 +95,16 @@ def read_options(
         # In slices the products are the same, unless a size is no multiple: then that code drops the remainder.
         raise CourseError("pretraining_tp must be 1: with sizes that it divides, 1 computes the same.")
     values = {}
-    assumed = []
+    assumed = {}
     for name, (ours, default) in NUMBERS.items():
-        values[ours] = _one_value(ours, arguments.get(ours), name, stated.get(name))
+        values[ours] = one_value(ours, arguments.get(ours), name, stated.get(name))
         if values[ours] is None:
             values[ours] = default
             if ours in needed and default is not None:
-                assumed.append(f"{ours} {default}")
+                assumed[ours] = default
     if values["num_heads"] is None:
         raise CourseError("num_heads is not given, and the weights do not say it: pass num_heads= or config=.")
-    if assumed:
-        warnings.warn(
-            f"assumed, as the authors' code does by default: {', '.join(assumed)}. Pass config= or these arguments.",
-            AssumedOption,
-            stacklevel=3,
-        )
+    warn_of_assumed(assumed)
     check_choice("hidden_act", values.pop("hidden_act"), ACTIVATIONS)
     check_int("num_heads", values["num_heads"], 1)
     for ours in ("base_lr", "rope_theta", "rms_norm_eps"):
@@ -125,19 +114,10 @@ def read_options(
         # Hugging Face leaves this one out of a config.json where it is True.
         sizes.setdefault("tie_word_embeddings", True)
     if arguments.get("mini_batch_size") is not None:
-        sizes["mini_batch_size"] = _one_value(
+        sizes["mini_batch_size"] = one_value(
             "mini_batch_size", arguments["mini_batch_size"], "mini_batch_size", sizes.get("mini_batch_size")
         )
     return TTTOptions(**values, sizes=sizes)
-
-
-def _one_value(ours: str, argument: Any, theirs: str, stated: Any) -> Any:
-    """The argument or what the config states; raises CourseError if both are given and differ."""
-    if argument is None:
-        return stated
-    if stated is not None and stated != argument:
-        raise CourseError(f"{ours} is {argument!r}, and the config's {theirs} is {stated!r}: give one of them.")
-    return argument
 
 
 def _as_dict(config: Mapping[str, Any] | str | os.PathLike) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.nested.stacking import from_pretrained_blocks
 from nl_course.official import load_model, load_ttt
+from nl_course.official.checks import AssumedOption
 from nl_course.official.model import read_model
-from nl_course.official.ttt_options import NUMBERS, SIZES, WITHOUT_EFFECT, AssumedOption, read_options
+from nl_course.official.ttt_options import NUMBERS, SIZES, WITHOUT_EFFECT, read_options
 from tests import golden
 from tests.memories import official_ttt
 from tests.memories.ttt_tools import CLOSE, GRADIENTS, draw
@@ -21,7 +22,7 @@ LENGTHS = [1, 15, 16, 17, 40]
 # Every option that the tensors do not say. Nothing is left to be assumed, so that no warning comes.
 LAYER = dict(num_heads=2, base_lr=1.0, rope_theta=10_000.0)
 EXPLICIT = LAYER | dict(rms_norm_eps=1e-6, hidden_act="silu")
-pytestmark = pytest.mark.filterwarnings("error::nl_course.official.ttt_options.AssumedOption")
+pytestmark = pytest.mark.filterwarnings("error::nl_course.official.checks.AssumedOption")
 BACKBONES = {  # shared q and k, gate
     "mamba": (True, True),
     "transformer": (False, False),
@@ -263,7 +264,7 @@ def test_levels_made_of_such_a_model_keep_its_norms():
 )
 @pytest.mark.filterwarnings("default")
 def test_what_is_assumed_is_said(options, assumed):
-    with pytest.warns(AssumedOption, match=f"by default: {assumed}") as caught:
+    with pytest.warns(AssumedOption, match=f"code: {assumed}") as caught:
         load_model(model_weights("mlp", "mamba", True), **options)
     assert len(caught) == 1 and caught[0].filename == __file__
 

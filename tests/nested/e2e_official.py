@@ -29,8 +29,8 @@ def random_params(layers: int, suffix: int, vocab: int, d: int, heads: int, f: i
     return out
 
 
-def rms(x: Tensor, gain: Tensor) -> Tensor:
-    return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * gain
+def rms(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * gain
 
 
 def turn(x: Tensor, first: int, theta: float) -> Tensor:
@@ -45,7 +45,7 @@ def mlp(x: Tensor, w1: Tensor, w2: Tensor, w3: Tensor) -> Tensor:
     return (silu(x @ w1) * (x @ w3)) @ w2
 
 
-def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr=1.0, inner_clip=1.0, rope_theta=500_000.0):
+def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr, inner_clip, rope_theta, rms_norm_eps):
     """tokens (T + 1,) -> the loss of each next token (T,), differentiable any number of times."""
     p = {name.removeprefix(ROOT).removesuffix("/weight").removeprefix("h/"): w for name, w in params.items()}
     fast, storage = [params[name] for name in FAST], "prime_storage/ffn_prime"
@@ -57,13 +57,13 @@ def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr=1.0, in
         h, after = p["wte"][ids], []
         for i in range(layers):
             b = {n.removeprefix("blocks/"): w[i] for n, w in p.items() if n.startswith("blocks/")}
-            x = rms(h, b["seq_norm"])
+            x = rms(h, b["seq_norm"], rms_norm_eps)
             q, k, v = (
                 (x @ b[f"seq_modeling_block/{n}"]).unflatten(-1, (num_heads, -1)).transpose(0, 1)
                 for n in ("wq", "wk", "wv")
             )
-            q = turn(rms(q, b["seq_modeling_block/q_norm"]), first, rope_theta)
-            k = turn(rms(k, b["seq_modeling_block/k_norm"]), first, rope_theta)
+            q = turn(rms(q, b["seq_modeling_block/q_norm"], rms_norm_eps), first, rope_theta)
+            k = turn(rms(k, b["seq_modeling_block/k_norm"], rms_norm_eps), first, rope_theta)
             if cache[i] is not None:
                 k, v = torch.cat([cache[i][0], k], 1), torch.cat([cache[i][1], v], 1)
             after.append((k, v))
@@ -71,13 +71,13 @@ def losses(params, tokens: Tensor, *, num_heads, window, chunk, inner_lr=1.0, in
             visible = (keys <= queries) & (queries < keys + window)
             scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible, -torch.inf)
             y = (scores.softmax(-1) @ v).transpose(0, 1).flatten(1) @ b["seq_modeling_block/wo"]
-            h = h + rms(y, b["seq_post_norm"])
+            h = h + rms(y, b["seq_post_norm"], rms_norm_eps)
             if (s := i - layers + suffix) >= 0:
-                y = mlp(rms(h, p[f"{storage}_norm"][s]), *(w[s] for w in fast))
-                h = h + rms(y, p[f"{storage}_post_norm"][s])
-            y = mlp(rms(h, b["ffn_norm"]), *(b[f"feed_forward/w{j}"] for j in (1, 2, 3)))
-            h = h + rms(y, b["ffn_post_norm"])
-        return rms(h, p["ln_f"]) @ p["wte"].T, after
+                y = mlp(rms(h, p[f"{storage}_norm"][s], rms_norm_eps), *(w[s] for w in fast))
+                h = h + rms(y, p[f"{storage}_post_norm"][s], rms_norm_eps)
+            y = mlp(rms(h, b["ffn_norm"], rms_norm_eps), *(b[f"feed_forward/w{j}"] for j in (1, 2, 3)))
+            h = h + rms(y, b["ffn_post_norm"], rms_norm_eps)
+        return rms(h, p["ln_f"], rms_norm_eps) @ p["wte"].T, after
 
     losses_of_chunks = []
     for first in range(0, len(tokens) - 1, chunk):
