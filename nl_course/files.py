@@ -1,18 +1,27 @@
 """Where the course keeps its files, and how it writes them: whole or not at all."""
 
+import hashlib
 import json
 import os
+import platform
+import re
+import secrets
 import shutil
 import stat
-import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from nl_course.errors import CourseError
 
 _PACKAGE = Path(__file__).resolve().parent
 JSON_DEPTH = 100  # lists and objects inside each other; the deepest file of the course has about 30
+_A_DAY = 24 * 3600  # seconds
+_CLOCK = 60.0  # seconds by which the clocks of a file server and of this machine may disagree
 
 
 def course_root() -> Path:
@@ -40,24 +49,79 @@ def cache_folder() -> Path:
 def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) -> Path:
     """Calls `writer(temporary)` beside `path`, then moves the result into place in one step.
 
-    A crash, a full disk or ctrl-C leaves the old file as it was. Missing folders are created.
+    A crash, a full disk or ctrl-C leaves the old file as it was. Missing folders are created. A new file gets the
+    permissions that the umask allows, a replaced one keeps those it had, as with `open(path, "w")`. A symbolic link at
+    `path` is itself replaced; the file that it names is left alone. What a process that was killed left behind while it
+    wrote this very file is removed first (see `remove_leftovers`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder: only within one file system is moving a single step.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    remove_leftovers(path)
+    mode = None  # the permissions of the file that is replaced
+    if path.is_file() and not path.is_symlink():
+        mode = stat.S_IMODE(path.stat().st_mode)
+    # In the same folder: only within one file system is moving a single step. The name says who writes, so that others
+    # can tell whether it is still being written.
+    temporary = path.with_name(f".{path.name}.{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    # Of 0o666 the umask takes its share. A file with permissions of its own gets them once it is whole; until then
+    # nobody else may read it.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
     try:
         writer(temporary)
         # Without this the name could survive a crash whose file does not.
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are readable by their owner alone
+        if mode is not None:
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Removes what `write_atomically(path, ...)` left beside `path` in processes that were killed while they wrote.
+
+    Only ordinary files with the names that it gives are removed: those whose process on this machine has ended, and,
+    where that cannot be told (another machine, or an earlier version of the course), those not written to for a day.
+    """
+    path = Path(path)
+    name = re.compile(rf"\.{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{8}}|[a-z0-9_]{{8}})\.part")
+    try:
+        beside = [entry for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]
+    except OSError:  # no such folder, or one that may not be looked into: then nothing was left there by us
+        return
+    for entry in beside:
+        with suppress(OSError):  # another process was faster, or the file is not ours to remove
+            about = entry.stat(follow_symlinks=False)
+            if not stat.S_ISREG(about.st_mode):
+                continue
+            host, process = name.fullmatch(entry.name).groups()
+            if host == _host_mark():
+                # A process that started after the last write cannot be the one that wrote.
+                left_behind = not is_running(int(process), before=about.st_mtime)
+            else:
+                left_behind = time.time() - about.st_mtime > _A_DAY
+            if left_behind:
+                os.unlink(entry.path)
+
+
+def is_running(process: int, before: float) -> bool:
+    """Whether the process with that number (pid) runs on this machine and was started `before` that time, in seconds
+    since 1970. Numbers are given anew to later processes, which the time tells apart."""
+    try:
+        found = psutil.Process(process)
+        # A zombie has ended; it only waits for its parent to notice.
+        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= before + _CLOCK
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+
+
+def _host_mark() -> str:
+    """Eight letters that stand for this machine's name in the names of files."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def check_file(path: str | os.PathLike, what: str) -> Path:

@@ -1,0 +1,130 @@
+"""Files are written whole or not at all, with the right permissions, and nothing of a killed writer stays."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nl_course.files import is_running, remove_leftovers, write_atomically
+
+KILLED = """
+import os, signal, sys
+from nl_course.files import write_atomically
+
+def half(temporary):
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_atomically(sys.argv[1], half)
+"""
+
+
+def text(words):
+    return lambda temporary: temporary.write_text(words)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask for one test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_a_new_file_follows_the_umask_and_a_replaced_one_keeps_its_permissions(tmp_path, umask):
+    for mask, wanted in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
+        umask(mask)
+        assert mode(write_atomically(tmp_path / f"{mask}", text("new"))) == wanted
+    for kept in (0o600, 0o640, 0o444):
+        (tmp_path / "077").touch()
+        (tmp_path / "077").chmod(kept)
+        assert mode(write_atomically(tmp_path / "077", text("again"))) == kept
+    seen = []
+    (tmp_path / "secret").write_text("old")
+    (tmp_path / "secret").chmod(0o600)
+    umask(0o022)
+    write_atomically(tmp_path / "secret", lambda temporary: seen.append(mode(temporary)))
+    assert seen == [0o600]  # while it is written, too
+
+
+def test_a_link_is_replaced_and_what_it_names_is_left_alone(tmp_path, umask):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "theirs").chmod(0o600)
+    (tmp_path / "link").symlink_to("theirs")
+    write_atomically(tmp_path / "link", text("ours"))
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "theirs").read_text() == "theirs"
+    assert mode(tmp_path / "link") == 0o644
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    def fail(temporary):
+        temporary.write_text("half")
+        raise error
+
+    write_atomically(tmp_path / "file", text("old"))
+    with pytest.raises(type(error)):
+        write_atomically(tmp_path / "file", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a signal of POSIX")
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")]).returncode == -9
+        (left,) = tmp_path.iterdir()  # the second time: the first one's is gone
+        assert left.name.startswith(".file.") and left.read_text() == "half"
+    write_atomically(tmp_path / "file", text("whole"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_what_is_surely_left_over_is_removed(tmp_path, monkeypatch):
+    """A file of a process that runs, of another machine, or of an earlier version stays until it is a day old; files
+    with other names, folders and links stay forever."""
+    written = []
+    write_atomically(tmp_path / "file", lambda temporary: written.append(temporary.name))
+    (running,) = written
+    other_machine = f".file.00000000-{running.split('-', 1)[1]}"
+    earlier = ".file.abc_1234.part"
+    strange = [".file.part", ".file.mine.part", ".other.abc_1234.part", "x.file.abc_1234.part", ".file.abcd1234.parts"]
+    for name in (running, other_machine, earlier, *strange):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".file.folder12.part").mkdir()
+    (tmp_path / ".file.thelink1.part").symlink_to("file")
+    before = {path.name for path in tmp_path.iterdir()}
+    remove_leftovers(tmp_path / "file")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 10**5,) * 2, follow_symlinks=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)  # what cannot be removed does not stop the one who only wants to write
+        remove_leftovers(tmp_path / "file")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    remove_leftovers(tmp_path / "file")
+    # This very process was started after that time, so it is another process of the same number that wrote.
+    assert before - {path.name for path in tmp_path.iterdir()} == {running, other_machine, earlier}
+    remove_leftovers(tmp_path / "nowhere" / "file")
+
+
+def test_a_process_is_known_by_its_number_and_its_start():
+    assert is_running(os.getpid(), before=time.time())
+    assert not is_running(os.getpid(), before=time.time() - 10**6)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    if hasattr(os, "waitid"):  # it has ended and nobody has asked about it: a zombie
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_running(ended.pid, before=time.time())
+    ended.wait()
+    assert not is_running(ended.pid, before=time.time())
+    assert not is_running(10**30, before=time.time()) and not is_running(-1, before=time.time())
