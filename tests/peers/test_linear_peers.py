@@ -12,6 +12,7 @@ from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.delta import delta_chunked, delta_reference, gated_delta_reference
 from nl_course.memories.linear.linear import retnet_retention
 from tests.peers import FLOAT32, from_file, moved, random
+from tests.peers.weights import qwen3_next_gated_delta
 
 linear = from_file("fla-core", "fla/ops/linear_attn/naive.py")
 retention = from_file("fla-core", "fla/ops/retention/naive.py")
@@ -119,23 +120,7 @@ def test_the_whole_gated_deltanet_layer_is_qwen3_nexts():
     torch.manual_seed(0)
     peer = moved(qwen.Qwen3NextGatedDeltaNet(config, 0))
     memory = GatedDeltaNet(GatedDeltaConfig(width=24, heads=3, head_dim=KEYS, value_dim=VALUES, chunk=16)).double()
-    q, k, v, gate = peer.in_proj_qkvz.weight.unflatten(0, (3, -1)).split([KEYS, KEYS, VALUES, VALUES], dim=1)
-    step, interval = peer.in_proj_ba.weight.unflatten(0, (3, 2)).unbind(1)
-    memory.load_state_dict(
-        {
-            "query.weight": q.flatten(0, 1),
-            "key.weight": k.flatten(0, 1),
-            "value.weight": v.flatten(0, 1),
-            "gate.weight": gate.flatten(0, 1),
-            "conv.weight": peer.conv1d.weight[:, 0],
-            "step.weight": step,
-            "interval.weight": interval,
-            "interval_bias": peer.dt_bias,
-            "log_rate": peer.A_log,
-            "norm.weight": peer.norm.weight,
-            "output.weight": peer.out_proj.weight,
-        }
-    )
+    memory.load_state_dict(qwen3_next_gated_delta(peer.state_dict(), heads=3, keys=KEYS, values=VALUES))
     x = random(2, 100, 24)
     y, _ = memory(x)
     torch.testing.assert_close(y, peer(x), rtol=1e-4, atol=1e-4)

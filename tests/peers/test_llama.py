@@ -5,6 +5,7 @@ import torch
 
 from nl_course.model import LanguageModel, ModelConfig
 from tests.peers import FLOAT32, moved, pairs_from_halves, random
+from tests.peers.weights import llama
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; `make peers` does it.")
 SIZES = dict(vocab=37, width=24, layers=3, heads=4, hidden=40)
@@ -32,21 +33,7 @@ def theirs(kv_heads: int, attention: str = "eager") -> torch.nn.Module:
 def ours(peer: torch.nn.Module, kv_heads: int, path: str = "auto") -> LanguageModel:
     """Our model with the peer's weights."""
     model = LanguageModel(ModelConfig(**SIZES, options=dict(kv_heads=kv_heads)), path=path).double()
-    weights = {"embedding.weight": peer.model.embed_tokens.weight, "norm.weight": peer.model.norm.weight}
-    for i, layer in enumerate(peer.model.layers):
-        attention, mlp = layer.self_attn, layer.mlp
-        weights |= {
-            f"layers.{i}.memory_norm.weight": layer.input_layernorm.weight,
-            f"layers.{i}.memory.query.weight": pairs_from_halves(attention.q_proj.weight, 4),
-            f"layers.{i}.memory.key.weight": pairs_from_halves(attention.k_proj.weight, kv_heads),
-            f"layers.{i}.memory.value.weight": attention.v_proj.weight,
-            f"layers.{i}.memory.output.weight": attention.o_proj.weight,
-            f"layers.{i}.mlp_norm.weight": layer.post_attention_layernorm.weight,
-            f"layers.{i}.mlp.gate.weight": mlp.gate_proj.weight,
-            f"layers.{i}.mlp.up.weight": mlp.up_proj.weight,
-            f"layers.{i}.mlp.down.weight": mlp.down_proj.weight,
-        }
-    model.load_state_dict(weights)
+    model.load_state_dict(llama(peer.state_dict(), layers=3, heads=4, kv_heads=kv_heads))
     return model
 
 
