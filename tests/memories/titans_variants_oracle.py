@@ -4,10 +4,7 @@ Behrouz, Zhong and Mirrokni 2024, "Titans: Learning to Memorize at Test Time", a
 the memory, 21 to 25 for MAC, 26 to 28 for MAG, 29 to 31 for MAL, section 4.4 for what stands around them. Where the
 paper leaves something open, this is the course's choice as the layers' docstrings give it.
 
-Nothing here comes from nl_course: only the weights, by the names that the layers give them. Every sum is written out
-for one text and one token, so that no mask, chunk or cut can be wrong in the same way as in the layers.
-
-A token is a row (d,), a head's share of it (f,). A linear map W is (out, in), as torch keeps it: x W^T.
+Nothing here comes from nl_course: only the weights, by the names that the layers give them (see by_hand.py).
 """
 
 from dataclasses import dataclass
@@ -15,8 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Weights = dict[str, Tensor]
-EPSILON = 1e-6  # of every norm, and under the root of |k|
+from tests.memories.by_hand import (
+    ACTIVATIONS,
+    Weights,
+    convolved,
+    heads_of,
+    layer_norm,
+    rms_norm,
+    silu,
+    softmax_read,
+    turned,
+    unit,
+)
 
 
 @dataclass(frozen=True)
@@ -44,41 +51,6 @@ class Options:
     around: bool = True
 
 
-# -- functions of one row ----------------------------------------------------------------------------------------------
-def silu(u: Tensor) -> Tensor:
-    return u / (1 + torch.exp(-u))
-
-
-def gelu(u: Tensor) -> Tensor:
-    return u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3))) / 2
-
-
-def rms_norm(u: Tensor, gain: Tensor) -> Tensor:
-    return gain * u / torch.sqrt((u * u).mean() + EPSILON)
-
-
-def layer_norm(u: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    centered = u - u.mean()
-    return gain * centered / torch.sqrt((centered * centered).mean() + EPSILON) + shift
-
-
-def unit(u: Tensor) -> Tensor:
-    return u / torch.sqrt((u * u).sum() + EPSILON)
-
-
-def turned(u: Tensor, position: int, theta: float | None) -> Tensor:
-    """Rotary position: features 2i and 2i + 1 are a point, turned by position * theta^(-2i / f)."""
-    if theta is None:
-        return u
-    f = len(u)
-    out = []
-    for i in range(f // 2):
-        angle = torch.tensor(position * theta ** (-2 * i / f), dtype=u.dtype)
-        out.append(u[2 * i] * angle.cos() - u[2 * i + 1] * angle.sin())
-        out.append(u[2 * i] * angle.sin() + u[2 * i + 1] * angle.cos())
-    return torch.stack(out)
-
-
 # -- the neural memory -------------------------------------------------------------------------------------------------
 class Memory:
     """One text's memory: M and S of every head, the anchor of the open chunk, and what the convolutions remember."""
@@ -86,7 +58,6 @@ class Memory:
     def __init__(self, w: Weights, o: Options):
         self.w = w
         self.o = o
-        self.f = w["neural.query.weight"].shape[0] // o.heads
         self.M = []
         self.S = []
         for h in range(o.heads):
@@ -113,14 +84,10 @@ class Memory:
         long_name = {"q": "query", "k": "key", "v": "value"}[name]
         u = row @ self.w[f"neural.{long_name}.weight"].T  # eq. 11
         if self.o.conv:
-            seen = [*before, u]
-            before[:] = seen[1:]
-            taps = self.w[f"neural.conv_{long_name}.weight"]  # (d, conv), the row's own tap last
-            u = self.w[f"neural.conv_{long_name}.bias"]
-            for i, earlier in enumerate(seen):
-                u = u + taps[:, i] * earlier
+            taps = self.w[f"neural.conv_{long_name}.weight"]  # (d, conv)
+            u = convolved(u, before, taps, self.w[f"neural.conv_{long_name}.bias"])
         u = silu(u)
-        heads = [u[h * self.f : (h + 1) * self.f] for h in range(self.o.heads)]
+        heads = heads_of(u, self.o.heads)
         if name == "v":
             return heads
         return [unit(own) for own in heads]
@@ -133,7 +100,7 @@ class Memory:
             if self.o.bias:
                 a = a + M[f"b{i}"][0]
             if i < self.o.layers:
-                a = {"silu": silu, "gelu": gelu}[self.o.activation](a)
+                a = ACTIVATIONS[self.o.activation](a)
         if self.o.norm:
             a = layer_norm(a, self.w["neural.gain"][h, 0], self.w["neural.shift"][h, 0])
         return z + a if self.o.residual else a
@@ -210,29 +177,22 @@ class Seen:
     def __init__(self, w: Weights, o: Options, row: Tensor, position: int | None):
         """`position` None: a persistent token, which has none and is not turned."""
         theta = None if position is None else o.rope_theta
-        key = heads_of(row @ w["attention.key.weight"].T, o)
+        key = heads_of(row @ w["attention.key.weight"].T, o.heads)
         self.key = [turned(own, position or 0, theta) for own in key]
-        self.value = heads_of(row @ w["attention.value.weight"].T, o)
-
-
-def heads_of(row: Tensor, o: Options) -> list[Tensor]:
-    f = len(row) // o.heads
-    return [row[h * f : (h + 1) * f] for h in range(o.heads)]
+        self.value = heads_of(row @ w["attention.value.weight"].T, o.heads)
 
 
 def attend(w: Weights, o: Options, row: Tensor, position: int, prefix: list[Seen], seen: list[Seen]) -> Tensor:
     """What a token reads, (d,): one softmax over the prefix and all that it sees (eq. 2). Scores with the prefix use
     the query as it is, those with tokens the query turned by its position."""
-    query = heads_of(row @ w["attention.query.weight"].T, o)
+    query = heads_of(row @ w["attention.query.weight"].T, o.heads)
     read = []
     for h in range(o.heads):
         scale = len(query[h]) ** -0.5
         own = turned(query[h], position, o.rope_theta)
         scores = [scale * (query[h] * token.key[h]).sum() for token in prefix]
         scores += [scale * (own * token.key[h]).sum() for token in seen]
-        shares = torch.stack(scores).softmax(0)
-        values = torch.stack([token.value[h] for token in (*prefix, *seen)])
-        read.append(shares @ values)
+        read.append(softmax_read(scores, [token.value[h] for token in (*prefix, *seen)]))
     return torch.cat(read) @ w["attention.output.weight"].T
 
 
@@ -340,15 +300,3 @@ def mal(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
 
 
 LAYERS = {"mac": mac, "mag": mag, "mal": mal}
-
-
-def read(name: str, w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
-    """A batch of texts x (b, t, d), each by itself: outputs (b, t, d), and the state by name with the batch first."""
-    outputs = []
-    states = []
-    for text in x:
-        y, state = LAYERS[name](w, o, text)
-        outputs.append(y)
-        states.append(state)
-    together = {part: torch.stack([state[part] for state in states]) for part in states[0]}
-    return torch.stack(outputs), together
