@@ -99,24 +99,29 @@ def remove_leftovers(path: str | os.PathLike) -> None:
             host, process = name.fullmatch(entry.name).groups()
             if host == _host_mark():
                 # A process that started after the last write cannot be the one that wrote.
-                left_behind = not is_running(int(process), before=about.st_mtime)
+                started = process_start(int(process))
+                left_behind = started is None or started > about.st_mtime + _CLOCK
             else:
                 left_behind = time.time() - about.st_mtime > _A_DAY
             if left_behind:
                 os.unlink(entry.path)
 
 
-def is_running(process: int, before: float) -> bool:
-    """Whether the process with that number (pid) runs on this machine and was started `before` that time, in seconds
-    since 1970. Numbers are given anew to later processes, which the time tells apart."""
+def process_start(process: int) -> float | None:
+    """When the process with that number (pid) was started, in seconds since 1970; None if none runs on this machine.
+
+    Numbers are given anew to later processes; the time tells these apart.
+    """
     try:
         found = psutil.Process(process)
-        # A zombie has ended; it only waits for its parent to notice.
-        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= before + _CLOCK
-    except psutil.AccessDenied:
-        return True
+        started = found.create_time()
     except (psutil.Error, ValueError, OverflowError):
-        return False
+        return None
+    with suppress(psutil.Error):  # not every system tells of other people's processes
+        # A zombie has ended; it only waits for its parent to notice.
+        if found.status() == psutil.STATUS_ZOMBIE:
+            return None
+    return started
 
 
 def _host_mark() -> str:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from nl_course.files import is_running, remove_leftovers, write_atomically
+from nl_course.files import process_start, remove_leftovers, write_atomically
 
 KILLED = """
 import os, signal, sys
@@ -119,12 +120,11 @@ def test_only_what_is_surely_left_over_is_removed(tmp_path, monkeypatch):
 
 
 def test_a_process_is_known_by_its_number_and_its_start():
-    assert is_running(os.getpid(), before=time.time())
-    assert not is_running(os.getpid(), before=time.time() - 10**6)
+    assert process_start(os.getpid()) == psutil.Process().create_time()
     ended = subprocess.Popen([sys.executable, "-c", ""])
     if hasattr(os, "waitid"):  # it has ended and nobody has asked about it: a zombie
         os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-        assert not is_running(ended.pid, before=time.time())
+        assert process_start(ended.pid) is None
     ended.wait()
-    assert not is_running(ended.pid, before=time.time())
-    assert not is_running(10**30, before=time.time()) and not is_running(-1, before=time.time())
+    assert process_start(ended.pid) is None
+    assert process_start(10**30) is None and process_start(-1) is None

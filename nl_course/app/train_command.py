@@ -88,14 +88,18 @@ def run_train(options: argparse.Namespace) -> int:
     """Trains, or estimates, and returns the exit code. Under torchrun every process calls it."""
     from nl_course.training import distributed
 
-    device = distributed.local_device(device_named(options.device))
-    ranks = distributed.join(options.parallel, device)
     try:
+        device = distributed.local_device(device_named(options.device))
+        ranks = distributed.join(options.parallel, device)
         if ranks.is_main:
             return _run(options, device, ranks, print)
         # Only the main process prints; otherwise every line would stand there once per process.
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             return _run(options, device, ranks, lambda *words, **how: print(*words, file=nowhere))
+    except (CourseError, OSError):
+        if distributed.main_tells():
+            return 2
+        raise
     finally:
         distributed.leave()
 

@@ -13,17 +13,25 @@ right for every model. What it gives up is that sending overlaps with computing.
 `fsdp`: their levels take gradients of gathered matrices inside the forward pass, and no test shows that this works.
 
 Processes find each other through the environment that torchrun sets, and talk through gloo on processors and nccl on
-GPUs (gloo for tensors that stay on processors). On several machines the run's folder must be one that all of them see.
+GPUs (gloo for tensors that stay on processors). If some are missing, the others say so after a few seconds, and give up
+after ten minutes (NL_COURSE_JOIN_SECONDS changes that). On several machines the run's folder must be one that all of
+them see.
+
+What goes wrong in one process ends all of them, and one tells of it. Where several do something that may fail, such as
+writing a checkpoint, they do it inside `with ranks.together():`, so that none waits for one that has given up.
 """
 
 import importlib
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -38,6 +46,9 @@ from nl_course.training.interrupts import Interrupts
 
 PARALLEL = ("auto", "none", "ddp", "fsdp")
 ELEMENTWISE = ("sgd", "momentum", "adam", "adamw")  # optimizers that need not see a matrix whole
+SAY_AFTER = 5.0  # seconds of waiting for other processes, after which it is said
+GIVE_UP_AFTER = 600.0  # seconds; NL_COURSE_JOIN_SECONDS comes first
+TOLD_WITHIN = 10.0  # seconds in which the main process is expected to tell of an error that others have, too
 
 
 def under_torchrun() -> bool:
@@ -186,6 +197,39 @@ class Ranks:
         if self.mode != "none":
             self.any(False)
 
+    def agree(self, failure: Exception | None) -> None:
+        """Raises in every process what went wrong in any of them; all must call it, each with its own failure or None.
+
+        A process raises its own failure, unchanged. One that has none raises a CourseError with the words of the first
+        process that has one.
+        """
+        if self.mode == "none":
+            if failure is not None:
+                raise failure
+            return
+        own = None if failure is None else str(failure) or type(failure).__name__
+        reports: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(reports, own)
+        if failure is not None:
+            raise failure
+        for report in reports:
+            if report is not None:
+                raise CourseError(report)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """`with ranks.together():` around what may fail in one process only, e.g. since only the main one does it. All
+        processes leave the block together: all go on, or all raise (see `agree`).
+
+        Nothing inside the block may wait for other processes after something in it may have failed.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except (CourseError, OSError) as error:
+            failure = error
+        self.agree(failure)
+
     def interrupts(self) -> Interrupts:
         """How ctrl-C is handled during the run: alone, or by agreement of all processes."""
         return Interrupts() if self.mode == "none" else AgreedInterrupts(self)
@@ -249,8 +293,137 @@ def join(parallel: str, device: torch.device) -> Ranks:
         # `leave` until Python ends, and those threads would crash there.
         importlib.import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend)
+        place = MeetingPlace(1 if MeetingPlace.last is None else MeetingPlace.last.number + 1)
+        MeetingPlace.last = place
+        dist.init_process_group(backend, store=place.meet(), rank=place.rank, world_size=place.world_size)
     return Ranks(parallel)
+
+
+class MeetingPlace:
+    """Where the processes of a run find each other: a small store of keys that one of them, or torchrun, serves.
+
+    torch's own way of meeting there waits without a word, and cannot be interrupted.
+    """
+
+    last: "MeetingPlace | None" = None  # where this process has met the others last
+
+    def __init__(self, number: int = 1):
+        """Reads the environment that torchrun sets. Raises CourseError where it is incomplete.
+
+        `number` counts the meetings of these processes: each has keys of its own in the store.
+        """
+        self.number = number
+        try:
+            self.rank = int(os.environ["RANK"])
+            self.world_size = int(os.environ["WORLD_SIZE"])
+            self.host = os.environ["MASTER_ADDR"]
+            self.port = int(os.environ["MASTER_PORT"])
+            self.limit = float(os.environ.get("NL_COURSE_JOIN_SECONDS", GIVE_UP_AFTER))
+        except (KeyError, ValueError) as error:
+            raise CourseError(
+                f"the environment does not say where to find the other processes ({error}); start them with torchrun."
+            ) from error
+        # torchrun serves the store itself, so that it outlives any process of the run.
+        self.serves = self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        # One process per machine speaks of waiting.
+        self.speaks = self.rank == 0 or os.environ.get("LOCAL_RANK", "0") == "0"
+        self.store: dist.Store | None = None
+
+    def meet(self) -> "dist.Store":
+        """The store, once all processes are there. Raises CourseError if some are missing at the end."""
+        patience = Patience(self.limit, self.speaks)
+        server = self._reach(patience)
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.store = dist.PrefixStore(f"nl_course/{restart}/{self.number}", server)
+        here = self.store.add("here", 1)
+        while here < self.world_size:
+            waiting = f"{here} of {self.world_size} processes are at {self.host}:{self.port}"
+            if patience.is_over(f"waiting: {waiting}") or self.store.check(["given up"]):
+                self.store.set("given up", "")
+                time.sleep(1.0)  # the store may end with this process, and the others should read that first
+                raise CourseError(
+                    f"gave up waiting after {self.limit:g} seconds: {waiting}. Start the others with the same "
+                    "MASTER_ADDR and MASTER_PORT, and see that they can reach that address."
+                )
+            time.sleep(0.1)
+            here = self.store.add("here", 0)
+        return self.store
+
+    def _reach(self, patience: "Patience") -> "dist.Store":
+        """The store itself: served by this process, or elsewhere as soon as there is somebody who serves it."""
+        # A plain connection tells whether somebody is there: torch would print pages about nobody being there.
+        while not self.serves:
+            try:
+                socket.create_connection((self.host, self.port), timeout=1.0).close()
+                break
+            except OSError as error:
+                nobody = f"nothing answers at {self.host}:{self.port} ({error.strerror or error})"
+                if patience.is_over(f"waiting: {nobody}"):
+                    raise CourseError(
+                        f"gave up waiting after {self.limit:g} seconds: {nobody}. The process with RANK=0 has to be "
+                        "started too, and this machine has to reach it there."
+                    ) from error
+            time.sleep(0.1)
+        try:
+            timeout = timedelta(seconds=max(self.limit, 1.0))
+            return dist.TCPStore(
+                self.host, self.port, is_master=self.serves, wait_for_workers=False, timeout=timeout, multi_tenant=True
+            )
+        except dist.DistError as error:
+            doing = "serve" if self.serves else "reach"
+            raise CourseError(f"cannot {doing} the run's meeting place {self.host}:{self.port}: {error}") from error
+
+    def main_ends(self) -> None:
+        """Tells the others that the main process has said what there is to say, and ends now."""
+        if self.store is not None and self.rank == 0 and self.world_size > 1:
+            self.store.set("main ends", "")
+            if self.serves:
+                time.sleep(1.0)  # the store ends with this process
+
+    def has_main_ended(self) -> bool:
+        """Whether the main process ends (see `main_ends`) within TOLD_WITHIN seconds."""
+        until = time.monotonic() + TOLD_WITHIN
+        while time.monotonic() < until:
+            try:
+                if self.store.check(["main ends"]):
+                    return True
+            except dist.DistError:  # whoever served the store is gone
+                return True
+            time.sleep(0.1)
+        return False
+
+
+class Patience:
+    """How long something is waited for. After SAY_AFTER seconds, and whenever it changes, is said what for."""
+
+    def __init__(self, limit: float, speaks: bool):
+        self._started = time.monotonic()
+        self._limit = limit
+        self._speaks = speaks
+        self._said = ""
+
+    def is_over(self, waiting: str) -> bool:
+        """Whether the limit is reached. `waiting` is what may be said on stderr meanwhile."""
+        waited = time.monotonic() - self._started
+        if waited >= SAY_AFTER and self._speaks and waiting != self._said:
+            print(f"nl-course: {waiting} (for at most {self._limit:g} seconds)", file=sys.stderr, flush=True)
+            self._said = waiting
+        return waited >= self._limit
+
+
+def main_tells() -> bool:
+    """Whether another process tells of the error that this one is about to end with.
+
+    Where all processes have the same error, it should stand there once. torchrun ends all processes as soon as one has
+    ended. So those that are not the main one wait here until that one has spoken. Where it does not, e.g. because the
+    error is not one that it has, the answer is no.
+    """
+    place = MeetingPlace.last
+    if place is None or place.rank == 0:
+        return False
+    if place.store is None:  # the main process was never met
+        return not place.speaks
+    return place.has_main_ended()
 
 
 def leave() -> None:
@@ -269,6 +442,8 @@ def end(code: int) -> None:
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
+    if MeetingPlace.last is not None:
+        MeetingPlace.last.main_ends()
     os._exit(code)
 
 
