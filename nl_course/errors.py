@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from math import isfinite
 from numbers import Integral, Real
 
 LARGEST_INT = 2**63 - 1  # torch counts and seeds with 64 bits
@@ -23,10 +24,16 @@ def check_choice(what: str, value: object, allowed: Iterable[str]) -> str:
 
 
 def check_min(what: str, value: int | float, least: int | float) -> int | float:
-    """Returns `value` if it is a number of at least `least`, else raises a CourseError."""
+    """Returns `value` if it is a finite number of at least `least`, else raises a CourseError."""
     # True and False are numbers to Python, and `not >=` also catches what is not a number (NaN).
     if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
         raise CourseError(f"{what} must be a number of at least {least}, not {shortened(value)}.")
+    try:
+        finite = isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits, which no float holds
+        finite = False
+    if not finite:
+        raise CourseError(f"{what} must be a finite number of at least {least}, not {shortened(value)}.")
     return value
 
 
@@ -36,6 +43,21 @@ def check_int(what: str, value: int, least: int = 0, most: int = LARGEST_INT) ->
         raise CourseError(f"{what} must be a whole number of at least {least}, not {shortened(value)}.")
     if value > most:
         raise CourseError(f"{what} must be a whole number of at most {most:,}, not {shortened(value)}.")
+    return value
+
+
+def check_text(what: str, value: str) -> str:
+    """Returns `value` if it can be written as UTF-8, else raises a CourseError.
+
+    A Python string may hold half of a surrogate pair, from a damaged file name or a cut-off emoji, that no file holds.
+    """
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise CourseError(
+            f"{what} holds {value[error.start]!r} at position {error.start}, which is half a character; "
+            "remove it or write the whole character."
+        ) from None
     return value
 
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from nl_course.errors import LARGEST_INT, CourseError, check_choice, check_int, check_min, is_out_of_memory
+from nl_course.errors import LARGEST_INT, CourseError, check_choice, check_int, check_min, check_text, is_out_of_memory
 
 
 def test_what_is_allowed_passes_through():
     assert check_choice("colour", "red", ["red", "blue"]) == "red"
     assert check_int("steps", 3, least=1) == 3 and check_int("steps", np.int64(3)) == 3
     assert check_int("seed", LARGEST_INT) == LARGEST_INT
+    assert check_text("name", "é 😀") == "é 😀"
     assert check_min("rate", 0.5, 0) == 0.5 and check_min("rate", np.float32(0.5), 0) == 0.5
 
 
@@ -32,6 +33,9 @@ def test_what_is_allowed_passes_through():
         (lambda: check_min("rate", -1, 0), "rate must be a number of at least 0, not -1"),
         (lambda: check_min("rate", float("nan"), 0), "not nan"),
         (lambda: check_min("rate", "fast", 0), "not 'fast'"),
+        (lambda: check_min("rate", float("inf"), 0), "rate must be a finite number of at least 0, not inf"),
+        (lambda: check_min("rate", 10**400, 0), "finite number"),
+        (lambda: check_text("the name", "a\ud83d"), "the name holds .* at position 1, which is half a character"),
     ],
 )
 def test_mistakes(mistake, says):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from math import isfinite
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES
@@ -32,8 +31,7 @@ class LevelConfig:
         object.__setattr__(self, "chunk", self.chunk or 0)  # None means 0: never
         check_int("hidden", self.hidden, 1)
         check_int("chunk", self.chunk, 0)
-        if not isfinite(check_min("rate", self.rate, 0)):
-            raise CourseError(f"rate must be a finite number, not {self.rate}.")
+        check_min("rate", self.rate, 0)
         check_choice("activation", self.activation, ACTIVATIONS)
 
     @property

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_choice, check_int, check_text
 from nl_course.files import asset, write_atomically
 from nl_course.tasks import documents
 from nl_course.tasks.documents import CORPORA, PACKAGES, Document
@@ -40,8 +40,8 @@ class LibraryWarning(UserWarning):
 
 # -- bytes as tokens -------------------------------------------------------------------------------------
 def encode(text: str | bytes) -> Tensor:
-    """Text -> its UTF-8 bytes, (T,) int64."""
-    data = text.encode("utf-8") if isinstance(text, str) else bytes(text)
+    """Text -> its UTF-8 bytes, (T,) int64. Raises CourseError for half a surrogate pair, which has none."""
+    data = check_text("the text", text).encode("utf-8") if isinstance(text, str) else bytes(text)
     return _tensor(data).long()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError, check_int, check_text
 from nl_course.files import write_atomically
 from nl_course.tasks import text as bytewise
 
@@ -47,7 +47,7 @@ class Tokenizer:
         """Text -> (T,) int64. Bytes that are not UTF-8 become the replacement character."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", errors="replace")
-        return torch.tensor(self._inner.encode(text).ids, dtype=torch.int64)
+        return torch.tensor(self._inner.encode(check_text("the text", text)).ids, dtype=torch.int64)
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
         """Tokens -> text; the separator becomes an empty line. Raises CourseError for a token beyond the vocabulary."""

@@ -107,7 +107,8 @@ def read_out(arrays: dict) -> str:
     last = arrays["norm"][-1]
     size = f"{last:.3g}" if np.isfinite(last) else "no number any more"
     text = f"Step {arrays['step']:g}: after {TOKENS} tokens the memory's norm is {size}"
-    text += f" (at first {arrays['norm'][0]:.2f}), and it was at most {np.nanmax(arrays['norm']):.3g}."
+    finite = arrays["norm"][np.isfinite(arrays["norm"])]
+    text += f" (at first {arrays['norm'][0]:.2f}), and it was at most {finite.max():.3g}."
     if np.isfinite(arrays["bound"]):
         text += (
             f" The steepest write multiplies what stands along its key by {arrays['multiplier']:.2f}; beyond -1 it "

@@ -137,6 +137,10 @@ def _answers(read: np.ndarray, words: list[str], values: np.ndarray, at: int) ->
     is no answer), the needle's rank among them (a draw counts against it), and how many words that are."""
     plain, read = [_plain(word) for word in words], np.where(np.isfinite(read).all(1, keepdims=True), read, 0.0)
     first = {word: plain.index(word) for word in dict.fromkeys(plain) if word != plain[at]}
+    if not first:
+        raise CourseError(
+            "the text and the needle are one word over and over; recall needs at least two different words."
+        )
     largest = np.abs(read).max(axis=1, keepdims=True)  # first, since squares of what has blown up would overflow
     answer = np.where(largest > 1e-6, read / np.maximum(largest, 1e-6), 0.0)
     answer = answer / np.maximum(np.linalg.norm(answer, axis=1, keepdims=True), 1e-6)
@@ -164,10 +168,15 @@ def read_out(arrays: dict) -> str:
             f"times; at the end its answer has cosine {arrays['recall'][-1]:.2f}, rank {ranks[-1]} of "
             f"{arrays['known'][-1]} words."
         )
+    if np.isfinite(surprise[at]):
+        surprised = (
+            f"surprises the memory by {surprise[at]:.2f} (the middle of all words: {np.nanmedian(surprise):.2f})"
+        )
+    else:
+        surprised = "meets a memory whose weights are no numbers any more, so its surprise is none either"
     return (
-        f"“{word}”, word {at + 1} of {len(words)}, surprises the memory by {surprise[at]:.2f} (the middle of all "
-        f"words: {np.nanmedian(surprise):.2f}). {recalled} One write stands strongest {peak} words later, at "
-        f"{stands[peak]:.2f} times its step, and at {stands[-1]:.2f} at the end. With retention "
+        f"“{word}”, word {at + 1} of {len(words)}, {surprised}. {recalled} One write stands strongest "
+        f"{peak} words later, at {stands[peak]:.2f} times its step, and at {stands[-1]:.2f} at the end. With retention "
         f"{arrays['retention_set']:g}, {faded}."
     )
 

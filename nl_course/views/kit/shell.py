@@ -25,6 +25,7 @@ options) before the recompute. Where NL_COURSE_STRICT=1 is set, as in the tests,
 again after it was shown.
 """
 
+import math
 import os
 import traceback
 from collections import OrderedDict
@@ -36,7 +37,7 @@ import ipywidgets as W
 import plotly.graph_objects as go
 import traitlets
 
-from nl_course.errors import CourseError
+from nl_course.errors import CourseError, check_text
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper
 from nl_course.views.kit.sync import send_changes, settle
@@ -53,6 +54,22 @@ def pure(*functions: Callable) -> list[staticmethod]:
 def by_name(compute: Callable) -> Callable:
     """`compute` for a dict of settings, from one that takes them as keywords."""
     return lambda settings: compute(**settings)
+
+
+def check_setting(control: W.Widget, value: object) -> None:
+    """Raises CourseError, naming the control, for a value that the widget would take and that no view can draw.
+
+    A browser sends none of them. Code can: `control.value = None` empties a list, nan is a float, and half of a
+    surrogate pair is a str that no file and no browser can hold.
+    """
+    label = control.description or "this control"
+    if value is None and hasattr(control, "options"):
+        raise CourseError(f"choose one of the answers of {label!r}; it has none now.")
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        raise CourseError(f"{label!r} takes a finite number, not {value}.")
+    if isinstance(value, str):
+        check_text(label, value)
 
 
 class View:
@@ -135,6 +152,7 @@ class View:
                 if name not in self.controls_by_name:
                     known = ", ".join(self.controls_by_name)
                     raise CourseError(f"the view {self.name!r} has no control {name!r}; it has: {known}.")
+                check_setting(self.controls_by_name[name], value)
                 try:
                     self.controls_by_name[name].value = value
                 except traitlets.TraitError as wrong:
@@ -196,6 +214,8 @@ class View:
     def _changed(self, name: str) -> None:
         if not self._held:
             with self._words():
+                # Before `adjust`, which may already use the value.
+                check_setting(self.controls_by_name[name], self.controls_by_name[name].value)
                 with self._hold():
                     self.adjust(name)
                 self._redraw()
