@@ -1,10 +1,13 @@
 """The bench runs, prints a row a case, and never depends on a clock in the tests."""
 
 import pytest
+import torch
 
 from nl_course.benches import BENCHES, measure
 from nl_course.benches import __main__ as bench
+from nl_course.benches.ttt_baseline import MiniBatchLoop
 from nl_course.memories import build_memory
+from tests.memories import official_ttt
 
 
 def test_a_table_has_a_row_a_case_and_aligned_columns():
@@ -43,3 +46,22 @@ def test_every_bench_has_rows():
 def test_decoding_reads_one_token_a_call():
     memory = build_memory("linear", 8, 2)
     assert measure.decode_seconds(memory, context=4, tokens=2, rounds=1) > 0
+
+
+@pytest.mark.parametrize("mamba", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_what_ttt_is_measured_against_computes_the_same(kind, mamba):
+    weights = official_ttt.random_weights(kind, shared=mamba, gate=mamba)
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "output", "g_proj": "gate"}
+    names |= {"conv_q": "conv_query", "conv_k": "conv_key", "learnable_token_idx": "position_offset"}
+    names |= {"ttt_norm_weight": "gain", "ttt_norm_bias": "shift", "learnable_ttt_lr_bias": "rate_bias"}
+    renamed = {"rate": weights.pop("learnable_ttt_lr_weight").mT}
+    for name, w in weights.items():
+        first, dot, rest = name.partition(".")
+        renamed[names.get(first, first) + dot + rest] = w
+    weights["learnable_ttt_lr_weight"] = renamed["rate"].mT
+    loop = MiniBatchLoop(16, 2, kind, mamba).double()
+    loop.load_state_dict(renamed)
+    x = torch.randn(2, 48, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    # Its rotary angles are float32's, as in the authors' code.
+    torch.testing.assert_close(loop(x), official_ttt.layer(weights, x, 2), rtol=1e-6, atol=1e-6)

@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 
+import nbformat
 import pytest
 
 from nl_course.app import lab
@@ -15,12 +16,15 @@ from nl_course.errors import CourseError
 
 
 def notebook(*sources, outputs=(), tags=()):
-    cells = [
-        {"cell_type": "code", "source": source, "outputs": list(outputs), "execution_count": None, "metadata": {}}
-        for source in sources
-    ]
-    cells[-1]["metadata"] = {"tags": list(tags)}
-    return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    """A notebook of these code cells, as nbformat writes it. Only the last cell has the tags. The cells' ids, which
+    nbformat draws, are their numbers here."""
+    cells = []
+    for number, source in enumerate(sources):
+        cells.append(nbformat.v4.new_code_cell(source, id=f"cell-{number}", outputs=list(outputs)))
+    cells[-1].metadata.tags = list(tags)
+    made = nbformat.v4.new_notebook(cells=cells)
+    nbformat.validate(made)
+    return nbformat.writes(made)
 
 
 @pytest.fixture
@@ -56,7 +60,8 @@ def test_a_copy_has_the_notebooks_and_the_pictures_they_show(course, copy):
 
 
 def test_an_update_replaces_what_was_only_run_and_keeps_what_was_edited(course, copy):
-    ran = notebook("print('00_start_here')", "answer = 1", outputs=[{"output_type": "stream", "text": "x"}])
+    output = nbformat.v4.new_output("stream", text="x")
+    ran = notebook("print('00_start_here')", "answer = 1", outputs=[output], tags=["solution"])
     (copy / "notebooks" / "00_start_here.ipynb").write_text(ran)
     edit(copy, "01_attention.ipynb", "my own words")
     assert lab.copy_course(copy).kept == ["01_attention.ipynb"]

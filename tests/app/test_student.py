@@ -5,11 +5,14 @@ import json
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from nl_course.app.student import add_command, build, strip_notebook, strip_source
 from nl_course.errors import CourseError
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
+from nl_course.export import all_notebooks
+from nl_course.files import course_root
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 
@@ -208,19 +211,24 @@ def test_positional_solutions_are_refused():
 
 
 def test_notebooks_lose_solution_cells_and_printed_solutions():
-    def code(source, tags=()):
-        return {
-            "cell_type": "code",
-            "source": [source],
-            "metadata": {"tags": list(tags)},
-            "outputs": [1],
-            "execution_count": 3,
-        }
+    new = nbformat.v4
+    cells = [
+        new.new_markdown_cell("Words", id="words"),
+        new.new_code_cell("x = 1", id="first"),
+        new.new_code_cell('solution("1.1")', id="printed"),
+        new.new_code_cell("answer = 42", id="answer", metadata={"tags": ["core", "solution"]}),
+    ]
+    for cell in cells[1:]:
+        cell.update(execution_count=3, outputs=[new.new_output("stream", text="1")])
+    left = nbformat.reads(strip_notebook(nbformat.writes(new.new_notebook(cells=cells))), as_version=4)
+    nbformat.validate(left)
+    assert [cell.source for cell in left.cells] == ["Words", "x = 1", 'solution("1.1")']
+    assert [len(cell.outputs) for cell in left.cells[1:]] == [1, 0] and left.cells[2].execution_count is None
 
-    notebook = {"cells": [code("x = 1"), code('solution("1.1")'), code("answer = 42", ["core", "solution"])]}
-    left = json.loads(strip_notebook(json.dumps(notebook)))["cells"]
-    assert [cell["outputs"] for cell in left] == [[1], []]
-    assert [cell["source"] for cell in left] == [["x = 1"], ['solution("1.1")']]
+
+@pytest.mark.parametrize("path", all_notebooks(course_root()), ids=lambda path: path.stem)
+def test_a_stripped_notebook_is_one_by_jupyters_own_rules(path):
+    nbformat.validate(nbformat.reads(strip_notebook(path.read_text("utf-8")), as_version=4))
 
 
 @pytest.mark.parametrize("inside", ["exercises/out", "out"])

@@ -1,4 +1,5 @@
-"""Our language model with attention against `LlamaForCausalLM` of Hugging Face transformers."""
+"""Our language model with attention against Llama, Mistral (a window) and Qwen3 (normalized queries and keys) of
+Hugging Face transformers."""
 
 import pytest
 import torch
@@ -80,3 +81,59 @@ def test_the_same_gradients():
     ]
     for mine, expected in pairs:
         torch.testing.assert_close(mine.grad / expected.std(), expected / expected.std(), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sliding_window_is_mistrals():
+    config = transformers.MistralConfig(
+        vocab_size=37,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        sliding_window=9,
+        rms_norm_eps=0.02,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    peer = moved(transformers.MistralForCausalLM(config))
+    options = dict(kv_heads=2, window=9, rope_theta=500.0)
+    model = LanguageModel(ModelConfig(**SIZES, options=options, norm_eps=0.02)).double()
+    model.load_state_dict(llama(peer.state_dict(), layers=3, heads=4, kv_heads=2))
+    tokens = torch.randint(37, (2, 40), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(model(tokens)[0], peer(tokens).logits.double(), **FLOAT32)
+
+
+@torch.no_grad()
+def test_normalized_queries_and_keys_are_qwen3s():
+    config = transformers.Qwen3Config(
+        vocab_size=37,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        rms_norm_eps=0.02,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    peer = moved(transformers.Qwen3ForCausalLM(config))
+    options = dict(kv_heads=2, qk_norm=True, norm_eps=0.02)
+    model = LanguageModel(ModelConfig(**SIZES, options=options, norm_eps=0.02)).double()
+    theirs = peer.state_dict()
+    weights = llama(theirs, layers=3, heads=4, kv_heads=2)
+    for i in range(3):
+        for ours, name in (("query_norm", "q_norm"), ("key_norm", "k_norm")):
+            # The gains of a head's features, in the order of neighboring pairs.
+            gain = theirs[f"model.layers.{i}.self_attn.{name}.weight"][:, None]
+            weights[f"layers.{i}.memory.{ours}.weight"] = pairs_from_halves(gain, 1)[:, 0]
+    model.load_state_dict(weights)
+    tokens = torch.randint(37, (2, 40), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(model(tokens)[0], peer(tokens).logits.double(), **FLOAT32)
