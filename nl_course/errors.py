@@ -37,6 +37,14 @@ def check_min(what: str, value: int | float, least: int | float) -> int | float:
     return value
 
 
+def check_finite(what: str, value: int | float, least: int | float) -> int | float:
+    """Returns `value` if it is a number of at least `least` and not infinite, else raises a CourseError."""
+    # Compared as it is: a whole number may be too large for a float.
+    if not check_min(what, value, least) <= sys.float_info.max:
+        raise CourseError(f"{what} must be a finite number, not {shortened(value)}.")
+    return value
+
+
 def check_int(what: str, value: int, least: int = 0, most: int = LARGEST_INT) -> int:
     """Returns `value` if it is a whole number from `least` to `most`, else raises a CourseError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:

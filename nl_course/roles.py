@@ -19,12 +19,15 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from nl_course.errors import CourseError, check_choice
+
 # How a tensor's axes are read by an optimizer that treats matrices apart:
 #   out-in    one matrix (out, in), as nn.Linear has it; further axes belong to the inputs, as in a convolution
 #   in-out    the last two axes are a matrix (in, out), for rows y = x W; axes before them count such matrices
 #   vectors   no matrix: each row of the last axis is a vector by itself
 LAYOUTS = ("out-in", "in-out", "vectors")
 
+KINDS = ("matrix", "gain", "bias", "embedding", "head", "taps", "tokens", "start", "rate", "vector")
 DECAYING = ("matrix", "embedding", "head")
 
 
@@ -46,6 +49,12 @@ class Role:
     kind: str
     layout: str = "vectors"
     into_stream: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("role", self.kind, KINDS)
+        check_choice("layout", self.layout, LAYOUTS)
+        if (self.kind == "matrix") != (self.layout != "vectors"):
+            raise CourseError(f"a role has a layout other than 'vectors' if it is a matrix, and only then: {self}.")
 
     @property
     def decays(self) -> bool:

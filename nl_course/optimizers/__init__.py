@@ -12,20 +12,25 @@
 | deep-momentum | an MLP of gradients, of width h (d unless told) | o h + 2 h d |
 | dgd | the layer itself, erasing before it writes | 0 |
 | m3 | a fast and a slow matrix of gradients, and squares | 4 o d |
+
+Optimizers know only tensors. What a tensor is, its module says (nl_course/roles.py), and `build_optimizer` makes groups
+of parameters from that (groups.py).
 """
 
+import sys
 from inspect import signature
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nl_course.errors import CourseError, check_choice
+from nl_course.errors import CourseError, check_choice, shortened
 from nl_course.optimizers.adam import Adam
-from nl_course.optimizers.base import Descent
+from nl_course.optimizers.base import Descent, check_state_dict
 from nl_course.optimizers.deep_momentum import DeepMomentum
 from nl_course.optimizers.delta_descent import DeltaGradientDescent
 from nl_course.optimizers.delta_momentum import DeltaMomentum
+from nl_course.optimizers.groups import former_groups, groups_by_role
 from nl_course.optimizers.layer_inputs import LayerInputs
 from nl_course.optimizers.m3 import M3
 from nl_course.optimizers.momentum import Momentum, held, span
@@ -51,45 +56,35 @@ LIKE_ADAM = {"muon": {"scale": "adam"}, "m3": {"rms": 0.2}}
 def build_optimizer(name: str, model: nn.Module, **options: Any) -> torch.optim.Optimizer:
     """The optimizer called `name` for all parameters of a model; `options` are further arguments of its class.
 
-    Weight decay is on tensors of two or more axes only. With "muon" and "m3" embeddings and vectors are AdamW's, and
-    matrices step as far as they would with Adam (our choice; `scale` and `rms` change it). Raises CourseError for a
-    name or an option that it does not know, and for a model without parameters that learn.
+    Weight decay is on matrices, embeddings and output heads only. With "muon" and "m3" all that is no matrix is
+    AdamW's, and matrices step as far as they would with Adam (our choice; `scale` and `rms` change it). Raises
+    CourseError for a name or an option that it does not know, for a number that is not finite, and for a model without
+    parameters that learn.
     """
     kind = OPTIMIZERS[check_choice("optimizer", name, OPTIMIZERS)]
-    known = [n for n in signature(kind).parameters if n not in ("params", "model", "adam")]
-    for option in options:
+    known = [n for n in signature(kind).parameters if n not in ("params", "model", "adam", "layout")]
+    for option, value in options.items():
         check_choice(f"option of {name}", option, known)
-    matrices, embeddings, vectors = _parameters_by_kind(model)
-    if name in LIKE_ADAM:
-        groups = [
-            {"params": matrices},
-            {"params": embeddings, "adam": True},
-            {"params": vectors, "adam": True, "weight_decay": 0.0},
-        ]
-    else:
-        # A checkpoint finds an optimizer's state by a parameter's place in its group, so the order must be the model's.
-        decayed = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-        groups = [{"params": decayed}, {"params": vectors, "weight_decay": 0.0}]
+        _check_numbers(option, value)
+    if not isinstance(model, nn.Module):
+        raise CourseError(f"an optimizer is built for a model, not for {type(model).__name__}.")
+    groups = groups_by_role(kind, model)
     if name == "dgd":
         options["model"] = model
-    return kind([group for group in groups if group["params"]], **{**LIKE_ADAM.get(name, {}), **options})
+    try:
+        return kind(groups, **{**LIKE_ADAM.get(name, {}), **options})
+    except CourseError:
+        raise
+    except (TypeError, ValueError) as error:  # torch's own classes check their settings in their own words
+        raise CourseError(f"{name} cannot be built with these options: {error}") from error
 
 
-def _parameters_by_kind(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """A model's parameters that learn, each in the model's order: matrices, embeddings, and vectors with scalars."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise CourseError("the model has no parameters that learn.")
-    tables = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    matrices, embeddings, vectors = [], [], []
-    for p in parameters:
-        if p.dim() < 2:
-            vectors.append(p)
-        elif p in tables:
-            embeddings.append(p)
-        else:
-            matrices.append(p)
-    return matrices, embeddings, vectors
+def _check_numbers(option: str, value: object) -> None:
+    """Raises CourseError for a number, or one in a tuple, that is not finite: torch's own classes would take it."""
+    for number in value if isinstance(value, (tuple, list)) else (value,):
+        # So that it also catches what is not a number, and a whole number that no float can hold.
+        if isinstance(number, (int, float)) and not abs(number) <= sys.float_info.max:
+            raise CourseError(f"{option} must be a finite number, not {shortened(number)}.")
 
 
 __all__ = [
@@ -104,6 +99,8 @@ __all__ = [
     "Momentum",
     "Muon",
     "build_optimizer",
+    "check_state_dict",
+    "former_groups",
     "held",
     "newton_schulz",
     "span",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import check_choice, check_min
+from nl_course.errors import check_choice, check_finite
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_pair, gradients
 
 MODES = ("ema", "printed")
@@ -48,12 +48,21 @@ class Adam(Descent):
     def check(self, group: dict[str, Any]) -> None:
         """Raises CourseError for betas, eps or a mode that make no sense."""
         check_pair("betas", group["betas"])
-        check_min("eps", group["eps"], 0)
+        check_finite("eps", group["eps"], 0)
         check_choice("mode", group["mode"], MODES)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """One step on `params`, in place: `adam_update`."""
         adam_update(self, group, params, group["mode"])
+
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """Adam's two memories and the count of steps."""
+        return adam_shapes(parameter)
+
+
+def adam_shapes(parameter: Tensor) -> dict[str, torch.Size | None]:
+    """What `adam_update` keeps of a parameter: see `Descent.state_shapes`."""
+    return {"mean": parameter.shape, "square": parameter.shape, "step": None}
 
 
 def adam_update(optimizer: Descent, group: dict[str, Any], params: list[Tensor], mode: str = "ema") -> None:

@@ -9,14 +9,15 @@ The `torch._foreach_*` functions used in this folder do one operation on every t
 in `_` change the first list in place.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nl_course.errors import CourseError, check_min
+from nl_course.errors import CourseError, check_finite, check_min
 
 
 class Descent(Optimizer):
@@ -35,13 +36,16 @@ class Descent(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group of parameters, with settings of its own where it has some. Raises CourseError for bad ones."""
-        group = {**self.defaults, **param_group}
-        check_min("lr", group["lr"], 0)
-        check_min("weight_decay", group["weight_decay"], 0)
+        self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        """Raises CourseError for a setting of a group that makes no sense."""
+        check_finite("lr", group["lr"], 0)
+        check_finite("weight_decay", group["weight_decay"], 0)
         if group["foreach"] not in (None, True, False):
             raise CourseError(f"foreach must be True, False or None, not {group['foreach']!r}.")
         self.check(group)
-        super().add_param_group(param_group)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raises CourseError for a setting of `group` that makes no sense."""
@@ -82,6 +86,101 @@ class Descent(Optimizer):
         for p in params:
             self.state[p]["step"] = self.state[p].get("step", 0) + 1
         return [self.state[p]["step"] for p in params]
+
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """What the state of one parameter holds, by name: the shape of a tensor, or None for a number."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over settings and state that `state_dict()` gave, of an optimizer of this class for such parameters.
+
+        Raises CourseError, with nothing changed, for those of another kind of optimizer or of another model.
+        """
+        check_state_dict(self, state_dict)
+        super().load_state_dict(state_dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Settings that came later are missing in what earlier versions wrote.
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+
+# What torch's own classes keep, tensors in the parameter's shape; they are not asked for it as ours are.
+TORCHS = {"SGD": ("momentum_buffer",), "AdamW": ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")}
+CAME_LATER = ("layout",)  # settings that what earlier versions wrote does not have
+
+
+def check_state_dict(
+    optimizer: Optimizer, state_dict: Mapping[str, Any], groups: list[dict[str, Any]] | None = None
+) -> None:
+    """Raises CourseError unless `optimizer` can go on with what `state_dict()` of another one gave.
+
+    `groups` are the groups that it will have, by default those it has.
+    """
+    name = type(optimizer).__name__
+    groups = optimizer.param_groups if groups is None else groups
+    try:
+        saved_groups = [dict(group) for group in state_dict["param_groups"]]
+        saved_state = dict(state_dict["state"])
+        numbers = [list(group["params"]) for group in saved_groups]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CourseError(f"this is not what `state_dict()` of an optimizer gives: {error!r}.") from error
+    sizes = [len(group["params"]) for group in groups]
+    if [len(of_group) for of_group in numbers] != sizes:
+        counts = [len(of_group) for of_group in numbers]
+        raise CourseError(f"the optimizer state has groups of {counts} parameters, and this {name} of {sizes}.")
+    known = {number for of_group in numbers for number in of_group}
+    if unknown := sorted(map(str, saved_state.keys() - known)):
+        raise CourseError(f"the optimizer state holds parameter {unknown[0]}, which is in none of its groups.")
+    for group, saved, of_group in zip(groups, saved_groups, numbers):
+        settings = {**optimizer.defaults, **saved}
+        if isinstance(optimizer, Descent):
+            _check_kind(optimizer, saved)
+            optimizer._check_group(settings)
+        for number, parameter in zip(of_group, group["params"]):
+            if saved_state.get(number):
+                _check_parameter_state(optimizer, settings, number, parameter, saved_state[number])
+
+
+def _check_kind(optimizer: "Descent", saved: dict[str, Any]) -> None:
+    """Raises CourseError unless the settings of a saved group are those of an optimizer of this class."""
+    name = type(optimizer).__name__
+    missing = [setting for setting in optimizer.defaults if setting not in (*saved, *CAME_LATER)]
+    if missing:
+        raise CourseError(f"the optimizer state is of another kind than {name}: it has no setting {missing[0]!r}.")
+    of_others: set[str] = set()
+    for kind in Descent.__subclasses__():
+        of_others |= signature(kind).parameters.keys()
+    foreign = [setting for setting in saved if setting in of_others - optimizer.defaults.keys() - {"params", "model"}]
+    if foreign:
+        raise CourseError(f"the optimizer state is of another kind than {name}: it has a setting {foreign[0]!r}.")
+
+
+def _check_parameter_state(
+    optimizer: Optimizer, settings: dict[str, Any], number: Any, parameter: Tensor, saved: Mapping[str, Any]
+) -> None:
+    """Raises CourseError unless what is saved of one parameter is what this optimizer keeps of such a one."""
+    name = type(optimizer).__name__
+    if isinstance(optimizer, Descent):
+        shapes = optimizer.state_shapes(settings, parameter)
+        if saved.keys() != shapes.keys():
+            raise CourseError(
+                f"the optimizer state is of another kind than {name}: of parameter {number} it holds "
+                f"{', '.join(sorted(saved))}, where {name} keeps {', '.join(sorted(shapes)) or 'nothing'}."
+            )
+    else:
+        shapes = dict.fromkeys(TORCHS.get(name, ()), parameter.shape)
+    for part, shape in shapes.items():
+        value = saved.get(part)
+        if shape is None and isinstance(value, Tensor):
+            raise CourseError(f"in the optimizer state, {part!r} of parameter {number} is a tensor and no number.")
+        if shape is not None and value is not None and getattr(value, "shape", None) != shape:
+            have = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise CourseError(
+                f"in the optimizer state, {part!r} of parameter {number} is {have}, and should be {tuple(shape)}."
+            )
 
 
 def updated_together(group: dict[str, Any], params: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from math import sqrt
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_min
+from nl_course.errors import CourseError, check_finite
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction
-from nl_course.optimizers.newton_schulz import as_matrix
+from nl_course.optimizers.layout import as_matrix, check_layout, from_matrix
 
 
 class DeltaMomentum(Descent):
@@ -27,7 +28,8 @@ class DeltaMomentum(Descent):
     -P that descent needs. `erase=False` is preconditioned momentum, and with P = I heavy ball.
 
     The erase contracts only while lr |g|_2^2 < 1 + momentum. `clip` (ours) shortens g until lr |g|_F^2 is at most
-    `clip`; None never does. Vectors and scalars are matrices of one row.
+    `clip`; None never does. `layout` is that of `Muon`: of a stack each matrix is a memory by itself. Vectors and
+    scalars are matrices of one row.
 
     State: o d elements per matrix.
     """
@@ -41,42 +43,53 @@ class DeltaMomentum(Descent):
         erase: bool = True,
         clip: float | None = 1.0,
         preconditioner: Callable[[Tensor], Tensor] | None = None,
+        layout: str = "out-in",
     ) -> None:
         if preconditioner is not None and not callable(preconditioner):
             raise CourseError(f"preconditioner must be a function from g (o, d) to P g, not {preconditioner!r}.")
         self.preconditioner = preconditioner
-        super().__init__(params, lr, weight_decay, foreach=False, momentum=momentum, erase=erase, clip=clip)
+        settings = dict(momentum=momentum, erase=erase, clip=clip, layout=layout)
+        super().__init__(params, lr, weight_decay, foreach=False, **settings)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raises CourseError for a momentum or a clip that makes no sense."""
         check_fraction("momentum", group["momentum"], one=True)
-        if group["clip"] is not None and not check_min("clip", group["clip"], 0) > 0:
+        if group["clip"] is not None and not check_finite("clip", group["clip"], 0) > 0:
             raise CourseError("clip must be more than 0, or None for no limit.")
+        check_layout(group)
+
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """One memory of gradients."""
+        return {"momentum": parameter.shape}
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Erases and writes each memory, then W <- W + m; in place."""
         apply_weight_decay(group, params)
-        eta = group["lr"]
+        eta, layout = group["lr"], group["layout"]
         for parameter, memory in zip(params, self.buffers("momentum", params)):
-            g = rows(parameter.grad)  # (o, d)
-            m = rows(memory)  # (o, d)
+            g = as_matrix(parameter.grad, layout)  # (..., o, d)
+            m = as_matrix(memory, layout)  # (..., o, d)
             if group["clip"] is not None and eta:
                 longest = sqrt(group["clip"] / eta)
-                g = g * (longest / g.norm().clamp(min=1e-30)).clamp(max=1)
+                length = torch.linalg.vector_norm(g, dim=(-2, -1), keepdim=True)  # (..., 1, 1)
+                g = g * (longest / length.clamp(min=1e-30)).clamp(max=1)
             erased = times_gram(m, g) if group["erase"] else 0
-            written = g if self.preconditioner is None else self.preconditioner(g)
-            m = group["momentum"] * m - eta * (erased + written)
-            memory.copy_(m.view_as(memory))
+            m = group["momentum"] * m - eta * (erased + self._written(g))
+            memory.copy_(from_matrix(m, memory, layout))
             parameter.add_(memory)
 
-
-def rows(tensor: Tensor) -> Tensor:
-    """A tensor as a matrix (o, d); a vector or a scalar as one row."""
-    return as_matrix(tensor) if tensor.dim() >= 2 else tensor.reshape(1, -1)
+    def _written(self, g: Tensor) -> Tensor:
+        """P g of each matrix in g (..., o, d)."""
+        if self.preconditioner is None:
+            return g
+        if g.dim() == 2:
+            return self.preconditioner(g)
+        matrices = g.reshape(-1, *g.shape[-2:])  # (n, o, d)
+        return torch.stack([self.preconditioner(one) for one in matrices]).reshape(g.shape)
 
 
 def times_gram(m: Tensor, g: Tensor) -> Tensor:
-    """m g^T g for two matrices (o, d), by way of the smaller of g^T g (d, d) and m g^T (o, o)."""
-    if g.shape[0] <= g.shape[1]:
-        return (m @ g.T) @ g
-    return m @ (g.T @ g)
+    """m g^T g for matrices (..., o, d), by way of the smaller of g^T g (d, d) and m g^T (o, o)."""
+    if g.shape[-2] <= g.shape[-1]:
+        return (m @ g.mT) @ g
+    return m @ (g.mT @ g)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.optimizers.adam import MODES, adam_update
+from nl_course.errors import CourseError, check_choice, check_finite, check_int
+from nl_course.optimizers.adam import MODES, adam_shapes, adam_update
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, gradients
+from nl_course.optimizers.layout import as_matrix, check_layout, from_matrix, is_vector
 from nl_course.optimizers.muon import check_newton_schulz, orthogonal
 
 
@@ -36,7 +37,7 @@ class M3(Descent):
 
     Vectors and scalars are not made orthogonal. In ema mode they are not rescaled either but bias-corrected, so that
     with alpha 0 they are Adam's. A group with `adam=True` is AdamW's altogether (betas[:2]): for embeddings.
-    `ns_steps`, `ns_kind` and `precision` are those of `Muon`.
+    `ns_steps`, `ns_kind`, `precision` and `layout` are those of `Muon`; of a stack each matrix steps by itself.
 
     State: 4 o d elements per matrix (M1, M2, V, O2).
     """
@@ -56,9 +57,11 @@ class M3(Descent):
         ns_kind: str = "quintic",
         precision: str = "auto",
         adam: bool = False,
+        layout: str = "out-in",
         foreach: bool | None = None,
     ) -> None:
         settings = dict(betas=betas, alpha=alpha, slow_every=slow_every, mode=mode, rms=rms, eps=eps, adam=adam)
+        settings["layout"] = layout
         ns = dict(ns_steps=ns_steps, ns_kind=ns_kind, precision=precision)
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
@@ -67,9 +70,17 @@ class M3(Descent):
         check_choice("mode", group["mode"], MODES)
         check_betas(group["betas"], one=group["mode"] == "printed")
         for name in ("alpha", "eps", "rms"):
-            check_min(name, group[name], 0)
+            check_finite(name, group[name], 0)
         check_int("slow_every", group["slow_every"], 1)
         check_newton_schulz(group)
+        check_layout(group)
+
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """The fast and the slow memory, squares, the slow memory's last answer, the count of steps; or Adam's."""
+        if group["adam"]:
+            return adam_shapes(parameter)
+        tensors = dict.fromkeys(("fast", "slow", "square", "slow_step"), parameter.shape)
+        return {**tensors, "step": None}
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """One step, in place: write, read the fast memory, and read the slow one where its chunk is full."""
@@ -93,9 +104,7 @@ class M3(Descent):
         torch._foreach_add_(root, group["eps"])
         torch._foreach_div_(step, root)
         if group["mode"] == "ema":
-            for s in step:
-                if s.dim() >= 2:
-                    s.mul_(group["rms"] * sqrt(s.numel()) / s.norm().clamp(min=1e-30))
+            step = [with_rms(s, group["rms"], group["layout"]) for s in step]
         torch._foreach_add_(params, step, alpha=-group["lr"])
 
         # The slow clock: where a chunk is full, O2 is read anew and first acts on the next step.
@@ -103,7 +112,7 @@ class M3(Descent):
         slow_steps = orthogonal(group, [M2[i] for i in full])
         for i, o in zip(full, slow_steps):
             O2[i].copy_(o)
-            if group["mode"] == "ema" and o.dim() < 2:
+            if group["mode"] == "ema" and is_vector(o, group["layout"]):
                 O2[i].div_(1 - group["betas"][2] ** (steps[i] // group["slow_every"]))
 
     @staticmethod
@@ -112,7 +121,20 @@ class M3(Descent):
         fast = orthogonal(group, M1)
         if group["mode"] == "printed":
             return fast
-        return [o if o.dim() >= 2 else o / (1 - group["betas"][0] ** t) for o, t in zip(fast, steps)]
+        corrected = []
+        for o, t in zip(fast, steps):
+            corrected.append(o / (1 - group["betas"][0] ** t) if is_vector(o, group["layout"]) else o)
+        return corrected
+
+
+def with_rms(step: Tensor, rms: float, layout: str) -> Tensor:
+    """A step in which every matrix has the root mean square `rms`; vectors as they are."""
+    if is_vector(step, layout):
+        return step
+    matrix = as_matrix(step, layout)  # (..., o, d)
+    o, d = matrix.shape[-2:]
+    length = torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True)  # (..., 1, 1)
+    return from_matrix(matrix * (rms * sqrt(o * d) / length.clamp(min=1e-30)), step, layout)
 
 
 Memories = list[Tensor]  # one for each parameter, in its shape

@@ -41,6 +41,10 @@ class Momentum(Descent):
         """Raises CourseError for a momentum outside 0 .. 1."""
         check_fraction("momentum", group["momentum"], one=True)
 
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """One memory of gradients."""
+        return {"momentum": parameter.shape}
+
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """m <- momentum * m - lr * g, then W <- W + m, in place."""
         apply_weight_decay(group, params)

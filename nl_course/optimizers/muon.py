@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import check_choice, check_int, check_min
-from nl_course.optimizers.adam import adam_update
+from nl_course.errors import check_choice, check_finite, check_int
+from nl_course.optimizers.adam import adam_shapes, adam_update
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, check_pair, gradients
-from nl_course.optimizers.newton_schulz import COEFFICIENTS, PRECISIONS, as_matrix, orthogonalize
+from nl_course.optimizers.layout import as_matrix, check_layout, is_vector
+from nl_course.optimizers.newton_schulz import COEFFICIENTS, PRECISIONS, orthogonalize
 
 SCALES = ("rows", "adam", "none")
 
@@ -28,7 +29,8 @@ class Muon(Descent):
     |O O^T - I|^2, so every direction that was written at all counts the same. In the paper's words: deep momentum with
     a linear memory and sigma = NS.
 
-    Matrices of any shape; a convolution's as (out, everything else). Vectors and scalars step by the momentum as it is,
+    `layout` says where a group's tensors have their matrices (layout.py): (out, everything else) by default, and with
+    "in-out" a stack (heads, in, out), each of which steps by itself. Vectors and scalars step by the momentum as it is,
     without Newton-Schulz. A group with `adam=True` is AdamW's instead, with `betas` and `eps`: the place for embeddings
     and vectors, as `build_optimizer` does it.
 
@@ -54,9 +56,11 @@ class Muon(Descent):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         adam: bool = False,
+        layout: str = "out-in",
         foreach: bool | None = None,
     ) -> None:
         settings = dict(momentum=momentum, nesterov=nesterov, scale=scale, betas=betas, eps=eps, adam=adam)
+        settings["layout"] = layout
         ns = dict(ns_steps=ns_steps, ns_kind=ns_kind, precision=precision)
         super().__init__(params, lr, weight_decay, foreach, **settings, **ns)
 
@@ -65,8 +69,13 @@ class Muon(Descent):
         check_fraction("momentum", group["momentum"])
         check_choice("scale", group["scale"], SCALES)
         check_newton_schulz(group)
+        check_layout(group)
         check_pair("betas", group["betas"])
-        check_min("eps", group["eps"], 0)
+        check_finite("eps", group["eps"], 0)
+
+    def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
+        """One memory of gradients, or Adam's."""
+        return adam_shapes(parameter) if group["adam"] else {"momentum": parameter.shape}
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Writes g into the momentum, and steps along what Newton-Schulz makes of it; in place."""
@@ -79,15 +88,15 @@ class Muon(Descent):
         torch._foreach_lerp_(m, g, 1 - group["momentum"])
         read = torch._foreach_lerp(g, m, group["momentum"]) if group["nesterov"] else m
         step = orthogonal(group, read)
-        step_sizes = [-group["lr"] * step_scale(group["scale"], p) for p in params]
+        step_sizes = [-group["lr"] * step_scale(group["scale"], p, group["layout"]) for p in params]
         torch._foreach_add_(params, torch._foreach_mul(step, step_sizes))
 
 
-def step_scale(kind: str, parameter: Tensor) -> float:
+def step_scale(kind: str, parameter: Tensor, layout: str = "out-in") -> float:
     """What a matrix's rate is multiplied by, for a `scale` of Muon; 1 for vectors and scalars."""
-    if parameter.dim() < 2 or kind == "none":
+    if kind == "none" or is_vector(parameter, layout):
         return 1.0
-    rows, columns = as_matrix(parameter).shape
+    rows, columns = as_matrix(parameter, layout).shape[-2:]
     if kind == "rows":
         return sqrt(max(1, rows / columns))
     return 0.2 * sqrt(max(rows, columns))
@@ -95,13 +104,12 @@ def step_scale(kind: str, parameter: Tensor) -> float:
 
 def orthogonal(group: dict[str, Any], memories: list[Tensor]) -> list[Tensor]:
     """NS of each memory, with the group's settings; vectors and scalars as they are."""
-    return orthogonalize(
-        memories,
-        together=len(memories) > 1,
-        steps=group["ns_steps"],
-        kind=group["ns_kind"],
-        precision=group["precision"],
-    )
+    return orthogonalize(memories, together=len(memories) > 1, layout=group["layout"], **ns_options(group))
+
+
+def ns_options(group: dict[str, Any]) -> dict[str, Any]:
+    """A group's settings under the names that `newton_schulz` gives them."""
+    return {"steps": group["ns_steps"], "kind": group["ns_kind"], "precision": group["precision"]}
 
 
 def check_newton_schulz(group: dict[str, Any]) -> None:

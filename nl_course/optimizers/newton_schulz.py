@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.optimizers.layout import as_matrix, from_matrix, is_vector
 
 # (a, b, c). The cubic rule ends at 1 exactly. The quintic of Jordan's Muon (2024) has the steepest start that stays
 # bounded: it triples small singular values, and then wanders between 0.68 and 1.20 for ever.
@@ -74,8 +75,8 @@ def steps_for(rows: int, columns: int, kind: str = "quintic") -> int:
     return max(LEAST_STEPS[kind], ceil(log(0.6 / smallest) / log(growth)))
 
 
-def orthogonalize(tensors: list[Tensor], together: bool, **options: Any) -> list[Tensor]:
-    """`newton_schulz` of each tensor with rows and columns, a convolution's taken as (out, everything else).
+def orthogonalize(tensors: list[Tensor], together: bool, layout: str = "out-in", **options: Any) -> list[Tensor]:
+    """`newton_schulz` of each tensor's matrices, where `layout` says they are (layout.py).
 
     Vectors and scalars come back as they are: a vector has one singular value, and pushing it to 1 would only forget
     how long it was. `together` stacks equal shapes, a matrix and its transpose too, and does each stack in one call;
@@ -85,24 +86,24 @@ def orthogonalize(tensors: list[Tensor], together: bool, **options: Any) -> list
     # they may share a stack.
     stacks: dict[tuple, list[int]] = {}
     for i, tensor in enumerate(tensors):
-        if tensor.dim() < 2:
+        if is_vector(tensor, layout):
             continue
-        key = (*sorted(as_matrix(tensor).shape), tensor.dtype, tensor.device)
+        key = (*sorted(as_matrix(tensor, layout).shape[-2:]), tensor.dtype, tensor.device)
         if not together:
             key = (*key, i)
         stacks.setdefault(key, []).append(i)
 
     result = list(tensors)
     for indices in stacks.values():
-        matrices = [as_matrix(tensors[i]) for i in indices]
-        is_tall = [m.shape[0] > m.shape[1] for m in matrices]
-        wide = [m.mT if tall else m for m, tall in zip(matrices, is_tall)]  # (short, long) each
-        stack = torch.stack(wide) if len(wide) > 1 else wide[0][None]  # (n, short, long)
-        for i, o, tall in zip(indices, newton_schulz(stack, **options), is_tall):
-            result[i] = (o.mT if tall else o).reshape(tensors[i].shape)
+        matrices = [as_matrix(tensors[i], layout) for i in indices]  # (..., o, d) each
+        is_tall = [m.shape[-2] > m.shape[-1] for m in matrices]
+        wide = []
+        for m, tall in zip(matrices, is_tall):
+            short_first = m.mT if tall else m  # (..., short, long)
+            wide.append(short_first.reshape(-1, *short_first.shape[-2:]))  # (heads or 1, short, long)
+        stack = torch.cat(wide) if len(wide) > 1 else wide[0]  # (n, short, long)
+        pieces = newton_schulz(stack, **options).split([len(w) for w in wide])
+        for i, m, o, tall in zip(indices, matrices, pieces, is_tall):
+            matrix = (o.mT if tall else o).reshape(m.shape)  # (..., o, d)
+            result[i] = from_matrix(matrix, tensors[i], layout)
     return result
-
-
-def as_matrix(tensor: Tensor) -> Tensor:
-    """A tensor of two or more axes as (first axis, all the others); one of fewer axes as it is."""
-    return tensor.flatten(1) if tensor.dim() > 2 else tensor

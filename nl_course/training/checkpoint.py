@@ -14,6 +14,7 @@ The description of a model: {"format", "kind": "model", "model": its class, "con
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError
+from nl_course.optimizers import check_state_dict, former_groups
 from nl_course.renamed import parameter_names, translate, translate_model
 from nl_course.tensor_files import TensorFile, open_tensors, write_tensors
 
@@ -77,7 +79,7 @@ def load_model(
     with _opened(path) as (file, description):
         build = build or _builder(path, description)
         model = build(description["config"]).to(device=device, dtype=dtype)
-        _fill(model, file, description, path)
+        _fill(model, _fitting(model, file, description, path))
     return model.eval()
 
 
@@ -135,21 +137,45 @@ def load_training(
         saved = description["optimizer"]
         if saved["class"] != type(optimizer).__name__:
             raise CourseError(f"{path} was trained with {saved['class']}, not with {type(optimizer).__name__}.")
-        saved_sizes = [len(group["params"]) for group in saved["groups"]]
-        present_sizes = [len(group["params"]) for group in optimizer.state_dict()["param_groups"]]
-        if saved_sizes != present_sizes:
-            raise CourseError(f"{path} groups the parameters in another way than this optimizer does.")
-        # All checks come before this line: from here on the model changes.
-        _fill(bare(model), file, description, path)
+        tensors = _fitting(bare(model), file, description, path)
+        groups = _groups_to_go_on_with(path, saved["groups"], bare(model), optimizer)
         state = _give_tensors(saved["state"], file.tensor)
         # JSON has no numbers as keys, and torch knows parameters by their number.
         state = {int(index): translate(saved["class"], values)[1] for index, values in state.items()}
-        groups = [_with_tuples(group) for group in saved["groups"]]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        saved_optimizer = {"state": state, "param_groups": [_with_tuples(group) for group in saved["groups"]]}
+        try:
+            check_state_dict(optimizer, saved_optimizer, groups)
+        except CourseError as error:
+            raise CourseError(f"the checkpoint {path} does not fit this run: {error}") from error
+        # All checks come before this line: from here on the model changes.
+        _fill(bare(model), tensors)
+        optimizer.param_groups[:] = groups
+        optimizer.load_state_dict(saved_optimizer)
         return description["progress"]
 
 
 # -- inside --------------------------------------------------------------------------------------------------
+def _groups_to_go_on_with(
+    path: str | os.PathLike, saved: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[dict[str, Any]]:
+    """The optimizer's groups, or those of earlier versions where the file was written with them.
+
+    Raises CourseError if the file groups the parameters in neither way.
+    """
+    sizes = [len(group["params"]) for group in saved]
+    if sizes == [len(group["params"]) for group in optimizer.param_groups]:
+        return optimizer.param_groups
+    groups = former_groups(optimizer, model, sizes)
+    if groups is None:
+        raise CourseError(f"{path} groups the parameters in another way than this optimizer does.")
+    warnings.warn(
+        f"{path} is from a version that told by shape which parameters decay and which are matrices. The run goes on "
+        "in that way; a run that is started anew has the groups of today.",
+        stacklevel=2,
+    )
+    return groups
+
+
 def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's group as torch has it: JSON made lists of its tuples (betas), but `params` was a list."""
     restored = {}
@@ -224,8 +250,8 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple[TensorFile, dict[str, Any
 
 
 def _translated(description: dict[str, Any]) -> dict[str, Any]:
-    """The description with the names of today. Names of tensors are translated later, in `_fill`: only the model knows
-    which class each of them belongs to."""
+    """The description with the names of today. Names of tensors are translated later, in `_fitting`: only the model
+    knows which class each of them belongs to."""
     description = dict(description)
     if "model" in description:
         description["model"], description["config"] = translate_model(description["model"], description["config"])
@@ -266,8 +292,10 @@ def _builder(path: str | os.PathLike, description: dict[str, Any]) -> Callable[[
     return build
 
 
-def _fill(model: nn.Module, file: TensorFile, description: dict[str, Any], path: str | os.PathLike) -> None:
-    """Copies the saved tensors into the model, after checking that every name and shape fits."""
+def _fitting(
+    model: nn.Module, file: TensorFile, description: dict[str, Any], path: str | os.PathLike
+) -> dict[str, Tensor]:
+    """The saved tensors under the model's own names. Raises CourseError unless every name and shape fits."""
     own = model.state_dict()
     # A file may hold the names of an older version: today's name -> the name in the file.
     stored = [name.removeprefix("model.") for name in sorted(file.names) if name.startswith("model.")]
@@ -287,6 +315,12 @@ def _fill(model: nn.Module, file: TensorFile, description: dict[str, Any], path:
                 f"the checkpoint {path} does not fit this model: {name!r} is {tuple(tensor.shape)} there and "
                 f"{tuple(own[name].shape)} here."
             )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+    return tensors
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copies tensors that fit into the model."""
+    own = model.state_dict()
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)

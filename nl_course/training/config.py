@@ -31,7 +31,7 @@ class TrainingConfig:
     learning_rate: float = _setting(2e-3, "at the peak of the schedule")
     warmup: int = _setting(50, "steps up to the peak")
     final_rate: float = _setting(0.1, "learning rate of the last step, as a share of the peak")
-    weight_decay: float = _setting(0.1, "on matrices; not on norms and biases")
+    weight_decay: float = _setting(0.1, "on matrices, embeddings and output heads; on no gain, bias or other vector")
     betas: tuple[float, float] = _setting((0.9, 0.95), "of Adam, wherever the optimizer has it")
     optimizer: str = _setting("adamw", f"one of: {', '.join(OPTIMIZERS)}")
     optimizer_options: dict[str, Any] = field(default_factory=dict)  # further arguments of the optimizer's class

@@ -122,7 +122,7 @@ def train(
 
 
 def default_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimizer that the config names, with weight decay on matrices only."""
+    """The optimizer that the config names, in groups that `build_optimizer` makes of the parameters' roles."""
     options = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer in ("adam", "adamw", "muon"):
         options["betas"] = config.betas

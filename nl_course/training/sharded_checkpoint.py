@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from nl_course.errors import CourseError
 from nl_course.files import write_atomically
+from nl_course.optimizers import former_groups
 from nl_course.training.checkpoint import bare, load_training, save_model, translate_progress
 from nl_course.training.distributed import Ranks
 
@@ -129,6 +130,10 @@ def load_plain(
     twin = unsharded(model, empty)
     twin_optimizer = make_optimizer(twin)
     progress = load_training(path, twin, twin_optimizer, check)
+    # A run of an earlier version goes on with the groups it had, and so must both optimizers.
+    sizes = [len(group["params"]) for group in twin_optimizer.param_groups]
+    if sizes != [len(group["params"]) for group in optimizer.param_groups]:
+        optimizer.param_groups[:] = former_groups(optimizer, model, sizes)
     set_model_state_dict(model, get_model_state_dict(twin), options=FULL)
     set_optimizer_state_dict(model, optimizer, get_optimizer_state_dict(twin, twin_optimizer), options=FULL)
     return progress
