@@ -37,11 +37,18 @@ def check_min(what: str, value: int | float, least: int | float) -> int | float:
     return value
 
 
-def check_finite(what: str, value: int | float, least: int | float) -> int | float:
-    """Returns `value` if it is a number of at least `least` and not infinite, else raises a CourseError."""
-    # Compared as it is: a whole number may be too large for a float.
-    if not check_min(what, value, least) <= sys.float_info.max:
-        raise CourseError(f"{what} must be a finite number, not {shortened(value)}.")
+def check_positive(what: str, value: int | float) -> int | float:
+    """Returns `value` if it is a finite number above 0, else raises a CourseError."""
+    if check_min(what, value, 0) == 0:
+        raise CourseError(f"{what} must be above 0, not {shortened(value)}.")
+    return value
+
+
+def check_bool(what: str, value: bool) -> bool:
+    """Returns `value` if it is True or False, else raises a CourseError: most strings, "no" among them, count as True
+    to Python."""
+    if not isinstance(value, bool):
+        raise CourseError(f"{what} must be True or False, not {shortened(value)}.")
     return value
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.memories.common.conv import CausalConv
 from nl_course.renamed import translate
@@ -48,6 +48,7 @@ class ModelConfig:
             check_int(name, getattr(self, name), 1)
         check_int("conv", self.conv, 0)
         check_min("norm_eps", self.norm_eps, 0)
+        check_bool("tied", self.tied)
         check_choice("memory", self.memory, MEMORIES)
 
     def to_dict(self) -> dict[str, Any]:

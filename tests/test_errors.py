@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from nl_course.errors import LARGEST_INT, CourseError, check_choice, check_int, check_min, check_text, is_out_of_memory
+from nl_course.errors import (
+    LARGEST_INT,
+    CourseError,
+    check_bool,
+    check_choice,
+    check_int,
+    check_min,
+    check_positive,
+    check_text,
+    is_out_of_memory,
+)
+
+NO_NUMBERS = (-1, float("nan"), float("inf"), 10**400, "1", True, None)
 
 
 def test_what_is_allowed_passes_through():
@@ -13,6 +25,8 @@ def test_what_is_allowed_passes_through():
     assert check_int("seed", LARGEST_INT) == LARGEST_INT
     assert check_text("name", "é 😀") == "é 😀"
     assert check_min("rate", 0.5, 0) == 0.5 and check_min("rate", np.float32(0.5), 0) == 0.5
+    assert check_positive("theta", 1e-300) == 1e-300 and check_positive("theta", 10_000) == 10_000
+    assert check_bool("gate", False) is False
 
 
 @pytest.mark.parametrize(
@@ -36,6 +50,9 @@ def test_what_is_allowed_passes_through():
         (lambda: check_min("rate", float("inf"), 0), "rate must be a finite number of at least 0, not inf"),
         (lambda: check_min("rate", 10**400, 0), "finite number"),
         (lambda: check_text("the name", "a\ud83d"), "the name holds .* at position 1, which is half a character"),
+        *[(lambda v=v: check_positive("theta", v), "theta must be a .*number of at least 0") for v in NO_NUMBERS],
+        (lambda: check_positive("theta", 0), "theta must be above 0, not 0"),
+        *[(lambda v=v: check_bool("gate", v), "gate must be True or False, not") for v in ("no", 0, 1, None)],
     ],
 )
 def test_mistakes(mistake, says):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES
 from nl_course.renamed import translate
 
@@ -32,6 +32,7 @@ class LevelConfig:
         check_int("hidden", self.hidden, 1)
         check_int("chunk", self.chunk, 0)
         check_min("rate", self.rate, 0)
+        check_bool("learn_rate", self.learn_rate)
         check_choice("activation", self.activation, ACTIVATIONS)
 
     @property
@@ -99,6 +100,8 @@ class NestedConfig:
             raise CourseError("clip must be larger than 0; None is no limit.")
         if self.truncate is not None:
             check_int("truncate", self.truncate, 0)
+        for name in ("tied", "first_order", "post_norm"):
+            check_bool(name, getattr(self, name))
         object.__setattr__(self, "levels", self._levels_of_each_block())
 
     def _levels_of_each_block(self) -> tuple[Levels, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import check_choice, check_finite
+from nl_course.errors import check_choice, check_min
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_pair, gradients
 
 MODES = ("ema", "printed")
@@ -48,7 +48,7 @@ class Adam(Descent):
     def check(self, group: dict[str, Any]) -> None:
         """Raises CourseError for betas, eps or a mode that make no sense."""
         check_pair("betas", group["betas"])
-        check_finite("eps", group["eps"], 0)
+        check_min("eps", group["eps"], 0)
         check_choice("mode", group["mode"], MODES)
 
     def update(self, group: dict[str, Any], params: list[Tensor]) -> None:

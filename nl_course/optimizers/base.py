@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nl_course.errors import CourseError, check_finite, check_min
+from nl_course.errors import CourseError, check_min
 
 
 class Descent(Optimizer):
@@ -41,8 +41,8 @@ class Descent(Optimizer):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         """Raises CourseError for a setting of a group that makes no sense."""
-        check_finite("lr", group["lr"], 0)
-        check_finite("weight_decay", group["weight_decay"], 0)
+        check_min("lr", group["lr"], 0)
+        check_min("weight_decay", group["weight_decay"], 0)
         if group["foreach"] not in (None, True, False):
             raise CourseError(f"foreach must be True, False or None, not {group['foreach']!r}.")
         self.check(group)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_choice, check_finite, check_int
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction
 from nl_course.optimizers.layout import as_matrix, check_layout, from_matrix, is_vector
 from nl_course.optimizers.muon import check_newton_schulz, ns_options
@@ -69,7 +69,7 @@ class DeepMomentum(Descent):
         check_int("seed", group["seed"])
         if group["width"] is not None:
             check_int("width", group["width"], 1)
-        if not check_finite("gain", group["gain"], 0) > 0:
+        if not check_min("gain", group["gain"], 0) > 0:
             raise CourseError("gain must be more than 0.")
         check_choice("output", group["output"], OUTPUTS)
         check_newton_schulz(group)

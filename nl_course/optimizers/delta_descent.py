@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, check_choice, check_finite
+from nl_course.errors import CourseError, check_choice, check_min
 from nl_course.optimizers.base import Descent, apply_weight_decay
 from nl_course.optimizers.layer_inputs import LayerInputs
 
@@ -74,7 +74,7 @@ class DeltaGradientDescent(Descent):
         """Raises CourseError for an erase, a reduction or a strength that makes no sense."""
         check_choice("erase", group["erase"], ERASES)
         check_choice("reduction", group["reduction"], REDUCTIONS)
-        check_finite("strength", group["strength"], 0)
+        check_min("strength", group["strength"], 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, and watches the linear layers whose weights are in it unless it does not erase."""

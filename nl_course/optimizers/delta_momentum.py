@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_finite
+from nl_course.errors import CourseError, check_min
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction
 from nl_course.optimizers.layout import as_matrix, check_layout, from_matrix
 
@@ -54,7 +54,7 @@ class DeltaMomentum(Descent):
     def check(self, group: dict[str, Any]) -> None:
         """Raises CourseError for a momentum or a clip that makes no sense."""
         check_fraction("momentum", group["momentum"], one=True)
-        if group["clip"] is not None and not check_finite("clip", group["clip"], 0) > 0:
+        if group["clip"] is not None and not check_min("clip", group["clip"], 0) > 0:
             raise CourseError("clip must be more than 0, or None for no limit.")
         check_layout(group)
 

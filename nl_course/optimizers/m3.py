@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_choice, check_finite, check_int
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers.adam import MODES, adam_shapes, adam_update
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, gradients
 from nl_course.optimizers.layout import as_matrix, check_layout, from_matrix, is_vector
@@ -70,7 +70,7 @@ class M3(Descent):
         check_choice("mode", group["mode"], MODES)
         check_betas(group["betas"], one=group["mode"] == "printed")
         for name in ("alpha", "eps", "rms"):
-            check_finite(name, group[name], 0)
+            check_min(name, group[name], 0)
         check_int("slow_every", group["slow_every"], 1)
         check_newton_schulz(group)
         check_layout(group)

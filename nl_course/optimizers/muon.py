@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import check_choice, check_finite, check_int
+from nl_course.errors import check_choice, check_int, check_min
 from nl_course.optimizers.adam import adam_shapes, adam_update
 from nl_course.optimizers.base import Descent, apply_weight_decay, check_fraction, check_pair, gradients
 from nl_course.optimizers.layout import as_matrix, check_layout, is_vector
@@ -71,7 +71,7 @@ class Muon(Descent):
         check_newton_schulz(group)
         check_layout(group)
         check_pair("betas", group["betas"])
-        check_finite("eps", group["eps"], 0)
+        check_min("eps", group["eps"], 0)
 
     def state_shapes(self, group: dict[str, Any], parameter: Tensor) -> dict[str, torch.Size | None]:
         """One memory of gradients, or Adam's."""

@@ -19,9 +19,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories.attention.cache import TokenCache
-from nl_course.memories.attention.rope import Rotary
+from nl_course.memories.attention.rope import Rotary, check_theta
 from nl_course.memories.base import Memory, State
 from nl_course.memories.trace import Trace
 
@@ -56,8 +56,12 @@ class AttentionConfig:
             object.__setattr__(self, "head_dim", self.width // self.heads)
         if check_int("kv_heads", self.kv_heads, 1) > self.heads or self.heads % self.kv_heads:
             raise CourseError(f"kv_heads must divide heads ({self.heads}), not be {self.kv_heads}.")
+        check_int("head_dim", self.head_dim, 1)
         if self.window is not None:
             check_int("window", self.window, 1)
+        check_theta(self.rope_theta)
+        check_bool("qk_norm", self.qk_norm)
+        check_min("norm_eps", self.norm_eps, 0)
 
 
 @dataclass(frozen=True)

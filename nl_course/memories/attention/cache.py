@@ -13,6 +13,9 @@ from torch import Tensor
 
 from nl_course.memories.base import State
 
+LEAST_ROOM = 16  # columns, where storage is made
+SPARE = 3  # times what is filled: more storage than that is given back
+
 
 class _End:
     """How far a storage is filled, shared by every state that looks into it. The state whose `stop` equals `filled`
@@ -70,9 +73,13 @@ class TokenCache(State):
         return TokenCache(storage, 0, filled, _End(filled))
 
     def last(self, count: int) -> "TokenCache":
-        """The cache with only its last `count` columns. Forgotten columns stay allocated until storage is next made,
-        which keeps `capacity_bytes` under three times `nbytes`."""
-        return TokenCache(self.storage, max(self.start, self.stop - count), self.stop, self.end)
+        """The cache with only its last `count` columns. Forgotten columns stay allocated only while they are few:
+        `capacity_bytes` is at most `SPARE` times `nbytes`, or that of `SPARE * LEAST_ROOM` columns."""
+        kept = TokenCache(self.storage, max(self.start, self.stop - count), self.stop, self.end)
+        if self.storage.shape[-2] > SPARE * max(len(kept), LEAST_ROOM):
+            # A text that was read at once would stay whole in memory for the sake of a few columns.
+            return TokenCache.of(kept.columns.clone())
+        return kept
 
     def _may_grow_in_place(self) -> bool:
         """Whether nobody can notice: see the head of this file."""
@@ -93,10 +100,11 @@ class TokenCache(State):
     @property
     def capacity_bytes(self) -> int:
         """Bytes of the storage, which other states may share."""
-        return self.storage.numel() * self.storage.element_size()
+        # `storage` may itself be a view, e.g. after `detach`; a batch that was expanded is less than its columns.
+        return max(self.nbytes, self.storage.untyped_storage().nbytes())
 
 
 def _room(filled: int) -> int:
-    """Room to make when `filled` columns must be held: twice as much, at least 16, so that a cache doubles as it grows
-    and a window of fixed length is copied once in a window's length."""
-    return max(16, 2 * filled)
+    """Room to make when `filled` columns must be held: twice as much, so that a cache doubles as it grows and a window
+    of fixed length is copied once in a window's length."""
+    return max(LEAST_ROOM, 2 * filled)

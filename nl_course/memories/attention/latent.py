@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from nl_course.errors import check_choice, check_int
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.memories.attention.attention import (
     ATTENTION_PATHS,
     attention_reference,
@@ -36,24 +36,44 @@ from nl_course.memories.trace import Trace
 
 @dataclass(frozen=True)
 class LatentAttentionConfig:
-    """Sizes of one latent-attention layer: `kv_rank` r of the latent, `rope_dim` p of the shared rotary key,
-    `head_dim` d (without p) and `value_dim` e of each head, `q_rank` of the query's own latent (None: full). Raises
+    """Sizes of one latent-attention layer: `kv_rank` r of the latent, `rope_dim` p of the shared rotary key (even),
+    `head_dim` d (without p) and `value_dim` e of each head, `q_rank` of the query's own latent (None: full).
+
+    Sizes that are not given keep DeepSeek-V2's proportions: d is width / heads, p about half of d, e is d and r is 4 d,
+    but at most half of the width, so that a latent is smaller than the keys and values that it replaces. Raises
     CourseError for sizes that do not fit."""
 
     width: int
     heads: int
-    kv_rank: int
-    rope_dim: int
-    head_dim: int
+    kv_rank: int | None = None
+    rope_dim: int | None = None
+    head_dim: int | None = None
     value_dim: int | None = None
     q_rank: int | None = None
     rope_theta: float = 10_000.0
 
     def __post_init__(self):
-        for name in ("width", "heads", "kv_rank", "rope_dim", "head_dim"):
+        check_int("width", self.width, 1)
+        check_int("heads", self.heads, 1)
+        if self.head_dim is None:
+            if self.width % self.heads:
+                raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}; give head_dim too.")
+            object.__setattr__(self, "head_dim", self.width // self.heads)
+        head_dim = check_int("head_dim", self.head_dim, 1)
+        defaults = {
+            "rope_dim": 2 * max(1, head_dim // 4),  # pairs of features are turned, so it is even
+            "kv_rank": min(4 * head_dim, max(1, self.width // 2)),
+            "value_dim": head_dim,
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
             check_int(name, getattr(self, name), 1)
-        if self.value_dim is None:
-            object.__setattr__(self, "value_dim", self.head_dim)
+        if self.rope_dim % 2:
+            raise CourseError(f"rope_dim must be even, since pairs of features are turned, not {self.rope_dim}.")
+        if self.q_rank is not None:
+            check_int("q_rank", self.q_rank, 1)
+        check_min("rope_theta", self.rope_theta, 1)
 
 
 @dataclass(frozen=True)

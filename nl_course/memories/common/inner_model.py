@@ -26,7 +26,7 @@ from torch.nn.functional import gelu as _gelu
 from torch.nn.functional import silu
 from torch.utils._pytree import tree_map_only
 
-from nl_course.errors import check_choice, check_int
+from nl_course.errors import check_bool, check_choice, check_int
 from nl_course.memories.common.weights import Weights
 
 # Of the inner LayerNorm. With zero weights nothing else divides the error: it grows 1 / sqrt(EPSILON) = 1000-fold.
@@ -59,6 +59,8 @@ class InnerModel:
         check_int("layers", self.layers, 1)
         check_int("expansion", self.expansion, 1)
         check_choice("activation", self.activation, ACTIVATIONS)
+        for name in ("bias", "norm", "residual"):
+            check_bool(name, getattr(self, name))
 
     def shapes(self, width: int) -> dict[str, tuple[int, int]]:
         """The weights of one head of width f by name, (in, out) each."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min, check_positive
 from nl_course.memories.common.inner_model import ACTIVATIONS, unit
 
 STOPS = ("none", "targets", "first-order", "write")
@@ -100,8 +100,14 @@ class SelfModifyingConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
             check_int(name, getattr(self, name), 1)
+        check_bool("adaptive_query", self.adaptive_query)
+        check_bool("retention", self.retention)
         if self.adaptive is not None:
-            # A list is what JSON makes of a tuple.
+            # A list is what JSON makes of a tuple. A string would be read letter by letter.
+            if not isinstance(self.adaptive, (tuple, list)):
+                raise CourseError(
+                    f'adaptive must be a tuple of names, such as ("key", "value"), not {self.adaptive!r}.'
+                )
             adaptive = tuple(check_choice("adaptive memory", name, self.names) for name in self.adaptive)
             object.__setattr__(self, "adaptive", adaptive)
         if self.targets is not None:
@@ -111,10 +117,12 @@ class SelfModifyingConfig:
         check_choice("values", self.values, VALUES)
         check_choice("start", self.start, ("identity", "random"))
         check_choice("stop_gradient", self.stop_gradient, STOPS)
-        for name, low, high in (("momentum", -1e-9, 1), ("max_step", 0, 1e9), ("start_retention", 0, 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
-                raise CourseError(f"{name} must be a number between {max(0, low)} and {high:g}, not {value!r}.")
+        if check_min("momentum", self.momentum, 0) >= 1:
+            raise CourseError(f"momentum must be a number of at least 0 and below 1, not {self.momentum!r}.")
+        check_positive("max_step", self.max_step)
+        # As a bias in float32, before the sigmoid: closer to 0 or 1 the bias would be rounded to infinity.
+        if not 1e-7 <= check_positive("start_retention", self.start_retention) <= 1 - 1e-7:
+            raise CourseError(f"start_retention must lie between 1e-7 and 1 - 1e-7, not {self.start_retention!r}.")
 
     @property
     def head_dim(self) -> int:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from nl_course.errors import check_bool
 from nl_course.memories.linear.chunks import decay_between, decay_from_start, in_chunks, joined
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
 from nl_course.roles import BIAS, RATE, Roles
@@ -136,6 +137,10 @@ class DeltaConfig(MatrixConfig):
 
     conv: int = 4
     negative: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_bool("negative", self.negative)
 
 
 class DeltaNet(MatrixMemory):

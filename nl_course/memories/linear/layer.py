@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_bool, check_choice, check_int
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.common.inner_model import unit
@@ -46,6 +46,7 @@ class MatrixConfig:
         check_int("heads", self.heads, 1)
         check_int("chunk", self.chunk, 1)
         check_int("conv", self.conv, 0)
+        check_bool("gate", self.gate)
         if self.head_dim is None:
             if self.width % self.heads:
                 raise CourseError(f"width {self.width} is not a multiple of heads {self.heads}; give head_dim too.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
-from nl_course.memories.attention.rope import Rotary
+from nl_course.memories.attention.rope import Rotary, check_theta
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
 
@@ -89,6 +89,10 @@ class RetentionConfig(MatrixConfig):
 
     gate: bool = True
     rope_theta: float | None = 10_000.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_theta(self.rope_theta)
 
 
 class Retention(MatrixMemory):

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from nl_course.errors import check_int
+from nl_course.memories.attention.rope import check_theta
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.attention import Prefix, PrefixAttention
@@ -26,6 +27,7 @@ class WindowConfig(NeuralConfig):
     def __post_init__(self):
         super().__post_init__()
         check_int("window", self.window, 1)
+        check_theta(self.rope_theta)
 
 
 class Hybrid(Memory):

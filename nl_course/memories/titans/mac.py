@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import check_int
 from nl_course.memories.attention.cache import TokenCache
+from nl_course.memories.attention.rope import check_theta
 from nl_course.memories.base import State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.attention import Prefix, Projected, Readable, attend
@@ -46,6 +47,7 @@ class MACConfig(NeuralConfig):
     def __post_init__(self):
         super().__post_init__()
         check_int("segment", self.segment, 1)
+        check_theta(self.rope_theta)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear, logsigmoid, silu
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories.base import State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.common.inner_model import InnerModel, Norm, unit
@@ -81,6 +81,8 @@ class NeuralConfig:
             raise CourseError(f"layers must be 1 to 4, not {self.layers}.")
         if self.max_step is not None:
             check_min("max_step", self.max_step, 0)
+        check_bool("momentum", self.momentum)
+        check_bool("retention", self.retention)
         check_choice("stop_gradient", self.stop_gradient, STOPS)
         _ = self.inner  # which checks the rest
 

@@ -26,8 +26,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.memories.attention.rope import Rotary
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
+from nl_course.memories.attention.rope import Rotary, check_theta
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.common.gate import gated_norm
@@ -85,9 +85,12 @@ class TTTConfig:
         if self.base_rate is None:
             object.__setattr__(self, "base_rate", BASE_RATES[self.kind])
         check_min("base_rate", self.base_rate, 0)
+        check_theta(self.rope_theta)
         for name in ("share_qk", "gate"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.backbone == "mamba")
+            check_bool(name, getattr(self, name))
+        _ = self.inner  # which checks the rest
 
     @property
     def head_dim(self) -> int:
