@@ -8,6 +8,9 @@ from numbers import Integral, Real
 
 LARGEST_INT = 2**63 - 1  # torch counts and seeds with 64 bits
 
+# Exit codes of the command line; `nl_course/app/cli.py` says what each of them means.
+DONE, FOUND, REFUSED, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
 
 class CourseError(ValueError):
     """Bad input. The command line prints its message on one line and exits with code 2."""

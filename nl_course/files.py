@@ -1,13 +1,17 @@
 """Where the course keeps its files, and how it writes them: whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import stat
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,11 +42,43 @@ def asset(name: str) -> Path:
     return path
 
 
+def pip_install(*packages: str) -> str:
+    """A command that installs packages for the Python that is running, whether the course is a checkout, whose pinned
+    versions it then keeps to, or was installed as a wheel."""
+    command = [sys.executable, "-m", "pip", "install"]
+    pins = course_root() / "constraints.txt"
+    if pins.is_file():
+        command += ["-c", str(pins)]
+    return shlex.join([*command, *packages])
+
+
 def cache_folder() -> Path:
-    """A folder for what can be made again (extracted books). `NL_COURSE_CACHE` moves it; created when asked for."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nl_course"
-    folder = Path(os.environ.get("NL_COURSE_CACHE", default))
+    """A folder for what can be made again (extracted books). `NL_COURSE_CACHE` moves it; created when asked for.
+
+    Raises OSError if it cannot be made.
+    """
+    named = os.environ.get("NL_COURSE_CACHE")
+    if not named:
+        caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if caches.startswith("~"):  # a user without a home, as in some containers
+            raise FileNotFoundError(errno.ENOENT, "this user has no home folder; set NL_COURSE_CACHE", caches)
+        named = os.path.join(caches, "nl_course")
+    folder = Path(named)
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def check_writable(path: str | os.PathLike) -> Path:
+    """Returns the folder `path`, made if need be, after a trial file was written there and removed.
+
+    Raises OSError if that fails. Permissions alone do not tell: a disk may be full, or its file system read-only.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as trial:
+        trial.write(bytes(4096))
+        trial.flush()
+        os.fsync(trial.fileno())
     return folder
 
 

@@ -8,7 +8,6 @@ name that changed inside a module that still exists has a line in RENAMED_NAMES,
 
 import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -128,8 +127,9 @@ class _Alias(ModuleType):
             ) from None
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Asked last, when no file has the name."""
+class _Finder:
+    """Finds and loads; asked last, when no file has the name. Python asks for methods, not for base classes, and those
+    of `importlib.abc` would take longer to import than all that the command line needs before it can start."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """A way to import `fullname` if it is a name of then, else None, which lets Python say that there is none."""

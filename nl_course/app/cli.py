@@ -1,18 +1,36 @@
 """`nl-course`: open the course, look at the machine, train a model, make the recordings again.
 
-A mistake in the options is answered in one line on stderr, with exit code 2, before any file is touched.
+Exit codes, the same for every command (their names stand in `nl_course/errors.py`):
+
+    0     DONE          what was asked for is done
+    1     FOUND         done, and something was found to be wrong: `doctor` a thing that must be fixed, `check-memory` a
+                        property that does not hold, `export` a cell that failed, `runs` a run that cannot be read
+    2     REFUSED       not done, for a reason outside of the course: a mistake in the options, a damaged file, a full
+                        disk, too little memory. One line on stderr names it. A mistake in the options is named before
+                        any file is touched
+    3     FAULT         not done, because the course itself has a fault. One line says which; with NL_COURSE_STRICT=1 it
+                        is a traceback
+    130   INTERRUPTED   ended by ctrl-C, which `train` uses to save the run first. Before a command begins its work,
+                        ctrl-C ends the process itself, and a shell reports the same number
+
+`lab` ends with the exit code of JupyterLab.
 """
 
 import argparse
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 from nl_course import __version__
-from nl_course.app.options import INTERRUPTED, device_named, number
-from nl_course.errors import CourseError, check_choice
+from nl_course.app.options import device_named, number
+from nl_course.errors import DONE, FAULT, FOUND, INTERRUPTED, REFUSED, CourseError, check_choice, is_out_of_memory
+from nl_course.files import reason
 
 # Each command imports what it needs inside its own functions: `nl-course lab` must not wait for torch.
 
@@ -41,7 +59,17 @@ class Parser(argparse.ArgumentParser):
             close = get_close_matches(name, known, n=1) if name.startswith("-") else []
             guess = f"; did you mean {close[0]}?" if close else ""
             self.error(f"{unknown[0]!r} is not understood here{guess}")
+        self._refuse_empty(options)
         return options, unknown
+
+    def _refuse_empty(self, options: argparse.Namespace) -> None:
+        """No option means anything by an empty text: as a path it would be the folder that one stands in."""
+        for action in self._actions:
+            value = getattr(options, action.dest, None)
+            values = value if isinstance(value, list) else [value]
+            if any(isinstance(text, str) and not text.strip() for text in values):
+                name = action.option_strings[0] if action.option_strings else action.metavar or action.dest
+                self.error(f"{name} must not be empty")
 
 
 # -- the commands -----------------------------------------------------------------------------------------------
@@ -76,14 +104,15 @@ def run_lab(options: argparse.Namespace) -> int:
         folder = result.folder
         print(result, flush=True)
     if options.no_start:
-        return 0
+        return DONE
     return lab.launch(folder, not options.no_browser, options.port)
 
 
 def add_doctor(commands: argparse._SubParsersAction) -> None:
     """Adds `doctor`."""
     parser = commands.add_parser("doctor", help=COMMANDS["doctor"][1])
-    parser.set_defaults(run=run_doctor)
+    # It loads torch to see whether it can be loaded, and has nothing to save: ctrl-C simply ends it.
+    parser.set_defaults(run=run_doctor, ctrl_c_ends=True)
 
 
 def run_doctor(options: argparse.Namespace) -> int:
@@ -93,7 +122,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     print("Looking at this machine; the first time takes about ten seconds.", flush=True)
     diagnosis = doctor()
     print(diagnosis)
-    return 0 if diagnosis.ok else 1
+    return DONE if diagnosis.ok else FOUND
 
 
 def add_record(commands: argparse._SubParsersAction) -> None:
@@ -103,7 +132,7 @@ def add_record(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--assets", metavar="DIR", help="write there instead of into the course's assets/")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps or auto")
     parser.add_argument("--quick", action="store_true", help="a trial of a few seconds; needs --assets")
-    parser.set_defaults(run=run_record)
+    parser.set_defaults(run=run_record, needs=("nl_course.training.distributed",))
 
 
 def run_record(options: argparse.Namespace) -> int:
@@ -113,13 +142,13 @@ def run_record(options: argparse.Namespace) -> int:
     if options.name == "list":
         width = max(map(len, RECIPES))
         print("\n".join(f"{name:{width}}  {about}" for name, about in RECIPES.items()))
-        return 0
+        return DONE
     check_choice("recording", options.name, RECIPES)
     if options.quick and options.assets is None:
         raise CourseError("--quick makes a trial, which must not replace a recording; add --assets DIR.")
     for path in record(options.name, options.assets, device_named(options.device).type, options.quick):
         print(f"wrote {path}")
-    return 0
+    return DONE
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
@@ -185,28 +214,30 @@ def build_parser(command: str | None) -> Parser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 (doctor found something to fix), 2 (bad input), 130 (ctrl-C)."""
+def main(arguments: list[str] | None = None, begin: Callable[[], None] = lambda: None) -> int:
+    """Runs a command and returns its exit code. `begin` is called when all options are read and all modules are loaded,
+    just before the work begins.
+
+    Raises nothing but SystemExit after `--help` and `--version`, and with NL_COURSE_STRICT=1 what is a fault of the
+    course.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    spell_out_the_rest()
     with warnings.catch_warnings():
         # A warning is printed as one line, without the file and line of code it came from.
-        warnings.showwarning = lambda message, *rest, **more: print(f"nl-course: note: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *rest, **more: note(str(message))
         try:
-            return _run(arguments)
-        except CourseError as error:
-            return complain(str(error))
-        except OSError as error:
-            return complain(f"{error.filename or 'a file'}: {error.strerror or error}")
-        except (MemoryError, RuntimeError) as error:
-            # PyTorch reports a lack of memory as a RuntimeError. Any other one is a bug and keeps its traceback.
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            return complain("this needs more memory than there is; take a smaller batch size, length or preset.")
+            code = _run(arguments, begin)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # so that a full disk is noticed here, where there are words for it
+            return code
         except KeyboardInterrupt:
             return INTERRUPTED
+        except Exception as error:
+            return complain_about(error)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], begin: Callable[[], None]) -> int:
     command = next(iter(arguments), None)
     if command is not None and not command.startswith("-"):
         check_choice("command", command, COMMANDS)
@@ -214,24 +245,90 @@ def _run(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
-        return 0
-    return options.run(options) or 0
+        return DONE
+    for module in getattr(options, "needs", ()):
+        import_module(module)
+    if not getattr(options, "ctrl_c_ends", False):
+        begin()
+    return options.run(options) or DONE
+
+
+def complain_about(error: Exception) -> int:
+    """Prints what went wrong as one line; returns the exit code. Raises a fault of the course itself again where
+    NL_COURSE_STRICT is set."""
+    if isinstance(error, CourseError):
+        return complain(str(error))
+    if isinstance(error, BrokenPipeError):
+        # As in `nl-course runs | head -1`. What is left of the output must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return complain("the output was closed before all of it was written.")
+    if is_out_of_memory(error):
+        return complain("this needs more memory than there is; take a smaller batch size, length or preset.")
+    if isinstance(error, OSError):
+        return complain(f"{error.filename or 'a file cannot be read or written'}: {reason(error)}.")
+    if os.environ.get("NL_COURSE_STRICT") == "1":
+        raise error
+    complain(
+        f"a fault of the course: {type(error).__name__}: {reason(error)} ({_place(error)}). "
+        "NL_COURSE_STRICT=1 shows more; please report it."
+    )
+    return FAULT
+
+
+def _place(error: Exception) -> str:
+    """The line of the course's own code that was running, e.g. "training/loop.py, line 80"."""
+    import traceback  # only here, since it takes as long to load as the rest of this module
+
+    package = Path(__file__).resolve().parent.parent
+    place = "the command line"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if Path(frame.filename).is_relative_to(package):
+            place = f"{Path(frame.filename).relative_to(package).as_posix()}, line {frame.lineno}"
+    return place
 
 
 def complain(message: str) -> int:
-    """Prints a mistake as one line on stderr; returns the exit code of bad input."""
-    print(f"nl-course: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    """Prints a mistake as one line on stderr; returns the exit code of what was refused."""
+    note(message, "")
+    return REFUSED
+
+
+def note(message: str, kind: str = "note: ") -> None:
+    """Prints a message as one line on stderr."""
+    try:
+        print(f"nl-course: {kind}{' '.join(message.split())}", file=sys.stderr)
+    except (OSError, ValueError):  # stderr is closed or full: there is nowhere left to say it
+        return
+
+
+def spell_out_the_rest() -> None:
+    """A character that the terminal cannot show is written as its number, such as \\xe9, instead of ending the
+    program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def program() -> None:
-    """`main` as a program of its own, which torchrun may have started in several processes."""
-    code = main()
-    # Without torch there are no other processes and no threads of its own to be careful with.
-    if "torch.distributed" in sys.modules:
-        from nl_course.training.distributed import end
+    """`main` as a program of its own, which torchrun may have started in several processes.
 
-        end(code)
+    While Python and torch are loaded there is nothing to save, and a half-loaded torch cannot be trusted to clean up.
+    So ctrl-C first ends the process itself, as it ends any other program. Once a command has begun its work, it raises
+    KeyboardInterrupt: a run is saved, a half-written file is removed, and the exit code is INTERRUPTED.
+    """
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # under nohup, and it stays so
+
+    def on_ctrl_c(handler: Any) -> None:
+        if not is_ignored:
+            signal.signal(signal.SIGINT, handler)
+
+    on_ctrl_c(signal.SIG_DFL)
+    code = main(begin=lambda: on_ctrl_c(signal.default_int_handler))
+    on_ctrl_c(signal.SIG_DFL)  # while Python ends, there is nothing to save either
+    # Who has not loaded this module has no other processes and no threads of its own to be careful with.
+    distributed = sys.modules.get("nl_course.training.distributed")
+    if distributed is not None:
+        distributed.end(code)
     sys.exit(code)
 
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nl_course.errors import CourseError
-from nl_course.files import cache_folder, course_root
+from nl_course.errors import DONE, FOUND, CourseError
+from nl_course.files import cache_folder, check_writable, course_root, pip_install, reason
 
 OLDEST_PYTHON = (3, 11)
 SMALL_MEMORY = 4e9  # bytes; the core of the course runs in this much
@@ -36,8 +36,6 @@ WIDGETS = (
     ("plotly", "jupyterlab-plotly", None),
 )
 SHOWN_PACKAGES = ("torch", "jupyterlab", "ipywidgets", "plotly", "anywidget")  # whose versions the diagnosis prints
-PIP = f"{sys.executable} -m pip install -c constraints.txt"
-REINSTALL = f"run `make lab` again, or in the course's folder: {PIP} --force-reinstall -e ."
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,20 @@ class Diagnosis:
 def doctor() -> Diagnosis:
     """Checks everything that the course needs. The first time it also reads the library, which takes some seconds."""
     findings: list[Check] = []
-    for check in (python, packages, processor, memory, disk, gpu, learning_step, widgets, kernel, library, course):
+    for check in (
+        python,
+        packages,
+        processor,
+        memory,
+        disk,
+        folders,
+        gpu,
+        learning_step,
+        widgets,
+        kernel,
+        library,
+        course,
+    ):
         name = check.__name__.replace("_", " ")
         try:
             findings += check()
@@ -90,8 +101,16 @@ def doctor() -> Diagnosis:
             findings.append(Check(name, "fix", str(error)))
         except Exception as error:  # a broken installation can fail anywhere; the other findings still help
             text = f"could not be checked ({type(error).__name__}: {error})".splitlines()[0]
-            findings.append(Check(name, "fix", text, REINSTALL))
+            findings.append(Check(name, "fix", text, reinstall()))
     return Diagnosis(findings)
+
+
+def reinstall() -> str:
+    """What to do where the installation itself is broken: in a checkout, or where a wheel was installed."""
+    folder = course_root()
+    if (folder / "pyproject.toml").is_file():
+        return f"run `make lab` again, or: {pip_install('--force-reinstall', '-e', str(folder))}"
+    return f"install the course's wheel again: {pip_install('--force-reinstall')} WHEEL"
 
 
 # -- versions -------------------------------------------------------------------------------------------------
@@ -129,10 +148,12 @@ def packages() -> Iterator[Check]:
         if name in SHOWN_PACKAGES:
             shown.append(f"{name} {installed}")
     if missing:
-        yield Check("packages", "fix", f"not installed: {', '.join(missing)}", f"{PIP} {' '.join(missing)}")
+        yield Check("packages", "fix", f"not installed: {', '.join(missing)}", pip_install(*missing))
     if old:
-        names = " ".join(entry.split()[0] for entry in old)
-        yield Check("packages", "fix", f"of a version that does not fit: {', '.join(old)}", f"{PIP} --upgrade {names}")
+        names = [entry.split()[0] for entry in old]
+        yield Check(
+            "packages", "fix", f"of a version that does not fit: {', '.join(old)}", pip_install("--upgrade", *names)
+        )
     if unpinned:
         text = f"other versions than the tested ones: {', '.join(unpinned)}"
         remedy = "this mostly works; `make lab` makes an environment with the tested ones"
@@ -203,23 +224,38 @@ def memory() -> Iterator[Check]:
 
 
 def disk() -> Iterator[Check]:
-    """The cache folder can be written, and there is room."""
+    """There is room for what the course keeps."""
     try:
         folder = cache_folder()
-        trial = folder / ".doctor"
-        trial.write_text("")
-        trial.unlink()
-    except OSError as error:
-        text = f"the cache folder cannot be written ({error.strerror or error})"
-        remedy = "set NL_COURSE_CACHE to a folder that can be written; until then the library is read anew every time"
-        yield Check("disk", "note", text, remedy)
-        return
+    except OSError:
+        return  # `folders` says so, and why
     free = shutil.disk_usage(folder).free
     text = f"{free / 1e9:.0f} GB free for the cache in {folder}"
     if free < SMALL_DISK:
         yield Check("disk", "slow", text, "make room: checkpoints and the cache need about 1 GB")
     else:
         yield Check("disk", "ok", text)
+
+
+def folders() -> Iterator[Check]:
+    """What `nl-course lab` must write can be written: a file is written there, to see."""
+    from nl_course.app.lab import needed_folders
+
+    written = []
+    for needed in needed_folders():
+        try:
+            written.append(str(check_writable(needed.find())))
+        except OSError as error:
+            text = f"{needed.what} cannot be written ({reason(error)}); `nl-course lab` would not start"
+            yield Check("folders", "fix", text, needed.remedy)
+    if written:
+        yield Check("folders", "ok", f"JupyterLab can write into {' and '.join(written)}")
+    notebooks = course_root() / "notebooks"
+    try:
+        check_writable(notebooks)
+    except OSError as error:
+        text = f"notebooks cannot be saved in {notebooks} ({reason(error)})"
+        yield Check("folders", "note", text, "work on a copy: nl-course lab --copy DIR")
 
 
 def gpu() -> Iterator[Check]:
@@ -267,7 +303,7 @@ def learning_step() -> Iterator[Check]:
     """One forward and backward pass of the small model works, and how fast."""
     seconds, loss = step_seconds()
     if not 5.0 < loss < 6.5:  # random weights cannot know more, or less, than ln 256 = 5.5 nats
-        yield Check("learning step", "fix", f"the small model's loss is {loss:.2f}, not about 5.5", REINSTALL)
+        yield Check("learning step", "fix", f"the small model's loss is {loss:.2f}, not about 5.5", reinstall())
         return
     speed = 8 * 256 / seconds
     text = (
@@ -309,7 +345,7 @@ def widgets() -> Iterator[Check]:
             continue
         to_reinstall.append(package)
     if wrong:
-        remedy = f"{PIP} --force-reinstall --no-deps {' '.join(to_reinstall)}, then restart JupyterLab"
+        remedy = f"{pip_install('--force-reinstall', '--no-deps', *to_reinstall)}, then restart JupyterLab"
         yield Check("widgets", "fix", "; ".join(wrong), remedy)
     elif not any(extension in disabled for _, extension, _ in WIDGETS):
         yield Check("widgets", "ok", f"will show in JupyterLab {_version('jupyterlab')} (ipywidgets {ipywidgets})")
@@ -398,10 +434,10 @@ def main(arguments: list[str] | None = None, check: Callable[[], Diagnosis] = do
     """Prints the diagnosis; returns 0 if nothing must be fixed, else 1. `--speed` prints the measured speed alone."""
     if arguments and "--speed" in arguments:
         print(f"{8 * 256 / step_seconds(repeats=20)[0]:,.0f} bytes per second")
-        return 0
+        return DONE
     diagnosis = check()
     print(diagnosis)
-    return 0 if diagnosis.ok else 1
+    return DONE if diagnosis.ok else FOUND
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.files import cache_folder, course_root, write_atomically
+from nl_course.files import cache_folder, check_writable, course_root, reason, write_atomically
 
 START = "00_start_here.ipynb"
 _WRITTEN = ".nl_course_copy.json"  # in a copy: notebook -> fingerprint of what the course wrote there last
@@ -178,16 +178,48 @@ def _write_text(path: Path, text: str) -> None:
 
 
 # -- the server -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class NeededFolder:
+    """A folder without which JupyterLab does not start: what it is, where (`find` may raise OSError), what to do if it
+    cannot be written."""
+
+    what: str
+    find: Callable[[], Path]
+    remedy: str
+
+
+def needed_folders() -> tuple[NeededFolder, ...]:
+    """The folders that `launch` and JupyterLab write into before the first page is shown."""
+
+    def runtime_folder() -> Path:
+        from jupyter_core.paths import jupyter_runtime_dir
+
+        return Path(jupyter_runtime_dir())
+
+    return (
+        NeededFolder("the cache folder", cache_folder, "set NL_COURSE_CACHE to a folder that can be written"),
+        NeededFolder(
+            "Jupyter's runtime folder", runtime_folder, "set JUPYTER_RUNTIME_DIR to a folder that can be written"
+        ),
+    )
+
+
 def launch(folder: Path | None = None, browser: bool = True, port: int | None = None) -> int:
     """Runs JupyterLab on the course, or on a copy of it, until it is stopped; returns its exit code.
 
-    Raises CourseError if the first notebook is missing.
+    Raises CourseError if the first notebook is missing, or JupyterLab could not write what it must.
     """
+    for needed in needed_folders():
+        try:
+            check_writable(needed.find())
+        except OSError as error:
+            raise CourseError(f"{needed.what} cannot be written ({reason(error)}); {needed.remedy}.") from error
     command, environment = command_line(folder, browser, port)
     server = subprocess.Popen(command, env=environment)
     while True:
         try:
-            return server.wait()
+            code = server.wait()
+            return code if code >= 0 else 128 - code  # -15: ended by signal 15, which shells call 143
         except KeyboardInterrupt:  # ctrl-C reached the server too, which asks and shuts down by itself
             continue
 

@@ -1,15 +1,13 @@
-"""What several commands share: reading numbers and devices from options, and the exit code of ctrl-C."""
+"""What several commands share: reading numbers and devices from options."""
 
 import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nl_course.errors import CourseError, check_choice
+from nl_course.errors import CourseError, check_choice, shortened
 
 if TYPE_CHECKING:  # `nl-course lab` opens without waiting for torch
     import torch
-
-INTERRUPTED = 130  # what a shell reports of a program that ctrl-C ended
 
 
 def device_named(name: str) -> "torch.device":
@@ -40,6 +38,6 @@ def number(kind: type) -> Callable[[str], object]:
         try:
             return kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {expected}, not {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a {expected}, not {shortened(text)}") from None
 
     return read

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nl_course.app.options import INTERRUPTED, device_named, number
-from nl_course.errors import CourseError, check_choice
+from nl_course.app.options import device_named, number
+from nl_course.errors import DONE, INTERRUPTED, CourseError, check_choice
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
     import torch
@@ -63,7 +63,8 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         # Each optimizer has options of its own. They are set from Python and by recordings only.
         if setting.name != "optimizer_options":
             _add_setting(parser, setting.name, setting.default, setting.metadata["meaning"])
-    parser.set_defaults(run=run_train)
+    # Loaded before the work begins: while torch is half loaded, ctrl-C cannot be handled (see app/start.py).
+    parser.set_defaults(run=run_train, needs=("nl_course.training.distributed", "nl_course.tasks.packed"))
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any, meaning: str) -> None:
@@ -136,7 +137,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
     if options.estimate:
         print_line("Counting what a few chunks take; of deep memories and clocks that is a minute's work.", flush=True)
         print_line(estimated(model, stream, config, options, ranks))
-        return 0
+        return DONE
 
     # The run.
     show_bar = not options.quiet and sys.stderr.isatty()
@@ -158,7 +159,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         print_line(f"Go on with: nl-course train --resume --out {folder}")
         return INTERRUPTED
     print_line(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
-    return 0
+    return DONE
 
 
 def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None:

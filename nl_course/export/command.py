@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from nl_course.errors import DONE, FOUND
+
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Adds `export DIR` to the command line."""
@@ -24,4 +26,4 @@ def run(options: argparse.Namespace) -> int:
     print(f"{len(site.pages)} pages and {len(site.slides)} sets of slides; open {site.folder / 'index.html'}")
     for name, error in site.failed.items():
         print(f"nl-course: {name}: a cell failed: {error}", file=sys.stderr)
-    return 1 if site.failed else 0
+    return FOUND if site.failed else DONE

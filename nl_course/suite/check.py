@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from nl_course.errors import CourseError
+from nl_course.errors import DONE, FOUND, CourseError
 from nl_course.files import write_atomically
 from nl_course.memories import Memory
 from nl_course.suite.case import WIDTH, Case
@@ -171,7 +171,7 @@ def _command(options: argparse.Namespace) -> int:
         was_there = Path(options.file).exists()
         path = copy_template(options.file)
         print(f"{path}: {'was there already, and is left' if was_there else 'written'}.")
-        return 0
+        return DONE
     report = check_memory(options.file)
     print(report)
-    return 0 if report.passed else 1
+    return DONE if report.passed else FOUND

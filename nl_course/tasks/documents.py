@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.files import cache_folder, write_atomically
+from nl_course.files import cache_folder, check_file, pip_install, reason, write_atomically
 
 CORPORA = ("prose", "code")
 PACKAGES = ("sympy", "networkx", "numpy", "torch")  # the packages a corpus can be made of, all pinned
@@ -68,7 +68,7 @@ def version(package: str) -> str:
         return importlib.metadata.version(package).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
         raise CourseError(
-            f"the library needs the package {package!r}, which is not installed; run `pip install {package}`."
+            f"the library needs the package {package!r}, which is not installed; run `{pip_install(package)}`."
         ) from None
 
 
@@ -77,7 +77,7 @@ def folder(package: str) -> Path:
     spec = importlib.util.find_spec(check_choice("package", package, PACKAGES))
     if spec is None or not spec.submodule_search_locations:
         raise CourseError(
-            f"the library needs the package {package!r}, which is not installed; run `pip install {package}`."
+            f"the library needs the package {package!r}, which is not installed; run `{pip_install(package)}`."
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
@@ -219,11 +219,10 @@ def read_path(path: str | os.PathLike) -> list[Document]:
     """A text file, or every text file of a folder and its subfolders in order of their paths. Hidden files and files
     that are not text are skipped. Raises CourseError, which says why, if there is nothing to read."""
     root = Path(path).expanduser()
-    if not root.exists():
-        raise CourseError(f"there is no file or folder {str(path)!r} to read text from.")
-    if root.is_file():
+    if not root.is_dir():
         return [Document(root.name, _read_text(root))]
     texts = []
+    why = ""  # the last file was not read
     for file in sorted(root.rglob("*")):
         inside = file.relative_to(root)
         hidden = any(part.startswith(".") for part in inside.parts)
@@ -231,18 +230,18 @@ def read_path(path: str | os.PathLike) -> list[Document]:
             continue
         try:
             texts.append(Document(inside.as_posix(), _read_text(file)))
-        except CourseError:  # not text: one such file must not hide the others
-            continue
+        except CourseError as error:  # not text: one such file must not hide the others
+            why = f": {error}"
     if not texts:
-        raise CourseError(f"the folder {str(path)!r} holds no text file that can be read.")
+        raise CourseError(f"the folder {str(path)!r} holds no text file that can be read{why or '.'}")
     return texts
 
 
 def _read_text(path: Path) -> bytes:
     try:
-        text = path.read_bytes()
+        text = check_file(path, "text").read_bytes()
     except OSError as error:
-        raise CourseError(f"cannot read the text {str(path)!r}: {error.strerror}.") from error
+        raise CourseError(f"cannot read the text {path}: {reason(error)}.") from error
     if not text.strip():
         raise CourseError(f"the text {str(path)!r} is empty.")
     if b"\0" in text:

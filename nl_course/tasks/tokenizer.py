@@ -1,6 +1,6 @@
 """Text as subwords: byte-level BPE, trained on the text that is to be read, by the library `tokenizers`.
 
-    pip install nl-course[data]
+    pip install tokenizers
     tokenizer = train_tokenizer((document.text for document in documents), vocab=8192)
     tokenizer.save("own.tokenizer.json")
     tokenizer = load_tokenizer("own.tokenizer.json")
@@ -22,15 +22,12 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_int, check_text
-from nl_course.files import write_atomically
+from nl_course.files import check_file, pip_install, reason, write_atomically
 from nl_course.tasks import text as bytewise
 
 SEPARATOR = "<|book|>"  # token 0, between two documents; the spelling stands in tokenizer files, so it stays
 LEAST = 257  # 256 bytes and the separator
-MISSING = (
-    "subwords need the library `tokenizers`, which is not installed; run `pip install nl-course[data]` or "
-    "`pip install tokenizers`."
-)
+MOST = 10_000_000  # subwords; the library reserves room for them all, and ends the process where there is none
 
 
 class Tokenizer:
@@ -101,9 +98,9 @@ BYTES = Bytes()
 
 def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokenizer:
     """A vocabulary of at most `vocab` subwords learned from `texts`: fewer if the texts have no more pairs that occur
-    twice. The same texts in the same order give the same vocabulary. Raises CourseError for a vocabulary below 257."""
-    if check_int("vocab", vocab) < LEAST:
-        raise CourseError(f"vocab must be at least {LEAST}, the bytes and the separator, not {vocab}.")
+    twice. The same texts in the same order give the same vocabulary. Raises CourseError for a vocabulary below 257, the
+    bytes and the separator, or above ten million."""
+    check_int("vocab", vocab, LEAST, MOST)
     tokenizers = _library()
     inner = tokenizers.Tokenizer(tokenizers.models.BPE())
     inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -123,12 +120,11 @@ def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokeni
 def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
     """A tokenizer from a file of `save`. Raises CourseError if it is missing, damaged, or not one of the course's."""
     tokenizers = _library()
+    path = check_file(path, "tokenizer")
     try:
-        inner = tokenizers.Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CourseError(f"there is no tokenizer at {path} ({error.strerror}).") from error
+        inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exceptions for a damaged file
-        raise CourseError(f"{path} is not a tokenizer that can be read ({str(error).splitlines()[0]}).") from error
+        raise CourseError(f"{path} is not a tokenizer that can be read ({reason(error)}).") from error
     if inner.token_to_id(SEPARATOR) != Tokenizer.separator:
         raise CourseError(f"the tokenizer {path} has no {SEPARATOR} as token 0; make one with `train_tokenizer`.")
     if json.loads(inner.to_str())["model"]["type"] != "BPE":
@@ -145,5 +141,7 @@ def _library() -> ModuleType:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError:
-        raise CourseError(MISSING) from None
+        raise CourseError(
+            f"subwords need the library `tokenizers`, which is not installed; run `{pip_install('tokenizers')}`."
+        ) from None
     return tokenizers

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import os
+import shlex
 import sys
 from types import SimpleNamespace
 
@@ -9,8 +11,10 @@ import psutil
 import pytest
 import torch
 
-from nl_course.app import doctor
+from nl_course import files
+from nl_course.app import doctor, lab
 from nl_course.app.doctor import Check, Diagnosis
+from nl_course.errors import CourseError
 from nl_course.tasks import text
 
 REAL_VERSION = importlib.metadata.version
@@ -121,15 +125,59 @@ def test_memory_under_four_gigabytes_is_tight(monkeypatch, total, free, state):
     assert finding.state == state and bool(finding.remedy) == (state != "ok")
 
 
-def test_a_full_disk_and_a_cache_that_cannot_be_written_are_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("NL_COURSE_CACHE", str(tmp_path))
     assert states(doctor.disk) == ["ok"] and not list(tmp_path.iterdir())
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1e8))
     assert states(doctor.disk) == ["slow"]
+
+
+def test_what_lab_must_write_is_written_to_see_whether_it_can_be(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("NL_COURSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    (finding,) = doctor.folders()
+    assert finding.state == "ok" and str(tmp_path / "runtime") in finding.text
+    assert not list((tmp_path / "runtime").iterdir()), "nothing is left there"
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("NL_COURSE_CACHE", str(tmp_path / "file" / "inside"))
-    (finding,) = doctor.disk()
-    assert finding.state == "note" and "NL_COURSE_CACHE" in finding.remedy
+    for variable in ("NL_COURSE_CACHE", "JUPYTER_RUNTIME_DIR"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, str(tmp_path / "file" / "inside"))
+            (broken,) = [finding for finding in doctor.folders() if finding.state == "fix"]
+            assert "(Not a directory); `nl-course lab` would not start" in broken.text and variable in broken.remedy
+            with pytest.raises(CourseError, match=rf"cannot be written \(Not a directory\); set {variable}"):
+                lab.launch()
+            assert list(doctor.disk()) == [] or variable != "NL_COURSE_CACHE"
+
+
+def test_a_course_that_cannot_be_written_is_worked_on_in_a_copy(folder, monkeypatch):
+    def check(path):
+        if path == folder / "notebooks":
+            raise OSError(30, "Read-only file system")
+        return path
+
+    monkeypatch.setattr(doctor, "check_writable", check)
+    finding = list(doctor.folders())[-1]
+    assert finding.state == "note" and "Read-only file system" in finding.text and "--copy" in finding.remedy
+
+
+def test_a_user_without_a_home_is_told_which_variable_to_set(folder, monkeypatch):
+    monkeypatch.delenv("NL_COURSE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    finding = next(iter(doctor.folders()))
+    assert finding.state == "fix" and "this user has no home folder; set NL_COURSE_CACHE" in finding.text
+
+
+def test_packages_are_installed_by_a_command_that_works_for_a_checkout_and_for_a_wheel(folder, monkeypatch):
+    pins = shlex.quote(str(folder / "constraints.txt"))
+    monkeypatch.setattr(files, "course_root", lambda: folder)
+    assert files.pip_install("a") == f"{shlex.quote(sys.executable)} -m pip install -c {pins} a"
+    (folder / "pyproject.toml").write_text("")
+    assert "make lab" in doctor.reinstall() and f"-e {shlex.quote(str(folder))}" in doctor.reinstall()
+    for name in ("constraints.txt", "pyproject.toml"):
+        (folder / name).unlink()
+    assert files.pip_install("a") == f"{shlex.quote(sys.executable)} -m pip install a"
+    assert "make" not in doctor.reinstall() and doctor.reinstall().endswith("WHEEL")
 
 
 def test_a_gpu_is_reported_and_none_is_needed(monkeypatch):

@@ -1,14 +1,17 @@
-"""The extra over `datasets`: local files of every format where it is installed, clear words where it is not."""
+"""Documents from files of every format and from a hub; clear words for whatever cannot be read."""
 
+import bz2
 import gzip
 import importlib.util
 import json
+import lzma
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.tasks.streaming import stream_datasets
+from nl_course.tasks.streaming import FIRST_ROWS, stream_datasets
 
 TEXTS = [f"book {i}: " + "word " * i for i in range(1, 41)]
 needs_datasets = pytest.mark.skipif(
@@ -16,10 +19,26 @@ needs_datasets = pytest.mark.skipif(
 )
 
 
-def test_without_the_library_the_message_says_how_to_get_it(monkeypatch):
+@pytest.mark.parametrize("source", ["owner/name", "hub:name", "a.csv"])
+def test_without_the_library_the_message_says_how_to_get_it(monkeypatch, tmp_path, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text("text\nwords\n")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(CourseError, match=r"pip install nl-course\[data\]"):
-        stream_datasets("anything")
+    with pytest.raises(CourseError, match=r"pip install .*datasets`"):
+        stream_datasets(source)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.xz", "jsonl.bz2", "json"])
+def test_json_is_read_without_the_library(tmp_path, monkeypatch, ending):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    packs = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}
+    rows = [{"text": text} for text in TEXTS]
+    lines = json.dumps(rows, indent=1) if ending == "json" else "\n\n".join(map(json.dumps, rows))
+    pack = packs.get(ending.rpartition(".")[2], bytes)
+    (tmp_path / f"shelf.{ending}").write_bytes(pack(lines.encode()))
+    books = list(stream_datasets(str(tmp_path)))
+    assert [book.text.decode() for book in books] == TEXTS
+    assert [book.name for book in stream_datasets(str(tmp_path), first=7)] == [book.name for book in books[7:]]
 
 
 @needs_datasets
@@ -44,15 +63,104 @@ def test_local_files_are_streamed_without_a_network(tmp_path, monkeypatch, endin
 
 
 @needs_datasets
-def test_a_missing_file_another_format_and_a_missing_column_are_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"txt": "words"}\n')
-    (tmp_path / "a.doc").write_text("words")
-    (tmp_path / "bad.jsonl").write_text("{not json\n")
-    with pytest.raises(CourseError, match=r"no file matches .*none\.jsonl"):
-        stream_datasets(str(tmp_path / "none.jsonl"))
-    with pytest.raises(CourseError, match=r"'.doc' is not known; choose one of: .jsonl"):
-        stream_datasets(str(tmp_path / "a.doc"))
-    with pytest.raises(CourseError, match="has no column 'text'; it has: txt"):
+def test_what_the_library_cannot_read_is_said_in_its_words_and_not_logged_too(tmp_path, caplog, capfd):
+    for name, content, words in (
+        ("bad.csv", 'text,b\n"a,1\n', "EOF inside string"),
+        ("bad.parquet", "PAR1", "smaller than the minimum"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(CourseError, match=words):
+            list(stream_datasets(str(tmp_path / name)))
+    assert capfd.readouterr().err == ""
+
+
+# -- what is not read ------------------------------------------------------------------------------------------
+NESTED = "[" * 100_000 + "]" * 100_000
+WRONG = {
+    "none.jsonl": r"no file matches '.*none\.jsonl'\. A dataset",
+    "shlef.jsonl": r"no file matches '.*shlef\.jsonl'\. Did you mean '.*shelf\.jsonl'\?",
+    "shlef": r"no file matches '.*shlef'\. Did you mean '.*shelf\.jsonl'\?",
+    "a.doc": r"'\.doc' is not known; choose one of: \.jsonl",
+    "mixed": r"mixes formats \(\.csv, \.jsonl\)",
+    "hollow": "holds no file that ends in .jsonl",
+    "empty.jsonl": "the data file .*empty.jsonl is empty",
+    "astray.jsonl": "there is no data file at .*astray.jsonl",
+    "other.jsonl": "has no column 'text'; it has: txt, id",
+    "half.jsonl": "line 2 of .*half.jsonl is not JSON: ",
+    "latin.jsonl": "line 1 of .*latin.jsonl is not JSON: .* can't decode byte 0xff",
+    "deep.jsonl": "line 1 of .*deep.jsonl is not JSON: it is nested more than 100 levels deep",
+    "bare.jsonl": "line 1 of .*bare.jsonl is not an object with columns: 5",
+    "list.json": "the list in .*list.json holds what is not an object with columns: 1",
+    "dict.jsonl": "the column 'text' of .* holds no text: row 0 is a dict",
+    "torn.jsonl.gz": "reading the dataset .* failed: Compressed file ended",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_read_is_named_before_the_network_is_asked(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for folder in ("mixed", "hollow"):
+        (tmp_path / folder).mkdir()
+    for file, content in {
+        "shelf.jsonl": '{"text": "words"}',
+        "a.doc": "words",
+        "mixed/a.jsonl": "{}",
+        "mixed/b.csv": "text",
+        "empty.jsonl": "",
+        "other.jsonl": '{"txt": "words", "id": 1}\n' * 3,
+        "half.jsonl": '{"text": "words"}\n{"text": "wor',
+        "deep.jsonl": f'{{"text": "words", "more": {NESTED}}}',
+        "bare.jsonl": "5",
+        "list.json": "[1, 2]",
+        "dict.jsonl": '{"text": {"en": "words"}}',
+    }.items():
+        (tmp_path / file).write_text(content)
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "\xff"}')
+    (tmp_path / "torn.jsonl.gz").write_bytes(gzip.compress(b'{"text": "words"}')[:-9])
+    (tmp_path / "astray.jsonl").symlink_to(tmp_path / "gone")
+    with pytest.raises(CourseError, match=WRONG[name]):
+        list(stream_datasets(str(tmp_path / name)))
+
+
+def test_a_name_with_a_slash_is_a_file_where_its_folder_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / "text.csv").write_text("text")
+    with pytest.raises(CourseError, match=r"no file matches 'shelf/txt'\. Did you mean 'shelf/text\.csv'\?"):
+        stream_datasets("shelf/txt")
+
+
+def test_what_will_be_asked_of_the_network_is_said_first(monkeypatch):
+    asked = []
+
+    def load_dataset(name, **options):
+        asked.append(name)
+        raise ConnectionError(f"no way to {name}")
+
+    hub = SimpleNamespace(HF_HUB_OFFLINE=False, HF_ENDPOINT="https://hub.example")
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, config=hub))
+    for source, name in (("owner/name", "owner/name"), ("hub:name", "name")):
+        with (
+            pytest.warns(UserWarning, match=rf"asking https://hub\.example for the dataset '{name}'"),
+            pytest.raises(CourseError, match=rf"'{source}' cannot be opened: no way to {name}"),
+        ):
+            stream_datasets(source)
+    assert asked == ["owner/name", "name"]
+
+
+def test_rows_without_a_text_are_left_out_with_one_warning(tmp_path):
+    rows = [{"text": "a"}, {"body": "b"}, {"text": None}, {"text": 0}, {"text": " "}, {"text": "c", "body": "d"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.warns(UserWarning, match="row 1 of .* has no text in the column 'text'") as caught:
+        books = list(stream_datasets(str(tmp_path / "a.jsonl")))
+    assert len(caught) == 1
+    assert [(book.name.rpartition("/")[2], book.text) for book in books] == [("0", b"a"), ("3", b"0"), ("5", b"c")]
+
+
+def test_a_column_that_only_later_rows_have_is_found(tmp_path):
+    lines = ['{"body": "b"}'] * (FIRST_ROWS - 1) + ['{"text": "a"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert [book.text for book in stream_datasets(str(tmp_path / "a.jsonl"))] == [b"a"]
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"body": "b"}', *lines]))
+    with pytest.raises(CourseError, match="has no column 'text'; it has: body"):
         list(stream_datasets(str(tmp_path / "a.jsonl")))
-    with pytest.raises(CourseError, match=r"(cannot be opened|failed)"):
-        list(stream_datasets(str(tmp_path / "bad.jsonl")))
