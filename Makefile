@@ -16,7 +16,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -n $(JOBS) --d
 # MKL heeds the first of its two variables on Intel's processors only, the second everywhere.
 REDUCED := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 
-.PHONY: help lab test fast portable lint notebooks shots bench export peers
+.PHONY: help lab test fast portable mutants lint notebooks shots bench export peers
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -35,6 +35,9 @@ fast: $(READY) lint ## ruff and the unit tests, under a minute
 portable: $(READY) ## notebooks and units with the instructions that every machine has (ONLY=notebooks: these alone)
 	$(if $(NOTEBOOKS),$(REDUCED) $(TEST) $(NBVAL) $(NOTEBOOKS))
 	$(if $(filter notebooks,$(ONLY)),,$(REDUCED) $(TEST) $(UNIT))
+
+mutants: $(READY) ## edit the package carelessly in many places, one at a time: each time the tests must notice
+	NL_COURSE_MUTANTS=all $(TEST) -n $(JOBS) tests/mutants
 
 lint: $(READY)
 	$(BIN)/ruff check .

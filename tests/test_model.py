@@ -120,6 +120,17 @@ def test_the_output_may_have_weights_of_its_own():
     assert model.parameter_count() == LanguageModel(SMALL).parameter_count() + SMALL.vocab * SMALL.width
 
 
+def test_a_tied_table_learns_as_input_and_as_output():
+    tied = LanguageModel(SMALL).double()
+    apart = LanguageModel(replace(SMALL, tied=False)).double()
+    apart.load_state_dict(tied.state_dict() | {"head.weight": tied.embedding.weight})
+    gradients = []
+    for model in (tied, apart):
+        model(tokens())[0].square().sum().backward()
+        gradients.append(model.embedding.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1] + apart.head.weight.grad)
+
+
 def test_configs_survive_a_round_trip():
     old = {name: value for name, value in SMALL.to_dict().items() if name not in ("conv", "tied")}
     assert ModelConfig.from_dict(old) == SMALL  # saved before there was a convolution

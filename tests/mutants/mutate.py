@@ -59,7 +59,8 @@ class Mutant:
         return self._pattern().sub(lambda match: match[1] + self.new, self.path.read_text())
 
     def _pattern(self) -> re.Pattern:
-        return re.compile(rf"(?m)^( *){re.escape(self.old)}$")
+        # A comment behind the line may change without a word here.
+        return re.compile(rf"(?m)^( *){re.escape(self.old)}(?:  #.*)?$")
 
 
 class Outcome(NamedTuple):

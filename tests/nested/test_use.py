@@ -134,6 +134,14 @@ def test_no_tokens_change_nothing():
     assert logits.shape == (2, 0, 11) and after.position == state.position
 
 
+def test_a_state_in_another_dtype_keeps_its_whole_numbers():
+    """bf16 has no 257: a token that was moved to it would come back as another."""
+    _, state = build("sequential-attention-mixed")(text(tokens=12))
+    low = state.to(torch.bfloat16)
+    assert torch.equal(low.targets, state.targets) and low.targets.dtype == torch.int64 and low.targets.numel()
+    assert all(w.dtype == torch.bfloat16 for pair in low.fast.values() for w in pair)
+
+
 def test_bf16_weights_learn_too():
     model = NestedLanguageModel(replace(CASES["sequential-delta-mixed"], levels=levels(2, 6))).bfloat16()
     losses = model.token_losses(text())

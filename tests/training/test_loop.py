@@ -106,6 +106,26 @@ def test_decay_is_on_matrices_only_and_clipping_limits_the_norm():
     )
 
 
+def test_a_step_is_clipped_once_as_a_whole_and_a_clip_of_0_is_no_limit():
+    def first_step(clip, accumulate=1):
+        """How one step of gradient descent moves the output's weights, and the norm before the clip."""
+        net = model(dropout=0.0)
+        with torch.no_grad():
+            net.out.weight.mul_(20)  # so that the gradient is longer than 1
+        before = net.out.weight.detach().clone()
+        config = replace(CONFIG, clip=clip, accumulate=accumulate, steps=1, warmup=0)
+        result = run(net, None, config, held_out=None, optimizer=lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0))
+        return net.out.weight.detach() - before, result.metrics[0]["grad_norm"]
+
+    free, norm = first_step(0)
+    assert norm > 1.5
+    assert torch.equal(first_step(1e9)[0], free)
+    for accumulate in (1, 2):
+        clipped, same_norm = first_step(1, accumulate)
+        assert same_norm == pytest.approx(norm, rel=1e-5)
+        torch.testing.assert_close(clipped, free / norm, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_by_name_trains_and_a_resumed_run_is_the_unbroken_one(name, tmp_path):
     rate = 0.5 if name == "sgd" else 0.02
@@ -126,9 +146,18 @@ def test_the_name_of_an_optimizer_is_checked_before_anything_is_made():
 
 
 def test_any_optimizer_follows_the_schedule():
-    result = run(model(), optimizer=lambda m, c: torch.optim.SGD(m.parameters(), lr=1.0))
+    taken = []
+
+    class Watch(torch.optim.SGD):
+        def step(self, closure=None):
+            taken.append(self.param_groups[0]["lr"])
+            super().step(closure)
+
+    result = run(model(), optimizer=lambda m, c: Watch(m.parameters(), lr=1.0))
     rates = [line["learning_rate"] for line in result.metrics]
     assert rates[0] == pytest.approx(0.02 / 3) and max(rates) == 0.02 and rates[-1] == pytest.approx(0.002)
+    # Its own peak is 1, the config's 0.02: what is reported is of the config, and what is taken of the optimizer.
+    assert taken == pytest.approx([rate / 0.02 for rate in rates])
 
 
 def test_data_and_measurement_may_be_functions():
@@ -148,6 +177,8 @@ def test_the_loss_by_position_is_the_mean_over_even_windows():
     assert net.training and evaluation.tokens == 20 and evaluation.by_position.shape == (5,)
     windows = torch.stack([STREAM[s : s + 6] for s in (0, 15, 31, 47)]).long()
     expected = token_losses(net.eval(), windows[:, :-1], windows[:, 1:]).detach()
+    evaluate(net, STREAM[:53], length=5)
+    assert not net.training  # as it was before
     torch.testing.assert_close(evaluation.by_position, expected.mean(0))
     assert evaluation.loss == pytest.approx(expected.mean().item())
     assert evaluate(net, STREAM[:6], 5).tokens == 5  # one window is enough
