@@ -26,7 +26,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -239,23 +238,17 @@ SINGLE_PROCESS = Ranks()
 
 
 class AgreedInterrupts(Interrupts):
-    """ctrl-C, and the SIGTERM with which torchrun ends its processes, wait for the end of the step. What reaches one
-    process counts for all: they leave the loop after the same step, so that they can save together."""
+    """Signals wait for the end of the step, and what reaches one process counts for all: they leave the loop after the
+    same step, so that they can save together. torchrun ends its processes with SIGTERM; ctrl-C reaches them twice, from
+    the terminal and from torchrun. So a second signal changes nothing here, and torchrun kills those that take long."""
 
     def __init__(self, ranks: Ranks):
         super().__init__()
         self._ranks = ranks
-        self._handlers_before: dict[int, Any] = {}
 
-    def __enter__(self) -> "AgreedInterrupts":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers_before[number] = signal.signal(number, self._arrived)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
+    def _may_replace(self, handler: Any) -> bool:
+        # `nohup` ignores SIGHUP, so that the run goes on. None: somebody has set it who does not write Python.
+        return handler not in (signal.SIG_IGN, None)
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         self._waiting = True

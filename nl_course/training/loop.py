@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from nl_course.errors import CourseError
+from nl_course.errors import CourseError, is_out_of_memory
 from nl_course.nested.outer import check_outer, inner_rate_scale, outer_step
 from nl_course.optimizers import build_optimizer
 from nl_course.tasks import text
@@ -35,7 +35,7 @@ from nl_course.tasks.targets import IGNORED
 from nl_course.training.config import REPORTING, TrainingConfig
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks, join
 from nl_course.training.evaluation import evaluate, evaluate_windows
-from nl_course.training.interrupts import Interrupts
+from nl_course.training.interrupts import EndAtOnce, Interrupts
 from nl_course.training.loss import autocast, token_losses
 from nl_course.training.run_folder import RunFolder, memory_in_use
 from nl_course.training.schedule import warmup_cosine
@@ -53,7 +53,7 @@ class Run:
     config: TrainingConfig
     metrics: list[Metrics] = field(default_factory=list)
     step: int = 0  # whole steps done
-    interrupted: bool = False  # by ctrl-C
+    interrupted: bool = False  # by ctrl-C, or a signal that means the same
     stopped: bool = False  # by the `stop` function
     folder: Path | None = None
 
@@ -112,9 +112,10 @@ def train(
     `parallel`: "ddp" or "fsdp" divides the rows of each batch between the processes that torchrun started
         (distributed.py); "auto" is "ddp" there, and "none" elsewhere.
 
-    ctrl-C ends the run after the last whole step, keeps that step's checkpoint, and is noted in the result. Raises
-    CourseError for settings that cannot be used together, and Diverged when the loss or the gradients are not numbers;
-    the last good checkpoint then stays in place.
+    ctrl-C, SIGTERM and SIGHUP end the run after the last whole step, keep that step's checkpoint, and are noted in the
+    result; a second one ends it at once. Raises CourseError for settings that cannot be used together, for a folder in
+    which another run goes on or where files stand that no run has written, and Diverged when the loss or the gradients
+    are not numbers; the last good checkpoint then stays in place.
     """
     ranks = join(parallel, next(model.parameters()).device)
     loop = TrainingLoop(model, data, config, held_out, folder, optimizer or default_optimizer, about or {}, ranks)
@@ -193,6 +194,7 @@ class TrainingLoop:
             self.folder = RunFolder(folder, ranks, lambda twin: make_optimizer(twin, config))
         self.tokens = 0  # read so far, by all processes
         self.seconds = 0.0  # spent in whole steps so far, in all sessions of the run
+        self._step_is_whole = True  # whether all weights are of the same step
         # All that a resumed run must agree on. A hash stands for the text itself.
         self.settings = {**about, **config.to_dict()}
         if isinstance(held_out, Tensor):
@@ -209,10 +211,25 @@ class TrainingLoop:
         progress: bool,
     ) -> Run:
         """All steps that are left, with checkpoints on the way; the arguments are those of `train`."""
+        try:
+            self._open(resume)
+            self._train(on_step, stop, progress)
+            if self.folder is not None and self.result.step == self.config.steps:
+                self.folder.finish(self.model, {"step": self.result.step, "asked": self.settings})
+        finally:
+            if self.folder is not None:
+                self.folder.release()
+        return self.result
+
+    def _train(
+        self, on_step: Callable[[Metrics], None] | None, stop: Callable[[Metrics], bool] | None, progress: bool
+    ) -> None:
+        """The steps themselves, and the checkpoints. However the loop ends, its last whole step is saved if it can be,
+        but for an error in the computing itself: then the last checkpoint that was known to be good stays on disk."""
         result = self.result
         interrupts = self.ranks.interrupts()
-        self._open(resume)
         saved_step = result.step
+        failure: Exception | None = None
         bar = tqdm(total=self.config.steps, initial=result.step, disable=not progress, unit="step")
         self.model.train()
         with interrupts, bar:
@@ -230,22 +247,63 @@ class TrainingLoop:
                         result.stopped = result.step < self.config.steps
                         break
                     if self.config.save_every and result.step % self.config.save_every == 0:
-                        self._save()
-                        saved_step = result.step
+                        with interrupts.hold():
+                            self._save()
+                            saved_step = result.step
+            except EndAtOnce:
+                raise
             except KeyboardInterrupt:
                 result.interrupted = True
+            except Exception as error:
+                if not self._may_save_after(error):
+                    raise
+                failure = error
             finally:
                 # Also after an error: gradients are as large as the model, and the log must be whole on disk.
                 self.optimizer.zero_grad(set_to_none=True)
                 if self.folder is not None:
                     self.folder.close()
             # Still inside `with interrupts`: a second signal must not end one of several processes in the middle of
-            # their common save. An error skips this: the last checkpoint that was known to be good stays on disk.
-            if result.step != saved_step:
+            # their common save.
+            try:
+                with interrupts.hold():
+                    self._end(saved_step, failure)
+                    saved_step = result.step
+            except KeyboardInterrupt:
+                if saved_step != result.step:
+                    raise
+                result.interrupted = True
+
+    def _may_save_after(self, error: Exception) -> bool:
+        """Whether the weights are those of a whole step after this error. What the machine lacks (a disk, a pipe, a
+        network, memory) says nothing against them; any other error may. Several processes could not save together."""
+        if self.ranks.mode != "none" or not self._step_is_whole:
+            return False
+        return isinstance(error, OSError) or is_out_of_memory(error)
+
+    def _end(self, saved_step: int, failure: Exception | None) -> None:
+        """Saves the last whole step, unless it was saved already, and raises what ended the run, if anything did."""
+        unwritten = None if self.folder is None else self.folder.failure
+        try:
+            if self.result.step != saved_step:
                 self._save()
-        if self.folder is not None and result.step == self.config.steps:
-            self.folder.finish(self.model, {"step": result.step, "asked": self.settings})
-        return result
+        except (CourseError, OSError) as error:
+            if failure is not None:
+                raise failure from error
+            if unwritten is not None:
+                last = f"step {saved_step} is the last one saved" if saved_step else "no step was saved"
+                raise CourseError(
+                    f"{unwritten} The run ended at step {self.result.step}, which could not be saved either; {last}."
+                ) from error
+            raise
+        if failure is not None:
+            raise failure
+        if unwritten is not None:
+            unwritten = CourseError(
+                f"{unwritten} The run ended at step {self.result.step}, which is saved; resume it once there is room."
+            )
+        # Only the main process writes metrics. The others end as it does.
+        self.ranks.agree(unwritten)
 
     def _open(self, resume: bool | str) -> None:
         """Starts the folder, or fills model, optimizer and counters from its checkpoint."""
@@ -261,12 +319,12 @@ class TrainingLoop:
 
     def _save(self) -> None:
         """Writes the checkpoint of the last whole step. No random state is kept: the step's number decides it."""
-        if self.folder is not None:
-            self.folder.save(
-                self.model,
-                self.optimizer,
-                {"step": self.result.step, "tokens": self.tokens, "seconds": self.seconds, "asked": self.settings},
-            )
+        if self.folder is None:
+            return
+        progress = {"step": self.result.step, "tokens": self.tokens, "seconds": self.seconds, "asked": self.settings}
+        if self.folder.unwritten:
+            progress["unwritten"] = self.folder.unwritten
+        self.folder.save(self.model, self.optimizer, progress)
 
     def _step(self, interrupts: Interrupts) -> Metrics:
         """One whole step; returns its metrics. A ctrl-C before the weights change leaves the last step as it was; one
@@ -303,7 +361,9 @@ class TrainingLoop:
         # 5. The write into the weights. From here to the metrics all changes belong together: a ctrl-C in between
         #    would leave weights of one step with the counters of another.
         with interrupts.hold():
+            self._step_is_whole = False
             self.optimizer.step()
+            self._step_is_whole = True
             self.result.step = step + 1
             self.tokens += batch_tokens
             seconds = time.perf_counter() - started
@@ -320,6 +380,8 @@ class TrainingLoop:
                 **self._evaluate(step + 1),
             }
             self._record(metrics)
+            if self.folder is not None and self.folder.failure is not None:
+                interrupts.request()  # without its metrics the run ends, and keeps this step
         return metrics
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,17 @@ run.json                    `asked`: every setting of the run and what it is abo
 metrics.jsonl               one JSON object per line, one line per step; a resumed run continues it
 checkpoint.safetensors      the last whole step that was saved; a sharded run has sharded.json and a folder instead
 model.safetensors           the model alone, once the run is done
+run.lock                    who trains here, while the run goes on (run_lock.py)
+unfinished-1/               the curve of a run that ended before its first checkpoint, if there was one
+
+Files of other origin are never replaced or removed (run_files.py).
 """
 
 import json
 import os
 import platform
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,21 @@ from torch import nn
 
 from nl_course import __version__
 from nl_course.errors import CourseError, check_choice
-from nl_course.files import write_atomically
+from nl_course.files import parse_json, reason, write_atomically
 from nl_course.training.checkpoint import bare, load_training, read_info, save_model, save_training
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks
+from nl_course.training.run_files import (
+    ABOUT,
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    SHARDED,
+    check_files,
+    keep_aside,
+    remove_sharded,
+    remove_unfinished,
+)
+from nl_course.training.run_lock import RunLock
 
 
 def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
@@ -30,16 +46,42 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
     A crash can cut off the last line. It is left out, and so is whatever follows it.
     """
-    path = Path(folder) / "metrics.jsonl"
+    path = Path(folder) / METRICS
     if not path.is_file():
         raise CourseError(f"there is no run in {str(folder)!r}: it has no metrics.jsonl.")
     metrics = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            metrics.append(json.loads(line))
+            values = parse_json(line)
         except ValueError:
             break
+        if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+            break
+        metrics.append(values)
     return metrics
+
+
+def check_run_folder(folder: str | os.PathLike, resume: bool | str) -> None:
+    """Raises CourseError if no run can be started or resumed in a folder, as far as can be seen there. `resume` is that
+    of `train`. Changes nothing."""
+    folder = Path(folder)
+    RunLock(folder).check()
+    _check_content(folder, resume)
+
+
+def _check_content(folder: Path, resume: bool | str) -> None:
+    """`check_run_folder`, but for the question whether a run goes on there now."""
+    check_files(folder)
+    exists, _ = checkpoints(folder)
+    if exists and resume is False:
+        raise CourseError(f"{folder} already holds a run; resume it, or take another folder.")
+    if not exists and resume is True:
+        raise CourseError(f"there is no checkpoint to resume from at {folder / CHECKPOINT}.")
+    if not exists and (folder / MODEL).exists():
+        raise CourseError(
+            f"{folder} holds a finished model and no checkpoint to go on from; take another folder, or move {MODEL} "
+            "away."
+        )
 
 
 def checkpoints(folder: Path) -> tuple[bool, bool]:
@@ -47,8 +89,8 @@ def checkpoints(folder: Path) -> tuple[bool, bool]:
 
     Both kinds stand side by side only after a crash between writing one and removing the other.
     """
-    plain = folder / "checkpoint.safetensors"
-    if not (folder / "sharded.json").is_file():
+    plain = folder / CHECKPOINT
+    if not (folder / SHARDED).is_file():
         return plain.exists(), False
     if not plain.exists():
         return True, True
@@ -63,7 +105,11 @@ def sharded_progress(folder: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """A run's folder, opened before the first step: a folder that cannot be used is refused before any computing."""
+    """A run's folder, opened before the first step: a folder that cannot be used is refused before any computing.
+
+    From `open` to `release` no other run can use it. `failure` is what went wrong when metrics were written, if
+    anything did, and `unwritten` are those metrics; the run should then save what it has, and end.
+    """
 
     def __init__(
         self,
@@ -76,12 +122,15 @@ class RunFolder:
         self.path = Path(path)
         self.ranks = ranks
         self.make_optimizer = make_optimizer
+        self.failure: CourseError | None = None
+        self.unwritten: list[dict[str, Any]] = []
+        self._lock = RunLock(self.path)
         self._log = None
 
     @property
     def checkpoint(self) -> Path:
         """Where the plain checkpoint stands, if there is one."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / CHECKPOINT
 
     def open(
         self,
@@ -95,14 +144,14 @@ class RunFolder:
 
         `resume` is True, False or "auto", as in `train`. A resumed run must have the same `settings` as before, except
         those named in `may_change`. Fills `model` and `optimizer` from the checkpoint. Raises CourseError, with nothing
-        changed, if the run cannot be started or resumed here.
+        changed, if the run cannot be started or resumed here. Call `release` in any case.
         """
         check_choice("resume", str(resume), ("True", "False", "auto"))
+        # One process locks the folder for all, and looks into it before the others do.
+        with self.ranks.together():
+            if self.ranks.is_main:
+                self._take(resume)
         exists, sharded = checkpoints(self.path)
-        if exists and resume is False:
-            raise CourseError(f"{self.path} already holds a run; resume it, or take another folder.")
-        if not exists and resume is True:
-            raise CourseError(f"there is no checkpoint to resume from at {self.checkpoint}.")
         progress: dict[str, Any] = {}
         metrics: list[dict[str, Any]] = []
         if exists:
@@ -111,19 +160,44 @@ class RunFolder:
             )
             # Steps after the checkpoint will be done again; their lines must not stand there twice.
             metrics = [line for line in read_metrics(self.path) if line["step"] <= progress["step"]]
+            # A disk that was full when the run ended has had no room for the last line, but for the checkpoint.
+            written = {line["step"] for line in metrics}
+            metrics += [line for line in progress.get("unwritten", []) if line["step"] not in written]
         # The main process rewrites the files below, so all others must have read them by now.
         self.ranks.barrier()
-        if not self.ranks.is_main:
-            return progress, metrics
-        where = {**machine(next(model.parameters()).device), "processes": self.ranks.world_size}
-        about = {"asked": settings, "model": _about(model), "machine": where}
-        try:
-            _write_text(self.path / "run.json", json.dumps(about, indent=1) + "\n")
-            _write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in metrics))
-            self._log = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        except OSError as error:
-            raise CourseError(f"cannot write into the folder {str(self.path)!r}: {error.strerror or error}.") from error
+        with self.ranks.together():
+            if self.ranks.is_main:
+                where = {**machine(next(model.parameters()).device), "processes": self.ranks.world_size}
+                about = {"asked": settings, "model": _about(model), "machine": where}
+                self._start_files(about, metrics, new=not exists)
         return progress, metrics
+
+    def _take(self, resume: bool | str) -> None:
+        """Locks the folder. Raises CourseError if it is in use or holds something that a run must not touch."""
+        check_run_folder(self.path, resume)
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        # Again: until now, another run may have been at work there.
+        _check_content(self.path, resume)
+        remove_unfinished(self.path)
+
+    def _start_files(self, about: dict[str, Any], metrics: list[dict[str, Any]], new: bool) -> None:
+        """Writes what is known before the first step."""
+        with self._writing():
+            if new:
+                keep_aside(self.path)
+            _write_text(self.path / ABOUT, json.dumps(about, indent=1) + "\n")
+            _write_text(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in metrics))
+            self._log = open(self.path / METRICS, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns an OSError into a CourseError that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            raise CourseError(f"cannot write into the folder {str(self.path)!r}: {reason(error)}.") from error
 
     def _check_same(self, progress: dict[str, Any], settings: dict[str, Any], may_change: tuple[str, ...]) -> None:
         """Raises CourseError if the saved run had other settings."""
@@ -138,10 +212,19 @@ class RunFolder:
                 )
 
     def record(self, metrics: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl, at once: who watches the run sees it, and a crash does not lose it."""
-        if self._log is not None:
+        """Adds a line to metrics.jsonl, at once: who watches the run sees it, and a crash does not lose it.
+
+        What goes wrong is kept in `failure`, so that the step is not lost with its line.
+        """
+        if self._log is None:
+            return
+        try:
             self._log.write(json.dumps(metrics) + "\n")
             self._log.flush()
+        except OSError as error:
+            self.failure = CourseError(f"cannot write {self.path / METRICS}: {reason(error)}.")
+            self.unwritten.append(metrics)
+            self.close()
 
     def _load(
         self,
@@ -169,31 +252,37 @@ class RunFolder:
             from nl_course.training.sharded_checkpoint import save_sharded
 
             save_sharded(self.path, model, optimizer, progress, self.ranks)
-            if self.ranks.is_main:
-                self.checkpoint.unlink(missing_ok=True)
+            with self.ranks.together():
+                if self.ranks.is_main:
+                    self.checkpoint.unlink(missing_ok=True)
             return
-        if self.ranks.is_main:
-            save_training(self.checkpoint, model, optimizer, progress)
-            for old in self.path.glob("sharded*"):
-                if old.is_file():
-                    old.unlink()
-                else:
-                    shutil.rmtree(old)
-        self.ranks.barrier()
+        with self.ranks.together():
+            if self.ranks.is_main:
+                save_training(self.checkpoint, model, optimizer, progress)
+                remove_sharded(self.path)
 
     def finish(self, model: nn.Module, info: dict[str, Any]) -> None:
         """Writes model.safetensors, in 32 bits and with `info` (anything JSON holds). Every process calls it."""
         if self.ranks.sharded:
             from nl_course.training.sharded_checkpoint import save_whole_model
 
-            save_whole_model(model, self.path / "model.safetensors", info, self.ranks)
-        elif self.ranks.is_main:
-            save_model(model, self.path / "model.safetensors", torch.float32, info)
+            save_whole_model(model, self.path / MODEL, info, self.ranks)
+            return
+        with self.ranks.together():
+            if self.ranks.is_main:
+                save_model(model, self.path / MODEL, torch.float32, info)
 
     def close(self) -> None:
         """Closes metrics.jsonl; what is recorded afterwards is not written."""
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):  # a full disk again, at which `record` has failed already
+                self._log.close()
+            self._log = None
+
+    def release(self) -> None:
+        """Lets other runs use the folder."""
+        self.close()
+        self._lock.release()
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
