@@ -13,10 +13,11 @@ of the chunk, and before it is read (clocks.py).
            -> logits
 
 Under autograd the outer gradient passes through all steps, exactly, to the levels' starts, their rates and everything
-else. The config's `truncate` and `first_order` are named ways to pay less. Two things the paper leaves open, and what
-we chose: the loss of a segment is differentiated with everything that was carried into it constant; and a level's start
-is learned by training alone. What stands above a moving level is differentiated twice, so attention takes its
-"reference" path there.
+else. The config's `truncate` and `first_order` are named ways to pay less. What we chose: the loss of a segment is
+differentiated with everything that was carried into it constant, which the paper leaves open; and a level's start is
+learned by training alone. In the paper's nested variant (equation 72) the next slower level learns it, and the level
+goes back to it when its context ends; that variant is not built here. What stands above a moving level is
+differentiated twice, so attention takes its "reference" path there.
 """
 
 from dataclasses import replace
