@@ -92,7 +92,8 @@ def former_groups(optimizer: torch.optim.Optimizer, model: nn.Module, sizes: lis
     groups = groups_by_shape(kind, model)
     if [len(group["params"]) for group in groups] != sizes:
         return None
-    return [{**optimizer.defaults, **group} for group in groups]
+    # A schedule has added settings of its own to every group.
+    return [{**optimizer.param_groups[0], **optimizer.defaults, **group} for group in groups]
 
 
 def _same(a: list[list[Tensor]], b: list[list[Tensor]]) -> bool:

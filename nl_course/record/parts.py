@@ -17,6 +17,7 @@ from nl_course.files import cache_folder, write_atomically
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import Level, LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.e2e import e2e_config
+from nl_course.roles import param_roles
 from nl_course.tasks.recall import mqar
 from nl_course.training import IGNORED, Data, Run, TrainingConfig, train
 
@@ -84,11 +85,12 @@ def begin(model: LanguageModel) -> None:
     stay: gates with one number per head, convolutions and fast weights.
     """
     shrink = (2 * model.config.layers) ** 0.5
+    roles = param_roles(model)
     for name, module in model.named_modules():
         # A weight with as few rows as there are heads belongs to a gate: one number per head.
         if isinstance(module, (nn.Linear, nn.Embedding)) and len(module.weight) > model.config.heads:
             std = module.weight.shape[1] ** -0.5
-            if name.endswith(("output", "down")):
+            if roles[f"{name}.weight"].into_stream:
                 std /= shrink
             nn.init.normal_(module.weight, std=std)
     for module in model.modules():

@@ -13,6 +13,7 @@ from torch import nn
 
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
+from nl_course.roles import param_roles
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig, evaluate, train
 
@@ -80,8 +81,8 @@ def one_run(config: dict, shape: dict, tokens: int, streams: dict, device: str) 
 @torch.no_grad()
 def start_weights(model: LanguageModel) -> None:
     """N(0, 1/inputs) for every matrix; those that write into the residual stream smaller by sqrt(2 layers)."""
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            writes = name.endswith(("output.weight", "down.weight"))
-            shrink = (2 * model.config.layers) ** 0.5 if writes else 1.0
+    for name, role in param_roles(model).items():
+        if role.decays:  # matrices and the embedding
+            weight = model.get_parameter(name)
+            shrink = (2 * model.config.layers) ** 0.5 if role.into_stream else 1.0
             nn.init.normal_(weight, std=weight.shape[1] ** -0.5 / shrink)

@@ -2,7 +2,8 @@
 
     torchrun ... tests/training/distributed_worker.py TASKS.json RESULTS.json
 
-A task: {"name", "model", "config", "parallel", "folder", "resume", "stop" (a step), "kill" and "term" ([rank, step])}.
+A task: {"name", "model", "config", "parallel", "folder", "resume", "stop" (a step), "kill" and "term" ([rank, step]),
+"by_shape" (whether the optimizer groups parameters as earlier versions did)}.
 The first process writes name -> the curve, or {"error": ...}. Runs in one process too, without torchrun.
 """
 
@@ -17,6 +18,7 @@ import torch
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
+from nl_course.optimizers.groups import groups_by_shape
 from nl_course.training import TrainingConfig, train
 from nl_course.training.distributed import end, leave
 
@@ -48,6 +50,11 @@ def data(step: int):
     return rows[:, :-1], targets
 
 
+def grouped_by_shape(net, config: TrainingConfig) -> torch.optim.Optimizer:
+    groups = groups_by_shape(torch.optim.AdamW, net)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
+
+
 def do(task: dict):
     def on_step(metrics):
         for what, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
@@ -64,6 +71,7 @@ def do(task: dict):
         resume=task.get("resume", False),
         on_step=on_step,
         stop=lambda metrics: metrics["step"] == task.get("stop"),
+        optimizer=grouped_by_shape if task.get("by_shape") else None,
         progress=False,
         parallel=task.get("parallel", "auto"),
     )

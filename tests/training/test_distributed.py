@@ -76,6 +76,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     for name in ("one-fsdp", "one-ddp"):
         do({"model": "titans", "folder": folder / name, "stop": 4})
+    do({"model": "titans", "folder": folder / "former", "stop": 4, "by_shape": True})
     other = {"seed": 5, "resume": True}  # weights that only the checkpoint can put right
     results = on_two(
         folder,
@@ -86,6 +87,7 @@ def two(tmp_path_factory):
             dict(name="again rest", model="titans", parallel="fsdp", folder=str(folder / "again"), **other),
             dict(name="one-fsdp", model="titans", parallel="fsdp", folder=str(folder / "one-fsdp"), **other),
             dict(name="one-ddp", model="titans", parallel="ddp", folder=str(folder / "one-ddp"), **other),
+            dict(name="former", model="titans", parallel="fsdp", folder=str(folder / "former"), **other),
             dict(name="nested", model="nested", parallel="ddp", folder=str(folder / "nested"), stop=3),
             dict(name="term", model="attention", parallel="fsdp", folder=str(folder / "term"), term=[1, 3]),
             dict(name="clocks", model="nested", parallel="fsdp"),
@@ -141,6 +143,14 @@ def test_a_checkpoint_of_one_or_two_goes_on_on_two_and_ends_in_a_plain_model(two
     plain = load_model(run / "model.safetensors")
     last = unbroken["titans"][-1]["held_out_loss"]
     assert evaluate(plain, STREAM[:300], RUN["length"]).loss == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_goes_on_sharded_with_the_groups_it_had(two, unbroken):
+    _, results = two
+    former = do({"model": "titans", "by_shape": True})["curve"]
+    assert former[-1]["loss"] != pytest.approx(unbroken["titans"][-1]["loss"], rel=2e-5)  # the groups make a difference
+    close(results["former"]["curve"], former)
 
 
 @pytest.mark.slow
