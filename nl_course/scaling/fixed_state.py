@@ -19,7 +19,7 @@ bytes, and as many operations and a few more. None of it is shared by sequences:
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from nl_course.errors import check_choice, check_int, check_min
+from nl_course.errors import CourseError, check_choice, check_int, check_min, shortened
 from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens
 from nl_course.scaling.cache import bytes_per_token
 from nl_course.scaling.formats import TB, bytes_per_value
@@ -96,6 +96,8 @@ def state_traffic(memory: str | FixedMemory, writing: Writing | None = None, eve
     if isinstance(memory, str):
         writing = WRITINGS[check_choice("memory", memory, WRITINGS)] if writing is None else writing
         memory = FIXED_MEMORIES[memory]
+    if not isinstance(memory, FixedMemory):
+        raise CourseError(f"memory must be a name or a FixedMemory, not {shortened(memory)}.")
     writing = Writing() if writing is None else writing
     c, size, N = check_int("every", every, 1), bytes_per_value(memory.dtype), memory.values
     flops = 4 * N + 2 * N * writing.error + 2 * _behind_the_first(memory) * writing.error
@@ -128,7 +130,7 @@ def cache_traffic(shape: str | ModelShape, context: float, dtype: str | float = 
     shape = model(shape)
     read = decode_bytes(shape, context, 1, dtype, dtype) - decode_bytes(shape, 0, 1, dtype, dtype)
     return Traffic(
-        decode_flops(shape, context) - 2 * shape.active, read, bytes_per_token(shape, dtype, full=True)
+        decode_flops(shape, context) - 2 * shape.matmul_parameters, read, bytes_per_token(shape, dtype, full=True)
     )  # fmt: skip
 
 
@@ -141,5 +143,7 @@ def weights_traffic(parameters: float, batch: int = 1, dtype: str | float = "bf1
 def even_traffic_tokens(state: Traffic, against: str | ModelShape, dtype: str | float = "bf16") -> float:
     """Context at which attention moves as many bytes a token as that state: below it the cache is the cheaper of the
     two. As each written byte counts like one that is read, it lies further out than where their sizes are even."""
+    if not isinstance(state, Traffic):
+        raise CourseError(f"state must be the Traffic that `state_traffic` gives, not {shortened(state)}.")
     own = bytes_per_token(against, dtype, full=True)  # the cache writes a token too
     return break_even_tokens(max(0.0, state.bytes - own), against, dtype)

@@ -1,6 +1,6 @@
 """Number formats and how sizes are written: decimal GB for memory chips, binary KiB and MiB for caches."""
 
-from nl_course.errors import CourseError, check_choice, check_min
+from nl_course.errors import CourseError, check_choice, check_min, shortened
 
 # Bytes per value. mxfp4: one 8-bit scale shared by every 32 values of 4 bits (OCP Microscaling, recalled).
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "mxfp4": 4.25 / 8, "int4": 0.5}
@@ -23,6 +23,7 @@ def bytes_per_value(dtype: str | float) -> float:
 
 def readable_bytes(count: float) -> str:
     """A size in decimal units as memory is sold: `readable_bytes(1.6e10)` is "16.0 GB"."""
+    count = _number(count)
     for unit, size in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= 0.9995 * size:
             return f"{count / size:.3g} {unit}" if count >= 99.95 * size else f"{count / size:.1f} {unit}"
@@ -34,10 +35,17 @@ def readable_tokens(count: float) -> str:
 
     Whole thousands are divided by 1,000 and other multiples of 1,024 by 1,024, as the names of models do.
     """
-    count = float(count)
+    count = _number(count)
     for unit, binary, decimal in (("M", 2**20, 1e6), ("k", 2**10, 1e3)):
         if count >= binary and count % binary == 0 and count % 1000:
             return f"{count / binary:.0f}{unit}"
         if count >= decimal:
             return f"{count / decimal:.3g}{unit}"
     return f"{count:.0f}"
+
+
+def _number(count: float) -> float:
+    try:
+        return float(count)
+    except (TypeError, ValueError, OverflowError):
+        raise CourseError(f"a size must be a number, not {shortened(count)}.") from None

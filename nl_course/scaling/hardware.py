@@ -18,19 +18,30 @@ from nl_course.scaling.shapes import LayerGroup, ModelShape, model, read_table
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One entry of `assets/accelerators.json`: decimal GB, TB/s, and dense 16-bit TFLOP/s."""
+    """One entry of `assets/accelerators.json`: bytes that a program can ask for, TB/s, and dense 16-bit TFLOP/s.
+
+    `sheet_gb` is the number that the data sheet prints before GB. It may mean 10^9 bytes, 2^30 bytes, or a rounded
+    figure of either, so nothing is computed from it.
+    """
 
     name: str
     title: str
     year: int
     memory: str
-    memory_gb: float
+    sheet_gb: float
+    memory_bytes: int
     bandwidth_tb_s: float
     dense_16bit_tflops: float
     announced_only: bool = False
     source: str = ""
     confidence: str = "recalled"
     note: str = ""
+    memory_source: str = ""
+
+    @property
+    def memory_gb(self) -> float:
+        """The memory in 10^9 bytes."""
+        return self.memory_bytes / GB
 
     @property
     def ridge(self) -> float:
@@ -40,7 +51,7 @@ class Accelerator:
     @property
     def read_all_seconds(self) -> float:
         """Time to read the whole memory once: no decode step that touches all of it is faster."""
-        return self.memory_gb * GB / (self.bandwidth_tb_s * TB)
+        return self.memory_bytes / (self.bandwidth_tb_s * TB)
 
 
 @cache
@@ -67,10 +78,12 @@ def _pair_flops(group: LayerGroup, heads: int, absorbed: bool) -> int:
 
 
 def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = False) -> float:
-    """Operations to read a prompt of `context` tokens, one sequence: 2 P_active T + 2 L d_attn T^2.
+    """Operations to read a prompt of `context` tokens, one sequence: 2 P T + 2 L d_attn T^2.
 
-    The second term counts the causal half of all pairs; `square=True` is a kernel that computes the full
-    square and masks afterwards. In a sliding layer each token reads at most its window.
+    P are the parameters that a token is multiplied with: not the experts that it did not choose, and not an input
+    embedding beside the output matrix, of which it reads one row. The second term counts the causal half of all pairs;
+    `square=True` is a kernel that computes the full square and masks afterwards. In a sliding layer each token reads at
+    most its window.
     """
     shape, T = model(shape), check_min("context", context, 0)
 
@@ -80,16 +93,16 @@ def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = Fal
         return T * T if square else T * w - w * w / 2
 
     attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=False) * pairs(g) for g in shape.layers)
-    return 2 * shape.active * T + attention
+    return 2 * shape.matmul_parameters * T + attention
 
 
 def decode_flops(shape: str | ModelShape, context: float) -> float:
-    """Operations for one token after `context` others: 2 P_active + 4 L d_attn T (latents in absorbed
-    form)."""
+    """Operations for one token after `context` others: 2 P + 4 L d_attn T (latents in absorbed form), P as in
+    `prefill_flops`."""
     shape = model(shape)
     check_min("context", context, 0)
     attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers)
-    return 2 * shape.active + attention
+    return 2 * shape.matmul_parameters + attention
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------
@@ -101,16 +114,17 @@ def weight_bytes(shape: str | ModelShape, dtype: str | float = "bf16") -> float:
 def weights_touched(shape: str | ModelShape, batch: int) -> float:
     """Parameters that one decode step of `batch` tokens reads.
 
-    All of them in a dense model. With experts, those that at least one token chose: an expert is missed by
+    All that are multiplied with in a dense model: of an input embedding beside the output matrix only `batch` rows are
+    read, which do not count here. With experts, those that at least one token chose: an expert is missed by
     all with probability (1 - used/experts)^batch if choices are even and independent (our assumption; real
     routers are neither).
     """
     shape = model(shape)
     check_int("batch", batch, 1)
     if not shape.experts or shape.experts_used == shape.experts:
-        return shape.parameters
+        return shape.parameters - shape.lookup_parameters
     one_expert = (shape.parameters - shape.active) / (shape.experts - shape.experts_used)
-    shared = shape.parameters - shape.experts * one_expert
+    shared = shape.parameters - shape.lookup_parameters - shape.experts * one_expert
     touched = shape.experts * (1 - (1 - shape.experts_used / shape.experts) ** batch)
     return shared + touched * one_expert
 
@@ -134,7 +148,8 @@ def intensity(
     kv: str | float = "bf16",
 ) -> float:
     """Operations per byte of a decode step: to be held against an accelerator's `ridge`."""
-    return batch * decode_flops(shape, context) / decode_bytes(shape, context, batch, weights, kv)
+    moved = decode_bytes(shape, context, batch, weights, kv)
+    return batch * decode_flops(shape, context) / moved
 
 
 def attention_intensity(shape: str | ModelShape, kv: str | float = "bf16") -> float:
@@ -194,7 +209,7 @@ def memory_budget(
     check_int("count", count, 1)
     if not 0 < check_min("share", share, 0) <= 1:
         raise CourseError(f"share must be more than 0 and at most 1, not {share!r}.")
-    memory = count * device.memory_gb * GB
+    memory = count * device.memory_bytes
     usable = share * memory - check_min("other", other, 0)
     check_int("batch", batch)
     of_weights = weight_bytes(shape, weights)

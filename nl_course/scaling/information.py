@@ -12,7 +12,7 @@ the multi-query recall of any recurrent model (2024, Based, arXiv 2402.18668, th
 
 import math
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError, check_int, check_min
 
 
 def least_bits(facts: int, choices: int, recall: float) -> float:
@@ -20,8 +20,8 @@ def least_bits(facts: int, choices: int, recall: float) -> float:
     equally likely answers, on the average."""
     check_int("facts", facts, 0)
     check_int("choices", choices, 2)
-    if not 0 <= recall <= 1:
-        raise CourseError(f"recall must lie between 0 and 1, not {recall}.")
+    if check_min("recall", recall, 0) > 1:
+        raise CourseError(f"recall must be at most 1, not {recall}.")
     if recall * choices <= 1:
         return 0.0
     wrong = 1 - recall
@@ -33,6 +33,7 @@ def most_recall(bits: float, facts: int, choices: int) -> float:
     """The share of random facts that a state of `bits` bits can answer at most: the inverse of `least_bits`."""
     check_int("facts", facts, 1)
     check_int("choices", choices, 2)
+    check_min("bits", bits, 0)
     if bits >= least_bits(facts, choices, 1.0):
         return 1.0
     low, high = 1 / choices, 1.0

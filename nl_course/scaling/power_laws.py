@@ -12,11 +12,12 @@ comparable.
 import math
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
-from nl_course.errors import CourseError, check_choice, check_min
+from nl_course.errors import CourseError, check_choice, check_min, check_positive, shortened
 from nl_course.scaling.shapes import read_table
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6  # training; 2 for the forward pass alone
@@ -25,9 +26,12 @@ Numbers = float | np.ndarray
 
 
 def _positive(what: str, value: Numbers) -> Numbers:
-    if np.any(~(np.asarray(value, dtype=float) > 0)):
-        raise CourseError(f"{what} must be more than 0, not {value!r}.")
-    return value
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "iuf":
+        raise CourseError(f"{what} must be a number or an array of numbers, not {shortened(value)}.")
+    if np.any(~(numbers > 0)):
+        raise CourseError(f"{what} must be more than 0, not {shortened(value)}.")
+    return value if isinstance(value, Real) else numbers
 
 
 @cache
@@ -136,8 +140,8 @@ def data_constrained_loss(parameters: float, unique_tokens: float, epochs: float
     unique tokens call for (their equations 5 and 6, with U_N the optimum's parameters for the unique
     tokens)."""
     fit = law(name)
-    D = _positive("unique_tokens", unique_tokens) * effective_epochs(epochs)
-    N = _positive("parameters", parameters)
+    D = check_positive("unique_tokens", unique_tokens) * effective_epochs(epochs)
+    N = check_positive("parameters", parameters)
     # the budget whose optimum trains on unique_tokens: D_opt = (C/6)^(1-a) / gain
     gain = (fit.alpha * fit.A / (fit.beta * fit.B)) ** (1 / (fit.alpha + fit.beta))
     base = (unique_tokens * gain) ** (1 / (1 - fit.parameters_exponent)) / unique_tokens

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_choice, check_int, check_min, shortened
 from nl_course.files import asset
 
 KINDS = ("global", "local", "latent")
@@ -69,6 +69,8 @@ class ModelShape:
     max_context: int
     active_parameters: float | None = None
     width: int | None = None
+    vocab: int | None = None
+    tied: bool = True
     experts: int | None = None
     experts_used: int | None = None
     date: str = ""
@@ -79,9 +81,16 @@ class ModelShape:
     note: str = ""
 
     def __post_init__(self):
+        check_int("heads", self.heads, 1)
+        check_min("parameters", self.parameters, 0)
+        for name in ("width", "vocab"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), 1)
+        is_list = isinstance(self.layers, (tuple, list))
+        if not is_list or not all(isinstance(group, LayerGroup) for group in self.layers):
+            raise CourseError(f"layers must be a tuple of LayerGroup, not {shortened(self.layers)}.")
         if not self.layers:
             raise CourseError(f"{self.title} has no layers.")
-        check_int("heads", self.heads, 1)
         for group in self.layers:
             if group.kind != "latent" and self.heads % group.kv_heads:
                 raise CourseError(f"{self.heads} query heads cannot share {group.kv_heads} key-value heads evenly.")
@@ -93,8 +102,21 @@ class ModelShape:
 
     @property
     def active(self) -> float:
-        """Parameters that one token uses: all of them, or those of the chosen experts."""
+        """Parameters that one token passes: all but the experts that it did not choose."""
         return self.parameters if self.active_parameters is None else self.active_parameters
+
+    @property
+    def lookup_parameters(self) -> int:
+        """Numbers in an input embedding that is no output matrix too. A token reads one row of it, and nothing is
+        multiplied with it. 0 where both are one matrix, or where the table does not say."""
+        if self.tied or self.vocab is None or self.width is None:
+            return 0
+        return self.vocab * self.width
+
+    @property
+    def matmul_parameters(self) -> float:
+        """Parameters that one token is multiplied with, 2 operations each: the active ones without a mere look-up."""
+        return self.active - self.lookup_parameters
 
     @property
     def attention(self) -> str:
@@ -135,6 +157,7 @@ def uniform(
 ) -> ModelShape:
     """A model of your own with equal layers. Without `parameters`, 12 layers width^2 is taken (width = heads
     head_dim), the count of a plain transformer without its embedding (Kaplan et al. 2020, section 2.1)."""
+    check_int("heads", heads, 1)
     kind = "global" if window is None else "local"
     group = LayerGroup(check_int("layers", layers, 1), kind, head_dim, heads if kv_heads is None else kv_heads, window)
     width = heads * head_dim

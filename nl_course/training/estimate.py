@@ -204,7 +204,7 @@ def estimate(
     )
     if chip is None:
         return result
-    least_fits, most_fits = (memory <= chip.memory_gb * 1e9 for memory in result.memory)
+    least_fits, most_fits = (memory <= chip.memory_bytes for memory in result.memory)
     if most_fits:
         return replace(result, fits=True)
     return result if least_fits else replace(result, fits=False)

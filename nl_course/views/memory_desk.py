@@ -161,7 +161,8 @@ def read_out(arrays: dict) -> str:
         return head + f"The weights alone need more than the {readable_bytes(filled.usable)} that are usable."
     fit = "1 such reader fits" if filled.max_batch == 1 else f"{filled.max_batch:,} such readers fit"
     if filled.fits:
-        room = f"{readable_bytes(filled.left)} left of {readable_bytes(filled.usable)} usable; {fit}"
+        usable = f"{readable_bytes(filled.usable)} usable (nine tenths of {readable_bytes(filled.memory)})"
+        room = f"{readable_bytes(filled.left)} left of {usable}; {fit}"
         speed = f", each with at most {step.tokens_per_second:.3g} tokens a second ({step.bound} sets the pace). "
     else:
         room, speed = f"It overflows by {readable_bytes(-filled.left)}; {fit}", ". "

@@ -121,6 +121,10 @@ def test_a_longer_chunk_never_writes_more_of_the_state(c, rule, momentum):
 def test_bad_input_is_refused_in_words():
     with pytest.raises(CourseError, match="titans-head"):
         state_traffic("titans-head")
+    with pytest.raises(CourseError, match="a name or a FixedMemory"):
+        state_traffic(5)
+    with pytest.raises(CourseError, match="state must be the Traffic"):
+        even_traffic_tokens(1e6, "llama-3.1-8b")
     with pytest.raises(CourseError, match="every"):
         state_traffic("linear", every=0)
     with pytest.raises(CourseError, match="parameters"):

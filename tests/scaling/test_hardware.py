@@ -36,14 +36,16 @@ LENGTHS = (8 * 1024, 32 * 1024, 128 * 1024)
 @pytest.mark.parametrize(
     ("batch", "context", "ops_per_byte", "per_second"),
     [
-        *[(1, 1024, 1.0, 207), (1, 8192, 1.2, 196), (1, 131072, 2.6, 101)],
-        *[(64, 1024, 43, 136), (64, 8192, 15.4, 40), (64, 131072, 4.9, 3.0)],
+        *[(1, 1024, 1.03, 221.2), (1, 8192, 1.20, 208.3), (1, 131072, 2.60, 104.1)],
+        *[(64, 1024, 42.16, 142.0), (64, 8192, 14.76, 40.0), (64, 131072, 4.81, 3.006)],
     ],
 )
 def test_llama_8b_on_one_h100(batch, context, ops_per_byte, per_second):
-    assert intensity("llama-3.1-8b", context, batch) == pytest.approx(ops_per_byte, rel=0.02, abs=0.051)
+    """Worked out from its shape: 7,504,924,672 parameters are multiplied with (8,030,261,248 less the 128,256 x 4,096
+    of the input embedding), a token keeps 2 x 32 x 8 x 128 numbers, and an H100 moves 3.35 TB in a second."""
+    assert intensity("llama-3.1-8b", context, batch) == pytest.approx(ops_per_byte, abs=0.006)
     step = decode_step("llama-3.1-8b", "h100", context, batch)
-    assert step.tokens_per_second == pytest.approx(per_second, rel=0.015)
+    assert step.tokens_per_second == pytest.approx(per_second, rel=0.002)
     assert step.bound == "reading"
 
 
@@ -56,13 +58,11 @@ def test_64_readers_of_128k_do_not_fit():
 
 
 def test_largest_batches():
-    assert [max_batch("llama-3.1-8b", "h100", t) for t in LENGTHS] == [52, 13, 3]
-    assert [max_batch("llama-3.1-8b", "h200", t) for t in LENGTHS] == [103, 25, 6]
-    assert [max_batch("llama-3.1-70b", "b200", t) for t in LENGTHS] == [7, 1, 0]
-    # The first of these stands on an edge: 161.98 with 70.6 billion parameters, 162.01 counted exactly.
-    rounded = replace(model("llama-3.1-70b"), parameters=70.6e9)
-    assert [max_batch(rounded, "h100", t, count=8) for t in LENGTHS] == [161, 40, 10]
-    assert max_batch("llama-3.1-70b", "h100", LENGTHS[0], count=8) == 162
+    """By hand: nine tenths of 81,559, 143,771 and 183,359 MiB, less two bytes for each parameter, by the cache."""
+    assert [max_batch("llama-3.1-8b", "h100", t) for t in LENGTHS] == [56, 14, 3]
+    assert [max_batch("llama-3.1-8b", "h200", t) for t in LENGTHS] == [111, 27, 6]
+    assert [max_batch("llama-3.1-70b", "b200", t) for t in LENGTHS] == [11, 2, 0]
+    assert [max_batch("llama-3.1-70b", "h100", t, count=8) for t in LENGTHS] == [176, 44, 11]
 
 
 @pytest.mark.parametrize(
@@ -90,37 +90,49 @@ def test_attention_has_a_ceiling_that_batching_cannot_move():
 
 
 def test_weights_are_most_of_what_one_reader_moves_at_8k():
-    share = weight_bytes("llama-3.1-8b") / decode_bytes("llama-3.1-8b", 8192)
-    assert share == pytest.approx(0.94, abs=0.005)
+    share = 2 * weights_touched("llama-3.1-8b", 1) / decode_bytes("llama-3.1-8b", 8192)
+    assert share == pytest.approx(0.933, abs=5e-4)
 
 
 def test_operations_by_the_plain_formulas():
     shape = model("llama-3.1-8b")
     attended = 32 * 32 * 128  # layers x heads x head size
-    assert prefill_flops(shape, 1000) == 2 * shape.parameters * 1000 + 2 * attended * 1000**2
-    assert prefill_flops(shape, 1000, square=True) == 2 * shape.parameters * 1000 + 4 * attended * 1000**2
-    assert decode_flops(shape, 1000) == 2 * shape.parameters + 4 * attended * 1000
+    multiplied = 8_030_261_248 - 128_256 * 4096  # the input embedding is a look-up: nothing is multiplied with it
+    assert prefill_flops(shape, 1000) == 2 * multiplied * 1000 + 2 * attended * 1000**2
+    assert prefill_flops(shape, 1000, square=True) == 2 * multiplied * 1000 + 4 * attended * 1000**2
+    assert prefill_flops(shape, 2048, square=True) == pytest.approx(3.294e13, rel=2e-4)  # as torch counts it
+    assert decode_flops(shape, 1000) == 2 * multiplied + 4 * attended * 1000
+
+
+def test_only_an_embedding_beside_the_output_is_a_look_up():
+    tied, untied = model("llama-3.2-1b"), model("llama-3.1-8b")
+    assert tied.lookup_parameters == 0 and tied.matmul_parameters == tied.parameters
+    assert untied.lookup_parameters == 128_256 * 4096
+    assert weight_bytes(untied) == 2 * untied.parameters  # it must be in memory all the same
+    own = uniform(2, 4, 8, parameters=1000)
+    assert own.matmul_parameters == 1000 and decode_flops(own, 0) == 2000
 
 
 def test_a_window_bounds_the_operations_too():
     mistral = model("mistral-7b-v0.1")
     assert decode_flops(mistral, 10**6) == decode_flops(mistral, 4096)
     extra = prefill_flops(mistral, 20_000) - prefill_flops(mistral, 10_000)
-    assert extra == pytest.approx(2 * mistral.parameters * 10_000 + 4 * 32 * 32 * 128 * 4096 * 10_000)
+    assert extra == pytest.approx(2 * mistral.matmul_parameters * 10_000 + 4 * 32 * 32 * 128 * 4096 * 10_000)
 
 
 def test_latents_absorbed_when_decoding_and_unfolded_when_reading():
     v3 = model("deepseek-v3")
     assert decode_flops(v3, 10) - decode_flops(v3, 0) == 10 * 61 * 2 * 128 * (576 + 512)
-    assert prefill_flops(v3, 10) - 20 * v3.active == 50 * 61 * 2 * 128 * (192 + 128)
+    assert prefill_flops(v3, 10) - 20 * v3.matmul_parameters == 50 * 61 * 2 * 128 * (192 + 128)
 
 
 def test_experts_are_read_when_somebody_asks_for_them():
     mixture = model("mixtral-8x7b")
-    assert weights_touched(mixture, 1) == pytest.approx(mixture.active)
-    assert mixture.active < weights_touched(mixture, 4) < mixture.parameters
-    assert weights_touched(mixture, 1000) == pytest.approx(mixture.parameters)
-    assert weights_touched("llama-3.1-8b", 7) == model("llama-3.1-8b").parameters
+    embedding = 32_000 * 4096
+    assert weights_touched(mixture, 1) == pytest.approx(mixture.active - embedding)
+    assert mixture.active < weights_touched(mixture, 4) < mixture.parameters - embedding
+    assert weights_touched(mixture, 1000) == pytest.approx(mixture.parameters - embedding)
+    assert weights_touched("llama-3.1-8b", 7) == 8_030_261_248 - 128_256 * 4096
 
 
 def test_a_bound_by_computing():
@@ -150,7 +162,7 @@ def test_longer_contexts_and_larger_batches_are_never_faster(name, context, batc
 @given(st.sampled_from(sorted(models())), st.integers(1, 200_000))
 def test_desk_adds_up(name, context):
     filled = memory_budget(name, "b200", context, 3, 2, "fp8", "fp8", other=1e9)
-    assert filled.weights + filled.cache + filled.left + 1e9 == pytest.approx(0.9 * 2 * 180e9)
+    assert filled.weights + filled.cache + filled.left + 1e9 == pytest.approx(0.9 * 2 * 183_359 * 2**20)
     assert filled.cache == cache_bytes(name, context, 3, "fp8")
 
 
@@ -189,6 +201,10 @@ def test_activations_without_scores_are_linear_in_tokens(context, batch):
         (lambda: memory_budget("llama-3.1-8b", "h100", 8, share=1.2), "share"),
         (lambda: memory_budget("llama-3.1-8b", "h100", 8, weights="fp7"), "number format 'fp7'"),
         (lambda: decode_step("llama-3.1-8b", "h100", 8, 0), "batch"),
+        (lambda: intensity("llama-3.1-8b", 8, "2"), "batch"),
+        (lambda: intensity("llama-3.1-8b", -8), "context"),
+        (lambda: decode_bytes("llama-3.1-8b", 8, -2), "batch"),
+        (lambda: weights_touched("llama-3.1-8b", 0), "batch"),
         (lambda: decode_step("llama-3.1-8b", "h100", 8, reading=0), "efficiency reading"),
         (lambda: training_budget("llama-3.1-8b", 8, keep="all"), "what to keep 'all'"),
         (lambda: activation_bytes(replace(model("gpt2-124m"), width=None), 8), "no width"),

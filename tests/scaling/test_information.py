@@ -37,3 +37,7 @@ def test_bad_input_is_named():
     for wrong, said in (({"recall": 1.5}, "recall"), ({"choices": 1}, "choices"), ({"facts": -1}, "facts")):
         with pytest.raises(CourseError, match=said):
             least_bits(**{"facts": 1, "choices": 2, "recall": 0.5, **wrong})
+    with pytest.raises(CourseError, match="recall must be a number"):
+        least_bits(1, 2, "half")
+    with pytest.raises(CourseError, match="bits must be a number"):
+        most_recall(None, 1, 2)

@@ -104,6 +104,10 @@ def test_parameters_beyond_what_the_text_calls_for_count_less():
         (lambda: kaplan_loss(parameters=1, tokens=1), "exactly one"),
         (lambda: kaplan_loss(parameters=-1), "parameters"),
         (lambda: effective_epochs(0.5), "epochs"),
+        (lambda: kaplan_loss(parameters="2"), "parameters must be a number"),
+        (lambda: law("besiroglu").loss(None, 1), "parameters"),
+        (lambda: data_constrained_loss([1, 2], 1, 1), "parameters"),
+        (lambda: data_constrained_loss(1, 0, 1), "unique_tokens"),
     ],
 )
 def test_bad_input_is_named(call, names):

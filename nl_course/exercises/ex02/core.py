@@ -281,7 +281,8 @@ INTENSITY = Exercise(
     title="The ceiling that batching cannot move",
     task="""
 Write `my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch)`: operations per byte of one decode
-step in 16 bits. A token costs 2 operations per parameter, and 4 * heads * head_dim per layer and token that it reads.
+step in 16 bits. `parameters` are those that a token is multiplied with, and all of them are read. A token costs 2
+operations per parameter, and 4 * heads * head_dim per layer and token that it reads.
 The step reads all weights once for the whole batch, and every reader's own keys and values.
 """,
     stub="def my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch):\n    ...\n",
