@@ -7,8 +7,9 @@
 States and checkpoints are such files. There is no pickle in them, so a file from anywhere is safe to open. A file is
 written whole or not at all.
 
-The description stands in the file's metadata, under a key that says what the file is. Beside it stands a SHA-256 of the
-description and one of each tensor: of its name, dtype, shape and bytes. What is read is compared with them, and only
+The description stands in the file's metadata, under a key that says what the file is: {"sha256": {"description": hex,
+"tensors": {name: hex}}, "description": {...}}. There is a SHA-256 of the description, and one of each tensor: of its
+name, dtype, shape and bytes. What is read is compared with them, and only
 that: reading a description reads no tensor. SHA-256 takes a second for 0.8 GB on one core, and less than half of that
 where the processor has instructions for it; a disk takes as long. A file that was written before there were checksums
 is read with a warning.
@@ -30,15 +31,12 @@ from torch import Tensor
 from nl_course.errors import CourseError
 from nl_course.files import check_file, course_root, parse_json, write_atomically
 
-CHECKSUMS = (
-    "nl_course.sha256"  # where the checksums stand in the metadata: {"description": hex, "tensors": {name: hex}}
-)
-
 
 def write_tensors(
     path: str | os.PathLike, tensors: Mapping[str, Tensor], key: str, description: Any, what: str
 ) -> None:
-    """Writes tensors and a description (anything JSON holds), which stands under `key` in the file's metadata.
+    """Writes tensors and a description (anything JSON holds), which stands under `key` in the file's metadata. The same
+    tensors and description give the same bytes.
 
     `what` the file is stands in messages, e.g. "checkpoint". Raises CourseError if the file cannot be written; an older
     file at `path` then stands as it was.
@@ -46,15 +44,16 @@ def write_tensors(
     # Clones: safetensors refuses tensors that share memory, as views of one buffer may.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        text = json.dumps(description)
-        parse_json(text)  # refuses what `open_tensors` could not read
+        # As it will be read: with strings for keys and lists for tuples. Refuses what `open_tensors` could not read.
+        description = parse_json(json.dumps(description))
     except (TypeError, ValueError, RecursionError) as error:
         raise CourseError(f"cannot write the {what} {path}: its description is not JSON ({error}).") from error
     checksums = {
-        "description": hashlib.sha256(text.encode()).hexdigest(),
-        "tensors": {name: checksum(name, tensor) for name, tensor in copies.items()},
+        "description": _checksum_of_json(description),
+        "tensors": {name: checksum(name, tensor) for name, tensor in sorted(copies.items())},
     }
-    metadata = {key: text, CHECKSUMS: json.dumps(checksums)}
+    # One entry only: safetensors writes several in any order.
+    metadata = {key: json.dumps({"sha256": checksums, "description": description})}
     try:
         write_atomically(path, lambda temporary: save_file(copies, temporary, metadata=metadata))
     except (OSError, SafetensorError) as error:
@@ -85,30 +84,32 @@ class TensorFile:
         self.names: frozenset[str] = frozenset(file.keys())
         self._file = file
         self._checksums: dict[str, str] | None = None
+        # Stands for all that is in the file; None for a file without checksums.
+        self.fingerprint: str | None = None
         metadata = file.metadata() or {}
         if key not in metadata:
             raise CourseError(f"{path} holds tensors, but it is not a {what} of the course.")
-        # A flipped bit in a key must not pass a file off as one from before the checksums.
-        for unknown in metadata.keys() - {key, CHECKSUMS, "format"}:
-            raise _damaged(path, what, f"its metadata has an unknown entry {unknown!r}")
         try:
-            self.description = parse_json(metadata[key])
-            checksums = parse_json(metadata.get(CHECKSUMS, "null"))
+            content = parse_json(metadata[key])
         except ValueError as error:
             raise _damaged(path, what, f"its description is not JSON: {error}") from error
-        if CHECKSUMS in metadata:
-            self._take(checksums, metadata[key])
+        # Either of the two says that there are checksums: a flipped bit in a name must not pass for an older file.
+        if isinstance(content, dict) and content.keys() & {"sha256", "description"}:
+            self.description = content.get("description")
+            self._take(content.get("sha256"))
         else:
+            self.description = content
             _warn_unchecked(path, what)
 
-    def _take(self, checksums: Any, text: str) -> None:
+    def _take(self, checksums: Any) -> None:
         """Keeps the tensors' checksums, once it is known that the description and the list of tensors are whole."""
         complete = isinstance(checksums, dict) and isinstance(checksums.get("tensors"), dict)
         if not complete or checksums["tensors"].keys() != self.names:
             raise _damaged(self.path, self.what, "its list of checksums does not fit its tensors")
-        if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != checksums.get("description"):
+        if _checksum_of_json(self.description) != checksums.get("description"):
             raise _damaged(self.path, self.what, "the checksum of its description does not match")
         self._checksums = checksums["tensors"]
+        self.fingerprint = _checksum_of_json(checksums)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it. Raises CourseError if the file has no tensor of that name."""
@@ -141,6 +142,10 @@ def checksum(name: str, tensor: Tensor) -> str:
     # As bytes, whatever the dtype: numpy, through which the digest reads them, has no bfloat16.
     digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _checksum_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _damaged(path: str | os.PathLike, what: str, why: object) -> CourseError:

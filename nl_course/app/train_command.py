@@ -53,6 +53,9 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument("--vocab", type=number(int), help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's folder")
+    parser.add_argument(
+        "--trust", action="store_true", help="the run's folder is your own: its sharded checkpoint may hold pickles"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--parallel", default="auto", help="ddp or fsdp, under torchrun; auto is ddp there, else none")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -149,6 +152,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         held_out=held_out,
         folder=folder,
         resume=options.resume,
+        trust=options.trust,
         progress=show_bar,
         on_step=print_held_out if print_evaluations else None,
         about={name: settings[name] for name in ABOUT} | {"tokenizer_hash": tokenizer.hash},

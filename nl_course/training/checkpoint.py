@@ -1,7 +1,8 @@
 """Models and whole training runs in one safetensors file: tensors, and a description in JSON.
 
-There is no pickle in it, so a file from anywhere is safe to open. A file is written whole or not at all. One that does
-not fit is refused before anything is changed.
+There is no pickle in it, so a file from anywhere is safe to open: it can run no code, and what its description asks for
+is compared with what the reader has, never acted on. A file is written whole or not at all, with checksums
+(tensor_files.py). One that does not fit is refused before anything is changed.
 
     save_model(model, "small.safetensors", info={"loss": 1.9})      weights in bf16 and the config, to ship
     model = load_model("small.safetensors")
@@ -9,12 +10,13 @@ not fit is refused before anything is changed.
     progress = load_training(path, model, optimizer)
 
 The description of a model: {"format", "kind": "model", "model": its class, "config", "aliases", "info"}. Of a run:
-"kind" is "training", and instead of "info" there are "optimizer" (class, groups, state) and "progress".
+"kind" is "training", and instead of "info" there are "optimizer" (class, groups, state) and "progress". A sharded run
+keeps the same description and the same tensors in several files (sharded_checkpoint.py).
 """
 
 import importlib
+import json
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,12 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from nl_course.errors import CourseError
-from nl_course.optimizers import check_state_dict, former_groups
 from nl_course.renamed import parameter_names, translate, translate_model
 from nl_course.tensor_files import TensorFile, open_tensors, write_tensors
+from nl_course.training.optimizer_state import check_described, describe_optimizer, saved_optimizer
+from nl_course.training.tensor_parts import Box, Source, box, local
 
 _KEY = "nl_course.checkpoint"  # where the description stands in a file's metadata
 _FORMAT = 1
+# Settings of a memory that choose how it is computed, not what: a run may go on with others.
+_HOW = ("path", "recompute")
 # How to build a saved model: the name of its class -> the module, and the name of its config there. By name, so that
 # reading a file imports only the kind of model that is in it.
 MODELS = {
@@ -62,7 +67,8 @@ def save_model(
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.to(dtype)
-    _write(path, tensors, {"kind": "model", **_describe_model(model), "aliases": aliases, "info": info or {}})
+    description = {"format": _FORMAT, "kind": "model", **_describe_model(model), "aliases": aliases, "info": info or {}}
+    _write(path, tensors, description)
 
 
 def load_model(
@@ -77,9 +83,9 @@ def load_model(
     file, if it is missing, damaged, no checkpoint, or does not fit its own config.
     """
     with _opened(path) as (file, description):
-        build = build or _builder(path, description)
+        build = build or _builder(file, description)
         model = build(description["config"]).to(device=device, dtype=dtype)
-        _fill(model, _fitting(model, file, description, path))
+        _copy_into(model, model_parts(SingleFile(file), description, model))
     return model.eval()
 
 
@@ -100,22 +106,7 @@ def save_training(
 
     Raises CourseError if the file cannot be written; an older file at `path` then stands as it was.
     """
-    model = bare(model)
-    tensors, aliases = _model_tensors(model)
-    optimizer_state = optimizer.state_dict()
-    # Adds the optimizer's tensors to those of the model; what is left of its state is JSON.
-    described_state = _take_tensors(optimizer_state["state"], "optimizer", tensors)
-    description = {
-        "kind": "training",
-        **_describe_model(model),
-        "aliases": aliases,
-        "optimizer": {
-            "class": type(optimizer).__name__,
-            "groups": optimizer_state["param_groups"],
-            "state": described_state,
-        },
-        "progress": progress,
-    }
+    tensors, description = describe_training(model, optimizer, progress)
     _write(path, tensors, description)
 
 
@@ -127,67 +118,131 @@ def load_training(
 ) -> dict[str, Any]:
     """Fills model and optimizer from a file of `save_training`; returns its `progress`, which `check` may refuse.
 
-    Raises CourseError if the file is missing, damaged, of another kind, or made for another model or optimizer; the
-    model and the optimizer are then as they were.
+    The model may be sharded: each process then reads its part. Raises CourseError if the file is missing, damaged, of
+    another kind, or made for another model or optimizer; the model and the optimizer are then as they were.
     """
     with _opened(path) as (file, description):
         if description["kind"] != "training":
             raise CourseError(f"{path} holds a finished model, not a training run that can be resumed.")
         check(description["progress"])
-        saved = description["optimizer"]
-        if saved["class"] != type(optimizer).__name__:
-            raise CourseError(f"{path} was trained with {saved['class']}, not with {type(optimizer).__name__}.")
-        tensors = _fitting(bare(model), file, description, path)
-        groups = _groups_to_go_on_with(path, saved["groups"], bare(model), optimizer)
-        state = _give_tensors(saved["state"], file.tensor)
-        # JSON has no numbers as keys, and torch knows parameters by their number.
-        state = {int(index): translate(saved["class"], values)[1] for index, values in state.items()}
-        saved_optimizer = {"state": state, "param_groups": [_with_tuples(group) for group in saved["groups"]]}
-        try:
-            check_state_dict(optimizer, saved_optimizer, groups)
-        except CourseError as error:
-            raise CourseError(f"the checkpoint {path} does not fit this run: {error}") from error
-        # All checks come before this line: from here on the model changes.
-        _fill(bare(model), tensors)
-        optimizer.param_groups[:] = groups
-        optimizer.load_state_dict(saved_optimizer)
+        restore(SingleFile(file), description, model, optimizer)
         return description["progress"]
 
 
+# -- the same for one file and for several -------------------------------------------------------------------
+class SingleFile:
+    """A checkpoint in one file: see `Source`."""
+
+    def __init__(self, file: TensorFile):
+        self.names = file.names
+        self.path = file.path
+        self.shape = file.shape
+        self.fault = file.fault
+        self._file = file
+
+    def part(self, name: str, wanted: Box) -> Tensor:
+        """A part of a tensor, on the processor. The whole tensor is read, since its checksum is that of the whole."""
+        return self._file.tensor(name)[wanted.slices()]
+
+
+def describe_training(
+    model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a run by name, sharded ones as they are, and its description."""
+    model = bare(model)
+    tensors, aliases = _model_tensors(model)
+    description = {
+        "format": _FORMAT,
+        "kind": "training",
+        **_describe_model(model),
+        "aliases": aliases,
+        "optimizer": describe_optimizer(optimizer, tensors),
+        "progress": progress,
+    }
+    return tensors, description
+
+
+def check_description(description: Any, fault: Callable[[str], CourseError]) -> dict[str, Any]:
+    """The description of a checkpoint with the names of today. Raises `fault(why)` if it is not such a description."""
+    if not isinstance(description, dict) or description.get("kind") not in ("model", "training"):
+        raise fault("its description says nothing of a model")
+    if description.get("format") != _FORMAT:
+        raise fault(f"it has format {description.get('format')!r:.50}; this version reads format {_FORMAT}")
+    parts = {"model": str, "config": dict, "aliases": dict}
+    parts |= {"info": dict} if description["kind"] == "model" else {"optimizer": dict, "progress": dict}
+    # Files of other programs may leave out what is empty.
+    description = {"aliases": {}, "info": {}, **description}
+    for name, wanted in parts.items():
+        if not isinstance(description.get(name), wanted):
+            raise fault(f"{name!r} in its description cannot be {description.get(name)!r:.50}")
+    if not all(isinstance(name, str) for name in description["aliases"].values()):
+        raise fault("'aliases' in its description must be names")
+    if "optimizer" in parts:
+        check_described(description["optimizer"], fault)
+    try:
+        return _translated(description)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        # A setting that this version lacks is refused in words of its own. All else is no description.
+        if isinstance(error, CourseError):
+            raise
+        raise fault(f"its description cannot be understood: {type(error).__name__}: {error}") from error
+
+
+def restore(source: Source, description: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Fills model and optimizer, sharded or whole. Raises CourseError, with nothing changed, for what does not fit."""
+    model = bare(model)
+    _check_config(source, description, model)
+    parts = model_parts(source, description, model)
+    groups, state_dict = saved_optimizer(source, description["optimizer"], model, optimizer)
+    # All checks come before this line, and all tensors have been read: from here on the model changes.
+    _copy_into(model, parts)
+    optimizer.param_groups[:] = groups
+    optimizer.load_state_dict(state_dict)
+
+
 # -- inside --------------------------------------------------------------------------------------------------
-def _groups_to_go_on_with(
-    path: str | os.PathLike, saved: list[dict[str, Any]], model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[dict[str, Any]]:
-    """The optimizer's groups, or those of earlier versions where the file was written with them.
+def _check_config(source: Source, description: dict[str, Any], model: nn.Module) -> None:
+    """Raises CourseError unless the checkpoint is of a model of the same class and config."""
+    name = _class_of(model).__name__
+    if description["model"] != name:
+        raise CourseError(f"the checkpoint {source.path} holds a {description['model']}, and this model is a {name}.")
+    config = getattr(model, "config", None)
+    if not hasattr(config, "to_dict"):
+        return
+    here = json.loads(json.dumps(config.to_dict()))
+    there = description["config"]
+    if hasattr(type(config), "from_dict"):
+        # Settings that the file leaves out, as those of earlier versions do, have their defaults.
+        there = json.loads(json.dumps(_config(source, type(config), there).to_dict()))
+    for setting in sorted(here.keys() | there.keys()):
+        one, other = (_without_how(values.get(setting)) for values in (there, here))
+        if one != other:
+            raise CourseError(
+                f"the checkpoint {source.path} is of another model: {setting} is {one!r:.100} there and {other!r:.100} "
+                "here; take the checkpoint of this run, or the settings of that one."
+            )
 
-    Raises CourseError if the file groups the parameters in neither way.
-    """
-    sizes = [len(group["params"]) for group in saved]
-    if sizes == [len(group["params"]) for group in optimizer.param_groups]:
-        return optimizer.param_groups
-    groups = former_groups(optimizer, model, sizes)
-    if groups is None:
-        raise CourseError(f"{path} groups the parameters in another way than this optimizer does.")
-    warnings.warn(
-        f"{path} is from a version that told by shape which parameters decay and which are matrices. The run goes on "
-        "in that way; a run that is started anew has the groups of today.",
-        stacklevel=2,
-    )
-    return groups
+
+def _without_how(value: Any) -> Any:
+    return {name: one for name, one in value.items() if name not in _HOW} if isinstance(value, dict) else value
 
 
-def _with_tuples(group: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's group as torch has it: JSON made lists of its tuples (betas), but `params` was a list."""
-    restored = {}
-    for name, value in group.items():
-        was_tuple = isinstance(value, list) and name != "params"
-        restored[name] = tuple(value) if was_tuple else value
-    return restored
+def _config(source: Any, config_class: type, values: dict[str, Any]) -> Any:
+    try:
+        return config_class.from_dict(values)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CourseError(f"{source.path} holds a config that this version cannot build: {error}") from error
 
 
 def _describe_model(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
-    return {"model": type(model).__name__, "config": config.to_dict() if hasattr(config, "to_dict") else {}}
+    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    return {"model": _class_of(model).__name__, "config": config}
+
+
+def _class_of(model: nn.Module) -> type:
+    """The model's class. `fully_shard` gives a model a class of its own, derived from that."""
+    return next(c for c in type(model).__mro__ if not c.__module__.startswith("torch.distributed."))
 
 
 def _model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -199,8 +254,9 @@ def _model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
     aliases: dict[str, str] = {}
     first_names: dict[Any, str] = {}
     for name, tensor in model.state_dict().items():
+        held = local(tensor)
         # Empty tensors all have address 0; each is told apart by its name.
-        identity = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name
+        identity = (held.data_ptr(), tensor.shape, held.shape, held.stride()) if held.numel() else name
         if identity in first_names:
             aliases[name] = first_names[identity]
         else:
@@ -209,49 +265,20 @@ def _model_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]
     return tensors, aliases
 
 
-def _take_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The tree `value` as JSON. Its tensors go into `tensors`, each under its path in the tree."""
-    if isinstance(value, Tensor):
-        tensors[path] = value.detach()
-        return {"tensor": path}
-    if isinstance(value, dict):
-        parts = {str(key): _take_tensors(child, f"{path}.{key}", tensors) for key, child in value.items()}
-        return {"parts": parts}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_take_tensors(child, f"{path}.{i}", tensors) for i, child in enumerate(value)]}
-    return {"value": value}
-
-
-def _give_tensors(described: dict[str, Any], get_tensor: Callable[[str], Tensor]) -> Any:
-    """The tree that `_take_tensors` described, with `get_tensor(path)` where its tensors were. Keys are strings."""
-    if "tensor" in described:
-        return get_tensor(described["tensor"])
-    if "parts" in described:
-        return {key: _give_tensors(child, get_tensor) for key, child in described["parts"].items()}
-    if "list" in described:
-        return [_give_tensors(child, get_tensor) for child in described["list"]]
-    return described["value"]
-
-
 def _write(path: str | os.PathLike, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    write_tensors(path, tensors, _KEY, {"format": _FORMAT, **description}, "checkpoint")
+    write_tensors(path, tensors, _KEY, description, "checkpoint")
 
 
 @contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[tuple[TensorFile, dict[str, Any]]]:
     """Yields the open file and its description. Whatever is wrong with the file becomes a CourseError naming it."""
     with open_tensors(path, _KEY, "checkpoint") as file:
-        description = file.description
-        if not isinstance(description, dict) or "kind" not in description:
-            raise file.fault("its description says nothing of a model")
-        if description.get("format") != _FORMAT:
-            raise CourseError(f"{path} has format {description.get('format')}; this version reads format {_FORMAT}.")
-        yield file, _translated(description)
+        yield file, check_description(file.description, file.fault)
 
 
 def _translated(description: dict[str, Any]) -> dict[str, Any]:
-    """The description with the names of today. Names of tensors are translated later, in `_fitting`: only the model
-    knows which class each of them belongs to."""
+    """The description with the names of today. Names of tensors are translated later, in `check_shapes`: only the
+    model knows which class each of them belongs to."""
     description = dict(description)
     if "model" in description:
         description["model"], description["config"] = translate_model(description["model"], description["config"])
@@ -273,54 +300,67 @@ def translate_progress(progress: dict[str, Any]) -> dict[str, Any]:
     return {**progress, "asked": translate("TrainingConfig", progress["asked"])[1]}
 
 
-def _builder(path: str | os.PathLike, description: dict[str, Any]) -> Callable[[dict[str, Any]], nn.Module]:
+def _builder(file: TensorFile, description: dict[str, Any]) -> Callable[[dict[str, Any]], nn.Module]:
     """A function that makes the described model, one of the course's own, from its config."""
     name = description["model"]
     if name not in MODELS:
-        raise CourseError(f"{path} holds a {name}; the course can build: {', '.join(MODELS)}.")
+        raise CourseError(f"{file.path} holds a {name}; the course can build: {', '.join(MODELS)}.")
     module_name, config_name = MODELS[name]
     module = importlib.import_module(module_name)
     model_class = getattr(module, name)
     config_class = getattr(module, config_name)
 
-    def build(config: dict[str, Any]) -> nn.Module:
+    def build(values: dict[str, Any]) -> nn.Module:
+        config = _config(file, config_class, values)
+        # A config is only believed as far as the file has tensors for it: it could ask for any amount of memory.
+        if config.layers > len(file.names):
+            raise file.fault(f"its config asks for {config.layers} layers, and it has {len(file.names)} tensors")
         try:
-            return model_class(config_class.from_dict(config))
-        except (TypeError, ValueError) as error:
-            raise CourseError(f"{path} holds a config that this version cannot build: {error}") from error
+            with torch.device("meta"):  # without memory
+                check_shapes(SingleFile(file), description, model_class(config))
+            return model_class(config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, CourseError):
+                raise
+            raise CourseError(f"{file.path} holds a config that this version cannot build: {error}") from error
 
     return build
 
 
-def _fitting(
-    model: nn.Module, file: TensorFile, description: dict[str, Any], path: str | os.PathLike
-) -> dict[str, Tensor]:
-    """The saved tensors under the model's own names. Raises CourseError unless every name and shape fits."""
+def check_shapes(source: Source, description: dict[str, Any], model: nn.Module) -> dict[str, str]:
+    """The model's tensors, by name -> the name in the file. Raises CourseError unless every name and shape fits."""
     own = model.state_dict()
     # A file may hold the names of an older version: today's name -> the name in the file.
-    stored = [name.removeprefix("model.") for name in sorted(file.names) if name.startswith("model.")]
+    stored = [name.removeprefix("model.") for name in sorted(source.names) if name.startswith("model.")]
     stored_as = {today: name for name, today in parameter_names(model, stored).items()}
     saved = set(stored_as)
     # Tied tensors are in the file once; their second names are filled with the first.
-    aliases = set(parameter_names(model, description.get("aliases", {})).values())
+    aliases = set(parameter_names(model, description["aliases"]).values())
     needed = set(own) - aliases
     for what, names in (("lacks", needed - saved), ("has, and this model does not,", saved - needed)):
         if names:
-            raise CourseError(f"the checkpoint {path} does not fit this model: it {what} {min(names)!r}.")
-    # Every shape is checked before the first tensor is copied: a model is filled whole or not at all.
-    tensors = {name: file.tensor(f"model.{stored_as[name]}") for name in sorted(needed)}
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
+            raise CourseError(f"the checkpoint {source.path} does not fit this model: it {what} {min(names)!r}.")
+    names_in_file = {name: f"model.{stored_as[name]}" for name in sorted(needed)}
+    for name, stored_name in names_in_file.items():
+        shape = source.shape(stored_name)
+        if shape != tuple(own[name].shape):
             raise CourseError(
-                f"the checkpoint {path} does not fit this model: {name!r} is {tuple(tensor.shape)} there and "
+                f"the checkpoint {source.path} does not fit this model: {name!r} is {shape} there and "
                 f"{tuple(own[name].shape)} here."
             )
-    return tensors
+    return names_in_file
 
 
-@torch.no_grad()
-def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copies tensors that fit into the model."""
+def model_parts(source: Source, description: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """What this process holds of each of the model's tensors, read from the file after all names and shapes were
+    checked."""
     own = model.state_dict()
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+    names_in_file = check_shapes(source, description, model)
+    return {name: source.part(stored, box(own[name])) for name, stored in names_in_file.items()}
+
+
+def _copy_into(model: nn.Module, parts: dict[str, Tensor]) -> None:
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, part in parts.items():
+            local(own[name]).copy_(part)

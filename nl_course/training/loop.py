@@ -90,6 +90,7 @@ def train(
     held_out: HeldOut | None = None,
     folder: str | os.PathLike | None = None,
     resume: bool | str = False,
+    trust: bool = False,
     optimizer: MakeOptimizer | None = None,
     on_step: Callable[[Metrics], None] | None = None,
     stop: Callable[[Metrics], bool] | None = None,
@@ -105,6 +106,8 @@ def train(
     `folder`: where the run is kept; None keeps nothing.
     `resume`: True goes on from the folder's checkpoint, "auto" does if there is one, False refuses a folder that holds
         a run.
+    `trust`: the folder is known to be one's own. It may then hold a sharded checkpoint of an earlier version, whose
+        pickles can run any code, and lines of its metrics may be missing.
     `optimizer`: makes the optimizer of a model; None takes the one that the config names (`default_optimizer`).
     `on_step`: is given the metrics of every whole step. `stop` is given them too, and ends the run by returning True.
     `progress`: whether a progress bar is drawn.
@@ -119,7 +122,7 @@ def train(
     """
     ranks = join(parallel, next(model.parameters()).device)
     loop = TrainingLoop(model, data, config, held_out, folder, optimizer or default_optimizer, about or {}, ranks)
-    return loop.run(resume, on_step, stop, progress and ranks.is_main)
+    return loop.run(resume, on_step, stop, progress and ranks.is_main, trust)
 
 
 def default_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -191,7 +194,7 @@ class TrainingLoop:
         self.result = Run(config, folder=None if folder is None else Path(folder))
         self.folder: RunFolder | None = None
         if folder is not None:
-            self.folder = RunFolder(folder, ranks, lambda twin: make_optimizer(twin, config))
+            self.folder = RunFolder(folder, ranks)
         self.tokens = 0  # read so far, by all processes
         self.seconds = 0.0  # spent in whole steps so far, in all sessions of the run
         self._step_is_whole = True  # whether all weights are of the same step
@@ -209,10 +212,11 @@ class TrainingLoop:
         on_step: Callable[[Metrics], None] | None,
         stop: Callable[[Metrics], bool] | None,
         progress: bool,
+        trust: bool = False,
     ) -> Run:
         """All steps that are left, with checkpoints on the way; the arguments are those of `train`."""
         try:
-            self._open(resume)
+            self._open(resume, trust)
             self._train(on_step, stop, progress)
             if self.folder is not None and self.result.step == self.config.steps:
                 self.folder.finish(self.model, {"step": self.result.step, "asked": self.settings})
@@ -305,13 +309,15 @@ class TrainingLoop:
         # Only the main process writes metrics. The others end as it does.
         self.ranks.agree(unwritten)
 
-    def _open(self, resume: bool | str) -> None:
+    def _open(self, resume: bool | str, trust: bool) -> None:
         """Starts the folder, or fills model, optimizer and counters from its checkpoint."""
         if self.folder is None:
             if resume is True:
                 raise CourseError("there is nothing to resume from: the run was given no folder.")
             return
-        progress, self.result.metrics = self.folder.open(resume, self.settings, REPORTING, self.model, self.optimizer)
+        progress, self.result.metrics = self.folder.open(
+            resume, self.settings, REPORTING, self.model, self.optimizer, trust
+        )
         if progress:
             self.result.step = progress["step"]
             self.tokens = progress["tokens"]

@@ -65,14 +65,35 @@ def remove_sharded(folder: Path) -> None:
     A folder goes if nothing else is in it."""
     if _holds_json(folder / SHARDED, ("folder", "progress")):
         (folder / SHARDED).unlink()
-    for shards in sorted(folder.glob("sharded-*")):
-        if not re.fullmatch(r"sharded-[0-9]{8,}", shards.name) or shards.is_symlink() or not shards.is_dir():
-            continue
-        for path in shards.iterdir():
-            if re.fullmatch(r"\.metadata(\.tmp)?|__[0-9]+_[0-9]+\.distcp", path.name) and path.is_file():
-                path.unlink()
-        with suppress(OSError):  # something else is in it
-            shards.rmdir()
+    for shards in shard_folders(folder):
+        remove_shards(shards)
+
+
+def shard_name(rank: int) -> str:
+    """The file, in a folder of a sharded checkpoint, that one process wrote."""
+    return f"shard-{rank:05d}.safetensors"
+
+
+def shard_folders(folder: Path) -> list[Path]:
+    """The folders of sharded checkpoints that stand in a run's folder."""
+    named = [path for path in sorted(folder.glob("sharded-*")) if re.fullmatch(r"sharded-[0-9]{8,}", path.name)]
+    return [path for path in named if path.is_dir() and not path.is_symlink()]
+
+
+def remove_shards(shards: Path) -> None:
+    """Removes the files of a sharded checkpoint, of this version or an earlier one, and the folder if it is empty
+    then."""
+    own = re.compile(r"shard-[0-9]{5,}\.safetensors|\.metadata(\.tmp)?|__[0-9]+_[0-9]+\.distcp")
+    unfinished = re.compile(r"\.(shard-[0-9]{5,}\.safetensors)\..*\.part")
+    if shards.is_symlink() or not shards.is_dir():
+        return
+    for path in sorted(shards.iterdir()):
+        if own.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+        elif match := unfinished.fullmatch(path.name):
+            remove_leftovers(shards / match[1])
+    with suppress(OSError):  # something else is in it
+        shards.rmdir()
 
 
 def remove_unfinished(folder: Path) -> None:

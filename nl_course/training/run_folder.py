@@ -27,6 +27,7 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.files import parse_json, reason, write_atomically
 from nl_course.training.checkpoint import bare, load_training, read_info, save_model, save_training
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks
+from nl_course.training.resuming import check_one_run, check_settings
 from nl_course.training.run_files import (
     ABOUT,
     CHECKPOINT,
@@ -115,13 +116,10 @@ class RunFolder:
         self,
         path: str | os.PathLike,
         ranks: Ranks = SINGLE_PROCESS,
-        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     ):
-        """`ranks` are the processes of the run: the main one writes, all read. `make_optimizer` makes the optimizer of
-        an unsharded model, which a sharded run needs to read a plain checkpoint."""
+        """`ranks` are the processes of the run: the main one writes, all read."""
         self.path = Path(path)
         self.ranks = ranks
-        self.make_optimizer = make_optimizer
         self.failure: CourseError | None = None
         self.unwritten: list[dict[str, Any]] = []
         self._lock = RunLock(self.path)
@@ -139,12 +137,14 @@ class RunFolder:
         may_change: tuple[str, ...],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        trust: bool = False,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Starts or resumes a run; returns the saved progress ({} for a new run) and the metrics up to it.
 
         `resume` is True, False or "auto", as in `train`. A resumed run must have the same `settings` as before, except
-        those named in `may_change`. Fills `model` and `optimizer` from the checkpoint. Raises CourseError, with nothing
-        changed, if the run cannot be started or resumed here. Call `release` in any case.
+        those named in `may_change`. Fills `model` and `optimizer` from the checkpoint. `trust` is that of `train`.
+        Raises CourseError, with nothing changed, if the run cannot be started or resumed here. Call `release` in any
+        case.
         """
         check_choice("resume", str(resume), ("True", "False", "auto"))
         # One process locks the folder for all, and looks into it before the others do.
@@ -155,11 +155,15 @@ class RunFolder:
         progress: dict[str, Any] = {}
         metrics: list[dict[str, Any]] = []
         if exists:
-            progress = self._load(
-                sharded, model, optimizer, lambda saved: self._check_same(saved, settings, may_change)
-            )
             # Steps after the checkpoint will be done again; their lines must not stand there twice.
-            metrics = [line for line in read_metrics(self.path) if line["step"] <= progress["step"]]
+            lines = read_metrics(self.path)
+
+            def check(saved: dict[str, Any]) -> None:
+                check_settings(self.path, saved, settings, may_change)
+                check_one_run(self.path, saved, may_change, lines, trust)
+
+            progress = self._load(sharded, model, optimizer, check, trust)
+            metrics = [line for line in lines if line["step"] <= progress["step"]]
             # A disk that was full when the run ended has had no room for the last line, but for the checkpoint.
             written = {line["step"] for line in metrics}
             metrics += [line for line in progress.get("unwritten", []) if line["step"] not in written]
@@ -199,18 +203,6 @@ class RunFolder:
         except OSError as error:
             raise CourseError(f"cannot write into the folder {str(self.path)!r}: {reason(error)}.") from error
 
-    def _check_same(self, progress: dict[str, Any], settings: dict[str, Any], may_change: tuple[str, ...]) -> None:
-        """Raises CourseError if the saved run had other settings."""
-        saved = progress.get("asked", {})
-        for name, value in settings.items():
-            # Through JSON and back, as the saved value went: a tuple comes back as a list.
-            as_saved = json.loads(json.dumps(value))
-            if name not in may_change and saved.get(name) != as_saved:
-                raise CourseError(
-                    f"the run in {self.path} was started with {name} = {saved.get(name)}, not {value}; "
-                    "resume it with what it was started with, or start another folder."
-                )
-
     def record(self, metrics: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl, at once: who watches the run sees it, and a crash does not lose it.
 
@@ -232,14 +224,13 @@ class RunFolder:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         check: Callable[[dict[str, Any]], None],
+        trust: bool,
     ) -> dict[str, Any]:
         """Reads either kind of checkpoint into either kind of run; returns its progress, which `check` may refuse."""
-        from nl_course.training import sharded_checkpoint
-
         if sharded:
-            return sharded_checkpoint.load_sharded(self.path, model, optimizer, check, self.ranks)
-        if self.ranks.sharded:
-            return sharded_checkpoint.load_plain(self.checkpoint, model, optimizer, check, self.make_optimizer)
+            from nl_course.training.sharded_checkpoint import load_sharded
+
+            return load_sharded(self.path, model, optimizer, check, self.ranks, trust)
         return load_training(self.checkpoint, model, optimizer, check)
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
@@ -248,6 +239,8 @@ class RunFolder:
         One kind of checkpoint stands at a time. The other kind is removed only once this one is whole, so that a crash
         never leaves the folder without any.
         """
+        with suppress(OSError):
+            self._sync()
         if self.ranks.sharded:
             from nl_course.training.sharded_checkpoint import save_sharded
 
@@ -276,6 +269,7 @@ class RunFolder:
         """Closes metrics.jsonl; what is recorded afterwards is not written."""
         if self._log is not None:
             with suppress(OSError):  # a full disk again, at which `record` has failed already
+                self._sync()
                 self._log.close()
             self._log = None
 
@@ -283,6 +277,12 @@ class RunFolder:
         """Lets other runs use the folder."""
         self.close()
         self._lock.release()
+
+    def _sync(self) -> None:
+        """Makes sure that a checkpoint never outlives the lines of its steps, even if the machine fails."""
+        if self._log is not None:
+            self._log.flush()
+            os.fsync(self._log.fileno())
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -49,6 +49,11 @@ def state_of(name: str) -> State:
     return build_memory(name, 8, 2)(torch.randn(2, 5, 8))[1]
 
 
+def description_in(path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return json.dumps(json.loads(file.metadata()[_FORMAT])["description"])
+
+
 def places(node: Any, path: tuple = ()) -> Iterator[tuple]:
     """The path to every part of the description."""
     yield path
@@ -77,8 +82,7 @@ def test_a_description_that_is_changed_anywhere_is_refused_in_one_line(name, tmp
     path = tmp_path / "state"
     state_of(name).save(path)
     tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        text = file.metadata()[_FORMAT]
+    text = description_in(path)
     tried = 0
     for number, place in enumerate(places(json.loads(text))):
         # In every place something is left out, or two of the wrong values in turn.
@@ -99,8 +103,7 @@ def test_a_part_of_another_type_size_or_batch_is_named(tmp_path):
     state = state_of("delta")
     state.save(path)
     tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        text = file.metadata()[_FORMAT]
+    text = description_in(path)
     description = json.loads(text)
 
     def refusal(tensors: dict, **parts: Any) -> str:

@@ -3,17 +3,22 @@
     torchrun ... tests/training/distributed_worker.py TASKS.json RESULTS.json
 
 A task: {"name", "model", "config", "parallel", "folder", "resume", "stop" (a step), "kill" and "term" ([rank, step]),
-"by_shape" (whether the optimizer groups parameters as earlier versions did)}.
+"by_shape" (whether the optimizer groups parameters as earlier versions did),
+"no_pickle" (whatever reads or writes one in a file fails)}.
 The first process writes name -> the curve, or {"error": ...}. Runs in one process too, without torchrun.
 """
 
 import json
 import os
+import pickle
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+import torch.distributed.checkpoint as dcp
 
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
@@ -61,6 +66,24 @@ def do(task: dict):
             if task.get(what) == [int(os.environ.get("RANK", 0)), metrics["step"]]:
                 os.kill(os.getpid(), number)
 
+    with ExitStack() as stack:
+        if task.get("no_pickle"):
+            forbid_pickles(stack)
+        return run(task, on_step)
+
+
+def forbid_pickles(stack: ExitStack) -> None:
+    """Lets all fail that reads or writes a pickle in a file: Python's, torch's, and torch's sharded checkpoints."""
+
+    def forbidden(*args, **options):
+        raise AssertionError("a pickle was read or written")
+
+    for module, name in ((pickle, "load"), (pickle, "dump"), (torch, "load"), (torch, "save"), (dcp, "load")):
+        stack.enter_context(patch.object(module, name, forbidden))
+    stack.enter_context(patch.object(dcp, "save", forbidden))
+
+
+def run(task: dict, on_step):
     net = build(task["model"], task.get("seed", 0) + int(os.environ.get("RANK", 0)))  # the first process's counts
     result = train(
         net,

@@ -10,7 +10,7 @@ from torch import nn
 from nl_course import tensor_files
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.training import checkpoint
+from nl_course.training import checkpoint, optimizer_state
 from nl_course.training.checkpoint import load_model, load_training, read_info, save_model, save_training
 
 SMALL = ModelConfig(vocab=11, width=8, layers=2, heads=2, hidden=12)
@@ -105,8 +105,8 @@ def test_model_and_optimizer_come_back_bit_for_bit(tmp_path):
 def test_any_tree_of_an_optimizers_state_is_kept(tmp_path):
     tree = {0: {"step": 3, "flag": True, "none": None, "parts": [torch.ones(2), {"deep": torch.zeros(1)}]}}
     tensors = {}
-    described = json.loads(json.dumps(checkpoint._take_tensors(tree, "o", tensors)))
-    back = checkpoint._give_tensors(described, tensors.__getitem__)
+    described = json.loads(json.dumps(optimizer_state.take_tensors(tree, "o", tensors)))
+    back = optimizer_state.give_tensors(described, tensors.__getitem__)
     assert back["0"]["step"] == 3 and back["0"]["flag"] is True and back["0"]["none"] is None
     assert torch.equal(back["0"]["parts"][0], torch.ones(2)) and torch.equal(
         back["0"]["parts"][1]["deep"], torch.zeros(1)
@@ -163,18 +163,18 @@ def test_missing_foreign_and_mistaken_files_are_told_apart(saved):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "setting"),
     [
-        ({"width": 16}, r"'embedding.weight' is \(11, 8\) there and \(11, 16\) here"),
-        ({"layers": 3}, "it lacks 'layers.2"),
-        ({"layers": 1}, "it has, and this model does not, 'layers.1"),
+        ({"width": 16}, r"'embedding.weight' is \(11, 8\) there and \(11, 16\) here", "width is 8 there and 16 here"),
+        ({"layers": 3}, "it lacks 'layers.2", "layers is 2 there and 3 here"),
+        ({"layers": 1}, "it has, and this model does not, 'layers.1", "layers is 2 there and 1 here"),
     ],
 )
-def test_a_checkpoint_of_another_model_is_refused_before_anything_is_filled(saved, change, words):
+def test_a_checkpoint_of_another_model_is_refused_before_anything_is_filled(saved, change, words, setting):
     other = small(1, ModelConfig(**{**SMALL.to_dict(), **change}))
     optimizer = torch.optim.AdamW(other.parameters())
     before = {n: t.clone() for n, t in other.state_dict().items()}
-    with pytest.raises(CourseError, match="groups the parameters|" + words):
+    with pytest.raises(CourseError, match=setting):
         load_training(saved / "run.safetensors", other, optimizer)
     with pytest.raises(CourseError, match=words):
         load_model(saved / "model.safetensors", build=lambda config: other)
