@@ -96,7 +96,8 @@ def saved_optimizer(
     groups = _groups_to_go_on_with(source, saved["groups"], model, optimizer)
     _check_groups(source, saved["groups"], groups)
     # JSON has no numbers as keys, and torch knows parameters by their number.
-    parameters = {str(number): p for number, p in enumerate(chain(*(group["params"] for group in groups)))}
+    in_order = chain.from_iterable(group["params"] for group in groups)
+    parameters = {str(number): parameter for number, parameter in enumerate(in_order)}
     state = {}
     for key, described in saved["state"]["parts"].items():
         if key not in parameters:
