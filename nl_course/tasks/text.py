@@ -7,6 +7,11 @@
 A token is a byte: there are 256 of them, and no tokenizer is needed. Every machine with the pinned versions reads the
 same bytes. Their hashes stand in `assets/library.json` (made by `nl-course record library`); if the installed text
 differs, a warning says which package and which versions.
+
+Whole documents are held out, but documents repeat each other: in `prose` 9 % of the held-out bytes are lines of 40 or
+more bytes that stand in a training document too, in `code` 6 %. On the course's small models such lines cost 0.1 nats
+per byte less than others, so held-out losses are about 0.01 nats per byte lower than on text that shares no line with
+the training text. The course's recordings were made with this split; `Library.without_shared_lines` is one without.
 """
 
 import hashlib
@@ -14,7 +19,7 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,6 +36,7 @@ SEPARATOR = 0  # the byte between two documents; no text contains it
 SPLITS = ("train", "held_out")
 DEFAULT_PACKAGES = ("sympy", "networkx")
 HELD_OUT_ONE_IN = 20  # every twentieth document, by its name's hash; of a learner's own text, the last twentieth
+LONG_LINE = 40  # bytes; a shorter line that stands in two documents says little
 RECORD = "library.json"
 
 
@@ -90,6 +96,27 @@ class Library:
         """Bytes of text in a split, without separators."""
         return sum(len(document.text) for document in self.documents(split))
 
+    def shared_share(self, least: int = LONG_LINE) -> float:
+        """The share of held-out bytes in lines of at least `least` bytes that stand in a training document too. Spaces
+        around a line do not count."""
+        known = _long_lines(self.train, least)
+        shared = 0
+        for document in self.held_out:
+            shared += sum(len(line) for line in document.text.split(b"\n") if line.strip() in known)
+        return shared / max(self.nbytes("held_out"), 1)
+
+    def without_shared_lines(self, least: int = LONG_LINE) -> "Library":
+        """The same library, but no line of at least `least` bytes stands on both sides: each that is held out is taken
+        out of the training documents. What is held out stays as it is."""
+        check_int("least", least, 1)
+        held_out = _long_lines(self.held_out, least)
+        train = []
+        for document in self.train:
+            left = [line for line in document.text.split(b"\n") if line.strip() not in held_out]
+            train.append(Document(document.name, b"\n".join(left)))
+        train = [document for document in train if document.text.strip()]
+        return replace(self, name=f"{self.name}, without shared lines", train=train)
+
     def __repr__(self) -> str:
         return (
             f"Library({self.name}: {len(self.train):,} documents, {self.nbytes() / 1e6:.2f} MB to learn from; "
@@ -97,12 +124,20 @@ class Library:
         )
 
 
+def _long_lines(texts: Sequence[Document], least: int) -> set[bytes]:
+    """Every line of at least `least` bytes, without the spaces around it."""
+    lines = set()
+    for document in texts:
+        lines.update(line.strip() for line in document.text.split(b"\n"))
+    return {line for line in lines if len(line) >= least}
+
+
 def library(corpus: str = "prose", packages: Sequence[str] = DEFAULT_PACKAGES, strict: bool = False) -> Library:
     """The course's own library: `prose` (docstrings) or `code` (source) of installed packages.
 
-    Documents come in a fixed order that mixes the packages, and a twentieth of them, chosen by name, is held out. The
-    texts are compared with the recorded hashes: a difference is a warning that names both versions, or an error if
-    `strict`. Raises CourseError for an unknown corpus or package.
+    Documents come in a fixed order that mixes the packages, and a twentieth of them, chosen by name, is held out; of
+    lines that both sides share see above. The texts are compared with the recorded hashes: a difference is a warning
+    that names both versions, or an error if `strict`. Raises CourseError for an unknown corpus or package.
     """
     check_choice("corpus", corpus, CORPORA)
     packages = (packages,) if isinstance(packages, str) else tuple(dict.fromkeys(packages))
@@ -134,7 +169,8 @@ def library(corpus: str = "prose", packages: Sequence[str] = DEFAULT_PACKAGES, s
 
 
 def from_path(path: str | os.PathLike) -> Library:
-    """The learner's own text: a file, or a folder of files. The last twentieth of every file is held out.
+    """The learner's own text: a file, or a folder of files. The last twentieth of every file is held out. What the text
+    repeats stands on both sides; `without_shared_lines` takes it out of the part to learn from.
 
     Raises CourseError, naming the path, if it is missing, empty, or not text.
     """

@@ -13,6 +13,7 @@ from nl_course.errors import CourseError
 from nl_course.files import asset
 from nl_course.tasks import documents, text
 from nl_course.tasks.documents import Document, dedent, docstrings
+from nl_course.tasks.text import Library
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,30 @@ def test_books_stand_in_the_order_of_their_names_hashes_and_every_twentieth_is_h
     share = len(prose.held_out) / (len(prose.train) + len(prose.held_out))
     assert 0.03 < share < 0.08
     assert {book.name.split(".")[0] for book in prose.train[:20]} == {"sympy", "networkx"}  # well mixed
+
+
+def test_lines_that_both_sides_share_are_measured_and_can_be_taken_out(prose):
+    assert prose.shared_share() == pytest.approx(0.0918, abs=5e-4)
+    apart = prose.without_shared_lines()
+    assert apart.shared_share() == 0
+    assert apart.held_out == prose.held_out and apart.name.endswith("without shared lines")
+    assert 0.98 < apart.nbytes() / prose.nbytes() < 0.99  # 1.2 % of what there is to learn from
+    # What is left of a document are its own lines, in their order.
+    before = {document.name: document.text.split(b"\n") for document in prose.train}
+    for document in apart.train[:100]:
+        own = iter(before[document.name])
+        assert all(line in own for line in document.text.split(b"\n"))
+
+
+def test_a_line_is_shared_whatever_spaces_stand_around_it_and_short_ones_are_not():
+    long_line = b"the same forty bytes stand in both documents"
+    train = [Document("a", b"first\n  " + long_line + b"\nlast"), Document("b", long_line)]
+    made = Library("own", train, [Document("c", long_line + b"  \nfirst")])
+    assert made.shared_share() == pytest.approx((len(long_line) + 2) / (len(long_line) + 8))
+    assert made.without_shared_lines().train == [Document("a", b"first\nlast")]
+    assert made.without_shared_lines(least=5).train == [Document("a", b"last")]
+    with pytest.raises(CourseError, match="least"):
+        made.without_shared_lines(least=0)
 
 
 def test_no_book_is_a_test_or_a_generated_file():
