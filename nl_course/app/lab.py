@@ -1,25 +1,36 @@
 """`nl-course lab`: JupyterLab on the course, quiet and offline; and a learner's own copy that updates never overwrite.
 
 In a copy, a notebook whose cells the learner has not changed follows the course; one that was changed is kept, and the
-command says so. `.nl_course_copy.json` in the copy remembers what was written there.
+command says so. The same holds for pages and pictures. `.nl_course_copy.json` in the copy remembers what was written
+there; of pages and pictures in copies that older versions made, the course itself knows which it handed out.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from nl_course.errors import CourseError, check_choice
-from nl_course.files import cache_folder, check_writable, course_root, reason, write_atomically
+from nl_course.files import (
+    cache_folder,
+    check_folder,
+    check_writable,
+    course_root,
+    parse_json,
+    read_json,
+    reason,
+    write_atomically,
+)
+from nl_course.manifest import NOT_PLAIN, Manifest, digest
 
 START = "00_start_here.ipynb"
-_WRITTEN = ".nl_course_copy.json"  # in a copy: notebook -> fingerprint of what the course wrote there last
+_WRITTEN = ".nl_course_copy.json"  # in a copy: the manifest of what the course wrote there
 # No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
 # The glossary opens as a page to read, not as Markdown to edit.
 _SETTINGS = {
@@ -31,18 +42,24 @@ _SETTINGS = {
 # -- the copy -------------------------------------------------------------------------------------------------
 @dataclass
 class CopyResult:
-    """What became of each notebook, by file name; printed, in sentences."""
+    """What became of each notebook, page and picture, by file name; printed, in sentences."""
 
     folder: Path
     added: list[str] = field(default_factory=list)
     updated: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # hold the learner's changes
     behind: list[str] = field(default_factory=list)  # kept, and the course's own has changed since
+    left_alone: list[str] = field(default_factory=list)  # links and folders of the learner's under these names
     saved_as: str = ""  # where a reset notebook's earlier version went
 
     def __str__(self) -> str:
         lines = []
-        for what, names in (("Added", self.added), ("Updated", self.updated), ("Kept with your changes", self.kept)):
+        for what, names in (
+            ("Added", self.added),
+            ("Updated", self.updated),
+            ("Kept with your changes", self.kept),
+            ("Left alone, because it is a link or no plain file", self.left_alone),
+        ):
             if names:
                 lines.append(f"{what}: {', '.join(sorted(names))}.")
         if self.behind:
@@ -54,113 +71,122 @@ class CopyResult:
 
 
 def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bool = False) -> CopyResult:
-    """Makes or updates a learner's copy of the notebooks in `folder`.
+    """Makes or updates a learner's copy of the course's notebooks, pages and pictures in `folder`.
 
-    `reset` names a notebook that is put back; the learner's version is kept under a dated name. `student` leaves the
-    solution cells out. Raises CourseError for a folder that cannot be written or lies inside the course, and for an
-    unknown notebook.
+    What is there follows the course if the course wrote it and nobody has changed it since; running a notebook is no
+    change. All else is kept. `reset` names a notebook or page that is put back; the learner's version is kept under a
+    dated name. `student` leaves the solution cells out. Raises CourseError for a folder that cannot be written, lies
+    inside the course, or has links where the copy's own folders would be; and for an unknown notebook.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = check_folder(Path(folder).expanduser(), "the copy's folder").resolve()
     root = course_root().resolve()
     if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets")):
         raise CourseError(f"a copy cannot stand in the course's own folder {folder}; choose another one.")
-    sources = {path.name: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
-    if not sources:
+    notebooks = {path.name: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    if not notebooks:
         raise CourseError(f"the course's notebooks are missing from {root / 'notebooks'}.")
+    pages = {path.name: path for path in sorted((root / "notebooks").glob("*.md"))}
     if reset is not None:
-        reset = _notebook_named(reset, sources)
+        reset = _notebook_named(reset, [*notebooks, *pages])
     transform = _without_solutions if student else _as_it_is
+    contents: dict[str, bytes] = {}  # path in the copy -> what the course would write there now
     try:
-        (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-        result = _copy_notebooks(sources, folder, reset, transform)
-        # Glossary and evidence are pages to read; nobody is expected to edit them, so they always follow the course.
-        for page in sorted((root / "notebooks").glob("*.md")):
-            _write_text(folder / "notebooks" / page.name, page.read_text(encoding="utf-8"))
-        previews = root / "assets" / "previews"
-        if previews.is_dir():
-            shutil.copytree(previews, folder / "assets" / "previews", dirs_exist_ok=True)
+        for name, path in notebooks.items():
+            contents[f"notebooks/{name}"] = transform(path.read_text(encoding="utf-8")).encode()
+        for name, path in pages.items():
+            contents[f"notebooks/{name}"] = path.read_bytes()
+        for path in sorted((root / "assets" / "previews").glob("*")):
+            contents[f"assets/previews/{path.name}"] = path.read_bytes()
+        for part in ("notebooks", "assets", "assets/previews"):
+            if (folder / part).is_symlink():
+                raise CourseError(f"{folder / part} is a link, and a copy is not written through links; remove it.")
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        return _copy(contents, folder, reset)
     except OSError as error:
-        raise CourseError(f"cannot write the copy into {folder}: {error.strerror or error}.") from error
-    return result
+        where = error.filename or folder
+        raise CourseError(f"cannot write the copy into {folder}: {where}: {reason(error)}.") from error
 
 
-def _copy_notebooks(
-    sources: dict[str, Path], folder: Path, reset: str | None, transform: Callable[[str], str]
-) -> CopyResult:
+def _copy(contents: dict[str, bytes], folder: Path, reset: str | None) -> CopyResult:
+    """Brings a copy up to date with `contents`: path in the copy -> what the course would write there now."""
     result = CopyResult(folder)
-    written = _read_written(folder)
-    for name, source in sources.items():
-        text = transform(source.read_text(encoding="utf-8"))
-        latest = fingerprint(text)
-        target = folder / "notebooks" / name
-        if not target.exists():
+    manifest = Manifest(folder, _WRITTEN)
+    for path in manifest.paths():
+        if "/" not in path:  # earlier versions remembered notebooks only, by their names
+            manifest.rename(path, f"notebooks/{path}")
+    for path, content in contents.items():
+        name = path.removeprefix("notebooks/")
+        fingerprint_of = _notebook_fingerprint if name.endswith(".ipynb") else digest
+        latest = fingerprint_of(content)
+        present = manifest.present(path, fingerprint_of)
+        is_asked = name == reset
+        if present == NOT_PLAIN:
+            if is_asked:
+                raise CourseError(f"{folder / path} is a link or no plain file, and is left alone; remove it first.")
+            result.left_alone.append(name)
+            continue
+        if present == latest and not is_asked:
+            manifest.note(path, latest)
+            continue
+        # The learner has changed what is neither what the course wrote last nor what it would write now.
+        is_ours = manifest.knows(path, present) or (path not in manifest and present in _handed_out())
+        changed = present not in (None, latest) and not is_ours
+        if changed and not is_asked:
+            result.kept.append(name)
+            if not manifest.knows(path, latest):
+                result.behind.append(name)
+            continue
+        if changed:
+            result.saved_as = _save_under_date(folder / path)
+        manifest.write(path, content, fingerprint_of)
+        if present is None and name.endswith(".ipynb"):
             result.added.append(name)
-        else:
-            present = fingerprint(target.read_text(encoding="utf-8", errors="replace"))
-            # The learner has changed what is neither what the course wrote last nor what it would write now.
-            changed = present not in (written.get(name), latest)
-            if name == reset:
-                if changed:
-                    result.saved_as = _save_under_date(target)
-                result.updated.append(name)
-            elif changed:
-                result.kept.append(name)
-                if written.get(name) != latest:
-                    result.behind.append(name)
-                continue
-            elif present == latest:
-                written[name] = present
-                continue
-            else:
-                result.updated.append(name)
-        _write_text(target, text)
-        written[name] = latest
-        # After every notebook: if the copy breaks off, the ones it has written are not taken for the learner's.
-        _write_text(folder / _WRITTEN, json.dumps(written, indent=1) + "\n")
-    _write_text(folder / _WRITTEN, json.dumps(written, indent=1) + "\n")
+        elif present is not None:
+            result.updated.append(name)
+    manifest.save()
     return result
 
 
 def fingerprint(notebook: str) -> str:
     """A hash of what an author writes in a notebook: kinds and sources of its cells. Running it changes nothing."""
     try:
-        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in json.loads(notebook)["cells"]]
+        cells = [[cell["cell_type"], "".join(cell["source"])] for cell in parse_json(notebook)["cells"]]
     except (ValueError, TypeError, KeyError):
         return hashlib.sha256(notebook.encode()).hexdigest()[:12]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:12]
 
 
-def _read_written(folder: Path) -> dict[str, str]:
-    """What the course wrote into a copy. Without that file every notebook that differs counts as the learner's own,
-    which loses nothing."""
-    try:
-        written = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
-        return {str(name): str(value) for name, value in written.items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
+def _notebook_fingerprint(content: bytes) -> str:
+    return fingerprint(content.decode("utf-8", errors="replace"))
+
+
+@lru_cache(maxsize=1)
+def _handed_out() -> frozenset[str]:
+    """Fingerprints of the pages and pictures that went into copies before copies remembered them."""
+    return frozenset(read_json(Path(__file__).with_name("handed_out.json"), "list of what was handed out")["sha256"])
 
 
 def _save_under_date(target: Path) -> str:
-    """Renames a learner's notebook after today; returns the new name, which no file had."""
+    """Renames a learner's notebook or page after today; returns the new name, which no file had."""
     stem = f"{target.stem}_{datetime.now():%Y-%m-%d}"
-    path = target.with_name(f"{stem}.ipynb")
+    path = target.with_name(f"{stem}{target.suffix}")
     number = 2
-    while path.exists():
-        path = target.with_name(f"{stem}_{number}.ipynb")
+    while os.path.lexists(path):
+        path = target.with_name(f"{stem}_{number}{target.suffix}")
         number += 1
     target.rename(path)
     return path.name
 
 
-def _notebook_named(name: str, sources: dict[str, Path]) -> str:
-    """The notebook that the learner means: its file name, with or without its ending, or its number."""
-    wanted = Path(name).name.removesuffix(".ipynb")
-    matching = [source for source in sources if source.removesuffix(".ipynb") == wanted]
-    if not matching and wanted.isdigit():
-        matching = [source for source in sources if source.startswith(f"{int(wanted):02d}_")]
+def _notebook_named(name: str, names: list[str]) -> str:
+    """The notebook or page that the learner means: its file name, with or without its ending, or its number."""
+    wanted = Path(name).name
+    matching = [known for known in names if wanted in (known, Path(known).stem)]
+    if not matching and wanted.isdecimal():
+        matching = [known for known in names if known.startswith(f"{int(wanted):02d}_")]
     if matching:
         return matching[0]
-    return check_choice("notebook", f"{wanted}.ipynb", sources)
+    return check_choice("notebook", wanted if Path(wanted).suffix else f"{wanted}.ipynb", names)
 
 
 def _as_it_is(text: str) -> str:

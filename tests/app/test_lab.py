@@ -7,12 +7,15 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from nl_course.app import lab
 from nl_course.errors import CourseError
+from nl_course.files import write_atomically
+from nl_course.manifest import digest
 
 
 def notebook(*sources, outputs=(), tags=()):
@@ -100,6 +103,99 @@ def test_without_its_memory_a_copy_keeps_everything_that_differs(course, copy):
     assert lab.copy_course(copy).kept == ["00_start_here.ipynb", "01_attention.ipynb"]
 
 
+@pytest.fixture
+def old_copy(course, copy, monkeypatch):
+    """A copy as versions made it that remembered notebooks only, by their names."""
+    manifest = json.loads((copy / lab._WRITTEN).read_text())
+    old = {path.removeprefix("notebooks/"): value for path, value in manifest.items() if path.endswith(".ipynb")}
+    (copy / lab._WRITTEN).write_text(json.dumps(old))
+    known = {digest((copy / "notebooks" / "glossary.md").read_bytes())}
+    monkeypatch.setattr(lab, "_handed_out", lambda: known)
+    return copy
+
+
+@pytest.mark.parametrize("made", ["copy", "old_copy"])
+def test_pages_and_pictures_follow_the_course_until_they_are_changed(course, made, request):
+    folder = request.getfixturevalue(made)
+    (course / "notebooks" / "evidence.md").write_text("# Evidence\n")
+    lab.copy_course(folder)
+    (course / "notebooks" / "glossary.md").write_text("# Glossary, longer\n")
+    (folder / "notebooks" / "evidence.md").write_text("my evidence\n")
+    (folder / "assets" / "previews" / "view.png").write_bytes(b"my picture")
+    copied = lab.copy_course(folder)
+    assert copied.updated == ["glossary.md"] and copied.behind == []
+    assert copied.kept == ["evidence.md", "assets/previews/view.png"]
+    assert (folder / "notebooks" / "glossary.md").read_text() == "# Glossary, longer\n"
+    assert (folder / "notebooks" / "evidence.md").read_text() == "my evidence\n"
+    assert (folder / "assets" / "previews" / "view.png").read_bytes() == b"my picture"
+    (course / "notebooks" / "evidence.md").write_text("# Evidence, longer\n")
+    assert lab.copy_course(folder).behind == ["evidence.md"]
+    taken = lab.copy_course(folder, reset="evidence.md")
+    assert (folder / "notebooks" / taken.saved_as).read_text() == "my evidence\n" and taken.saved_as.endswith(".md")
+    assert (folder / "notebooks" / "evidence.md").read_text() == "# Evidence, longer\n"
+
+
+def test_an_old_copy_keeps_what_the_course_does_not_know(course, old_copy, monkeypatch):
+    monkeypatch.setattr(lab, "_handed_out", frozenset)
+    (course / "notebooks" / "glossary.md").write_text("# Glossary, longer\n")
+    edit(course, "00_start_here.ipynb", "a new version")
+    copied = lab.copy_course(old_copy)
+    assert copied.kept == copied.behind == ["glossary.md"] and copied.updated == ["00_start_here.ipynb"]
+
+
+def test_the_course_knows_the_pages_and_pictures_of_its_present_version():
+    """Copies that were made before copies remembered them hold these or earlier ones."""
+    assert len(lab._handed_out()) > 80 and all(re.fullmatch("[0-9a-f]{12}", known) for known in lab._handed_out())
+
+
+def test_no_link_is_written_through(course, copy, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for inside in ("notebooks/01_attention.ipynb", "notebooks/glossary.md", "assets/previews/view.png"):
+        (theirs / Path(inside).name).write_text("theirs")
+        (copy / inside).unlink()
+        (copy / inside).symlink_to(theirs / Path(inside).name)
+    edit(course, "01_attention.ipynb", "a new version")
+    (copy / "notebooks" / "02_scaling.ipynb").unlink()
+    (copy / "notebooks" / "02_scaling.ipynb").mkdir()
+    copied = lab.copy_course(copy)
+    names = ["01_attention.ipynb", "02_scaling.ipynb", "assets/previews/view.png", "glossary.md"]
+    assert sorted(copied.left_alone) == names and "Left alone, because it is a link" in str(copied)
+    assert {path.read_text() for path in theirs.iterdir()} == {"theirs"}
+    assert (copy / "notebooks" / "01_attention.ipynb").is_symlink()
+    with pytest.raises(CourseError, match=r"01_attention\.ipynb is a link or no plain file, and is left alone"):
+        lab.copy_course(copy, reset="01")
+
+
+@pytest.mark.parametrize("part", ["notebooks", "assets", "assets/previews", lab._WRITTEN])
+def test_a_copy_whose_own_folder_or_list_is_a_link_is_refused(copy, tmp_path, part):
+    (copy / part).rename(tmp_path / "moved")
+    (copy / part).symlink_to(tmp_path / "moved")
+    with pytest.raises(CourseError, match="link"):
+        lab.copy_course(copy)
+    assert (copy / part).is_symlink()
+
+
+def test_a_copy_that_was_broken_off_is_gone_on_with(course, copy, monkeypatch):
+    """Whether the process ended before or after the file was written, what the course wrote counts as the course's."""
+    for breaks in (lambda path, writer: killed(), lambda path, writer: (write_atomically(path, writer), killed())):
+        edit(course, "00_start_here.ipynb", f"a new version, {breaks}")
+        with monkeypatch.context() as patch:
+            patch.setattr("nl_course.manifest.write_atomically", breaking_at("00_start_here.ipynb", breaks))
+            with pytest.raises(KeyboardInterrupt):
+                lab.copy_course(copy)
+        edit(course, "00_start_here.ipynb", f"a newer version, {breaks}")
+        assert lab.copy_course(copy).updated == ["00_start_here.ipynb"]
+
+
+def breaking_at(name, breaks):
+    return lambda path, writer: breaks(path, writer) if path.name == name else write_atomically(path, writer)
+
+
+def killed():
+    raise KeyboardInterrupt
+
+
 def test_a_students_copy_has_no_solution_cells(course, tmp_path):
     folder = tmp_path / "class"
     lab.copy_course(folder, student=True)
@@ -114,7 +210,7 @@ def test_a_copy_that_cannot_be_made_is_refused_in_words(course, tmp_path):
         lab.copy_course(course)
     with pytest.raises(CourseError, match="course's own folder"):
         lab.copy_course(course / "notebooks" / "x")
-    with pytest.raises(CourseError, match="cannot write the copy"):
+    with pytest.raises(CourseError, match=r"as the copy's folder: .*/file is a file, not a folder"):
         lab.copy_course(tmp_path / "file" / "inside")
     with pytest.raises(CourseError, match=r"Did you mean '01_attention\.ipynb'"):
         lab.copy_course(tmp_path / "new", reset="01_atention")
