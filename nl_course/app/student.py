@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 
 import nl_course
-from nl_course.errors import CourseError
-from nl_course.files import course_root
+from nl_course.errors import DONE, CourseError
+from nl_course.files import check_folder, course_root, reason
 
 TEACHERS_PART = ("aim", "solution", "wrong")  # keywords of an Exercise that a student build leaves out
 EXERCISE_POSITIONS = 6  # arguments of an Exercise before the first of these
@@ -40,7 +40,7 @@ def build(folder: str | os.PathLike) -> Path:
     The copy is made beside it and moved into place at the end: a failure leaves nothing behind. Raises CourseError for
     a folder that holds something, lies inside the course, or cannot be written.
     """
-    folder = Path(folder).expanduser().resolve()
+    folder = check_folder(Path(folder).expanduser(), "the student build's folder").resolve()
     package = Path(nl_course.__file__).resolve().parent
     root = course_root().resolve()
     for source in (package, root / "assets", root / "notebooks"):
@@ -48,9 +48,9 @@ def build(folder: str | os.PathLike) -> Path:
             raise CourseError(
                 f"a student build cannot stand inside the course's own {source.name}/; choose another folder."
             )
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise CourseError(f"{folder} exists already; give a folder that does not exist yet, or an empty one.")
     try:
+        if folder.exists() and any(folder.iterdir()):
+            raise CourseError(f"{folder} exists already; give a folder that does not exist yet, or an empty one.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
             copy = Path(temporary) / "course"
@@ -58,12 +58,20 @@ def build(folder: str | os.PathLike) -> Path:
             _strip_exercises(copy / "nl_course" / "exercises")
             for notebook in sorted((copy / "notebooks").glob("*.ipynb")):
                 notebook.write_text(strip_notebook(notebook.read_text("utf-8")), "utf-8")
-            if folder.exists():
-                folder.rmdir()
-            copy.rename(folder)
+            _move(copy, folder)
     except OSError as error:
-        raise CourseError(f"the student build could not be written to {folder}: {error.strerror}.") from error
+        raise CourseError(f"the student build could not be written to {folder}: {reason(error)}.") from error
     return folder
+
+
+def _move(copy: Path, folder: Path) -> None:
+    """Moves the finished copy into place: a folder that is there, and empty, stays the very folder that it is, since
+    somebody may stand in it."""
+    if not folder.exists():
+        copy.rename(folder)
+        return
+    for path in sorted(copy.iterdir()):
+        path.rename(folder / path.name)
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -76,7 +84,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
 def run_student(arguments: argparse.Namespace) -> int:
     """The command itself; returns the exit code."""
     print(f"Student build written to {build(arguments.folder)}")
-    return 0
+    return DONE
 
 
 def _copy(package: Path, root: Path, copy: Path) -> None:

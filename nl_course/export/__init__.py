@@ -4,13 +4,16 @@
     export("site")                 # runs every notebook, so that its plots are there and live
     export("site", run=False)      # uses the outputs that the notebooks hold: text, code, sentences; no plots
 
+The pages are written into a new or empty folder, or into one that an export has written before:
+`.nl_course_export.json` there says what was written. Files of somebody else are never replaced, and links are not
+followed.
+
 Every notebook becomes a page and a set of slides. README.md becomes the front page; the other texts of the course
 (`notebooks/*.md`, CONTRIBUTING.md) become a page each. Formulas are turned into MathML, and plotly's own file is copied
 beside the pages: nothing is fetched. A view is shown as its plot at the settings it opens with, and its sentence.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,9 +24,11 @@ import nbformat
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.export.running import run_notebook
-from nl_course.files import course_root, write_atomically
+from nl_course.files import check_folder, course_root, reason
+from nl_course.manifest import Manifest
 
 PLAIN_FILES = ("LICENSE", "CITATION.cff", "environment.yml")  # files that pages link to and that are copied as they are
+_WRITTEN = ".nl_course_export.json"  # in an export: the manifest of what was written there
 
 
 @dataclass
@@ -44,43 +49,83 @@ def export(
     jobs: int = 2,
     say: Callable[[str], None] = print,
 ) -> Exported:
-    """Writes the pages into `folder`, which is made or added to.
+    """Writes the pages into `folder`: a new or empty one, or an earlier export, which is brought up to date.
 
     `notebooks` are names or their beginnings ("03"), all if None; `jobs` of them run at once; `say` is given a line for
     each that is done. A notebook with a failing cell gets a page with what came before it, and is in `failed`. Raises
-    CourseError for an unknown notebook and for a folder inside the course's notebooks or assets.
+    CourseError for an unknown notebook, for a folder inside the course's notebooks or assets, and, before anything is
+    done, for a folder that holds files of somebody else in place of the pages.
     """
     from nl_course.export import documents, pages, slides
 
     check_int("jobs", jobs, 1)
     root = course_root().resolve()
-    folder = Path(folder).expanduser().resolve()
+    folder = check_folder(Path(folder).expanduser(), "the pages' folder").resolve()
     if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets", "nl_course")):
         raise CourseError(f"the pages cannot stand in the course's own folder {folder}; choose another one.")
     sources = chosen(root, notebooks)
     exported = Exported(folder)
     titles = {path.stem: pages.title_of(path) for path in all_notebooks(root)}
-    copy_files(root, folder)
+    files = fixed_files(root)
+    texts = documents.pages(root, titles)
+    of_notebooks = [f"{path.stem}.{kind}" for path in sources for kind in ("html", "slides.html")]
+    manifest = opened(folder, [*files, *texts, *of_notebooks])
+
+    def write(path: str, content: bytes) -> Path:
+        try:
+            return manifest.write(path, content)
+        except OSError as error:
+            raise CourseError(f"cannot write {folder / path}: {reason(error)}.") from error
 
     def read(path: Path) -> tuple[nbformat.NotebookNode, str]:
         if run:
             return run_notebook(path, jobs)
         return nbformat.read(path, as_version=4), ""
 
+    for path, content in files.items():
+        write(path, content)
     # Threads are enough: each notebook runs in a process of its own, its kernel.
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(min(jobs, len(sources)))
+    try:
         for path, (notebook, error) in zip(sources, pool.map(read, sources), strict=True):
             name = path.stem
             if error:
                 exported.failed[name] = error
             page = pages.page(notebook, name, titles)
-            exported.pages.append(write_text(folder / f"{name}.html", page))
+            exported.pages.append(write(f"{name}.html", page.encode()))
             slide_page = slides.page(notebook, name, titles)
-            exported.slides.append(write_text(folder / f"{name}.slides.html", slide_page))
+            exported.slides.append(write(f"{name}.slides.html", slide_page.encode()))
             say(f"{name}: {'a cell failed' if error else 'written'}")
-    for name, text in documents.pages(root, titles).items():
-        exported.pages.append(write_text(folder / name, text))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after ctrl-C no further notebook is begun
+    for name, text in texts.items():
+        exported.pages.append(write(name, text.encode()))
+    manifest.save()
     return exported
+
+
+def opened(folder: Path, paths: Sequence[str]) -> Manifest:
+    """The manifest of a folder into which `paths` are to be written.
+
+    Raises CourseError unless the folder is new, empty, or an earlier export in which these files are as it left them.
+    """
+    manifest = Manifest(folder, _WRITTEN)
+    if not manifest.is_there and folder.is_dir() and any(folder.iterdir()):
+        raise CourseError(
+            f"{folder} holds files, and no list of an earlier export says that they are its own; "
+            "give a new or an empty folder."
+        )
+    for path in paths:
+        try:
+            present = manifest.present(path)
+        except OSError as error:
+            raise CourseError(f"cannot read {folder / path}: {reason(error)}.") from error
+        if present is not None and not manifest.knows(path, present):
+            raise CourseError(
+                f"{folder / path} is not as an export left it, and is not replaced; move it away, or give another "
+                "folder."
+            )
+    return manifest
 
 
 def all_notebooks(root: Path) -> list[Path]:
@@ -104,21 +149,18 @@ def chosen(root: Path, names: Sequence[str] | None) -> list[Path]:
     return [path for stem, path in known.items() if stem in stems]
 
 
-def copy_files(root: Path, folder: Path) -> None:
-    """Copies what the pages show or need: previews, plotly's script, the style, files that they link to."""
+def fixed_files(root: Path) -> dict[str, bytes]:
+    """What the pages show or need, by its path in the export: previews, plotly's script, the style, files that they
+    link to."""
     import plotly
 
-    files = folder / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(root / "assets" / "previews", folder / "previews", dirs_exist_ok=True)
-    shutil.copyfile(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", files / "plotly.min.js")
+    files = {}
+    for path in sorted((root / "assets" / "previews").iterdir()):
+        files[f"previews/{path.name}"] = path.read_bytes()
+    files["files/plotly.min.js"] = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes()
     for name in ("course.css", "slides.js"):
-        write_text(files / name, (resources.files("nl_course.export") / "files" / name).read_text(encoding="utf-8"))
+        files[f"files/{name}"] = (resources.files("nl_course.export") / "files" / name).read_bytes()
     for name in PLAIN_FILES:
         if (root / name).is_file():
-            shutil.copyfile(root / name, folder / name)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes a text whole or not at all; returns its path."""
-    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            files[name] = (root / name).read_bytes()
+    return files

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -25,7 +26,13 @@ def as_html(cells: list[nbformat.NotebookNode], name: str) -> str:
     """The cells' HTML. `name` is the notebook's; the ids of its plots are made from it."""
     notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     notebook.cells = [prepared(cell, name) for cell in cells]
-    return HTMLExporter(template_name="basic").from_notebook_node(notebook)[0]
+    return _exporter().from_notebook_node(notebook)[0]
+
+
+@lru_cache(maxsize=1)
+def _exporter() -> HTMLExporter:
+    """One for all: a new one would compile its templates anew, half a second for each of 600 slides."""
+    return HTMLExporter(template_name="basic")
 
 
 def prepared(cell: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:

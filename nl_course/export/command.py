@@ -9,7 +9,7 @@ from nl_course.errors import DONE, FOUND
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Adds `export DIR` to the command line."""
     parser = commands.add_parser("export", help="the whole course as static pages and slides")
-    parser.add_argument("folder", metavar="DIR", help="where the pages go")
+    parser.add_argument("folder", metavar="DIR", help="where the pages go: a new or empty folder, or an earlier export")
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="which ones, such as 03 (default: all)")
     parser.add_argument(
         "--no-run", action="store_true", help="do not run the notebooks: quick, but without their plots"

@@ -2,12 +2,14 @@
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
+from nl_course.app import student
 from nl_course.app.student import add_command, build, strip_notebook, strip_source
 from nl_course.errors import CourseError
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
@@ -245,11 +247,37 @@ def test_it_never_writes_over_something(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(CourseError, match="exists already"):
         build(tmp_path)
-    with pytest.raises(CourseError, match="exists already"):
-        build(tmp_path / "mine.txt")
-    with pytest.raises(CourseError, match="could not be written"):
-        build(tmp_path / "mine.txt" / "course")
+    for inside in ("mine.txt", "mine.txt/course"):
+        with pytest.raises(CourseError, match=r"mine\.txt is a file, not a folder"):
+            build(tmp_path / inside)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_link_that_leads_nowhere_is_not_followed(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(CourseError, match="is a link that leads nowhere"):
+        build(tmp_path / "link")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_an_empty_folder_that_somebody_stands_in_is_filled_and_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(student, "_copy", lambda package, root, copy: (copy / "notebooks").mkdir(parents=True))
+    monkeypatch.setattr(student, "_strip_exercises", lambda folder: None)
+    (tmp_path / "course").mkdir()
+    before = (tmp_path / "course").stat().st_ino
+    assert build(tmp_path / "course") == tmp_path / "course"
+    assert (tmp_path / "course").stat().st_ino == before and (tmp_path / "course" / "notebooks").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["course"]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(source, target, **options):
+        raise shutil.Error([(str(source), str(target), "[Errno 28] No space left on device: 'b'")])
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    with pytest.raises(CourseError, match=r"could not be written to .*new: .*: \[Errno 28\] No space left on device"):
+        build(tmp_path / "new")
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
 def test_the_command(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from nl_course.export import copy_files, pages, slides, write_text
+from nl_course.export import fixed_files, pages, slides
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
 
@@ -24,9 +24,12 @@ def site(tmp_path_factory):
     nbformat.write(notebook, folder / "desk.ipynb")
     ran, wrong = run_notebook(folder / "desk.ipynb")
     assert not wrong
-    copy_files(course_root(), folder)
+    contents = fixed_files(course_root())
     for name, text in (("desk.html", pages.page), ("desk.slides.html", slides.page)):
-        write_text(folder / name, text(ran, "desk", {"desk": "A desk"}))
+        contents[name] = text(ran, "desk", {"desk": "A desk"}).encode()
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
     return folder
 
 

@@ -10,6 +10,7 @@ import nbformat
 import plotly.graph_objects as go
 import pytest
 
+import nl_course.export
 from nl_course.errors import CourseError
 from nl_course.export import all_notebooks, cells, chosen, export, slides
 from nl_course.export.maths import with_mathml
@@ -158,6 +159,90 @@ def test_a_notebook_is_named_by_its_beginning_and_bad_input_is_refused(tmp_path)
         export(root / "assets" / "site")
     with pytest.raises(CourseError, match="jobs"):
         export(tmp_path, jobs=0)
+
+
+# -- whose files -----------------------------------------------------------------------------------------------
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A course of one notebook, to be exported in no time: the path it is exported to."""
+    root = tmp_path / "course"
+    (root / "notebooks").mkdir(parents=True)
+    (root / "assets" / "previews").mkdir(parents=True)
+    (root / "assets" / "previews" / "view.png").write_bytes(b"picture")
+    (root / "README.md").write_text("# The course\n")
+    (root / "LICENSE").write_text("MIT\n")
+    write(root / "notebooks" / "00_start.ipynb", "1 + 1")
+    monkeypatch.setattr(nl_course.export, "course_root", lambda: root)
+    return tmp_path / "site"
+
+
+def again(folder):
+    return export(folder, run=False, say=lambda line: None)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_an_export_is_brought_up_to_date_and_what_is_added_to_it_stays(small):
+    again(small)
+    first = contents(small)
+    assert {"index.html", "00_start.html", "00_start.slides.html", "LICENSE"} <= {path.name for path in first}
+    (small / "CNAME").write_text("mine")
+    (small.parent / "course" / "LICENSE").write_text("MIT, newer\n")
+    again(small)
+    assert (small / "LICENSE").read_text() == "MIT, newer\n" and (small / "CNAME").read_text() == "mine"
+    (small.parent / "empty").mkdir()
+    assert again(small.parent / "empty").pages
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "index.html", "anything.txt", ".hidden"])
+def test_a_folder_with_files_of_somebody_else_is_refused_before_work_begins(small, name, monkeypatch):
+    small.mkdir()
+    (small / name).write_text("mine")
+    monkeypatch.setattr(nl_course.export, "run_notebook", lambda *arguments: pytest.fail("work began"))
+    with pytest.raises(CourseError, match="holds files, and no list of an earlier export"):
+        export(small)
+    assert contents(small) == {small / name: b"mine"}
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "index.html", "00_start.html", "files/course.css", "previews/view.png"])
+@pytest.mark.parametrize("how", ["changed", "link", "folder"])
+def test_a_page_that_is_not_as_the_export_left_it_is_refused(small, name, how):
+    again(small)
+    theirs = small.parent / "theirs"
+    (small / name).rename(theirs)  # even if it holds what the page held, a link is not followed
+    held = theirs.read_bytes()
+    if how == "changed":
+        (small / name).write_text("mine")
+    elif how == "link":
+        (small / name).symlink_to(theirs)
+    else:
+        (small / name).mkdir()
+    before = contents(small)
+    with pytest.raises(CourseError, match=rf"{name} is not as an export left it"):
+        again(small)
+    assert contents(small) == before and theirs.read_bytes() == held
+
+
+def test_a_folder_inside_that_is_a_link_is_not_written_through(small):
+    again(small)
+    (small / "files").rename(small.parent / "elsewhere")
+    (small / "files").symlink_to(small.parent / "elsewhere")
+    before = contents(small.parent / "elsewhere")
+    with pytest.raises(CourseError, match=r"files/.* is not as an export left it"):
+        again(small)
+    assert contents(small.parent / "elsewhere") == before
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "[" * 10**5, '{"LICENSE": 5}'])
+def test_a_damaged_list_proves_nothing(small, damage):
+    again(small)
+    (small / ".nl_course_export.json").write_text(damage)
+    before = contents(small)
+    with pytest.raises(CourseError, match=r"no list of an earlier export|is not as an export left it"):
+        again(small)
+    assert contents(small) == before
 
 
 def write(path: Path, *sources: str) -> Path:
