@@ -281,10 +281,10 @@ def step_seconds(rows: int = 8, length: int = 256, repeats: int = 3) -> tuple[fl
 
     from nl_course.model import LanguageModel
     from nl_course.presets import preset
+    from nl_course.seeding import seeded
     from nl_course.training import token_losses
 
-    with torch.random.fork_rng():  # the caller's random numbers go on as if nothing had happened
-        torch.manual_seed(0)
+    with seeded(0):
         model = LanguageModel(preset("tiny"))
         tokens = torch.randint(256, (rows, length + 1))  # (b, t + 1)
     # The fastest: whatever else the machine does can only make a pass slower.

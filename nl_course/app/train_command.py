@@ -109,8 +109,8 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]) -> int:
-    import torch
 
+    from nl_course.seeding import seeded
     from nl_course.training import TrainingConfig, train
 
     folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
@@ -132,8 +132,9 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         held_out = None
 
     # The model. Its weights depend on the seed alone.
-    torch.manual_seed(config.seed)
-    model = language_model(model_config(settings["preset"], settings["memory"], tokenizer.vocab)).to(device)
+    shape = model_config(settings["preset"], settings["memory"], tokenizer.vocab)
+    with seeded(config.seed):
+        model = language_model(shape).to(device)
     where = device.type if ranks.mode == "none" else f"{device.type}, {ranks.world_size} processes ({ranks.mode})"
     what = f"{settings['preset']} with {model.config.memory}, {model.parameter_count():,} parameters"
     print_line(f"{what}, on {where}. {description}")

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from nl_course.benches.measure import decode_seconds, forward, forward_backward, in_turn, ratio
 from nl_course.memories import build_memory
+from nl_course.seeding import seeded
 
 TOKENS, WIDTH, HEADS = 2048, 256, 4
 CASES = {
@@ -32,9 +33,9 @@ class Bare(nn.Module):
         return self.output(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
+@seeded(0)
 def rows() -> list[dict]:
     """Tokens per second, time beside the bare layer, decode time and state bytes per case."""
-    torch.manual_seed(0)
     x = torch.randn(1, TOKENS, WIDTH)
     bare = Bare()
     table = []

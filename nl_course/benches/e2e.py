@@ -13,6 +13,7 @@ import torch
 
 from nl_course.benches.measure import in_turn, peak_bytes, ratio, seconds
 from nl_course.nested import NestedLanguageModel, NestedState, e2e_config, without_inner_loop
+from nl_course.seeding import seeded
 
 CONFIG = e2e_config(width=256, layers=8, heads=4, hidden=560, window=512, chunk=256, suffix=2)
 TOKENS, LENGTHS, CONTEXTS = 2048, (1024, 2048, 4096), (2048, 16384)
@@ -23,9 +24,9 @@ NAMES = {
 }
 
 
+@seeded(0)
 def build(kind: str) -> NestedLanguageModel:
     """The network "without" its inner loop, "with" it, or with it and every segment computed "again"."""
-    torch.manual_seed(0)
     config = without_inner_loop(CONFIG) if kind == "without" else CONFIG
     return NestedLanguageModel(config, recompute=kind == "again")
 

@@ -26,6 +26,7 @@ from nl_course.benches.measure import (
 from nl_course.memories import SelfModifying, SelfModifyingConfig
 from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.hope.bank import SCALAR
+from nl_course.seeding import seeded
 
 WIDTH, TOKENS = 256, 1024
 CASES = {
@@ -42,9 +43,9 @@ CASES = {
 SHARED_GAIN = ("16 / 16, 4 heads, one gain",)  # cases whose memories are kept as one gain
 
 
+@seeded(0)
 def build(name: str) -> SelfModifying:
     """The layer of a case, by its name in `CASES`."""
-    torch.manual_seed(0)
     layer = SharedGain if name in SHARED_GAIN else SelfModifying
     return layer(SelfModifyingConfig(WIDTH, **CASES[name]))
 

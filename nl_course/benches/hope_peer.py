@@ -19,6 +19,7 @@ import torch
 from nl_course.benches.measure import forward, forward_backward, in_turn, ratio
 from nl_course.errors import CourseError
 from nl_course.memories import SelfModifying, SelfModifyingConfig
+from nl_course.seeding import seeded
 
 WIDTH, TOKENS = 256, 1024
 CHUNKS = ((8, 64), (64, 64))
@@ -58,18 +59,18 @@ def row(others: int, memory: int, rounds: int = 3) -> dict:
     }
 
 
+@seeded(0)
 def build(others: int, memory: int) -> SelfModifying:
     """Our layer with chunks of `memory` tokens for the main memory and of `others` for the rest."""
-    torch.manual_seed(0)
     sizes = dict(chunk=memory, chunk_others=others, activation="gelu")
     return SelfModifying(SelfModifyingConfig(WIDTH, heads=1, **sizes))
 
 
+@seeded(0)
 def theirs(others: int, memory: int, x: torch.Tensor) -> Callable[[], object]:
     """One call that reads and writes: theirs has no backward pass through the writes."""
     from nested_learning.titan.self_modifying import SelfModifyingTitans, SelfModifyingTitansConfig
 
-    torch.manual_seed(0)
     config = SelfModifyingTitansConfig(dim=WIDTH, chunk_size_other=others, chunk_size_memory=memory)
     block = SelfModifyingTitans(config)
     return lambda: block.forward_with_updates(x, block.init_fast_state())

@@ -8,6 +8,7 @@ import torch
 
 from nl_course.benches.measure import decode_seconds, forward, forward_backward, in_turn, peak_bytes
 from nl_course.memories import Memory, build_memory
+from nl_course.seeding import seeded
 
 TOKENS, WIDTH, HEADS = 2048, 256, 4
 
@@ -38,9 +39,9 @@ TITANS = {
 }
 
 
+@seeded(0)
 def build(name: str) -> Memory:
     """The memory of a case of `LOCAL` or `TITANS`, the same weights each time."""
-    torch.manual_seed(0)
     memory, options = (LOCAL | TITANS)[name]
     return build_memory(memory, WIDTH, HEADS, **options)
 

@@ -29,7 +29,7 @@ def rows() -> list[dict]:
 
 
 def _row(name: str, layers: dict[str, torch.nn.Module], tokens: int, rounds: int) -> dict:
-    x = torch.randn(1, tokens, WIDTH)
+    x = torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(0))
     ahead = in_turn({which: forward(layer, x) for which, layer in layers.items()}, rounds)
     both = in_turn({which: forward_backward(layer, x) for which, layer in layers.items()}, rounds)
     return {

@@ -9,21 +9,22 @@ gate per feature, which ours is timed with. tests/peers/test_titans_pytorch.py s
 import torch
 
 from nl_course.memories import Titans, TitansConfig
+from nl_course.seeding import seeded
 
 WIDTH, HEADS, CHUNK, TOKENS = 256, 4, 64, 1024
 
 
+@seeded(0)
 def ours() -> Titans:
     """The course's layer."""
-    torch.manual_seed(0)
     return Titans(TitansConfig(WIDTH, HEADS, layers=2, expansion=4, chunk=CHUNK))
 
 
+@seeded(0)
 def theirs() -> torch.nn.Module:
     """titans-pytorch's memory; needs the environment of `make peers`."""
     from titans_pytorch import NeuralMemory
 
-    torch.manual_seed(0)
     return NeuralMemory(
         WIDTH,
         dim_head=WIDTH // HEADS,

@@ -21,6 +21,7 @@ from nl_course.benches.measure import (
 )
 from nl_course.benches.ttt_baseline import MiniBatchLoop
 from nl_course.memories import TTT, TTTConfig
+from nl_course.seeding import seeded
 
 WIDTH, HEADS, SIZE = 256, 4, 16
 CASES = {
@@ -41,9 +42,9 @@ def loop(kind: str, backbone: str) -> MiniBatchLoop:
     return MiniBatchLoop(WIDTH, HEADS, kind, backbone == "mamba", SIZE)
 
 
+@seeded(0)
 def rows() -> list[dict]:
     """One row per case; times are medians of runs in turn, so that a busy moment hits both layers."""
-    torch.manual_seed(0)
     rate = matmul_rate()
     return [_row(name, kind, backbone, rate) for name, (kind, backbone) in CASES.items()]
 

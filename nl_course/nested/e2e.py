@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from nl_course.errors import CourseError, check_int
 from nl_course.nested.config import LevelConfig, NestedConfig
 from nl_course.nested.model import NestedLanguageModel
+from nl_course.seeding import seeded
 
 
 def e2e_config(
@@ -112,7 +113,8 @@ def reconfigured(model: NestedLanguageModel, config: NestedConfig) -> NestedLang
     It is in evaluation mode. With it an inner loop is switched on or off, or given another step size or clip.
     Raises CourseError if the weights do not fit the config.
     """
-    other = NestedLanguageModel(config)
+    with seeded(0):  # what is drawn here is overwritten
+        other = NestedLanguageModel(config)
     try:
         other.load_state_dict(model.state_dict(), assign=True)
     except RuntimeError as error:

@@ -17,6 +17,7 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested.config import LevelConfig, NestedConfig
 from nl_course.nested.model import NestedLanguageModel
+from nl_course.seeding import seeded
 
 
 def from_pretrained_blocks(
@@ -47,7 +48,8 @@ def from_pretrained_blocks(
     except TypeError as error:
         raise CourseError(f"from_pretrained_blocks: {error}.") from error
 
-    nested = NestedLanguageModel(config)
+    with seeded(0):  # what is drawn here is overwritten
+        nested = NestedLanguageModel(config)
     donor_weight = next(model.parameters())
     nested.to(device=donor_weight.device, dtype=donor_weight.dtype)
     nested.load_state_dict(nested.state_dict() | _as_levels(model.state_dict()))

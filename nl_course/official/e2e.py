@@ -25,6 +25,7 @@ from nl_course.nested.levels import Level
 from nl_course.nested.model import NestedLanguageModel
 from nl_course.official.checks import check_names, check_shapes, check_size
 from nl_course.official.e2e_options import read_options
+from nl_course.seeding import seeded
 
 _MODEL = "language_model/model/"
 _BLOCKS = _MODEL + "h/blocks/"
@@ -95,7 +96,8 @@ def load_e2e(
         rope_theta=options.rope_theta,
         norm_eps=options.rms_norm_eps,
     )
-    model = NestedLanguageModel(model_config).to(arrays[_MODEL + "wte/weight"])
+    with seeded(0):  # what is drawn here is overwritten
+        model = NestedLanguageModel(model_config).to(arrays[_MODEL + "wte/weight"])
     model.load_state_dict(_our_weights(arrays, layers, suffix))
     return model
 

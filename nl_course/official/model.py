@@ -20,6 +20,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.official.checks import check_names, check_shapes
 from nl_course.official.ttt import read_ttt
 from nl_course.official.ttt_options import TTTOptions, read_options
+from nl_course.seeding import seeded
 
 # Their names in a block -> ours.
 _BLOCK = {
@@ -68,7 +69,8 @@ def load_model(
     )
     options = read_options(config, arguments, needed=("base_lr", "rope_theta", "rms_norm_eps", "hidden_act"))
     model_config, weights = read_model(state_dict, options)
-    model = LanguageModel(model_config).to(weights["embedding.weight"].dtype)
+    with seeded(0):  # what is drawn here is overwritten
+        model = LanguageModel(model_config).to(weights["embedding.weight"].dtype)
     model.load_state_dict(weights)
     return model
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from nl_course.memories.ttt.layer import TTT, TTTConfig
 from nl_course.official.checks import check_names, check_shapes
 from nl_course.official.ttt_options import TTTOptions, read_options
+from nl_course.seeding import seeded
 
 # Their names -> ours, for the tensors that are the same in both.
 _SAME = {
@@ -51,7 +52,8 @@ def load_ttt(
     arguments = dict(num_heads=num_heads, mini_batch_size=mini_batch_size, base_lr=base_lr, rope_theta=rope_theta)
     options = read_options(config, arguments, needed=("base_lr", "rope_theta"))
     layer_config, weights = read_ttt(state_dict, options)
-    memory = TTT(layer_config).to(weights["output.weight"].dtype)
+    with seeded(0):  # what is drawn here is overwritten
+        memory = TTT(layer_config).to(weights["output.weight"].dtype)
     memory.load_state_dict(weights)
     return memory
 

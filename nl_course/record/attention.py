@@ -13,6 +13,7 @@ from torch import Tensor
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
 from nl_course.record.provenance import Recording, read_config
+from nl_course.seeding import seeded
 from nl_course.tasks.repeats import repeated_passages, repeated_strings
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, TrainingConfig, evaluate, token_losses, train
@@ -28,8 +29,8 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     streams = [library(corpus).stream("train") for corpus in config["corpora"]]
     held_out = {corpus: library(corpus).stream("held_out") for corpus in config["corpora"]}
 
-    torch.manual_seed(training.seed)
-    model = LanguageModel(preset(config["preset"])).to(device)
+    with seeded(training.seed):
+        model = LanguageModel(preset(config["preset"])).to(device)
     mixed = mixture(streams, config["repeats"], training)
 
     def look(model: LanguageModel) -> dict[str, float]:

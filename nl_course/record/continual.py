@@ -22,6 +22,7 @@ from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.probe import follow
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings_replaced
+from nl_course.seeding import seeded
 from nl_course.tasks.continual import domain, domain_stream, visits
 from nl_course.training import TrainingConfig, evaluate_windows, train
 
@@ -81,8 +82,8 @@ def sizes(config: dict, clocks: Sequence[int], rates: Sequence[float]) -> Nested
 
 def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> NestedLanguageModel:
     """A model whose levels rest, trained on general text as any other is."""
-    torch.manual_seed(seed)
-    model = NestedLanguageModel(sizes(config, [0] * levels, [0] * levels)).to(device)
+    with seeded(seed):
+        model = NestedLanguageModel(sizes(config, [0] * levels, [0] * levels)).to(device)
     training = TrainingConfig.from_dict({**config["training"], "seed": seed})
     general = [domain(name) for name in config["general"]]
     train(model, visits(general, 1, training.batch_size, training.length, seed), training, progress=False)
@@ -95,7 +96,8 @@ def clocked(start: NestedLanguageModel, config: dict, arm: dict, rate: float) ->
     rates = [rate] * len(clocks)
     if arm.get("per_token"):
         rates = [rate * (clock / min(clocks)) for clock in clocks]
-    model = NestedLanguageModel(sizes(config, clocks, rates)).to(start.embedding.weight.device)
+    with seeded(0):  # what is drawn here is overwritten
+        model = NestedLanguageModel(sizes(config, clocks, rates)).to(start.embedding.weight.device)
     model.load_state_dict(start.state_dict())
     return model.requires_grad_(False)
 

@@ -26,6 +26,7 @@ from nl_course.model import LanguageModel, ModelState
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
+from nl_course.seeding import seeded
 from nl_course.tasks.text import library
 
 Case = tuple[str, int]  # (model, context)
@@ -39,9 +40,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     stream = library("prose").stream("held_out").long().to(device)
     models, states, prefill, about = {}, {}, {}, {}
     for name, spec in config["models"].items():
-        torch.manual_seed(0)
         shape = parts.sized(config, name, spec)
-        models[name] = parts.build(shape).to(device).requires_grad_(False)
+        with seeded(0):
+            models[name] = parts.build(shape).to(device).requires_grad_(False)
         began = time.perf_counter()
         if name in config["filled"]:
             after = {context: filled(models[name], context, device) for context in config["contexts"]}

@@ -10,6 +10,7 @@ import torch
 
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
+from nl_course.seeding import seeded
 from nl_course.tasks.text import decode, encode, library
 from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import save_model
@@ -22,8 +23,8 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     training = TrainingConfig(**{**config["training"], **shorter})
     recording = Recording("first-training", config, device)
     text = library(config["corpus"])
-    torch.manual_seed(training.seed)
-    model = LanguageModel(ModelConfig(**config["model"])).to(device)
+    with seeded(training.seed):
+        model = LanguageModel(ModelConfig(**config["model"])).to(device)
 
     def sample() -> str:
         prompt = encode(config["prompt"])[None].to(device)

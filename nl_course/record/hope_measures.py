@@ -19,6 +19,7 @@ from nl_course.memories import SelfModifying, Trace
 from nl_course.memories.ablations.switches import ablated
 from nl_course.nested import NestedLanguageModel
 from nl_course.record.inner_loop import by_bin
+from nl_course.seeding import seeded
 from nl_course.tasks.formal import FormalTask, formal_accuracy
 from nl_course.tasks.recall import accuracy, mqar
 from nl_course.tasks.text import library
@@ -63,7 +64,8 @@ def levels_held(model: NestedLanguageModel) -> NestedLanguageModel:
     blocks = []
     for block in model.config.levels:
         blocks.append(tuple(replace(level, chunk=0) for level in block))
-    still = NestedLanguageModel(replace(model.config, levels=tuple(blocks)))
+    with seeded(0):  # what is drawn here is overwritten
+        still = NestedLanguageModel(replace(model.config, levels=tuple(blocks)))
     # A level that never moves has no rate.
     still.load_state_dict({name: w for name, w in model.state_dict().items() if not name.endswith("log_rate")})
     return still.eval()

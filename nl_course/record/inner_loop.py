@@ -18,6 +18,7 @@ from nl_course.presets import preset
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings_replaced
+from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, TrainingConfig, evaluate_windows, token_losses, train
 from nl_course.training.checkpoint import load_model, save_model
@@ -33,8 +34,8 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
 
     models, results_of, written = {}, {}, []
     for name, size in config["models"].items():
-        torch.manual_seed(training.seed)
-        model = LanguageModel(preset(size)).to(device)
+        with seeded(training.seed):
+            model = LanguageModel(preset(size)).to(device)
         result = train(model, data, training)
         about = {"trained_as": name, "held_out": "never trained on", **recording.about()}
         written.append(assets / "checkpoints" / f"{filename(name, size)}.safetensors")

@@ -5,11 +5,10 @@ The same small Titans model, texts and steps as the notebook's cells: one digit,
 
 from pathlib import Path
 
-import torch
-
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.parts import begin
 from nl_course.record.provenance import Recording, read_config
+from nl_course.seeding import seeded
 from nl_course.tasks.needle import NeedleTask
 from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import save_model
@@ -21,9 +20,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     shorter = dict(steps=3, warmup=1) if quick else {}
     training = TrainingConfig(**{**config["training"], **shorter})
     recording = Recording("live-needle", config, device)
-    torch.manual_seed(training.seed)
-    model = LanguageModel(ModelConfig(**config["model"]))
-    begin(model)
+    with seeded(training.seed):
+        model = LanguageModel(ModelConfig(**config["model"]))
+        begin(model)
     result = train(model.to(device), NeedleTask(**config["task"]), training, progress=False)
     metrics = [{"step": line["step"], "loss": round(line["loss"], 4)} for line in result.metrics]
     checkpoint = assets / "checkpoints" / "05-live-training.safetensors"

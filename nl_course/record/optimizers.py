@@ -21,8 +21,10 @@ from nl_course.errors import check_choice
 from nl_course.model import ModelConfig
 from nl_course.record import parts
 from nl_course.record.recipe import Part, Recipe, selected
+from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, Diverged, TrainingConfig, default_optimizer, evaluate, gradient, train
+from nl_course.training.estimate import parameter_count
 
 BASE = "adamw"  # whose time is the unit
 UNITS = (
@@ -55,9 +57,9 @@ class Optimizers(Recipe):
         config, training = self.config, training_of(self.config, arm, rate, seed)
         search, report = halves(config)
         about = {"rate": rate, "seed": seed, "made": self.provenance("commit", "recorded")}
-        torch.manual_seed(seed)
-        model = parts.build(ModelConfig(**config["model"]))
-        parts.begin(model)
+        with seeded(seed):
+            model = parts.build(ModelConfig(**config["model"]))
+            parts.begin(model)
         model.to(self.device)
         built: list[torch.optim.Optimizer] = []
 
@@ -93,7 +95,7 @@ class Optimizers(Recipe):
             print(f"{arm}: {loss} at {rate:g}, {times_adamw} times AdamW's step", flush=True)
         results = {
             "units": UNITS,
-            "parameters": parts.build(ModelConfig(**self.config["model"])).parameter_count(),
+            "parameters": parameter_count(ModelConfig(**self.config["model"])),
             "arms": arms,
         }
         return [self.recording.write(assets / "runs" / "optimizers.json", results)]
@@ -162,8 +164,8 @@ def step_times(config: dict, device: str = "cpu") -> dict[str, float]:
     steppers = {}
     for arm, about in config["arms"].items():
         training = training_of(config, arm, about["rates"][0], config["seeds"][0])
-        torch.manual_seed(training.seed)
-        model = parts.build(ModelConfig(**config["model"])).to(device)
+        with seeded(training.seed):
+            model = parts.build(ModelConfig(**config["model"])).to(device)
         steppers[arm] = (model, training, default_optimizer(model, training), data_of(config, training)(0))
     seconds: dict[str, list[float]] = {arm: [] for arm in steppers}
     for _ in range(1 + config["timed_rounds"]):

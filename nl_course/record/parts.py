@@ -18,8 +18,10 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import Level, LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.e2e import e2e_config
 from nl_course.roles import param_roles
+from nl_course.seeding import seeded
 from nl_course.tasks.recall import mqar
 from nl_course.training import IGNORED, Data, Run, TrainingConfig, train
+from nl_course.training.estimate import parameter_count
 
 TOLERANCE = 0.02  # share by which two models' parameters may differ
 Shape = ModelConfig | NestedConfig
@@ -50,13 +52,13 @@ def sized(about: dict[str, Any], name: str, spec: dict[str, Any]) -> Shape:
 
     # Parameters grow linearly with the hidden width, so two small models tell how many each unit of width adds.
     wanted = about["parameters"]
-    least = build(shaped(1)).parameter_count()
-    per_unit = build(shaped(2)).parameter_count() - least
+    least = parameter_count(shaped(1))
+    per_unit = parameter_count(shaped(2)) - least
     hidden = 1 + round((wanted - least) / per_unit)
     if hidden < 1:
         raise CourseError(f"{name!r} alone has {least:,} parameters, more than the {wanted:,} asked for.")
     shape = shaped(hidden)
-    count = build(shape).parameter_count()
+    count = parameter_count(shape)
     if abs(count / wanted - 1) > TOLERANCE:
         raise CourseError(f"{name!r} would have {count:,} parameters, not {wanted:,}.")
     return shape
@@ -104,9 +106,9 @@ def trained(
 ) -> tuple[LanguageModel, Run]:
     """A model of that shape, begun and trained from the config's seed, and its run. A run that was stopped continues
     from `folder`. Raises KeyboardInterrupt if it is stopped."""
-    torch.manual_seed(training.seed)
-    model = build(shape)
-    begin(model)
+    with seeded(training.seed):
+        model = build(shape)
+        begin(model)
     model.to(device)
     run = train(model, data, training, folder=folder, resume="auto", progress=False, about={"model": shape.to_dict()})
     if run.step < training.steps:

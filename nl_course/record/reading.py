@@ -25,6 +25,7 @@ from nl_course.record import reading_measures as measures
 from nl_course.record.recipe import Part, Recipe, make_part
 from nl_course.record.seeds import over_seeds
 from nl_course.record.sizes import settings_replaced
+from nl_course.seeding import seeded
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
@@ -173,12 +174,15 @@ def state(model: NestedLanguageModel, tokens: int) -> dict[str, int]:
         _, after = model(piece, after)
     still = without_inner_loop(model.config)
     full = NestedConfig.from_dict({**still.to_dict(), "options": {**still.options, "window": None}})
+    with seeded(0):
+        window_bytes = NestedLanguageModel(still).state_bytes(tokens)
+        cache_bytes = NestedLanguageModel(full).state_bytes(tokens)
     return {
         "tokens": tokens,
         "bytes": after.nbytes,
         "fast": sum(w.numel() * w.element_size() for pair in after.fast.values() for w in pair),
-        "window": NestedLanguageModel(still).state_bytes(tokens),
-        "full_cache": NestedLanguageModel(full).state_bytes(tokens),
+        "window": window_bytes,
+        "full_cache": cache_bytes,
     }
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
 from nl_course.roles import param_roles
+from nl_course.seeding import seeded
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig, evaluate, train
 
@@ -42,9 +43,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
 
 def one_run(config: dict, shape: dict, tokens: int, streams: dict, device: str) -> dict:
     """One model, one amount of text: trained, then measured on held-out books."""
-    torch.manual_seed(config["seed"])
-    model = LanguageModel(ModelConfig(**shape))
-    start_weights(model)
+    with seeded(config["seed"]):
+        model = LanguageModel(ModelConfig(**shape))
+        start_weights(model)
     model.to(device)
     per_step = config["batch_size"] * config["length"]
     recipe = TrainingConfig(

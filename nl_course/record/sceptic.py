@@ -27,6 +27,7 @@ from nl_course.record.recipe import Part, Recipe, make_part, selected
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
 from nl_course.renamed import translate
+from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, Run, TrainingConfig, train
 from nl_course.training.checkpoint import load_model, save_model
@@ -182,9 +183,9 @@ def trained(
     shape: parts.Shape, ablation: Ablation, data: Data, training: TrainingConfig, folder: Path, device: str = "cpu"
 ) -> tuple[LanguageModel, Run]:
     """As `parts.trained`, with an ablation that holds while the model learns."""
-    torch.manual_seed(training.seed)
-    model = parts.build(shape)
-    parts.begin(model)
+    with seeded(training.seed):
+        model = parts.build(shape)
+        parts.begin(model)
     if ablation.changed:
         ablate(model, ablation)
     run = train(model.to(device), data, training, folder=folder, resume="auto", progress=False)

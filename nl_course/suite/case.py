@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nl_course.memories import Memory, State, tree
+from nl_course.seeding import seeded
 
 TOKENS = 11  # in a text: long enough to overflow the small windows that are tested, and no multiple of any chunk
 WIDTH = 8  # features of a token
@@ -43,8 +44,8 @@ def require(holds: bool, otherwise: str) -> None:
 def build(case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu", scale: float = 1.5) -> Memory:
     """The case's memory with every parameter moved away from its start, the same each time: a start at which
     something is zero would hide half of what is tested."""
-    torch.manual_seed(0)
-    memory = case.make().to(torch.float64)
+    with seeded(0):
+        memory = case.make().to(torch.float64)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in memory.parameters():

@@ -19,6 +19,7 @@ import torch
 from nl_course.errors import DONE, FOUND, CourseError
 from nl_course.files import write_atomically
 from nl_course.memories import Memory
+from nl_course.seeding import seeded
 from nl_course.suite.case import WIDTH, Case
 from nl_course.suite.properties import PROPERTIES
 
@@ -102,7 +103,8 @@ def load_memory(path: str | os.PathLike) -> OwnMemory:
     own = OwnMemory(path.stem, memory, config, bool(getattr(module, "GROWS", False)))
     # Built once here, since a file that cannot even be built has no properties to try.
     try:
-        own.build(WIDTH, HEADS)
+        with seeded(0):
+            own.build(WIDTH, HEADS)
     except Exception as error:
         raise CourseError(
             f"{path.name}: MEMORY(CONFIG(width={WIDTH}, heads={HEADS})) fails with {_in_words(error)}"

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.renamed import parameter_names, translate, translate_model
+from nl_course.seeding import seeded
 from nl_course.tensor_files import TensorFile, open_tensors, write_tensors
 from nl_course.training.optimizer_state import check_described, describe_optimizer, saved_optimizer
 from nl_course.training.tensor_parts import Box, Source, box, local
@@ -84,7 +85,8 @@ def load_model(
     """
     with _opened(path) as (file, description):
         build = build or _builder(file, description)
-        model = build(description["config"]).to(device=device, dtype=dtype)
+        with seeded(0):  # what is drawn here is overwritten
+            model = build(description["config"]).to(device=device, dtype=dtype)
         _copy_into(model, model_parts(SingleFile(file), description, model))
     return model.eval()
 

@@ -217,11 +217,9 @@ def probe(model: nn.Module, data: Data, training_config: TrainingConfig, steps: 
     their memory meanwhile.
     """
     check_int("steps", steps, 1)
-    cuda_devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(cuda_devices)):
-        # One step more than is counted: the first one also loads kernels and makes the optimizer's state.
-        few = replace(training_config, steps=steps + 1, log_every=1, save_every=0, evaluate_every=0)
-        run = train(copy.deepcopy(model), data, few, progress=False)
+    # One step more than is counted: the first one also loads kernels and makes the optimizer's state.
+    few = replace(training_config, steps=steps + 1, log_every=1, save_every=0, evaluate_every=0)
+    run = train(copy.deepcopy(model), data, few, progress=False)
     return float(median(line["tokens_per_second"] for line in run.metrics[1:]))
 
 

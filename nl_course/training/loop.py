@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from nl_course.errors import CourseError, is_out_of_memory
 from nl_course.nested.outer import check_outer, inner_rate_scale, outer_step
 from nl_course.optimizers import build_optimizer
+from nl_course.seeding import seeded
 from nl_course.tasks import text
 from nl_course.tasks.targets import IGNORED
 from nl_course.training.config import REPORTING, TrainingConfig
@@ -240,7 +241,11 @@ class TrainingLoop:
             try:
                 while result.step < self.config.steps:
                     interrupts.between_steps()
-                    metrics = self._step(interrupts)
+                    # Dropout and all else that draws at random depends on the run's seed and the step's number only:
+                    # step 1,000 is the same whether the 999 before it ran in this process or in another one. The
+                    # caller's random numbers, between steps and afterwards, know nothing of it.
+                    with seeded(text.hashed(f"{self.config.seed} {result.step}")):
+                        metrics = self._step(interrupts)
                     speed = f"loss {metrics['loss']:.3f}, {metrics['tokens_per_second']:,.0f} tokens/s"
                     bar.set_postfix_str(speed, refresh=False)
                     bar.update()
@@ -339,9 +344,7 @@ class TrainingLoop:
         step = self.result.step
         started = time.perf_counter()
 
-        # 1. The batch. Dropout and all else that draws at random depends on the run's seed and the step's number only:
-        #    step 1,000 is the same whether the 999 before it ran in this process or in another one.
-        torch.manual_seed(text.hashed(f"{config.seed} {step}"))
+        # 1. The batch.
         inputs, targets = self._batch(step)  # (rows of this process, t) each
         batch_tokens = targets.numel() * self.ranks.world_size
 

@@ -29,6 +29,7 @@ from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config
 from nl_course.nested.presets import TOY, levels
 from nl_course.presets import PRESETS
 from nl_course.renamed import translate
+from nl_course.seeding import seeded
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.recall import accuracy, mqar, recall_loss
 from nl_course.tasks.targets import IGNORED
@@ -127,9 +128,8 @@ class Plan:
 
     def build(self) -> LanguageModel:
         """The model at its start, which the seed decides. Global random numbers are left as they were."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            config = self.model
+        config = self.model
+        with seeded(self.seed):
             if isinstance(config, NestedConfig):
                 return NestedLanguageModel(config)
             return LanguageModel(config)

@@ -17,6 +17,7 @@ from nl_course.errors import check_choice
 from nl_course.files import asset
 from nl_course.memories import Trace
 from nl_course.model import LanguageModel, ModelConfig
+from nl_course.seeding import seeded
 from nl_course.tasks.text import encode
 from nl_course.training.checkpoint import load_model
 from nl_course.views.attention_reading import with_holes, word_ticks
@@ -58,8 +59,7 @@ def build(model: LanguageModel, kind: str, dtype: torch.dtype) -> LanguageModel:
     time do not depend on them)."""
     known = kinds(model.config)
     chosen = known[check_choice("kind of cache", kind, known)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         twin = LanguageModel(replace(model.config, memory=chosen.memory, options=chosen.options))
     own, theirs = twin.state_dict(), model.state_dict()
     fitting = {n: t for n, t in theirs.items() if n in own and own[n].shape == t.shape}

@@ -21,6 +21,7 @@ from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.config import VARIANTS
 from nl_course.nested.levels import FastWeights
 from nl_course.nested.steps import GradAccumulator, boundary_step, next_token_losses, segment_gradients
+from nl_course.seeding import seeded
 from nl_course.views import clocks_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -60,7 +61,8 @@ def model(periods: tuple[int, ...], rates: tuple[float, ...], variant: str) -> N
     config = NestedConfig(
         SYMBOLS, WIDTH, 1, 1, levels, options={"window": 1}, tied=False, variant=variant, reduction="mean"
     )
-    built = NestedLanguageModel(config)
+    with seeded(1):  # its weights are replaced below
+        built = NestedLanguageModel(config)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # plain random weights of a size at which the levels can learn
         for weight in built.parameters():

@@ -17,6 +17,7 @@ from nl_course.errors import check_choice, check_min
 from nl_course.files import asset
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.scaling import accelerator
+from nl_course.seeding import seeded
 from nl_course.views import million_books_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -53,7 +54,9 @@ def recorded() -> dict:
 def reader(name: str) -> LanguageModel:
     """A model of that shape, without its trained weights: for its formula of `state_bytes`."""
     found = recorded()["models"][check_choice("memory", name, recorded()["models"])]
-    return LanguageModel(ModelConfig(**SHAPE, **{key: found[key] for key in ("hidden", "memory", "options", "conv")}))
+    config = ModelConfig(**SHAPE, **{key: found[key] for key in ("hidden", "memory", "options", "conv")})
+    with seeded(0):
+        return LanguageModel(config)
 
 
 def state_bytes(name: str, read: float) -> float:

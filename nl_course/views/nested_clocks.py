@@ -25,6 +25,7 @@ from nl_course.memories.hope.config import STOPS
 from nl_course.memories.hope.layer import FastState
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel, NestedState
 from nl_course.nested.steps import next_token_losses
+from nl_course.seeding import seeded
 from nl_course.views import nested_clocks_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -45,9 +46,8 @@ def model(stop: str) -> NestedLanguageModel:
         "conv": 2,
     }
     levels = tuple(LevelConfig(HIDDEN, chunk, 0.01) for chunk in LEVELS)
-    torch.manual_seed(3)
-    made = NestedLanguageModel(NestedConfig(VOCAB, WIDTH, 1, 1, levels, "self-modifying", options)).double()
-    with torch.no_grad():
+    with seeded(3), torch.no_grad():
+        made = NestedLanguageModel(NestedConfig(VOCAB, WIDTH, 1, 1, levels, "self-modifying", options)).double()
         for name, weights in made.named_parameters():
             if name.endswith(("first", "last", "embedding.weight", "output.weight")):
                 weights.normal_(std=weights.shape[-1] ** -0.5)

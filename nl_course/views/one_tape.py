@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from nl_course.errors import CourseError
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
+from nl_course.seeding import seeded
 from nl_course.tasks.pairs import Pairs, attended, draw_pairs, written
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
@@ -82,9 +83,9 @@ def _square(tape: Tape) -> int:
 @cache
 def neural_memory(width: int, layers: int) -> NeuralMemory:
     """Titans' memory in float64, untrained: random layers, but for the last, which is zero."""
-    torch.manual_seed(layers)
     config = NeuralConfig(width, 1, layers, EXPANSION, chunk=CHUNK, conv=0, persistent=0)
-    neural = NeuralMemory(config).double().requires_grad_(False)
+    with seeded(layers):
+        neural = NeuralMemory(config).double().requires_grad_(False)
     neural.start[f"W{layers}"].zero_()
     return neural
 

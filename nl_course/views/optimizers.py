@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError, check_choice, check_min
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
+from nl_course.seeding import seeded
 from nl_course.views import optimizers_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -60,7 +61,8 @@ class Layers(nn.Module):
 
     def __init__(self, start: Tensor, count: int = 1):
         super().__init__()
-        self.each = nn.ModuleList(nn.Linear(2, 1, bias=False, dtype=torch.float64) for _ in range(count))
+        with seeded(0):  # what is drawn here is overwritten
+            self.each = nn.ModuleList(nn.Linear(2, 1, bias=False, dtype=torch.float64) for _ in range(count))
         for layer in self.each:
             layer.weight = nn.Parameter(start.clone())
 

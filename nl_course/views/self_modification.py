@@ -21,6 +21,7 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.memories.hope.config import VARIANTS, SelfModifyingConfig
 from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.trace import Trace
+from nl_course.seeding import seeded
 from nl_course.views import self_modification_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -53,13 +54,12 @@ def layer(
     for name, value in (("the first step", step), ("the first retention", retention)):
         if not 0 < value < 1:
             raise CourseError(f"{name} must lie between 0 and 1, not {value}.")
-    torch.manual_seed(0)
     config = SelfModifyingConfig(
         WIDTH, 1, kind=check_choice("memories", kind, ("mlp", "linear")), hidden=HIDDEN, variant=variant, chunk=chunk,
         chunk_others=chunk_others, erase=erase, max_step=1.0, start_retention=retention, conv=0, start="random",
     )  # fmt: skip
-    made = SelfModifying(config)
-    with torch.no_grad():
+    with seeded(0), torch.no_grad():
+        made = SelfModifying(config)
         made.step_bias.fill_(math.log(step / (1 - step)))
         for name, weights in made.start.items():
             gate = name.startswith(("step", "retention"))

@@ -12,6 +12,7 @@ import ipywidgets as W
 import torch
 
 from nl_course.memories import Memory, build_memory
+from nl_course.seeding import seeded
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View
@@ -58,8 +59,8 @@ def _place(label: str) -> Place:
 @cache
 def measured_bytes(label: str, tokens: int) -> int:
     """`state.nbytes` of one layer, one reader, float32, after it has really read `tokens` random tokens."""
-    torch.manual_seed(0)
-    memory = _place(label).build()
+    with seeded(0):
+        memory = _place(label).build()
     with torch.no_grad():
         _, state = memory(torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(tokens)))
     return state.nbytes
@@ -68,6 +69,12 @@ def measured_bytes(label: str, tokens: int) -> int:
 def measure(lengths: tuple[int, ...] = (1, 1_000, 100_000)) -> dict[str, list[int]]:
     """Bytes of state of every memory on the map after each of `lengths`, by label. The longest takes seconds."""
     return {place.label: [measured_bytes(place.label, tokens) for tokens in lengths] for place in ON_THE_MAP}
+
+
+def _formula(place: Place, tokens: int) -> int:
+    """`state_bytes` of the memory at that place."""
+    with seeded(0):
+        return place.build().state_bytes(tokens)
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,8 @@ class Change:
 
 def one_more_token(label: str) -> list[Change]:
     """What reading a single further token does to every tensor of the state, and to the weights (nothing)."""
-    torch.manual_seed(0)
-    memory = _place(label).build()
+    with seeded(0):
+        memory = _place(label).build()
     weights = [p.detach().clone() for p in memory.parameters()]
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -155,7 +162,7 @@ class StateMap(View):
                 marker=dict(color=color, pattern=dict(shape=pattern), line=dict(color=theme.MUTED, width=1)),
             )  # fmt: skip
         # By the formula, which equals the measurement: reading 100,000 tokens would take seconds before anything shows.
-        top = 2 * max(place.build().state_bytes(LENGTHS[-1]) for place in ON_THE_MAP)
+        top = 2 * max(_formula(place, LENGTHS[-1]) for place in ON_THE_MAP)
         figure.update_layout(
             barmode="stack",
             xaxis=dict(type="log", range=[1.5, torch.tensor(float(top)).log10().item() + 0.4],

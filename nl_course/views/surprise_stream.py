@@ -25,6 +25,7 @@ from nl_course.memories.titans.chunk import Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.memories.titans.trace import explain
 from nl_course.memories.trace import Trace
+from nl_course.seeding import seeded
 from nl_course.views import surprise_drawing as drawing
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
@@ -76,9 +77,8 @@ def pairs(words: list[str]) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=16)
 def memory(depth: int, chunk: int) -> NeuralMemory:
     """An untrained memory of one head: random layers, but for the last, which is zero, so that it knows nothing."""
-    torch.manual_seed(depth)
-    neural = NeuralMemory(NeuralConfig(WIDTH, 1, depth, EXPANSION, chunk=chunk, conv=0, persistent=0))
-    with torch.no_grad():
+    with seeded(depth), torch.no_grad():
+        neural = NeuralMemory(NeuralConfig(WIDTH, 1, depth, EXPANSION, chunk=chunk, conv=0, persistent=0))
         neural.start[f"W{depth}"].zero_()
     return neural.requires_grad_(False)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nl_course.errors import CourseError, check_choice
 from nl_course.memories import Memory, Titans, Trace, build_memory
 from nl_course.memories.linear.linear import Retention, RetentionConfig
+from nl_course.seeding import seeded
 from nl_course.tasks.text import encode
 from nl_course.views.attention_reading import labels, with_holes
 from nl_course.views.kit import theme
@@ -198,7 +199,9 @@ def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -
     """Weights (T, T) of past values in what a memory of READ_OUTS reads (None: attention), and the largest number by
     which the weighted values, with the start's share, miss what the layer read."""
     reader = SOFTMAX if memory is None else READ_OUTS[check_choice("memory", memory, READ_OUTS)]
-    weights, stored, start, read = reader.read(reader.build(knobs), inputs(text, similarity))
+    with seeded(0):  # the weights that are drawn here are replaced by hand
+        layer = reader.build(knobs)
+    weights, stored, start, read = reader.read(layer, inputs(text, similarity))
     return weights.numpy(), (weights @ stored + start - read).abs().max().item()
 
 

@@ -18,6 +18,7 @@ from nl_course.memories import Memory, Trace, build_memory
 from nl_course.memories.ablations.switches import ablate, ablated
 from nl_course.memories.titans.hybrid import Hybrid
 from nl_course.model import LanguageModel, ModelConfig
+from nl_course.seeding import seeded
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
 from nl_course.tasks.text import encode
@@ -59,10 +60,11 @@ def model_of(name: str, learned: bool) -> LanguageModel:
     if learned:
         return load_model(asset(f"checkpoints/needle-{kind}.safetensors")).eval()
     near = {} if kind == "titans" else {"segment" if kind == "mac" else "window": NEAR}
-    torch.manual_seed(0)
     options = dict(layers=2, expansion=2, chunk=8, persistent=2, **near)
-    model = LanguageModel(ModelConfig(width=32, layers=1, heads=2, hidden=64, memory=kind, options=options)).eval()
-    model.layers[0].memory = build_memory(kind, 32, 2, **options)  # with weights large enough to see what they do
+    config = ModelConfig(width=32, layers=1, heads=2, hidden=64, memory=kind, options=options)
+    with seeded(0):
+        model = LanguageModel(config).eval()
+        model.layers[0].memory = build_memory(kind, 32, 2, **options)  # with weights large enough to see what they do
     return model
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from nl_course.exercises.framework.engine import chapters, discussion, exercise, exercises_of
+from tests.generators import unchanged
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 WRONG = [pytest.param(e, w, id=f"{e.id}-{w.answer.__name__}") for e in ALL for w in e.wrong]
@@ -24,8 +25,10 @@ def test_notebooks_with_exercises_have_three_or_more_in_order():
 
 @every
 def test_the_solution_passes_and_the_verdict_names_every_property(asked):
-    verdict = asked.check(asked.solution)
+    with unchanged() as changed:
+        verdict = asked.check(asked.solution)
     assert verdict.passed, str(verdict)
+    assert not changed, "the check changes the caller's random numbers"
     assert all(p.name in str(verdict) for p in asked.properties)
 
 

@@ -9,6 +9,7 @@ import pytest
 import nl_course.views
 from nl_course.views.kit.shell import View
 from nl_course.views.kit.sync import changes, flat
+from tests.generators import forget_what_views_computed, unchanged
 
 
 def every_view() -> list[type[View]]:
@@ -27,9 +28,23 @@ pytestmark = pytest.mark.slow
 VIEWS = every_view()
 
 
+CHANGED: dict[str, list[str]] = {}  # the random numbers that a view's first showing changed, by the view's name
+
+
 @pytest.fixture(scope="module", params=VIEWS, ids=lambda kind: kind.name)
 def view(request) -> View:
-    return request.param(strict=True)
+    forget_what_views_computed()
+    with unchanged() as changed:
+        made = request.param(strict=True)
+    CHANGED[made.name] = changed
+    return made
+
+
+@pytest.fixture(autouse=True)
+def random_numbers_are_left_alone():
+    with unchanged() as changed:
+        yield
+    assert not changed, "a control changes the caller's random numbers"
 
 
 def shown(view: View) -> dict:
@@ -66,6 +81,10 @@ def test_it_opens_with_a_question_and_something_to_see(view):
     assert not view.prediction.options or 2 <= len(view.prediction.options) <= 4
     assert len(view.figure.data) > 0 and view.error == ""
     assert view.readout.strip().endswith(".") and any(letter.isdigit() for letter in view.readout)
+
+
+def test_its_first_showing_leaves_the_callers_random_numbers_alone(view):
+    assert not CHANGED[view.name]
 
 
 def test_its_axes_are_named(view):

@@ -19,11 +19,10 @@ from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 
-import torch
-
 from nl_course.errors import CourseError, check_choice
 from nl_course.exercises.framework.answer import Answer, Failed, Miss, NotAttempted, Stopped
 from nl_course.exercises.framework.show import Page, Verdict, say
+from nl_course.seeding import seeded
 
 __all__ = [
     *("Exercise", "Miss", "Property", "Wrong"),
@@ -93,7 +92,7 @@ class Exercise:
         return next(node for node in ast.parse(self.stub).body if isinstance(node, ast.FunctionDef))
 
     def check(self, answer: Callable) -> Verdict:
-        """Tries the properties on `answer` in order; torch's random state is set, and put back afterwards."""
+        """Tries the properties on `answer` in order, each with torch's random numbers from the same seed."""
         if answer is None or answer is Ellipsis or answer is NotImplemented:
             return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
         if not callable(answer):
@@ -101,21 +100,20 @@ class Exercise:
             return self._failed("", f"  check needs the function itself, not a value of type {kind}.")
         arguments = self.definition.args
         answer = Answer(answer, [a.arg for a in [*arguments.args, *arguments.kwonlyargs]])
-        with torch.random.fork_rng(devices=[]):
-            for prop in self.properties:
-                torch.manual_seed(0)
-                try:
+        for prop in self.properties:
+            try:
+                with seeded(0):
                     prop.test(answer)
-                except NotAttempted:
-                    return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
-                except Stopped as failure:
-                    told = self._explain(failure, answer, prop)
-                    return self._failed(prop.name, told, "It stopped when this was tried")
-                except Failed as failure:
-                    return self._failed(prop.name, self._explain(failure, answer, prop))
-                except Exception:  # the check could not use what the answer returned
-                    failure = Miss("a result of the kind that the task asks for", answer.last_result)
-                    return self._failed(prop.name, self._explain(failure, answer, prop))
+            except NotAttempted:
+                return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
+            except Stopped as failure:
+                told = self._explain(failure, answer, prop)
+                return self._failed(prop.name, told, "It stopped when this was tried")
+            except Failed as failure:
+                return self._failed(prop.name, self._explain(failure, answer, prop))
+            except Exception:  # the check could not use what the answer returned
+                failure = Miss("a result of the kind that the task asks for", answer.last_result)
+                return self._failed(prop.name, self._explain(failure, answer, prop))
         verified = "\n".join(f"  - {prop.name}" for prop in self.properties)
         head = f"{self.id} solved. Verified, with sizes drawn at random:"
         return Verdict(self.id, "passed", f"{head}\n{verified}")
