@@ -83,64 +83,68 @@ def check_writable(path: str | os.PathLike) -> Path:
 
 
 def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) -> Path:
-    """Calls `writer(temporary)` beside `path`, then moves the result into place in one step.
+    """Calls `writer(temporary)`, then moves the file that it wrote to `path` in one step.
 
     A crash, a full disk or ctrl-C leaves the old file as it was. Missing folders are created. A new file gets the
     permissions that the umask allows, a replaced one keeps those it had, as with `open(path, "w")`. A symbolic link at
     `path` is itself replaced; the file that it names is left alone. What a process that was killed left behind while it
-    wrote this very file is removed first (see `remove_leftovers`).
+    wrote is removed first (see `remove_leftovers`).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
-    mode = None  # the permissions of the file that is replaced
-    if path.is_file() and not path.is_symlink():
-        mode = stat.S_IMODE(path.stat().st_mode)
-    # In the same folder: only within one file system is moving a single step. The name says who writes, so that others
-    # can tell whether it is still being written.
-    temporary = path.with_name(f".{path.name}.{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}.part")
-    # Of 0o666 the umask takes its share. A file with permissions of its own gets them once it is whole; until then
-    # nobody else may read it.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if mode is None else 0o600))
+    # Beside `path`, since only within one file system is moving a single step. In a folder of its own, since writers
+    # may make temporary files, too. Its name says who writes, so that others can tell whether that is still going on.
+    folder = path.with_name(f".{path.name}.{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = folder / path.name
+    folder.mkdir(mode=0o700)
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o666))  # of which the umask takes its share
+        old = path if path.is_file() and not path.is_symlink() else temporary
+        mode = stat.S_IMODE(old.stat().st_mode)
         writer(temporary)
         # Without this the name could survive a crash whose file does not.
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        if mode is not None:
-            temporary.chmod(mode)
+        temporary.chmod(mode)  # the writer may have replaced the file by one of its own
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return path
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Removes what `write_atomically(path, ...)` left beside `path` in processes that were killed while they wrote.
+    """Removes what `write_atomically` left beside `path` in processes that were killed while they wrote.
 
-    Only ordinary files with the names that it gives are removed: those whose process on this machine has ended, and,
-    where that cannot be told (another machine, or an earlier version of the course), those not written to for a day.
+    Only what has the names that it gives is removed: where its process ran on this machine and has ended, and, where
+    that cannot be told (another machine, or a file of an earlier version of the course at this very path), what was not
+    written to for a day.
     """
     path = Path(path)
-    name = re.compile(rf"\.{re.escape(path.name)}\.(?:([0-9a-f]{{8}})-([0-9]+)-[0-9a-f]{{8}}|[a-z0-9_]{{8}})\.part")
+    own = re.compile(r"\..+\.([0-9a-f]{8})-([0-9]+)-[0-9a-f]{8}\.part")  # folders
+    earlier = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.part")  # files
     try:
-        beside = [entry for entry in os.scandir(path.parent) if name.fullmatch(entry.name)]
+        beside = list(os.scandir(path.parent))
     except OSError:  # no such folder, or one that may not be looked into: then nothing was left there by us
         return
     for entry in beside:
-        with suppress(OSError):  # another process was faster, or the file is not ours to remove
-            about = entry.stat(follow_symlinks=False)
-            if not stat.S_ISREG(about.st_mode):
-                continue
-            host, process = name.fullmatch(entry.name).groups()
-            if host == _host_mark():
-                # A process that started after the last write cannot be the one that wrote.
-                started = process_start(int(process))
-                left_behind = started is None or started > about.st_mtime + _CLOCK
-            else:
-                left_behind = time.time() - about.st_mtime > _A_DAY
-            if left_behind:
+        with suppress(OSError):  # another process was faster, or may remove it and this one may not
+            found = own.fullmatch(entry.name)
+            is_earlier = earlier.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if found and entry.is_dir(follow_symlinks=False) and _is_left_behind(entry, *found.groups()):
+                shutil.rmtree(entry.path)
+            elif is_earlier and _is_left_behind(entry):
                 os.unlink(entry.path)
+
+
+def _is_left_behind(entry: os.DirEntry, host: str = "", process: str = "") -> bool:
+    """Whether nobody is still writing what stands there; the name says on which machine and in which process it was."""
+    last_written = entry.stat(follow_symlinks=False).st_mtime
+    if host != _host_mark():
+        return time.time() - last_written > _A_DAY
+    # A process that started after the last write cannot be the one that wrote.
+    started = process_start(int(process))
+    return started is None or started > last_written + _CLOCK
 
 
 def process_start(process: int) -> float | None:

@@ -17,6 +17,7 @@ from nl_course.files import write_atomically
 
 def half(temporary):
     temporary.write_text("half")
+    temporary.with_name(".tmpAbc123").write_text("a writer's own file")
     os.kill(os.getpid(), signal.SIGKILL)
 
 write_atomically(sys.argv[1], half)
@@ -27,11 +28,19 @@ def text(words):
     return lambda temporary: temporary.write_text(words)
 
 
+def replacing(temporary):
+    """Writes as safetensors does: into a file of its own, which then takes the other's place."""
+    own = temporary.with_name(".tmpAbc123")
+    own.touch(0o600)
+    own.write_text("new")
+    own.replace(temporary)
+
+
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def refuse(*_):
+def refuse(*_, **__):
     raise PermissionError(13, "Permission denied")
 
 
@@ -48,16 +57,16 @@ def test_a_new_file_follows_the_umask_and_a_replaced_one_keeps_its_permissions(t
     for mask, wanted in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
         umask(mask)
         assert mode(write_atomically(tmp_path / f"{mask}", text("new"))) == wanted
+        assert mode(write_atomically(tmp_path / f"{mask}", replacing)) == wanted
+        assert mode(write_atomically(tmp_path / f"new-{mask}", replacing)) == wanted
     for kept in (0o600, 0o640, 0o444):
         (tmp_path / "077").touch()
         (tmp_path / "077").chmod(kept)
         assert mode(write_atomically(tmp_path / "077", text("again"))) == kept
     seen = []
-    (tmp_path / "secret").write_text("old")
-    (tmp_path / "secret").chmod(0o600)
     umask(0o022)
-    write_atomically(tmp_path / "secret", lambda temporary: seen.append(mode(temporary)))
-    assert seen == [0o600]  # while it is written, too
+    write_atomically(tmp_path / "secret", lambda temporary: seen.append(mode(temporary.parent)))
+    assert seen == [0o700]  # nobody else reads it before it has the permissions of the file that it replaces
 
 
 def test_a_link_is_replaced_and_what_it_names_is_left_alone(tmp_path, umask):
@@ -86,36 +95,47 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")]).returncode == -9
         (left,) = tmp_path.iterdir()  # the second time: the first one's is gone
-        assert left.name.startswith(".file.") and left.read_text() == "half"
+        assert left.name.startswith(".file.") and (left / "file").read_text() == "half"
     write_atomically(tmp_path / "file", text("whole"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_only_what_is_surely_left_over_is_removed(tmp_path, monkeypatch):
-    """A file of a process that runs, of another machine, or of an earlier version stays until it is a day old; files
-    with other names, folders and links stay forever."""
+    """What a process still writes, and what another machine or an earlier version wrote, stays until it is a day old;
+    what has other names or is of another kind stays forever."""
     written = []
-    write_atomically(tmp_path / "file", lambda temporary: written.append(temporary.name))
+    write_atomically(tmp_path / "file", lambda temporary: written.append(temporary.parent.name))
     (running,) = written
-    other_machine = f".file.00000000-{running.split('-', 1)[1]}"
+    other_machine = ".file.00000000-999999999-0123abcd.part"  # no process here has that number
+    other_file = running.replace(".file.", ".another file.")
+    ours = {running, other_machine, other_file}
+    for name in ours | {".file.folder12.part", "file.part"}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
     earlier = ".file.abc_1234.part"
     strange = [".file.part", ".file.mine.part", ".other.abc_1234.part", "x.file.abc_1234.part", ".file.abcd1234.parts"]
-    for name in (running, other_machine, earlier, *strange):
+    as_a_file = running.replace(".file.", ".as a file.")
+    for name in (earlier, as_a_file, *strange):
         (tmp_path / name).write_text("x")
-    (tmp_path / ".file.folder12.part").mkdir()
     (tmp_path / ".file.thelink1.part").symlink_to("file")
-    before = {path.name for path in tmp_path.iterdir()}
+    (tmp_path / running.replace(".file.", ".link.")).symlink_to("file.part")
+
+    def present():
+        return {path.name for path in tmp_path.iterdir()}
+
+    before = present()
     remove_leftovers(tmp_path / "file")
-    assert {path.name for path in tmp_path.iterdir()} == before
+    assert present() == before
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 10**5,) * 2, follow_symlinks=False)
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", refuse)  # what cannot be removed does not stop the one who only wants to write
+        patch.setattr(os, "rmdir", refuse)
         remove_leftovers(tmp_path / "file")
-    assert {path.name for path in tmp_path.iterdir()} == before
+    assert present() == before
     remove_leftovers(tmp_path / "file")
     # This very process was started after that time, so it is another process of the same number that wrote.
-    assert before - {path.name for path in tmp_path.iterdir()} == {running, other_machine, earlier}
+    assert before - present() == {*ours, earlier}
     remove_leftovers(tmp_path / "nowhere" / "file")
 
 

@@ -20,6 +20,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -242,7 +243,14 @@ def _run(arguments: list[str], begin: Callable[[], None]) -> int:
     if command is not None and not command.startswith("-"):
         check_choice("command", command, COMMANDS)
     parser = build_parser(command)
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except CourseError:
+        # Under torchrun all processes have the same options: one on each machine tells what is wrong with them.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        time.sleep(1.0)  # torchrun ends them all once one has ended
+        return REFUSED
     if options.command is None:
         parser.print_help()
         return DONE

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nl_course.app.options import device_named, number
-from nl_course.errors import DONE, INTERRUPTED, CourseError, check_choice
+from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
     import torch
@@ -102,7 +102,7 @@ def run_train(options: argparse.Namespace) -> int:
             return _run(options, device, ranks, lambda *words, **how: print(*words, file=nowhere))
     except (CourseError, OSError):
         if distributed.main_tells():
-            return 2
+            return REFUSED
         raise
     finally:
         distributed.leave()
@@ -112,6 +112,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
 
     from nl_course.seeding import seeded
     from nl_course.training import TrainingConfig, train
+    from nl_course.training.run_folder import check_run_folder
 
     folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
     # Later ones win: defaults, then what a resumed run was started with, then what the command line gives now. If the
@@ -124,6 +125,11 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
     if settings["data"] is None:
         settings["text"] = settings["text"] or "prose"
     model_config(settings["preset"], settings["memory"], 256)  # refuses an unknown model before the text is read
+    if not options.estimate:
+        # `train` looks again. But a corpus takes long to read, and a tokenizer is written.
+        with ranks.together():
+            if ranks.is_main:
+                check_run_folder(folder, options.resume)
 
     # The data.
     stream, held_out, tokenizer, description = corpus(settings, config, folder, ranks)
@@ -200,7 +206,7 @@ def corpus(
         length=config.length,
         column=column,
         positions=folder / "positions.jsonl",
-        write=ranks.is_main,
+        write=ranks.is_main and not settings.get("estimate"),
     )
     return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}."
 

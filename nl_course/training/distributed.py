@@ -411,12 +411,16 @@ def main_tells() -> bool:
     ended. So those that are not the main one wait here until that one has spoken. Where it does not, e.g. because the
     error is not one that it has, the answer is no.
     """
-    place = MeetingPlace.last
-    if place is None or place.rank == 0:
+    if not under_torchrun() or os.environ["RANK"] == "0":
         return False
-    if place.store is None:  # the main process was never met
-        return not place.speaks
-    return place.has_main_ended()
+    place = MeetingPlace.last
+    if place is not None and place.store is not None:
+        return place.has_main_ended()
+    # The main process was never met, so one on each machine tells.
+    is_neighbor = os.environ.get("LOCAL_RANK", "0") != "0"
+    if is_neighbor:
+        time.sleep(1.0)  # until the other one has spoken
+    return is_neighbor
 
 
 def leave() -> None:

@@ -39,7 +39,7 @@ def check_files(folder: Path) -> None:
             raise CourseError(f"{path} is a link, and a run never writes through one; take another folder.")
         if not stat.S_ISREG(mode) or not _is_own(path, is_run):
             raise CourseError(
-                f"{path} was not written by a run of the course, which would replace it; take another folder, or move "
+                f"{path} is not a file of the course's runs, and a run would replace it; take another folder, or move "
                 "it away."
             )
 
