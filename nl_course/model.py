@@ -237,12 +237,14 @@ class LanguageModel(nn.Module):
     ) -> Iterator[Tensor]:
         """Streams `tokens` new tokens, (B,) each, after prompt (B, T), T >= 1.
 
-        `temperature` 0 takes the likeliest token; `top_k` keeps only the k likeliest; `seed` makes it repeatable.
-        `state` is what was read before the prompt. Each new token is read once: nothing is recomputed. Raises
-        CourseError for an empty prompt.
+        `temperature` and `top_k` are those of `sample`; `seed` makes the text repeatable, and every row draws for
+        itself, whatever stands beside it. `state` is what was read before the prompt. Each new token is read once:
+        nothing is recomputed. Raises CourseError for an empty prompt, and for logits that are not finite.
         """
         check_int("tokens", tokens, 0)
-        check_min("temperature", temperature, 0)
+        _check_sampling(temperature, top_k)
+        if seed is not None:
+            check_int("seed", seed)
         if prompt.dim() != 2 or prompt.shape[1] == 0:
             raise CourseError(f"the prompt must be (batch, time) with at least one token, not {tuple(prompt.shape)}.")
         return self._stream(prompt, tokens, temperature, top_k, seed, state)
@@ -257,12 +259,12 @@ class LanguageModel(nn.Module):
         state: ModelState | None,
     ) -> Iterator[Tensor]:
         """The generator behind `generate`, which checks its arguments before the first token is asked for."""
-        generator = None if seed is None else torch.Generator(unread.device).manual_seed(seed)
+        generators = None if seed is None else _row_generators(seed, len(unread), unread.device)
         for _ in range(tokens):
             # Only around the model: a generator that pauses inside `no_grad` would switch it off for its caller.
             with torch.no_grad():
                 logits, state = self(unread, state)  # (B, T, vocab)
-                token = sample(logits[:, -1], temperature, top_k, generator)  # (B,)
+                token = _sample_rows(logits[:, -1], temperature, top_k, generators)  # (B,)
             yield token
             unread = token[:, None]  # (B, 1)
 
@@ -278,16 +280,55 @@ class LanguageModel(nn.Module):
 
 
 def sample(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """One token per row from logits (B, vocab) -> (B,). `temperature` 0 takes the likeliest, `top_k` draws among the k
-    likeliest alone."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
+    """One token per row from logits (B, vocab) -> (B,).
+
+    `temperature` 0, or one too small for float32, takes the likeliest. `top_k` draws among exactly k, the likeliest; of
+    equal logits the one with the lower index counts as likelier. Raises CourseError for logits that are not finite.
+    """
+    _check_sampling(temperature, top_k)
+    if not logits.isfinite().all():
+        raise CourseError(
+            "the logits are not finite, so no token can be drawn: weights or states have overflowed. "
+            "Read the text from a fresh state, or load a checkpoint from before."
+        )
+    if temperature < torch.finfo(torch.float32).tiny:
+        return logits.argmax(dim=-1)  # the first of equals
     if top_k is not None:
-        count = min(check_int("top_k", top_k, 1), logits.shape[-1])
-        least = logits.topk(count).values[:, -1:]  # (B, 1)
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+        logits = logits.masked_fill(~_likeliest(logits, min(top_k, logits.shape[-1])), -torch.inf)
+    # With 0 for the largest, a small temperature leads to minus infinity and never to infinity.
+    logits = logits.float() - logits.float().amax(dim=-1, keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
+
+
+def _check_sampling(temperature: float, top_k: int | None) -> None:
+    check_min("temperature", temperature, 0)
+    if top_k is not None:
+        check_int("top_k", top_k, 1)
+
+
+def _likeliest(logits: Tensor, count: int) -> Tensor:
+    """True for exactly `count` largest logits of each row (B, vocab), those with lower indices among equal ones."""
+    least = logits.topk(count).values[:, -1:]  # (B, 1)
+    above = logits > least
+    equal = logits == least
+    places_left = count - above.sum(dim=-1, keepdim=True)  # (B, 1)
+    return above | (equal & (equal.cumsum(dim=-1) <= places_left))
+
+
+def _sample_rows(
+    logits: Tensor, temperature: float, top_k: int | None, generators: list[torch.Generator] | None
+) -> Tensor:
+    """`sample` for logits (B, vocab), each row with its own generator; without any the rows share the global one."""
+    if generators is None:
+        return sample(logits, temperature, top_k, None)
+    rows = zip(logits.split(1), generators)  # (1, vocab) each
+    return torch.cat([sample(row, temperature, top_k, generator) for row, generator in rows])  # (B,)
+
+
+def _row_generators(seed: int, rows: int, device: torch.device) -> list[torch.Generator]:
+    """One generator per row. Seeds lie far apart, so that the rows of one seed are not those of the next."""
+    step = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
+    return [torch.Generator(device).manual_seed((seed + row * step) % 2**64) for row in range(rows)]
 
 
 def _start(module: nn.Module) -> None:

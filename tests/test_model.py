@@ -1,6 +1,7 @@
 """The language model around a memory: any split, streaming generation, presets, and mistakes in words."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,56 @@ def test_top_k_only_ever_takes_the_k_likeliest():
     logits = torch.tensor([[0.0, 3.0, 2.0, 1.0]]).expand(200, -1)
     drawn = sample(logits, 2.0, top_k=2, generator=torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {1, 2}
+
+
+def test_top_k_takes_exactly_k_and_of_equals_the_first():
+    logits = torch.tensor([[1.0, 2.0, 1.0, 1.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0]])
+    generator = torch.Generator().manual_seed(0)
+    for top_k, candidates in (
+        (1, [{1}, {0}]),
+        (2, [{0, 1}, {0, 1}]),
+        (3, [{0, 1, 2}, {0, 1, 2}]),
+        (9, [set(range(5))] * 2),
+    ):
+        for row, expected in zip(logits, candidates):
+            drawn = sample(row.expand(500, -1), 5.0, top_k, generator)
+            assert set(drawn.tolist()) == expected
+    assert sample(logits, 0, None, None).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-20, 1e-37, 1e-40, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature):
+    logits = 100 * torch.randn(50, 11, generator=torch.Generator().manual_seed(0))
+    for top_k in (None, 3):
+        assert torch.equal(sample(logits, temperature, top_k, None), logits.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_named(model, wrong):
+    logits = torch.zeros(2, 4)
+    logits[1, 2] = wrong
+    for temperature in (0, 1.0):
+        with pytest.raises(CourseError, match="logits are not finite"):
+            sample(logits, temperature, None, None)
+    broken = deepcopy(model)
+    with torch.no_grad():
+        broken.norm.weight.fill_(wrong)
+    with pytest.raises(CourseError, match="logits are not finite"):
+        next(broken.generate(tokens(1), 3))
+
+
+def test_a_row_draws_the_same_whatever_stands_beside_it(model):
+    def run(prompt, seed):
+        return torch.stack(list(model.generate(prompt, tokens=12, seed=seed, top_k=5)), dim=1)
+
+    prompts = tokens(3)
+    together = run(prompts, 7)
+    assert torch.equal(run(prompts[:1], 7), together[:1])
+    assert torch.equal(run(prompts[:2], 7), together[:2])
+    # Rows that ask the same are not answered the same, and no row of one seed comes again under the next.
+    same = prompts[:1].expand(4, -1)
+    texts = {tuple(row) for seed in range(3) for row in run(same, seed).tolist()}
+    assert len(texts) == 12
 
 
 def test_traces_are_named_by_layer(model):
@@ -195,6 +246,10 @@ def test_the_laptop_presets_stay_small():
         (lambda m: m.generate(torch.zeros(1, 0, dtype=torch.long), 3), "at least one token"),
         (lambda m: m.generate(tokens(), -1), "tokens must be a whole number"),
         (lambda m: m.generate(tokens(), 3, temperature=-1.0), "temperature"),
+        (lambda m: m.generate(tokens(), 3, temperature=math.inf), "temperature"),
+        (lambda m: m.generate(tokens(), 3, top_k=0), "top_k"),
+        (lambda m: m.generate(tokens(), 3, top_k=2.5), "top_k"),
+        (lambda m: m.generate(tokens(), 3, seed="one"), "seed"),
         (lambda m: ModelConfig(memory="atention"), "Did you mean 'attention'"),
         (lambda m: ModelConfig(width=0), "width"),
         (lambda m: ModelConfig(conv=-1), "conv"),

@@ -250,19 +250,29 @@ def refused(memory: Memory, x: Tensor, state: State | None, words: str) -> None:
 
 
 def compiled(case: Case) -> None:
-    """Compiled, the memory gives the same, from its start and from a state."""
-    memory, x = build(case), inputs()
-    compiled_memory = torch.compile(memory, backend="aot_eager", dynamic=False)
+    """Compiled, the memory gives the same outputs, states and gradients, from its start and from a state."""
+    memory = build(case)
+    x = inputs().requires_grad_()
+    start, rest = x.split([9, TOKENS - 9], dim=1)  # several chunks and the beginning of one; and on from there
+    variables = [x, *memory.parameters()]
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+
+    def read_twice(memory: Callable) -> tuple[Tensor, State, Tensor, tuple]:
+        y, state = memory(start)
+        y_after, _ = memory(rest, state)
+        loss = (torch.cat([y, y_after], dim=1) * direction).sum()
+        return y, state, y_after, torch.autograd.grad(loss, variables, allow_unused=True)
+
     try:
-        y, state = compiled_memory(x)
-        y_after, _ = compiled_memory(x, state)
+        y, state, y_after, gradients = read_twice(torch.compile(memory, backend="aot_eager", dynamic=False))
     finally:
         torch._dynamo.reset()  # what was compiled for this case would count against the limit of the next
-    expected, expected_state = memory(x)
-    expected_after, _ = memory(x, expected_state)
+    expected, expected_state, expected_after, expected_gradients = read_twice(memory)
     torch.testing.assert_close(y, expected, **CLOSE)
     assert_same_state(state, expected_state)
     torch.testing.assert_close(y_after, expected_after, **CLOSE)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def on_a_gpu(case: Case) -> None:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from nl_course.errors import check_bool
 from nl_course.memories.linear.chunks import decay_between, decay_from_start, in_chunks, joined
@@ -212,7 +212,10 @@ class GatedDeltaNet(DeltaNet):
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (b, t, width) -> beta and log alpha = -Delta exp(A), both (b, h, t)."""
         beta, _ = super().gates(x)
-        Delta = softplus(self.interval(x).to(beta.dtype) + self.interval_bias).mT  # (b, h, t)
+        interval = self.interval(x).to(beta.dtype) + self.interval_bias
+        # softplus(u) = -logsigmoid(-u). PyTorch's softplus cannot be compiled with a backward pass here: version 2.13
+        # expects its gradient in another memory layout than it comes in.
+        Delta = -logsigmoid(-interval).mT  # (b, h, t)
         return beta, -Delta * self.log_rate.to(beta.dtype).exp()[:, None]
 
     def token_by_token(
