@@ -86,6 +86,8 @@ def test_cache_and_weights_by_hand():
     found = cache_traffic(shape, 100)
     assert found.flops == 3 * 4 * (4 * 8) * 100  # scores and the sum of values
     assert found.read == 3 * 100 * 2 * 2 * 8 * 2 and found.written == 3 * 2 * 2 * 8 * 2
+    # Of a model with an embedding beside its output, too, it is the attention alone.
+    assert cache_traffic("llama-3.1-8b", 100).flops == 32 * 32 * (4 * 128) * 100
     assert weights_traffic(1000, batch=4) == Traffic(2000, 500, 0)
     both = weights_traffic(1000) + found
     assert both.bytes == 2000 + found.bytes and both.times(3).flops == 3 * both.flops
