@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nl_course.app.options import device_named, number
-from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice
+from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, shortened
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
     import torch
@@ -35,6 +36,8 @@ example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
 """
 # What a run is about, beside the settings of TrainingConfig: its defaults. All of it is kept with the run.
 ABOUT = {"preset": "tiny", "memory": None, "text": None, "data": None, "column": None, "tokenizer": None}
+# Those that name what is read. A checkpoint may come from anyone, so they are never taken from it.
+SOURCES = ("text", "data", "tokenizer")
 
 
 def add_command(commands: argparse._SubParsersAction, about: str) -> None:
@@ -52,7 +55,11 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     )
     parser.add_argument("--vocab", type=number(int), help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run's folder")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the checkpoint in the run's folder; its --text, --data and --tokenizer files are named again",
+    )
     parser.add_argument(
         "--trust", action="store_true", help="the run's folder is your own: its sharded checkpoint may hold pickles"
     )
@@ -119,6 +126,8 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
     # last two contradict each other, `train` refuses and names the setting.
     before = started_with(folder) if options.resume else {}
     given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.resume:
+        check_sources(folder, before, given)
     settings = ABOUT | before | given
     check_options(settings, options)
     config = TrainingConfig.from_dict({f.name: settings[f.name] for f in fields(TrainingConfig) if f.name in settings})
@@ -132,7 +141,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
                 check_run_folder(folder, options.resume)
 
     # The data.
-    stream, held_out, tokenizer, description = corpus(settings, config, folder, ranks)
+    stream, held_out, tokenizer, description, hashes = corpus(settings, config, folder, ranks)
     if held_out.numel() <= config.length:
         print_line(f"The held-out part, {held_out.numel():,} tokens, is too short for an evaluation; it is left out.")
         held_out = None
@@ -162,12 +171,12 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         trust=options.trust,
         progress=show_bar,
         on_step=print_held_out if print_evaluations else None,
-        about={name: settings[name] for name in ABOUT} | {"tokenizer_hash": tokenizer.hash},
+        about={name: settings[name] for name in ABOUT} | hashes,
         parallel=ranks.mode,
     )
     print_line(run)
     if run.interrupted:
-        print_line(f"Go on with: nl-course train --resume --out {folder}")
+        print_line(f"Go on with: {resume_command(folder, settings)}")
         return INTERRUPTED
     print_line(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
     return DONE
@@ -189,14 +198,16 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
 
 def corpus(
     settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks"
-) -> tuple["Data", "torch.Tensor", "Tokenizer", str]:
-    """What is read: the data for `train`, the held-out tokens, the tokenizer, and a sentence about it."""
+) -> tuple["Data", "torch.Tensor", "Tokenizer", str, dict[str, str | None]]:
+    """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
+    a resumed run knows it again."""
     from nl_course.tasks.packed import PackedStream
+    from nl_course.tasks.streaming import data_hash
     from nl_course.tasks.tokenizer import BYTES
 
     if settings["data"] is None:
         library = library_named(settings["text"])
-        return library.stream("train"), library.stream("held_out"), BYTES, str(library)
+        return library.stream("train"), library.stream("held_out"), BYTES, str(library), {"tokenizer_hash": BYTES.hash}
     column = settings["column"] or "text"
     tokenizer = tokenizer_named(settings, column, ranks) if settings["tokenizer"] else BYTES
     stream = PackedStream(
@@ -208,18 +219,19 @@ def corpus(
         positions=folder / "positions.jsonl",
         write=ranks.is_main and not settings.get("estimate"),
     )
-    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}."
+    hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": data_hash(settings["data"])}
+    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}.", hashes
 
 
 def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer":
     """The tokenizer in a file. Where there is no file yet, the main process trains one on the first documents of
-    --data, leaving out those that are held out."""
+    --data, leaving out those that are held out. A run that is resumed has one already, so it must be there."""
     from nl_course.tasks.packed import is_held_out
     from nl_course.tasks.streaming import stream_datasets
     from nl_course.tasks.tokenizer import load_tokenizer, train_tokenizer
 
     path = Path(settings["tokenizer"])
-    if not path.exists() and ranks.is_main:
+    if not path.exists() and ranks.is_main and not settings["resume"]:
         documents = stream_datasets(settings["data"], column)
         texts = first_texts(document for document in documents if not is_held_out(document))
         train_tokenizer(texts, settings.get("vocab") or TOKENIZER_VOCAB).save(path)
@@ -271,19 +283,67 @@ def print_held_out(metrics: dict[str, Any]) -> None:
 def started_with(folder: Path) -> dict[str, Any]:
     """The settings of the run in `folder`, to go on with. Raises CourseError if there is no run to resume."""
     from nl_course.training.checkpoint import read_info
+    from nl_course.training.resuming import HASHES
     from nl_course.training.run_folder import checkpoints, sharded_progress
 
     _, sharded = checkpoints(folder)
     if sharded:
-        settings = sharded_progress(folder)["asked"]
+        settings = sharded_progress(folder).get("asked")
     else:
         path = folder / "checkpoint.safetensors"
         info = read_info(path)
         if info["kind"] != "training":
             raise CourseError(f"{path} is a finished model, not a run that can be resumed.")
-        settings = info["progress"]["asked"]
+        settings = info["progress"].get("asked")
+    if not isinstance(settings, dict):
+        raise CourseError(f"the checkpoint in {folder} does not say with which settings its run was started.")
     # Hashes are no options: they are computed again, and `train` compares them.
-    return {name: value for name, value in settings.items() if name not in ("text_hash", "tokenizer_hash")}
+    return {name: value for name, value in settings.items() if name not in HASHES}
+
+
+def check_sources(folder: Path, before: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raises CourseError unless the command line names the files and datasets that the run in `folder` reads.
+
+    `before` is what the checkpoint says, and `given` are the command's options. What a file says is compared with
+    them, and never opened, made or looked up.
+    """
+    for name in SOURCES:
+        recorded = before.get(name)
+        if recorded is not None and not isinstance(recorded, str):
+            raise CourseError(f"the checkpoint in {folder} is damaged: its {name} is {shortened(recorded)}.")
+        if name in given and recorded is not None and given[name] != recorded:
+            raise CourseError(
+                f"the run in {folder} was started with {name} = {printable(recorded)}, not {given[name]}; "
+                "resume it with what it was started with, or start another folder."
+            )
+    missing = [name for name in SOURCES if name not in given and needs_naming(name, before.get(name))]
+    if missing:
+        options = " and ".join(f"--{name} {printable(before[name])}" for name in missing)
+        raise CourseError(
+            f"the run in {folder} reads {options}; a checkpoint may come from anyone, so say this yourself: "
+            f"{resume_command(folder, before)}"
+        )
+
+
+def needs_naming(name: str, value: str | None) -> bool:
+    """Whether this source is a file or the name of a dataset, and not a part of the course."""
+    from nl_course.tasks.text import CORPORA
+
+    return value is not None and not (name == "text" and value in CORPORA)
+
+
+def resume_command(folder: Path, settings: dict[str, Any]) -> str:
+    """The command that goes on with a run."""
+    words = ["nl-course train --resume --out", shlex.quote(str(folder))]
+    for name in SOURCES:
+        if needs_naming(name, settings.get(name)):
+            words.append(f"--{name} {printable(settings[name])}")
+    return " ".join(words)
+
+
+def printable(text: str) -> str:
+    """A text from a file as a word of a command; one that could disturb a terminal, or is long, as Python writes it."""
+    return shlex.quote(text) if text.isprintable() and len(text) <= 200 else shortened(text, 200)
 
 
 def model_config(preset_name: str, memory: str | None, vocab: int) -> "ModelConfig | NestedConfig":

@@ -56,12 +56,14 @@ def check_one_run(
     _check_step(folder, progress, settings)
     _check_run_file(folder, settings, may_change)
     step = progress["step"]
-    log_every = settings.get("log_every", 1)
+    log_every = settings.get("log_every")  # may differ from what the present session asks for
+    if type(log_every) is not int or log_every < 1:
+        raise CourseError(f"the checkpoint in {folder} is damaged: its log_every is {log_every!r:.50}.")
     unwritten = progress.get("unwritten", [])  # lines for which there was no room on the disk
     if not isinstance(unwritten, list) or not all(isinstance(line, dict) and "step" in line for line in unwritten):
         raise CourseError(f"the checkpoint in {folder} is damaged: its lines of metrics are none.")
     lines = [*metrics, *unwritten]
-    due = step > 0 and (step % log_every == 0 or step == settings.get("steps"))
+    due = step > 0 and (step % log_every == 0 or step == settings["steps"])
     if due and not trust and not any(line["step"] == step for line in lines):
         raise CourseError(
             f"the checkpoint in {folder} is of step {step}, and metrics.jsonl has no line of that step: they are not "
@@ -70,18 +72,26 @@ def check_one_run(
         )
 
 
+def step_of(folder: Path, progress: dict[str, Any]) -> int:
+    """The step of a checkpoint. Raises CourseError if it has none."""
+    step = progress.get("step")
+    if type(step) is not int or step < 0:
+        raise CourseError(f"the checkpoint in {folder} cannot be of step {step!r:.50}.")
+    return step
+
+
 def _check_step(folder: Path, progress: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raises CourseError for a step, or numbers beside it, that this run cannot have reached."""
-    step = progress.get("step")
-    most = settings.get("steps")
-    if type(step) is not int or not 0 <= step <= most:
-        raise CourseError(f"the checkpoint in {folder} cannot be of step {step!r:.50}: its run has {most} steps.")
+    step = step_of(folder, progress)
+    most = settings["steps"]
+    if step > most:
+        raise CourseError(f"the checkpoint in {folder} cannot be of step {step}: its run has {most} steps.")
     tokens = progress.get("tokens")
     seconds = progress.get("seconds")
     if type(tokens) is not int or tokens < 0:
         raise CourseError(f"the checkpoint in {folder} cannot have read {tokens!r:.50} tokens.")
     # A stream gives every step the same number of tokens; a function may give what it likes.
-    if "text_hash" in settings and tokens != step * settings.get("batch_size", 0) * settings.get("length", 0):
+    if "text_hash" in settings and tokens != step * settings["batch_size"] * settings["length"]:
         raise CourseError(f"the checkpoint in {folder} cannot have read {tokens} tokens in {step} steps.")
     if type(seconds) not in (int, float) or not isfinite(seconds) or seconds < 0:
         raise CourseError(f"the checkpoint in {folder} cannot have taken {seconds!r:.50} seconds.")

@@ -27,7 +27,7 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.files import parse_json, reason, write_atomically
 from nl_course.training.checkpoint import bare, load_training, read_info, save_model, save_training
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks
-from nl_course.training.resuming import check_one_run, check_settings
+from nl_course.training.resuming import check_one_run, check_settings, step_of
 from nl_course.training.run_files import (
     ABOUT,
     CHECKPOINT,
@@ -95,7 +95,7 @@ def checkpoints(folder: Path) -> tuple[bool, bool]:
         return plain.exists(), False
     if not plain.exists():
         return True, True
-    return True, sharded_progress(folder)["step"] > read_info(plain)["progress"]["step"]
+    return True, step_of(folder, sharded_progress(folder)) > step_of(folder, read_info(plain).get("progress", {}))
 
 
 def sharded_progress(folder: Path) -> dict[str, Any]:

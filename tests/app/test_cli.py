@@ -59,7 +59,8 @@ def test_training_leaves_a_run_and_resuming_goes_on_with_what_was_asked(own, cap
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 2, **k))
         assert train("--out", "broken") == 0 and len(read_metrics(run)) == 2
-    assert main(["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]) == 0
+    again = ["train", "--resume", "--out", "broken", "--text", "own.txt", "--quiet", "--device", "cpu"]
+    assert main(again) == 0
     losses = [[line["loss"] for line in read_metrics(own / name)] for name in ("whole", "broken")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     settings = json.loads((run / "run.json").read_text())["asked"]
@@ -93,7 +94,21 @@ def test_a_corpus_is_read_as_subwords_of_its_own_and_the_run_resumes(own, capsys
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 2, **k))
         assert main([*options, "--out", "broken"]) == 0
-    assert main(["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]) == 0
+    before = contents(own)
+    resume = ["train", "--resume", "--out", "broken", "--quiet", "--device", "cpu"]
+    capsys.readouterr()
+    assert main(resume) == 2
+    said = capsys.readouterr().err
+    assert "nl-course train --resume --out broken --data shelf.jsonl --tokenizer t.json" in said
+    sources = ["--data", "shelf.jsonl", "--tokenizer", "t.json"]
+    (own / "t.json").rename(own / "moved.json")
+    assert main([*resume, *sources]) == 2 and "no tokenizer" in capsys.readouterr().err
+    (own / "moved.json").rename(own / "t.json")
+    (own / "shelf.jsonl").write_text("\n".join([*lines[:-1], lines[-1].replace("199", "200")]))
+    assert main([*resume, *sources]) == 2 and "the data of the run in broken has changed" in capsys.readouterr().err
+    (own / "shelf.jsonl").write_text("\n".join(lines))
+    assert contents(own) == before
+    assert main([*resume, *sources]) == 0
     losses = [[line["loss"] for line in read_metrics(own / name)] for name in ("whole", "broken")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     assert main([*SMALL, "--data", "shelf.jsonl", "--out", "other"]) == 2
@@ -121,7 +136,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_as_shells_expect(own):
     program.send_signal(signal.SIGINT)
     out, error = program.communicate(timeout=60)
     assert program.returncode == cli.INTERRUPTED and error == ""
-    assert "interrupted after" in out and "nl-course train --resume --out r" in out
+    assert "interrupted after" in out and "nl-course train --resume --out r --text own.txt" in out
     assert train_command.started_with(own / "r")["steps"] == 100000
 
 
@@ -265,18 +280,20 @@ def test_a_truncated_checkpoint_is_named_and_left_alone(trained, capsys, length)
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(trained, capsys):
     before = contents(trained)
+    again = ["train", "--resume", "--out", "r", "--text", "own.txt"]
     for options, words in (
         ([*SMALL, "--text", "own.txt", "--out", "r"], "r already holds a run"),
-        (["train", "--resume", "--out", "r", "--preset", "tiny"], "was started with preset = micro, not tiny"),
-        (["train", "--resume", "--out", "r", "--seed", "5"], "was started with seed = 0, not 5"),
-        (["train", "--resume", "--out", "r", "--text", "prose"], "was started with text = own.txt, not prose"),
+        ([*again, "--preset", "tiny"], "was started with preset = micro, not tiny"),
+        ([*again, "--seed", "5"], "was started with seed = 0, not 5"),
+        ([*again[:-1], "prose"], "was started with text = own.txt, not prose"),
+        (again[:-2], "reads --text own.txt; a checkpoint may come from anyone, so say this yourself: nl-course train"),
     ):
         capsys.readouterr()
         assert main(options) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
     (trained / "own.txt").write_text("other words\n" * 100)
-    assert main(["train", "--resume", "--out", "r"]) == 2 and "text_hash" in capsys.readouterr().err
+    assert main(again) == 2 and "the text of the run in r has changed" in capsys.readouterr().err
     (trained / "own.txt").write_bytes(before[trained / "own.txt"])
     assert contents(trained) == before
 

@@ -128,6 +128,7 @@ def test_the_tiny_preset_is_trained_broken_off_and_resumed_from_the_command_line
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", lambda *a, **k: real(*a, stop=lambda m: m["step"] == 1, **k))
         assert main([*command, "cut"]) == 0
-    assert main(["train", "--resume", "--out", "cut", "--quiet", "--device", "cpu"]) == 0
+    again = ["train", "--resume", "--out", "cut", "--text", "own.txt", "--quiet", "--device", "cpu"]
+    assert main(again) == 0
     whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "cut")
     assert [line["loss"] for line in whole] == [line["loss"] for line in resumed] and len(whole) == 3

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from nl_course.errors import CourseError
+from nl_course.tasks import streaming
 from nl_course.tasks.streaming import FIRST_ROWS, stream_datasets
 
 TEXTS = [f"book {i}: " + "word " * i for i in range(1, 41)]
@@ -164,3 +165,24 @@ def test_a_column_that_only_later_rows_have_is_found(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(['{"body": "b"}', *lines]))
     with pytest.raises(CourseError, match="has no column 'text'; it has: body"):
         list(stream_datasets(str(tmp_path / "a.jsonl")))
+
+
+def test_the_hash_of_files_changes_with_their_contents_and_order_only(tmp_path, monkeypatch):
+    for name, text in (("a.jsonl", "one"), ("b.jsonl", "two")):
+        (tmp_path / name).write_text(json.dumps({"text": text}))
+    first = streaming.data_hash(str(tmp_path / "*.jsonl"))
+    assert first == streaming.data_hash(str(tmp_path)) and len(first) == 12
+    assert streaming.data_hash("owner/name") is None
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "owt"}))
+    assert streaming.data_hash(str(tmp_path)) != first
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "two"}))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "one"}))
+    assert streaming.data_hash(str(tmp_path)) != first
+    # Of large files pieces count, the first and the last bytes among them, and the sizes.
+    monkeypatch.setattr(streaming, "HASHED_WHOLE", 100)
+    (tmp_path / "large.txt").write_bytes(bytes(1 << 21))
+    hashes = {streaming.data_hash(str(tmp_path / "large.txt"))}
+    for text in (b"x" + bytes((1 << 21) - 1), bytes((1 << 21) - 1) + b"x", bytes((1 << 21) + 1)):
+        (tmp_path / "large.txt").write_bytes(text)
+        hashes.add(streaming.data_hash(str(tmp_path / "large.txt")))
+    assert len(hashes) == 4

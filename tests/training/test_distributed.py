@@ -220,7 +220,8 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
     assert ran.stdout.count("on cpu, 2 processes (fsdp)") == ran.stdout.count("Run(done after 3 of 3 steps") == 1
     assert ran.stdout.count("\nstep ") == 3
     assert started_with(tmp_path / "r")["steps"] == 3 and checkpoints(tmp_path / "r") == (True, True)
-    assert main(["train", "--resume", "--out", "r", "--steps", "3", "--quiet", "--device", "cpu"]) == 0
+    again = ["train", "--resume", "--out", "r", "--text", "own.txt", "--steps", "3", "--quiet", "--device", "cpu"]
+    assert main(again) == 0
     assert "done after 3 of 3" in capsys.readouterr().out
 
 
