@@ -27,9 +27,9 @@ class Rotary(nn.Module):
     def __init__(self, dim: int, theta: float = 10_000.0):
         """`dim` features, `theta` the base of the rates. Raises CourseError for an odd width or a base below 1."""
         super().__init__()
-        if check_int("rotary width", dim) % 2 or dim == 0:
+        if check_int("rotary width", dim, 1) % 2:
             raise CourseError(
-                f"rotary embedding turns pairs of features, so its width must be even and at least 2, not {dim}: "
+                f"rotary embedding turns pairs of features, so its width must be even, not {dim}: "
                 "give an even head width, or rope_theta=None where positions may be left out."
             )
         self.dim, self.theta = dim, check_min("rope_theta", theta, 1)
