@@ -83,13 +83,15 @@ def shard_folders(folder: Path) -> list[Path]:
 def remove_shards(shards: Path) -> None:
     """Removes the files of a sharded checkpoint, of this version or an earlier one, and the folder if it is empty
     then."""
-    own = re.compile(r"shard-[0-9]{5,}\.safetensors|\.metadata(\.tmp)?|__[0-9]+_[0-9]+\.distcp")
+    own = re.compile(r"shard-[0-9]{5,}\.safetensors")
+    earlier = re.compile(r"\.metadata(\.tmp)?|__[0-9]+_[0-9]+\.distcp")
     unfinished = re.compile(r"\.(shard-[0-9]{5,}\.safetensors)\..*\.part")
     if shards.is_symlink() or not shards.is_dir():
         return
     for path in sorted(shards.iterdir()):
-        if own.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
+        if path.is_file() and not path.is_symlink():
+            if earlier.fullmatch(path.name) or (own.fullmatch(path.name) and _begins_as_own(path)):
+                path.unlink(missing_ok=True)
         elif match := unfinished.fullmatch(path.name):
             remove_leftovers(shards / match[1])
     with suppress(OSError):  # something else is in it
@@ -97,9 +99,21 @@ def remove_shards(shards: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed runs left in `folder` while they wrote one of its files."""
+    """Removes what killed runs left in `folder` while they wrote one of its files. No run may be at work there."""
     for name in (ABOUT, METRICS, CHECKPOINT, MODEL, SHARDED):
         remove_leftovers(folder / name)
+    # Earlier versions let safetensors write its temporary file right here. Its beginning shows what it is.
+    for path in folder.glob(".tmp??????"):
+        if path.is_file() and not path.is_symlink() and _begins_as_own(path):
+            path.unlink()
+
+
+def _begins_as_own(path: Path) -> bool:
+    """Whether a file that may be incomplete begins like one of the course's files of tensors."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, 1 << 20))
+    return header.startswith(b"{") and b'"nl_course.' in header
 
 
 def _is_own(path: Path, is_run: bool) -> bool:

@@ -268,8 +268,10 @@ class RunFolder:
     def close(self) -> None:
         """Closes metrics.jsonl; what is recorded afterwards is not written."""
         if self._log is not None:
-            with suppress(OSError):  # a full disk again, at which `record` has failed already
+            # A full disk again, at which `record` has failed already.
+            with suppress(OSError):
                 self._sync()
+            with suppress(OSError):
                 self._log.close()
             self._log = None
 

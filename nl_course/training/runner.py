@@ -14,6 +14,7 @@ The runner only drives `training.train` on a run folder, so it leaves there what
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -243,8 +244,9 @@ class Runner:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if (self.folder / "checkpoint.safetensors").exists():
-            self.metrics = read_metrics(self.folder)
-            self.status = "done" if (self.folder / "model.safetensors").exists() else "paused"
+            with suppress(CourseError):  # what is wrong there is said by `train`, when it is started
+                self.metrics = read_metrics(self.folder)
+                self.status = "done" if (self.folder / "model.safetensors").exists() else "paused"
 
     @property
     def done(self) -> int:

@@ -158,9 +158,9 @@ def load_sharded(
 def save_whole_model(model: nn.Module, path: Path, info: dict[str, Any], ranks: Ranks) -> None:
     """`save_model` of a sharded model, in 32 bits: every process sends its part, the main one writes."""
     tensors = get_model_state_dict(model, options=FULL)
-    if ranks.is_main:
-        save_model(unsharded(model, tensors), path, torch.float32, info)
-    ranks.barrier()
+    with ranks.together():
+        if ranks.is_main:
+            save_model(unsharded(model, tensors), path, torch.float32, info)
 
 
 def unsharded(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:

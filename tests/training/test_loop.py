@@ -17,7 +17,7 @@ from nl_course.optimizers import OPTIMIZERS
 from nl_course.tasks import text
 from nl_course.training import Diverged, TrainingConfig, evaluate, gradient, token_losses, train
 from nl_course.training.checkpoint import load_model
-from nl_course.training.interrupts import Interrupts
+from nl_course.training.interrupts import SIGNALS, Interrupts
 from nl_course.training.run_folder import read_metrics
 
 STREAM = (torch.arange(4000) * 7 % 11 + torch.arange(4000) // 500).to(torch.uint8)
@@ -244,14 +244,17 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     assert curve(run(model(1), tmp_path, resume=True)) == curve(done)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("where", ["data", "forward", "update", "callback"])
-def test_ctrl_c_anywhere_leaves_the_last_whole_step(tmp_path, where):
+def test_ctrl_c_and_its_relatives_anywhere_leave_the_last_whole_step(tmp_path, where, name):
+    if not hasattr(signal, name):
+        pytest.skip(f"there is no {name} here")
     now = {"step": 0, "armed": False}
 
     def press(here, step):
         if now["armed"] and here == where and step == 5:
             now["armed"] = False
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), getattr(signal, name))
 
     class Net(StandIn):
         def forward(self, tokens, state=None):
@@ -278,6 +281,7 @@ def test_ctrl_c_anywhere_leaves_the_last_whole_step(tmp_path, where):
     broken = go(tmp_path / "broken")
     assert broken.interrupted and broken.step == (6 if where == "update" else 5) and not now["armed"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {signal.getsignal(number) for number in SIGNALS[1:]} <= {signal.SIG_DFL}
     resumed = go(tmp_path / "broken", seed=4, resume=True)
     assert curve(resumed) == curve(unbroken) and not resumed.interrupted
 
