@@ -202,7 +202,6 @@ def corpus(
     """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
     a resumed run knows it again."""
     from nl_course.tasks.packed import PackedStream
-    from nl_course.tasks.streaming import data_hash
     from nl_course.tasks.tokenizer import BYTES
 
     if settings["data"] is None:
@@ -219,7 +218,7 @@ def corpus(
         positions=folder / "positions.jsonl",
         write=ranks.is_main and not settings.get("estimate"),
     )
-    hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": data_hash(settings["data"])}
+    hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
     return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}.", hashes
 
 

@@ -22,9 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError, check_int, shortened
+from nl_course.files import check_file, parse_json
 from nl_course.tasks.documents import Document, rank
-from nl_course.tasks.streaming import stream_datasets
+from nl_course.tasks.streaming import data_hash, stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
 from nl_course.tasks.tokenizer import BYTES, Bytes, Tokenizer
 
@@ -72,8 +73,10 @@ class PackedStream:
         )
         self._path = None if positions is None else Path(positions)
         self._write = write
-        # What the noted positions depend on: another tokenizer or column would put documents elsewhere.
+        self.data_hash = data_hash(source) if isinstance(source, str) else None
+        # What the noted positions depend on: other data, or another tokenizer or column, would put documents elsewhere.
         self._about = {"source": self.name, "column": column, "tokenizer": tokenizer.hash, "every": NOTED_EVERY}
+        self._about["data"] = self.data_hash
         self._noted = self._read_positions()
         self._start_at(self._noted[0])
 
@@ -179,16 +182,27 @@ class PackedStream:
         positions = [Position(tokens=0, epoch=0, document=0)]
         if self._path is None or not self._path.is_file():
             return positions
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        lines = check_file(self._path, "list of positions").read_bytes().splitlines()
         try:
-            about = json.loads(lines[0])
+            about = parse_json(lines[0])
         except (ValueError, IndexError):
             raise CourseError(f"{self._path} does not hold the positions of a corpus; remove it.") from None
+        if isinstance(about, dict):
+            about.setdefault("data", self.data_hash)  # earlier versions kept none; resuming such a run says so
         if about != self._about:
-            raise CourseError(f"{self._path} was noted for {about}, not for {self._about}; take another folder.")
+            raise CourseError(
+                f"{self._path} was noted for {shortened(about, 300)}, not for {self._about}; take another folder, or "
+                "remove it."
+            )
         for line in lines[1:]:
             try:
-                positions.append(Position(*json.loads(line)))
-            except (ValueError, TypeError):
+                values = parse_json(line)
+            except ValueError:
                 break  # a crash cut the line off; the positions before it are good
+            if not isinstance(values, list) or len(values) != 3 or not all(type(value) is int for value in values):
+                break
+            position = Position(*values)
+            if min(position) < 0 or position <= positions[-1]:  # each lies behind the one before
+                break
+            positions.append(position)
         return positions

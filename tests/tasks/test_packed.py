@@ -96,6 +96,27 @@ def test_places_of_another_corpus_and_no_books_are_refused(often, tmp_path):
         PackedStream(Shelf(held), **SIZES)(0)
 
 
+def test_places_of_data_that_has_changed_are_refused_and_damaged_ones_are_left_out(often, tmp_path):
+    data, path = tmp_path / "data.jsonl", tmp_path / "positions.jsonl"
+    rows = [json.dumps({"text": f"row {i} of {i * i}"}) for i in range(80)]
+    data.write_text("\n".join(rows))
+    sizes = dict(batch_size=2, length=8, positions=path)
+    expected = PackedStream(str(data), **sizes)(40)[0]
+    lines = path.read_text().splitlines()
+    assert len(lines) > 3
+    for damaged in ("[3]", '["a", 0, 1]', "[-5, 0, 0]", "[1e3, 0, 7]", "[" * 100_000, "3", '{"tokens": 3}', lines[1]):
+        path.write_text("\n".join([*lines[:3], damaged, "[999999, 0, 3]"]))
+        assert torch.equal(PackedStream(str(data), **sizes, write=False)(40)[0], expected)
+    about = json.loads(lines[0])
+    del about["data"]  # as earlier versions wrote it
+    path.write_text("\n".join([json.dumps(about), *lines[1:]]))
+    assert torch.equal(PackedStream(str(data), **sizes, write=False)(40)[0], expected)
+    path.write_text("\n".join(lines))
+    data.write_text("\n".join([*rows[:-1], rows[-1].replace("row", "now")]))
+    with pytest.raises(CourseError, match="take another folder, or remove it"):
+        PackedStream(str(data), **sizes)
+
+
 def test_held_out_books_are_never_learnt_from():
     stream = PackedStream(Shelf(), **SIZES)
     held = stream.held_out(10_000)
