@@ -145,6 +145,57 @@ def test_what_a_learners_file_lacks_is_named(tmp_path, text, message):
         load_memory(tmp_path / "none.py")
 
 
+LOOP = "from nl_course.limits import TimeUp\nif True:\n    raise TimeUp"  # what the timer does to a loop
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LOOP, "my_memory.py was still running after 20 seconds .my_memory.py, line 3."),
+        ("import sys\nsys.exit(0)", "cannot be run: SystemExit: it ends the program .my_memory.py, line 2."),
+        ("x = [0] * 10**15", "cannot be run: MemoryError: it asks for more memory than there is"),
+        ("import torch\ntorch.zeros(10**14)", "RuntimeError: it asks for more memory than there is .my_memory.py, line 2"),
+        ("def f(): return f()\nf()", "cannot be run: RecursionError: maximum recursion depth exceeded"),
+        ("x = " + "(" * 10**4, "cannot be run: (SyntaxError|MemoryError)"),
+        ("\0", "cannot be run: (SyntaxError|ValueError)"),
+    ],
+)  # fmt: skip
+def test_a_file_that_would_hang_or_end_the_program_is_named(tmp_path, text, message):
+    path = tmp_path / "my_memory.py"
+    path.write_text(text)
+    with pytest.raises(CourseError, match=message):
+        load_memory(path, seconds=20)
+
+
+@pytest.mark.parametrize("name", ["m.txt", "memory", "folder.py"])
+def test_what_is_no_python_file_is_named(tmp_path, name):
+    (tmp_path / "m.txt").write_text("MEMORY = 1")
+    (tmp_path / "folder.py").mkdir()
+    with pytest.raises(CourseError, match=r"whose name ends in \.py|is a folder, not a file with a memory"):
+        load_memory(tmp_path / name)
+    if name != "folder.py":
+        with pytest.raises(CourseError, match=r"whose name ends in \.py"):
+            copy_template(tmp_path / name)
+
+
+class Endless(LinearAttention):
+    """Reads one token for ever, as the timer would find it."""
+
+    def advance(self, x, state, trace):
+        if x.shape[1] == 0:
+            raise TimeUp
+        return super().advance(x, state, trace)
+
+
+def test_the_time_of_a_check_is_shared_by_all_properties():
+    first, second, *others = check_case(Case("mine", lambda: Endless(Plain(width=8, heads=2, chunk=4))), 30).results
+    assert first[1] == "" and second[0] == "no tokens change nothing"
+    assert second[1].startswith("it was still running when the check's 30 seconds were used up (test_memories.py, line")
+    assert {seen for _, seen in others} == {"not tried, since the time was used up"}
+    with pytest.raises(CourseError, match="seconds must be a number of at least 0"):
+        check_case(None, seconds=-1)
+
+
 def test_an_error_in_a_learners_file_is_placed(tmp_path):
     path = copy_template(tmp_path / "my_memory.py")
     path.write_text(path.read_text().replace("mean = retention * mean", "mean = retention @ mean"))

@@ -18,6 +18,7 @@ Exit codes, the same for every command (their names stand in `nl_course/errors.p
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -29,11 +30,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nl_course import __version__
-from nl_course.app.options import device_named, number
-from nl_course.errors import DONE, FAULT, FOUND, INTERRUPTED, REFUSED, CourseError, check_choice, is_out_of_memory
+from nl_course.app.options import device_named
+from nl_course.errors import (
+    DONE,
+    FAULT,
+    FOUND,
+    INTERRUPTED,
+    REFUSED,
+    CourseError,
+    check_choice,
+    check_int,
+    is_out_of_memory,
+    shortened,
+)
 from nl_course.files import reason
 
 # Each command imports what it needs inside its own functions: `nl-course lab` must not wait for torch.
+
+
+# What argparse says of `--steps ten`.
+_NO_NUMBER = re.compile(r"invalid (int|float) value: '(.*)'$", re.S)
+
+
+def _no_number(match: re.Match) -> str:
+    return f"must be a {'whole number' if match[1] == 'int' else 'number'}, not {shortened(match[2])}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +67,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises CourseError instead of printing the usage and leaving."""
-        raise CourseError(f"{message.removeprefix('argument ')} (see `{self.prog} --help`)")
+        message = _NO_NUMBER.sub(_no_number, message.removeprefix("argument "))
+        raise CourseError(f"{message} (see `{self.prog} --help`)")
 
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -86,7 +107,7 @@ def add_lab(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--student", action="store_true", help="leave the solution cells out of the copy")
     parser.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
     parser.add_argument("--no-start", action="store_true", help="make or update the copy and stop there")
-    parser.add_argument("--port", type=number(int), help="the port to use (default: the next free one from 8888)")
+    parser.add_argument("--port", type=int, help="the port to use (default: the next free one from 8888)")
     parser.set_defaults(run=run_lab)
 
 
@@ -94,8 +115,8 @@ def run_lab(options: argparse.Namespace) -> int:
     """Makes or updates the copy, if one is asked for, and opens JupyterLab; returns the exit code."""
     from nl_course.app import lab
 
-    if options.port is not None and not 0 < options.port < 65536:
-        raise CourseError(f"--port must be a number from 1 to 65535, not {options.port}.")
+    if options.port is not None:
+        check_int("--port", options.port, 1, 65535)
     for name in ("reset", "student", "no_start"):
         if getattr(options, name) and options.copy is None:
             raise CourseError(f"--{name.replace('_', '-')} is about a copy; add --copy DIR.")

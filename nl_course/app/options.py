@@ -1,10 +1,8 @@
-"""What several commands share: reading numbers and devices from options."""
+"""What several commands share: the device that an option names."""
 
-import argparse
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from nl_course.errors import CourseError, check_choice, shortened
+from nl_course.errors import CourseError, check_choice
 
 if TYPE_CHECKING:  # `nl-course lab` opens without waiting for torch
     import torch
@@ -25,19 +23,3 @@ def device_named(name: str) -> "torch.device":
         present = ", ".join(device for device, is_there in available.items() if is_there)
         raise CourseError(f"this machine has no device {name!r}; it has: {present}.")
     return torch.device(name)
-
-
-def number(kind: type) -> Callable[[str], object]:
-    """A reader for an option's value, int or float (or any type made from a text), that says what it expected.
-
-    Used as `type=number(int)`: argparse's own message would name the Python type.
-    """
-    expected = "whole number" if kind is int else "number"
-
-    def read(text: str) -> object:
-        try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {expected}, not {shortened(text)}") from None
-
-    return read

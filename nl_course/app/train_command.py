@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nl_course.app.options import device_named, number
+from nl_course.app.options import device_named
 from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, shortened
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
@@ -53,7 +53,7 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="subwords for --data; trained on it if there is no such file yet"
     )
-    parser.add_argument("--vocab", type=number(int), help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
+    parser.add_argument("--vocab", type=int, help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument(
         "--resume",
@@ -68,7 +68,7 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--estimate", action="store_true", help="print what it takes, from a few real steps, and stop")
     parser.add_argument("--accelerator", help="for --estimate: from this accelerator's data sheet, without any steps")
-    parser.add_argument("--price", type=number(float), help="for --estimate: price per device and hour, in your money")
+    parser.add_argument("--price", type=float, help="for --estimate: price per device and hour, in your money")
     for setting in fields(TrainingConfig):
         # Each optimizer has options of its own. They are set from Python and by recordings only.
         if setting.name != "optimizer_options":
@@ -87,10 +87,10 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any, meani
         parser.add_argument(*names, action="store_true", default=None, help=meaning)
         return
     if name == "betas":
-        numbers = {"nargs": 2, "type": number(float), "metavar": ("B1", "B2")}
+        numbers = {"nargs": 2, "type": float, "metavar": ("B1", "B2")}
         shown = " ".join(map(str, default))
     else:
-        numbers = {"type": number(type(default)), "metavar": "NAME" if isinstance(default, str) else "N"}
+        numbers = {"type": type(default), "metavar": "NAME" if isinstance(default, str) else "N"}
         shown = default
     parser.add_argument(*names, dest=name, help=f"{meaning} (default: {shown})", **numbers)
 

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +17,9 @@ from typing import Any
 
 import torch
 
-from nl_course.errors import DONE, FOUND, CourseError
-from nl_course.files import write_atomically
+from nl_course.errors import DONE, FOUND, CourseError, check_min, is_out_of_memory
+from nl_course.files import check_file, write_atomically
+from nl_course.limits import TimeUp, limits
 from nl_course.memories import Memory
 from nl_course.seeding import seeded
 from nl_course.suite.case import WIDTH, Case
@@ -25,6 +27,7 @@ from nl_course.suite.properties import PROPERTIES
 
 TEMPLATE = Path(__file__).with_name("template.py")
 HEADS = 2  # at the suite's size
+SECONDS = 300.0  # that all properties together may take; the template needs two, the slowest memory here a minute
 # Where a traceback passes through code that the learner did not write; "<" begins names of no files.
 NOT_THE_LEARNERS = (
     f"{Path(__file__).resolve().parent.parent}{os.sep}",
@@ -81,19 +84,39 @@ class Report:
 
 
 def copy_template(path: str | os.PathLike = "my_memory.py") -> Path:
-    """Writes the file to begin with, a correct and poor memory, and returns its path. A file that is there is left."""
-    path = Path(path)
-    if not path.exists():
+    """Writes the file to begin with, a correct and poor memory, and returns its path. A file that is there is left.
+
+    Raises CourseError for a name that is not that of a Python file.
+    """
+    path = _python_file(path)
+    if not os.path.lexists(path):
         text = TEMPLATE.read_text(encoding="utf-8")
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return path
 
 
-def load_memory(path: str | os.PathLike) -> OwnMemory:
-    """The memory that a file defines. Raises CourseError where the file is missing, fails or lacks a name."""
-    path = Path(path)
-    if not path.is_file():
+def load_memory(path: str | os.PathLike, seconds: float = SECONDS) -> OwnMemory:
+    """The memory that a file defines. Raises CourseError where the file is missing, fails, lacks a name, or is still
+    running after so many seconds (0: as long as it takes)."""
+    path = _python_file(path)
+    if not os.path.lexists(path):
         raise CourseError(f"there is no file {str(path)!r}; `nl-course check-memory --template {path}` writes one.")
+    check_file(path, "file with a memory")
+    try:
+        with limits(check_min("seconds", seconds, 0)):
+            return _load(path)
+    except TimeUp as error:
+        raise CourseError(f"{path.name} was still running after {seconds:g} seconds{_place(error)}.") from error
+
+
+def _python_file(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if path.suffix != ".py":
+        raise CourseError(f"{str(path)!r} must be a Python file, whose name ends in .py.")
+    return path
+
+
+def _load(path: Path) -> OwnMemory:
     module = _run(path)
     memory, config = getattr(module, "MEMORY", None), getattr(module, "CONFIG", None)
     if not (isinstance(memory, type) and issubclass(memory, Memory)):
@@ -103,9 +126,8 @@ def load_memory(path: str | os.PathLike) -> OwnMemory:
     own = OwnMemory(path.stem, memory, config, bool(getattr(module, "GROWS", False)))
     # Built once here, since a file that cannot even be built has no properties to try.
     try:
-        with seeded(0):
-            own.build(WIDTH, HEADS)
-    except Exception as error:
+        own.build(WIDTH, HEADS)
+    except (Exception, SystemExit) as error:
         raise CourseError(
             f"{path.name}: MEMORY(CONFIG(width={WIDTH}, heads={HEADS})) fails with {_in_words(error)}"
         ) from error
@@ -120,38 +142,60 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CourseError(f"{path.name} cannot be run: {_in_words(error)}") from error
     return module
 
 
-def check_memory(memory: str | os.PathLike | OwnMemory) -> Report:
-    """The suite on a learner's memory, given by its file (or loaded already)."""
-    own = memory if isinstance(memory, OwnMemory) else load_memory(memory)
-    return check_case(own.case())
+def check_memory(memory: str | os.PathLike | OwnMemory, seconds: float = SECONDS) -> Report:
+    """The suite on a learner's memory, given by its file (or loaded already). The file, and then all properties
+    together, may take so many seconds (0: as long as it takes)."""
+    own = memory if isinstance(memory, OwnMemory) else load_memory(memory, seconds)
+    return check_case(own.case(), seconds)
 
 
-def check_case(case: Case) -> Report:
-    """Every property on one memory, also after one has failed."""
-    results = []
-    for name, holds in PROPERTIES:
-        try:
-            holds(case)
-            results.append((name, ""))
-        except AssertionError as error:
-            results.append((name, _first_lines(str(error)) or "it does not hold"))
-        except Exception as error:  # the learner's own code failed: say where
-            results.append((name, _in_words(error)))
-    return Report(case.name, tuple(results))
+def check_case(case: Case, seconds: float = SECONDS) -> Report:
+    """Every property on one memory, also after one has failed, until so many seconds are used up (0: until all have
+    been tried)."""
+    seen: dict[str, str] = {}
+    trying = ""
+    try:
+        with limits(check_min("seconds", seconds, 0)):
+            for trying, holds in PROPERTIES:
+                seen[trying] = _try(holds, case)
+    except TimeUp as error:
+        seen[trying] = f"it was still running when the check's {seconds:g} seconds were used up{_place(error)}"
+    untried = "not tried, since the time was used up"
+    return Report(case.name, tuple((name, seen.get(name, untried)) for name, _ in PROPERTIES))
 
 
-def _in_words(error: Exception) -> str:
+def _try(holds: Callable[[Case], None], case: Case) -> str:
+    """What is seen where a property does not hold; "" where it holds."""
+    try:
+        holds(case)
+    except AssertionError as error:
+        return _first_lines(str(error)) or "it does not hold"
+    except (Exception, SystemExit) as error:  # the learner's own code failed: say where
+        return _in_words(error)
+    return ""
+
+
+def _in_words(error: BaseException) -> str:
     """An error's kind and words, and the line of the learner's file that it came from."""
+    words = _first_lines(str(error))
+    if is_out_of_memory(error):
+        words = "it asks for more memory than there is"
+    elif isinstance(error, SystemExit):
+        words = "it ends the program"
+    return f"{type(error).__name__}: {words}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the learner's own code that an error came through, in brackets; "" if it came through none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(NOT_THE_LEARNERS)]
     own = [frame for frame in own if "site-packages" not in frame.filename]
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {_first_lines(str(error))}{where}"
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _first_lines(text: str, count: int = 4) -> str:
@@ -165,15 +209,19 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("check-memory", help="does a memory of your own keep what every memory must?")
     parser.add_argument("file", metavar="FILE", help="a Python file that says MEMORY and CONFIG")
     parser.add_argument("--template", action="store_true", help="write a file to begin with, if there is none")
+    parser.add_argument(
+        "--time-limit", type=float, default=SECONDS, metavar="SECONDS",
+        help="how long all properties together may take (default: %(default)g); 0 for no limit",
+    )  # fmt: skip
     parser.set_defaults(run=_command)
 
 
 def _command(options: argparse.Namespace) -> int:
     if options.template:
-        was_there = Path(options.file).exists()
+        was_there = os.path.lexists(options.file)
         path = copy_template(options.file)
         print(f"{path}: {'was there already, and is left' if was_there else 'written'}.")
         return DONE
-    report = check_memory(options.file)
+    report = check_memory(options.file, check_min("--time-limit", options.time_limit, 0))
     print(report)
     return DONE if report.passed else FOUND

@@ -1,5 +1,8 @@
 """The engine: what it prints, what it forgives, and what it refuses."""
 
+import sys
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from nl_course import exercises
 from nl_course.errors import CourseError
 from nl_course.exercises.framework import engine
 from nl_course.exercises.framework.engine import Exercise, Miss, Property, Wrong
+from nl_course.limits import TimeUp
 
 STUB = "def double(x):\n    ...\n"
 
@@ -103,6 +107,74 @@ def test_errors_inside_the_answer_are_told_in_words(answer, words, last_line):
     verdict = verdict_on(answer)
     assert verdict.status == "failed" and verdict.fails == "numbers are doubled"
     assert words in str(verdict) and last_line in str(verdict)
+
+
+def ring_after(turns):
+    """What the timer does (tests/test_limits.py), but after so many turns of a loop, whatever the time."""
+    for turn in range(turns + 1):
+        if turn == turns:
+            raise TimeUp
+        yield
+
+
+def loops(x):
+    timer = ring_after(10)
+    while True:
+        next(timer)
+
+
+def loops_and_catches(x):
+    timer = ring_after(10)
+    while True:
+        try:
+            next(timer)
+        except Exception:
+            continue
+
+
+def calls_itself(x):
+    return calls_itself(x) + 1
+
+
+def nests(x):
+    result = (x,)
+    for _ in range(100_000):
+        result = (result,)
+    return result
+
+
+@pytest.mark.parametrize("answer", [loops, loops_and_catches])
+def test_a_loop_without_an_end_is_ended_and_its_line_shown(answer):
+    verdict = an_exercise().check(answer, seconds=90)
+    assert verdict.status == "failed" and verdict.fails == "numbers are doubled"
+    said = str(verdict)
+    assert said.startswith("1.1 not yet. After 90 seconds it was still running when this was tried: numbers are")
+    assert "look for a loop that never ends" in said and "called with: x (2,)" in said
+    assert "next(timer)" in said and 'check("1.1", ..., seconds=900) waits longer' in said
+
+
+def test_what_takes_its_time_may_be_waited_for(monkeypatch):
+    monkeypatch.setattr(engine, "limits", lambda seconds: nullcontext() if seconds == 0 else pytest.fail("limited"))
+    assert an_exercise().check(lambda x: x + x, seconds=0).passed
+    with pytest.raises(CourseError, match="seconds must be a number of at least 0"):
+        an_exercise().check(lambda x: x + x, seconds=-1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (calls_itself, "calls itself without an end"),
+        (lambda x: torch.zeros(10**14), "more memory than there is"),
+        (lambda x: torch.zeros(2**40, 2**40), "more memory than there is"),
+        (lambda x: [0] * 10**15, "more memory than there is"),
+        (lambda x: sys.exit(0), "it ends the program"),
+        (lambda x: exit(), "it ends the program"),
+        (nests, "a result of the kind that the task asks for"),
+    ],
+)
+def test_what_would_end_the_kernel_is_told_in_words(answer, words):
+    verdict = verdict_on(answer)
+    assert verdict.status == "failed" and verdict.fails == "numbers are doubled" and words in str(verdict)
 
 
 def test_the_line_that_stopped_is_shown():

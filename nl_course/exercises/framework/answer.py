@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from nl_course.errors import is_out_of_memory
+from nl_course.limits import TimeUp
+
 
 class NotAttempted(Exception):
     """The stub as it was given: it returns nothing, or raises NotImplementedError."""
@@ -28,16 +31,17 @@ class Miss(Failed):
 class Stopped(Failed):
     """The answer raised an error: told in `words`, by the traceback's `last_line`, and by `place`."""
 
-    def __init__(self, error: Exception, place: str):
-        kind = next((k for k in _IN_WORDS if isinstance(error, k)), Exception)
+    def __init__(self, error: BaseException, place: str):
+        kind = MemoryError if is_out_of_memory(error) else next(k for k in _IN_WORDS if isinstance(error, k))
         message = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))
         self.words = _IN_WORDS[kind]
-        self.last_line = f"{type(error).__name__}: {message}"[:200].rstrip(": ")
+        # Of a TimeUp a traceback would say nothing more.
+        self.last_line = "" if kind is TimeUp else f"{type(error).__name__}: {message}"[:200].rstrip(": ")
         self.place = place
         super().__init__(self.last_line)
 
 
-_IN_WORDS: dict[type[Exception], str] = {
+_IN_WORDS: dict[type[BaseException], str] = {
     NameError: "it uses a name that is not defined.",
     TypeError: "something was called or combined with the wrong kind or number of arguments.",
     IndexError: "it asks for an entry that is not there.",
@@ -45,10 +49,13 @@ _IN_WORDS: dict[type[Exception], str] = {
     AttributeError: "it asks a value for something that it does not have.",
     ZeroDivisionError: "it divides by zero.",
     RecursionError: "it calls itself without an end.",
+    MemoryError: "it asks for more memory than there is; look at the sizes of what it makes.",
+    TimeUp: "it was still running when the time was up; look for a loop that never ends.",
+    SystemExit: "it ends the program; let it return a result instead.",
     NotImplementedError: "torch has no such operation for this kind of number.",
     RuntimeError: "torch could not do an operation; mostly two shapes do not fit.",
     ValueError: "an operation was given a value that it cannot use.",
-    Exception: "it raised an error.",
+    BaseException: "it raised an error.",
 }
 
 
@@ -65,8 +72,8 @@ class Answer:
         self._calls += 1
         try:
             result = self.function(*args, **kwargs)
-        except Exception as error:
-            place = self._place(error)
+        except (Exception, SystemExit) as error:
+            place = self.place(error)
             if isinstance(error, NotImplementedError) and (not place or "raise" in place):
                 raise NotAttempted from None
             raise Stopped(error, place) from None
@@ -79,7 +86,7 @@ class Answer:
         )
         return result
 
-    def _place(self, error: Exception) -> str:
+    def place(self, error: BaseException) -> str:
         """The last line of the learner's own code that was running, e.g. "line 3: scores = q @ k"."""
         code = getattr(self.function, "__code__", None)
         stack = traceback.extract_tb(error.__traceback__)

@@ -6,7 +6,8 @@ question and answer), collected in its `core.py`; it is loaded when one of its e
 
     check("1.2", my_function)     hint("1.2")     hint("1.2", 3)     solution("1.2")     task("1.2")
 
-A check never raises for what a learner wrote: an error inside the answer is told in words.
+A check never raises for what a learner wrote: an error inside the answer is told in words. So is a loop without an end,
+after a minute; `check("1.2", my_function, seconds=600)` waits longer, and `seconds=0` for ever.
 """
 
 import ast
@@ -19,9 +20,10 @@ from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 
-from nl_course.errors import CourseError, check_choice
+from nl_course.errors import CourseError, check_choice, check_min, is_out_of_memory
 from nl_course.exercises.framework.answer import Answer, Failed, Miss, NotAttempted, Stopped
 from nl_course.exercises.framework.show import Page, Verdict, say
+from nl_course.limits import TimeUp, limits
 from nl_course.seeding import seeded
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     *("check", "hint", "solution", "task"),
     *("chapters", "discussion", "exercise", "exercises_of"),
 ]
+
+SECONDS = 60.0  # that a check may take; with the solutions it takes a few at most
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,10 @@ class Exercise:
         """The stub's function, parsed."""
         return next(node for node in ast.parse(self.stub).body if isinstance(node, ast.FunctionDef))
 
-    def check(self, answer: Callable) -> Verdict:
-        """Tries the properties on `answer` in order, each with torch's random numbers from the same seed."""
+    def check(self, answer: Callable, seconds: float = SECONDS) -> Verdict:
+        """Tries the properties on `answer` in order, each with torch's random numbers from the same seed, for so many seconds
+        in all (0: as long as it takes)."""
+        check_min("seconds", seconds, 0)
         if answer is None or answer is Ellipsis or answer is NotImplemented:
             return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
         if not callable(answer):
@@ -100,27 +106,38 @@ class Exercise:
             return self._failed("", f"  check needs the function itself, not a value of type {kind}.")
         arguments = self.definition.args
         answer = Answer(answer, [a.arg for a in [*arguments.args, *arguments.kwonlyargs]])
-        for prop in self.properties:
-            try:
-                with seeded(0):
-                    prop.test(answer)
-            except NotAttempted:
-                return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
-            except Stopped as failure:
-                told = self._explain(failure, answer, prop)
-                return self._failed(prop.name, told, "It stopped when this was tried")
-            except Failed as failure:
-                return self._failed(prop.name, self._explain(failure, answer, prop))
-            except Exception:  # the check could not use what the answer returned
-                failure = Miss("a result of the kind that the task asks for", answer.last_result)
-                return self._failed(prop.name, self._explain(failure, answer, prop))
+        tried = self.properties[0]
+        try:
+            with limits(seconds):
+                for tried in self.properties:
+                    with seeded(0):
+                        tried.test(answer)
+        except NotAttempted:
+            return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
+        except TimeUp as error:
+            told = self._explain(Stopped(error, answer.place(error)), answer, tried)
+            told += f'\n  check("{self.id}", ..., seconds={10 * seconds:g}) waits longer.'
+            return self._failed(tried.name, told, f"After {seconds:g} seconds it was still running when this was tried")
+        except Stopped as failure:
+            told = self._explain(failure, answer, tried)
+            return self._failed(tried.name, told, "It stopped when this was tried")
+        except Failed as failure:
+            return self._failed(tried.name, self._explain(failure, answer, tried))
+        except Exception as error:
+            if is_out_of_memory(error):  # what it returned fits, but nothing more beside it
+                told = self._explain(Stopped(error, answer.place(error)), answer, tried)
+                return self._failed(tried.name, told, "It stopped when this was tried")
+            # The check could not use what the answer returned.
+            failure = Miss("a result of the kind that the task asks for", answer.last_result)
+            return self._failed(tried.name, self._explain(failure, answer, tried))
         verified = "\n".join(f"  - {prop.name}" for prop in self.properties)
         head = f"{self.id} solved. Verified, with sizes drawn at random:"
         return Verdict(self.id, "passed", f"{head}\n{verified}")
 
     def _explain(self, failure: Failed, answer: Answer, prop: Property) -> str:
         if isinstance(failure, Stopped):
-            lines = [f"  in words: {failure.words}", f"  {failure.last_line}"]
+            lines = [f"  in words: {failure.words}"]
+            lines += [f"  {failure.last_line}"] if failure.last_line else []
             lines += [f"  at {failure.place}"] if failure.place else []
         else:
             lines = [f"  expected: {failure.expected}", f"  got:      {failure.got}"]
@@ -185,9 +202,10 @@ def exercise(id: str) -> Exercise:
 _hints_given: dict[str, int] = {}
 
 
-def check(id: str, answer: Callable) -> Verdict:
-    """Checks `answer`, prints the verdict, and returns it (`.passed` is True or False)."""
-    verdict = exercise(id).check(answer)
+def check(id: str, answer: Callable, seconds: float = SECONDS) -> Verdict:
+    """Checks `answer`, prints the verdict, and returns it (`.passed` is True or False). An answer that has not finished
+    after so many seconds has not passed; with 0 it may take as long as it likes."""
+    verdict = exercise(id).check(answer, seconds)
     say(str(verdict))
     return verdict.shown()
 
