@@ -57,10 +57,11 @@ def check_bool(what: str, value: bool) -> bool:
 
 def check_int(what: str, value: int, least: int = 0, most: int = LARGEST_INT) -> int:
     """Returns `value` if it is a whole number from `least` to `most`, else raises a CourseError."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise CourseError(f"{what} must be a whole number of at least {least}, not {shortened(value)}.")
-    if value > most:
-        raise CourseError(f"{what} must be a whole number of at most {most:,}, not {shortened(value)}.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        allowed = f"of at least {least}" if most == LARGEST_INT else f"from {least} to {most:,}"
+        if isinstance(value, Integral) and value > most == LARGEST_INT:
+            allowed = f"of at most {most:,}"
+        raise CourseError(f"{what} must be a whole number {allowed}, not {shortened(value)}.")
     return value
 
 

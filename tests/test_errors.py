@@ -42,7 +42,7 @@ def test_what_is_allowed_passes_through():
             "seed must be .* at most 9,223,372,036,854,775,807, not 1180",
         ),
         (lambda: check_int("seed", 10**5000), "not a number of 16,610 bits"),
-        (lambda: check_int("port", 70_000, 1, 65_535), "port must be a whole number of at most 65,535, not 70000"),
+        (lambda: check_int("port", 70_000, 1, 65_535), "port must be a whole number from 1 to 65,535, not 70000"),
         (lambda: check_choice("colour", "x" * 1000, ["red"]), r"colour 'x{56}\.\.\. is not known"),
         (lambda: check_min("rate", -1, 0), "rate must be a number of at least 0, not -1"),
         (lambda: check_min("rate", float("nan"), 0), "not nan"),

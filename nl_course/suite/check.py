@@ -21,7 +21,6 @@ from nl_course.errors import DONE, FOUND, CourseError, check_min, is_out_of_memo
 from nl_course.files import check_file, write_atomically
 from nl_course.limits import TimeUp, limits
 from nl_course.memories import Memory
-from nl_course.seeding import seeded
 from nl_course.suite.case import WIDTH, Case
 from nl_course.suite.properties import PROPERTIES
 

@@ -96,8 +96,8 @@ class Exercise:
         return next(node for node in ast.parse(self.stub).body if isinstance(node, ast.FunctionDef))
 
     def check(self, answer: Callable, seconds: float = SECONDS) -> Verdict:
-        """Tries the properties on `answer` in order, each with torch's random numbers from the same seed, for so many seconds
-        in all (0: as long as it takes)."""
+        """Tries the properties on `answer` in order, each with torch's random numbers from the same seed. All together
+        may take so many seconds (0: as long as they take)."""
         check_min("seconds", seconds, 0)
         if answer is None or answer is Ellipsis or answer is NotImplemented:
             return Verdict(self.id, "empty", f"{self.id} not attempted yet.")
