@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nl_course.errors import CourseError, check_min
+from nl_course.errors import CourseError, check_min, shortened
 
 
 class Descent(Optimizer):
@@ -219,6 +219,6 @@ def check_fraction(name: str, value: float, one: bool = False) -> float:
 def check_pair(name: str, value: tuple[float, float]) -> None:
     """Raises CourseError unless `value` is two numbers of at least 0 and below 1."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise CourseError(f"{name} must be two numbers of at least 0 and below 1, not {value!r}.")
+        raise CourseError(f"{name} must be two numbers of at least 0 and below 1, not {shortened(value)}.")
     for beta in value:
         check_fraction(name, beta)

@@ -79,18 +79,21 @@ def groups_by_shape(kind: type[torch.optim.Optimizer], model: nn.Module) -> list
     return _filled([(decayed, {}), (vectors, {"weight_decay": 0.0})])
 
 
-def former_groups(optimizer: torch.optim.Optimizer, model: nn.Module, sizes: list[int]) -> list[Group] | None:
+def former_groups(
+    optimizer: torch.optim.Optimizer, model: nn.Module, sizes: list[int] | None = None
+) -> list[Group] | None:
     """The groups with which a run of an earlier version goes on, complete with settings.
 
-    `sizes` are those of the groups in its checkpoint. None if they are not what that version made of this model, or if
-    the optimizer is not grouped as `build_optimizer` does it: then nobody knows which parameter is which.
+    `sizes` are those of the groups in its checkpoint, if they are known. None if they are not what that version made of
+    this model, or if the optimizer is not grouped as `build_optimizer` does it: then nobody knows which parameter is
+    which.
     """
     kind = type(optimizer)
     by_role = [group["params"] for group in groups_by_role(kind, model)]
     if not _same(by_role, [group["params"] for group in optimizer.param_groups]):
         return None
     groups = groups_by_shape(kind, model)
-    if [len(group["params"]) for group in groups] != sizes:
+    if sizes is not None and sizes != [len(group["params"]) for group in groups]:
         return None
     # A schedule has added settings of its own to every group.
     return [{**optimizer.param_groups[0], **optimizer.defaults, **group} for group in groups]

@@ -1,11 +1,13 @@
 """What a training run is asked for: every setting, its unit and its default."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min, shortened
 from nl_course.nested.outer import inner_rate_scale
 from nl_course.optimizers import OPTIMIZERS
+from nl_course.optimizers.base import check_pair
 from nl_course.renamed import translate
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -55,10 +57,13 @@ class TrainingConfig:
         inner_rate_scale(0, 1, self.inner_warmup)  # refuses a warm-up that is no share
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_pair("betas", self.betas)
         # JSON has lists only. A config that was read from a file must equal the one that was written.
         object.__setattr__(self, "betas", tuple(self.betas))
-        if len(self.betas) != 2 or not all(0 <= check_min("beta", beta, 0) < 1 for beta in self.betas):
-            raise CourseError(f"betas must be two numbers of at least 0 and below 1, not {self.betas}.")
+        check_bool("recompute", self.recompute)
+        if not isinstance(self.optimizer_options, Mapping):
+            options = shortened(self.optimizer_options)
+            raise CourseError(f"optimizer_options must be a dict of options by name, not {options}.")
         if self.batch_size % self.accumulate:
             raise CourseError(
                 f"batch_size {self.batch_size} does not split into {self.accumulate} equal micro-batches."

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
@@ -10,6 +12,8 @@ from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.optimizers.groups import former_groups, groups_by_role, groups_by_shape
 from nl_course.roles import param_roles
 from nl_course.training.checkpoint import load_training, save_training
+from nl_course.training.distributed import SINGLE_PROCESS
+from nl_course.training.pickled_checkpoint import load_pickled
 
 DEEP = {"norm": True, "bias": True}  # gains and biases of one inner network per head: (h, 1, f)
 OPTIONS = dict.fromkeys(("titans", "mac", "mag", "mal"), DEEP) | {
@@ -192,3 +196,19 @@ def test_where_shape_and_role_agree_the_groups_are_the_former_ones(name):
     model = LanguageModel(ModelConfig(vocab=9, width=8, layers=2, heads=2, hidden=6))
     now, before = groups_by_role(OPTIMIZERS[name], model), groups_by_shape(OPTIMIZERS[name], model)
     assert [[id(p) for p in group["params"]] for group in now] == [[id(p) for p in g["params"]] for g in before]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_sharded_run_of_an_earlier_version_goes_on_with_the_groups_it_had(tmp_path):
+    """Its checkpoint knows parameters by name, so that it would be read into other groups without a word."""
+    model = model_of("titans")
+    unbroken = by_shape("adamw", model)
+    steps(model, unbroken, 1, 4)
+    model_tensors, optimizer_tensors = get_state_dict(model, unbroken)
+    dcp.save({"model": model_tensors, "optimizer": optimizer_tensors}, checkpoint_id=tmp_path / "old", no_dist=True)
+    other = model_of("titans", seed=1)
+    resumed = build_optimizer("adamw", other, lr=0.5)
+    load_pickled(tmp_path / "old", other, resumed, SINGLE_PROCESS)
+    steps(model, unbroken, 4, 7)
+    steps(other, resumed, 4, 7)
+    assert_same(model, other)
