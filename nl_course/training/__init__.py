@@ -9,8 +9,11 @@ To follow one batch, read in this order:
     schedule.py            the learning rate of a step
     run_folder.py          what a run leaves on disk, and how it is resumed
     checkpoint.py          models and runs in one safetensors file
+    optimizer_state.py     what an optimizer keeps, in such a file
+    resuming.py            whether a checkpoint belongs to the run that goes on from it
 
-Around the loop: `distributed.py` and `sharded_checkpoint.py` (several processes), `interrupts.py` (ctrl-C),
+Around the loop: `distributed.py`, `sharded_checkpoint.py` and `tensor_parts.py` (several processes), `interrupts.py`
+(ctrl-C), `run_files.py` and `run_lock.py` (whose a folder is), `pickled_checkpoint.py` (runs of earlier versions),
 `estimate.py` (what a run will take), `runner.py` (a run to start and pause), `run_table.py` (runs side by side).
 """
 

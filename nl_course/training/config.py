@@ -79,6 +79,8 @@ class TrainingConfig:
 
         Raises CourseError for an unknown name.
         """
+        if not isinstance(values, dict):
+            raise CourseError(f"training settings are values by name, not {shortened(values)}.")
         _, values = translate("TrainingConfig", values)
         known = [setting.name for setting in fields(cls)]
         for name in values:

@@ -7,7 +7,6 @@ numbers of parameters, shapes, kinds of settings. What does not fit is refused b
 import warnings
 from collections.abc import Callable
 from itertools import chain
-from math import isfinite
 from types import NoneType
 from typing import Any
 
@@ -19,6 +18,7 @@ from nl_course.optimizers import check_state_dict, former_groups
 from nl_course.renamed import translate
 from nl_course.training.tensor_parts import Box, Source, box, sharded_like
 
+_LARGEST = 3.4e38  # what torch can multiply numbers of 32 bits by
 _ADAMW = {"step", "exp_avg", "exp_avg_sq"}  # what torch's AdamW relies on once it has taken a step
 
 
@@ -142,6 +142,8 @@ def _check_groups(source: Source, saved: list[dict[str, Any]], groups: list[dict
     if numbers != list(range(len(numbers))):
         raise source.fault("the groups of its optimizer do not number the parameters one after the other")
     for saved_group, group in zip(saved, groups, strict=True):
+        if "initial_lr" in group and "initial_lr" not in saved_group:  # a run's schedule multiplies it
+            raise source.fault("a group of its optimizer has no 'initial_lr'")
         for setting, value in saved_group.items():
             if setting != "params" and not _same_kind(value, group.get(setting)):
                 raise source.fault(f"{setting!r} of its optimizer cannot be {value!r:.50}")
@@ -152,13 +154,13 @@ def _same_kind(value: Any, present: Any) -> bool:
     switch, a name for a name. Where nothing stands now, anything may."""
     if present is None:
         return True
-    if isinstance(present, bool):  # None leaves the choice to torch
-        return value is None or isinstance(value, bool)
+    if isinstance(present, bool):
+        return isinstance(value, bool)
     if isinstance(present, (tuple, list)):
         fits = isinstance(value, (tuple, list)) and len(value) == len(present)
         return fits and all(map(_same_kind, value, present))
     if isinstance(present, (int, float)):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
     return isinstance(value, type(present))
 
 

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, check_choice, check_int
+from nl_course.errors import CourseError, check_choice, check_int, shortened
 from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config
@@ -121,10 +121,15 @@ class Plan:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Plan":
-        """The plan of a run from its settings (`asked` in its run.json). Raises CourseError if it had none."""
+        """The plan of a run from its settings (`asked` in its run.json). Raises CourseError if it had none, or one that
+        cannot be trained."""
         if "plan" not in settings:
             raise CourseError("this run was not started from a plan; go on with `nl-course train --resume`.")
+        if not isinstance(settings["plan"], dict):
+            raise CourseError(f"a plan is settings by name, not {shortened(settings['plan'])}.")
         _, plan_settings = translate("Plan", settings["plan"])
+        for name in plan_settings:
+            check_choice("setting of a plan", name, [setting.name for setting in fields(cls)])
         return cls(**plan_settings)
 
     def build(self) -> LanguageModel:

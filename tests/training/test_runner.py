@@ -1,5 +1,7 @@
 """The runner: a paused run is the unbroken one, errors are said, every choice trains. No test waits for a clock."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -95,6 +97,17 @@ def test_bad_choices_are_named():
         Plan(steps=0)
     with pytest.raises(CourseError, match="not started from a plan"):
         Plan.of({"steps": 3})
+
+
+@pytest.mark.parametrize("value", [None, True, -5, float("nan"), float("inf"), "../../x", [], {}, {"a": 1}])
+def test_whatever_a_file_says_of_a_plan_is_a_plan_or_refused(value):
+    plans = [value] + [{**asdict(Plan()), name: value} for name in (*asdict(Plan()), "unknown")]
+    for plan in plans:
+        if plan == {}:  # all defaults
+            continue
+        with pytest.raises(CourseError) as refused:
+            Plan.of({"plan": plan})
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
