@@ -237,12 +237,13 @@ def test_only_folders_and_files_that_a_run_wrote_are_removed(tmp_path):
     for name in ("sharded-00000002", "sharded_results", "sharded-mine"):
         (run / name).mkdir(parents=True)
         (run / name / "x").write_text("mine")
-        (run / name / shard_name(0)).write_text("a shard")
+        shards(run / name, "w", [(0, torch.ones(2))], (2,))
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / shard_name(0)).write_text("another run's")
+    shards(tmp_path / "elsewhere", "w", [(0, torch.ones(2))], (2,))
+    (run / "sharded-00000002" / shard_name(1)).write_text("named like a shard")
     (run / "sharded-00000003").symlink_to(tmp_path / "elsewhere")
     remove_sharded(run)
-    assert sorted(path.name for path in (run / "sharded-00000002").iterdir()) == ["x"]
+    assert sorted(path.name for path in (run / "sharded-00000002").iterdir()) == [shard_name(1), "x"]
     assert (run / "sharded_results" / shard_name(0)).exists() and (tmp_path / "elsewhere" / shard_name(0)).exists()
 
 
