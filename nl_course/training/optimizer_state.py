@@ -19,6 +19,7 @@ from nl_course.renamed import translate
 from nl_course.training.tensor_parts import Box, Source, box, sharded_like
 
 _LARGEST = 3.4e38  # what torch can multiply numbers of 32 bits by
+_OPEN = ("foreach", "fused")  # which of its forms torch takes; None leaves that to it
 _ADAMW = {"step", "exp_avg", "exp_avg_sq"}  # what torch's AdamW relies on once it has taken a step
 
 
@@ -145,6 +146,8 @@ def _check_groups(source: Source, saved: list[dict[str, Any]], groups: list[dict
         if "initial_lr" in group and "initial_lr" not in saved_group:  # a run's schedule multiplies it
             raise source.fault("a group of its optimizer has no 'initial_lr'")
         for setting, value in saved_group.items():
+            if setting in _OPEN and value is None:
+                continue
             if setting != "params" and not _same_kind(value, group.get(setting)):
                 raise source.fault(f"{setting!r} of its optimizer cannot be {value!r:.50}")
 
