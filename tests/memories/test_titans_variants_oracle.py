@@ -55,7 +55,7 @@ def test_the_reference_path_is_its_equations(name):
 
 def test_the_oracles_options_are_those_of_the_layers():
     """An option that the layers gain must be written into the oracles too."""
-    known = {field.name for field in fields(Options)} - {"around"}
+    known = {field.name for field in fields(Options)} - {"around_memory", "around_attention"}
     of_layers = set()
     for name in LAYERS:
         layer, _ = make(name, SETS["all-parts"])

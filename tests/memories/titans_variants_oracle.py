@@ -28,8 +28,11 @@ from tests.memories.by_hand import (
 
 @dataclass(frozen=True)
 class Options:
-    """What can be chosen, in the words of the layers' configs; and `around`, whether MAL's residual path goes around
-    its memory (y = x~ + M(x~)) or not (y = M(x~), as equation 30 prints it)."""
+    """What can be chosen, in the words of the layers' configs.
+
+    The last two are where a residual path may go: section 4.4 wants one "in all blocks", the equations print none.
+    `around_memory`, in MAL: y = x~ + M(x~), which the layer has. `around_attention`, in MAC and MAG: y = s + Attn(..),
+    which the layers do not have."""
 
     heads: int
     layers: int = 2
@@ -48,7 +51,8 @@ class Options:
     segment: int = 64
     window: int = 64
     rope_theta: float | None = 10_000.0
-    around: bool = True
+    around_memory: bool = True
+    around_attention: bool = False
 
 
 # -- the neural memory -------------------------------------------------------------------------------------------------
@@ -230,10 +234,11 @@ def mac(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
         position = t % o.segment  # attention knows this segment only
         q = memory.projected("q", s, before)
         read = [memory.network(at_segment_start[h], h, q[h]) for h in range(o.heads)]
-        h = rms_norm(torch.cat(read), w["recall_norm.weight"])  # eq. 21
-        recalled.append(Seen(w, o, h, position))
+        h_i = rms_norm(torch.cat(read), w["recall_norm.weight"])  # eq. 21
+        recalled.append(Seen(w, o, h_i, position))
         own.append(Seen(w, o, s, position))
         y = attend(w, o, s, position, prefix, [*recalled, *own])  # eq. 22, 23: P, h_1 .. h_i, s_1 .. s_i
+        y = s + y if o.around_attention else y
         m = memory.write_and_read(y)  # eq. 24, and the read of eq. 25 right after
         outputs.append(merged(w, y, m))  # eq. 25
         if position == o.segment - 1:
@@ -264,6 +269,7 @@ def mag(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
         own.append(Seen(w, o, row, t))
         own = own[-o.window :]
         y = attend(w, o, row, t, prefix, own)  # eq. 27
+        y = row + y if o.around_attention else y
         m = memory.write_and_read(row)
         outputs.append(merged(w, y, m))  # eq. 28
     state = memory.state()
@@ -280,7 +286,7 @@ def mal(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
         """What attention is given for a row of x~: the memory with its norm, gate and projection, and the norm."""
         m = memory.write_and_read(row)
         m = (rms_norm(m, w["read_norm.weight"]) * silu(row @ w["gate.weight"].T)) @ w["output.weight"].T
-        y = row + m if o.around else m  # eq. 30
+        y = row + m if o.around_memory else m  # eq. 30
         return rms_norm(y, w["between_norm.weight"])
 
     prefix = [Seen(w, o, remembered(p), None) for p in persistent_rows(w, o)]  # eq. 29

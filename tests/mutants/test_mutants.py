@@ -27,8 +27,10 @@ def chosen() -> list[Mutant]:
     if asked == "all":
         return MUTANTS
     if asked:
-        by_name = {mutant.name: mutant for mutant in MUTANTS}
-        return [by_name[name.strip()] for name in asked.split(",")]
+        names = [name.strip() for name in asked.split(",")]
+        unknown = set(names) - {mutant.name for mutant in MUTANTS}
+        assert not unknown, f"NL_COURSE_MUTANTS names mutants that there are not: {', '.join(sorted(unknown))}"
+        return [mutant for mutant in MUTANTS if mutant.name in names]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     first = int(commit[:8] or "0", 16)
     return [MUTANTS[(first + i * len(MUTANTS) // AT_ONCE) % len(MUTANTS)] for i in range(AT_ONCE)]
