@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.tasks.documents import rank
 from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.text import SPLITS, Library, hashed, library
+from nl_course.tasks.tokenizer import BYTES
 
 HAYS = ("text", "noise", "bytes")
 STYLES = {
@@ -117,6 +119,10 @@ class NeedleTask:
     rows: int = 16  # per step
     seed: int = 0
     books: Library | None = field(default=None, repr=False)
+
+    def token_unit(self) -> dict[str, Any]:
+        """A token is one byte of text."""
+        return BYTES.token_unit()
 
     def __post_init__(self):
         check_choice("kind", self.kind, KINDS)

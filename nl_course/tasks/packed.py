@@ -15,9 +15,9 @@ out."""
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,7 @@ class PackedStream:
         # What the noted positions depend on: other data, or another tokenizer or column, would put documents elsewhere.
         self._about = {"source": self.name, "column": column, "tokenizer": tokenizer.hash, "every": NOTED_EVERY}
         self._about["data"] = self.data_hash
+        self._measured = (0, 0)  # bytes and tokens of the documents that `_first_tokens` read last
         self._noted = self._read_positions()
         self._start_at(self._noted[0])
 
@@ -108,17 +109,33 @@ class PackedStream:
         """The first held-out documents as one stream, at most `tokens` (default: 64 windows); empty if there are too
         few."""
         most = 64 * (self.length + 1) if tokens is None else check_int("tokens", tokens, 1)
-        parts, count = [], 0
-        for document in self._documents_from(0):
-            if not is_held_out(document):
-                continue
-            parts.append(self._tokens(document))
-            count += len(parts[-1])
-            if count >= most:
-                break
+        documents = (document for document in self._documents_from(0) if is_held_out(document))
+        parts = self._first_tokens(documents, most)
         if not parts:
             return torch.empty(0, dtype=torch.int64)
         return torch.cat(parts)[:most]
+
+    def token_unit(self) -> dict[str, Any]:
+        """What a token is: the tokenizer's name, and the bytes of text that a token stands for on average, over the
+        first held-out documents, or over the first of all where none is held out. Separators count as one byte."""
+        if not self._measured[1]:
+            self.held_out()
+        if not self._measured[1]:
+            self._first_tokens(self._documents_from(0), 64 * (self.length + 1))
+        size, tokens = self._measured
+        return {"tokenizer": self.tokenizer.name, "bytes_per_token": size / tokens if tokens else None}
+
+    def _first_tokens(self, documents: Iterable[Document], most: int) -> list[Tensor]:
+        """The tokens of each document, until there are `most`. Notes how many bytes and tokens these documents have."""
+        parts, count, size = [], 0, 0
+        for document in documents:
+            parts.append(self._tokens(document))
+            count += len(parts[-1])
+            size += len(document.text) + 1  # and the separator
+            if count >= most:
+                break
+        self._measured = (size, count)
+        return parts
 
     # -- reading --
     def _start_at(self, position: Position) -> None:

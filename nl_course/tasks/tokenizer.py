@@ -70,8 +70,13 @@ class Tokenizer:
         """Twelve hex digits that change with the vocabulary."""
         return hashlib.sha256(self._inner.to_str().encode()).hexdigest()[:12]
 
+    @property
+    def name(self) -> str:
+        """Size and hash, as runs write them down."""
+        return f"{self.vocab:,} subwords, {self.hash}"
+
     def __repr__(self) -> str:
-        return f"Tokenizer({self.vocab:,} subwords, {self.hash})"
+        return f"Tokenizer({self.name})"
 
 
 class Bytes:
@@ -80,6 +85,7 @@ class Bytes:
     vocab = bytewise.VOCAB
     separator = bytewise.SEPARATOR
     hash = "bytes"
+    name = "bytes"
 
     def encode(self, text: str | bytes) -> Tensor:
         """Text -> its UTF-8 bytes, (T,) int64."""
@@ -89,11 +95,24 @@ class Bytes:
         """Bytes -> text; see `nl_course.tasks.text.decode`."""
         return bytewise.decode(tokens)
 
+    def token_unit(self) -> dict[str, Any]:
+        """A token is one byte of text."""
+        return {"tokenizer": self.name, "bytes_per_token": 1.0}
+
     def __repr__(self) -> str:
         return "bytes as tokens"
 
 
 BYTES = Bytes()
+
+
+def token_unit(data: Any) -> dict[str, Any]:
+    """What a token of training data is: the tokenizer's name, and the bytes of text that a token stands for on average.
+    Both are None where that is not known, as of a stream of numbers or of a task that is no text."""
+    if isinstance(data, Tensor):
+        return BYTES.token_unit() if data.dtype == torch.uint8 else {"tokenizer": None, "bytes_per_token": None}
+    measure = getattr(data, "token_unit", None)
+    return {"tokenizer": None, "bytes_per_token": None} if measure is None else measure()
 
 
 def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokenizer:

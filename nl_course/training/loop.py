@@ -33,6 +33,7 @@ from nl_course.optimizers import build_optimizer
 from nl_course.seeding import seeded
 from nl_course.tasks import text
 from nl_course.tasks.targets import IGNORED
+from nl_course.tasks.tokenizer import token_unit
 from nl_course.training.config import REPORTING, TrainingConfig
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks, join
 from nl_course.training.evaluation import evaluate, evaluate_windows
@@ -321,7 +322,7 @@ class TrainingLoop:
                 raise CourseError("there is nothing to resume from: the run was given no folder.")
             return
         progress, self.result.metrics = self.folder.open(
-            resume, self.settings, REPORTING, self.model, self.optimizer, trust
+            resume, self.settings, REPORTING, self.model, self.optimizer, trust, lambda: token_unit(self.data)
         )
         if progress:
             self.result.step = progress["step"]

@@ -1,6 +1,7 @@
 """The folder of a training run: its settings, a line of metrics per step, and the checkpoint to go on from.
 
 run.json                    `asked`: every setting of the run and what it is about; `model`; `machine`: versions, device
+                            `data`: what a token is, and how many bytes of text it stands for
 metrics.jsonl               one JSON object per line, one line per step; a resumed run continues it
 checkpoint.safetensors      the last whole step that was saved; a sharded run has sharded.json and a folder instead
 model.safetensors           the model alone, once the run is done
@@ -138,11 +139,13 @@ class RunFolder:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         trust: bool = False,
+        token_unit: Callable[[], dict[str, Any]] = dict,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Starts or resumes a run; returns the saved progress ({} for a new run) and the metrics up to it.
 
         `resume` is True, False or "auto", as in `train`. A resumed run must have the same `settings` as before, except
         those named in `may_change`. Fills `model` and `optimizer` from the checkpoint. `trust` is that of `train`.
+        `token_unit()` says what a token is; it is kept beside the settings.
         Raises CourseError, with nothing changed, if the run cannot be started or resumed here. Call `release` in any
         case.
         """
@@ -172,7 +175,7 @@ class RunFolder:
         with self.ranks.together():
             if self.ranks.is_main:
                 where = {**machine(next(model.parameters()).device), "processes": self.ranks.world_size}
-                about = {"asked": settings, "model": _about(model), "machine": where}
+                about = {"asked": settings, "model": _about(model), "machine": where, "data": token_unit()}
                 self._start_files(about, metrics, new=not exists)
         return progress, metrics
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from nl_course.errors import check_choice
+from nl_course.errors import CourseError, check_choice
 from nl_course.training.run_table import RunSummary
 from nl_course.views.kit.charts import Chart, chart
 from nl_course.views.training_board_drawing import STYLES, column
@@ -11,13 +11,31 @@ OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "opera
 
 
 def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
-    """A line a run in its memory's color and dash: the running mean of the loss, nats a token."""
+    """A line a run in its memory's color and dash: the running mean of the loss, in nats per token; in bits per byte
+    where the runs' tokens differ. Raises CourseError for runs whose losses cannot be compared."""
     check_choice("over", over, OVER)
-    lowest = min(runs, key=lambda run: run.loss)
-    says = f"{len(runs)} runs; the lowest loss at the end, {lowest.loss:.2f}, is that of {lowest.name}."
-    picture = chart(says, x=OVER[over], y="loss (nats a token)")
+    runs = [run for run in runs if run.metrics]
+    if not runs:
+        raise CourseError("there is no run to draw: none of them has taken a step.")
+    units = {run.bytes_per_token for run in runs}
+    if len(units) > 1 and None in units:
+        unknown = next(run for run in runs if run.bytes_per_token is None)
+        raise CourseError(
+            f"the loss of {unknown.name} cannot be compared with that of the others: nobody knows how many bytes of "
+            f"text its tokens ({unknown.tokenizer}) stand for."
+        )
+    in_bits = len(units) > 1
+
+    def shown(run: RunSummary, loss: float) -> float:
+        return run.bits_per_byte(loss) if in_bits else loss
+
+    lowest = min(runs, key=lambda run: shown(run, run.loss))
+    loss = shown(lowest, lowest.loss)
+    says = f"{len(runs)} runs; the lowest loss at the end, {loss:.2f}, is that of {lowest.name}."
+    picture = chart(says, x=OVER[over], y=f"loss ({'bits per byte' if in_bits else 'nats per token'})")
     for run in runs:
         steps, losses = column(run.metrics, "loss")
+        losses = [shown(run, loss) for loss in losses]
         lines = {line["step"]: line for line in run.metrics}
         if over == "seconds":
             x = [lines[step]["seconds"] for step in steps]

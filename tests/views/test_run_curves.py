@@ -1,6 +1,8 @@
 """Runs side by side in one picture, and the frontier with a learner's point on it."""
 
 import json
+from dataclasses import replace
+from math import log
 
 import pytest
 
@@ -25,6 +27,24 @@ def test_the_same_losses_over_steps_seconds_and_operations():
     assert lowest.name in pictures["steps"].says and f"{lowest.loss:.2f}" in pictures["steps"].says
     with pytest.raises(CourseError, match="over"):
         run_curves(RUNS, "miles")
+
+
+def test_runs_of_different_tokens_are_drawn_in_bits_per_byte():
+    other = replace(RUNS[0], name="subwords", tokenizer="300 subwords", bytes_per_token=4.0)
+    picture = run_curves([*RUNS, other])
+    nats = run_curves([RUNS[0]]).figure.data[0].y
+    for i, of_token in ((0, 1.0), (len(RUNS), 4.0)):
+        assert list(picture.figure.data[i].y) == pytest.approx([loss / log(2) / of_token for loss in nats])
+    assert "bits per byte" in picture.figure.layout.yaxis.title.text and f"is that of {other.name}" in picture.says
+
+
+def test_losses_that_cannot_be_compared_are_not_drawn_together():
+    unknown = replace(RUNS[0], name="unknown", tokenizer="?", bytes_per_token=None)
+    assert run_curves([unknown])
+    with pytest.raises(CourseError, match="the loss of unknown cannot be compared"):
+        run_curves([*RUNS, unknown])
+    with pytest.raises(CourseError, match="there is no run to draw"):
+        run_curves([replace(RUNS[0], metrics=[])])
 
 
 def test_a_learners_point_stands_beside_the_recorded_ones(monkeypatch):
