@@ -381,7 +381,7 @@ def test_missing_folders_and_short_texts_are_refused_before_the_first_step(tmp_p
         ("clip", float("inf"), "clip must be a finite number"),
         ("learning_rate", "fast", "learning_rate must be a number"),
         ("precision", "bf-16", "Did you mean 'bf16'"),
-        ("betas", (0.9, 1.0), "betas must be two numbers"),
+        ("betas", (0.9, 1.0), "betas must be at least 0 and below 1, not 1.0"),
         ("betas", 3, "betas must be two numbers of at least 0 and below 1, not 3"),
         ("optimizer_options", "fast", "optimizer_options must be a dict of options by name, not 'fast'"),
         ("recompute", "no", "recompute must be True or False, not 'no'"),
