@@ -199,6 +199,7 @@ class TrainingLoop:
             self.folder = RunFolder(folder, ranks)
         self.tokens = 0  # read so far, by all processes
         self.seconds = 0.0  # spent in whole steps so far, in all sessions of the run
+        self._resumed_at: int | None = None  # the step of the checkpoint that the run goes on from
         self._step_is_whole = True  # whether all weights are of the same step
         # All that a resumed run must agree on. A hash stands for the text itself.
         self.settings = {**about, **config.to_dict()}
@@ -325,7 +326,7 @@ class TrainingLoop:
             resume, self.settings, REPORTING, self.model, self.optimizer, trust, lambda: token_unit(self.data)
         )
         if progress:
-            self.result.step = progress["step"]
+            self.result.step = self._resumed_at = progress["step"]
             self.tokens = progress["tokens"]
             self.seconds = progress["seconds"]
 
@@ -363,17 +364,24 @@ class TrainingLoop:
         grad_norm = self.ranks.clip(self.model, config.clip or float("inf"))
         # One step with a NaN would spoil every weight and the optimizer's state; so it is not taken.
         if not (isfinite(loss) and isfinite(grad_norm)):
-            raise Diverged(
-                f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}. Try a smaller learning "
-                "rate or a longer warm-up; the weights, and the last checkpoint if one was written, are still good."
+            advice = (
+                "Try a smaller learning rate or a longer warm-up; the weights, and the last checkpoint if one was "
+                "written, are still good."
             )
+            if step == self._resumed_at:
+                advice = (
+                    "It is the first step after resuming, so the checkpoint, if it is of a version that kept no "
+                    "checksums, or the data may not be what they were; go on from another copy of them."
+                )
+            raise Diverged(f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}. {advice}")
 
         # 5. The write into the weights. From here to the metrics all changes belong together: a ctrl-C in between
         #    would leave weights of one step with the counters of another.
         with interrupts.hold():
             self._step_is_whole = False
             self.optimizer.step()
-            self._step_is_whole = True
+            self._resumed_at: int | None = None  # the step of the checkpoint that the run goes on from
+        self._step_is_whole = True
             self.result.step = step + 1
             self.tokens += batch_tokens
             seconds = time.perf_counter() - started

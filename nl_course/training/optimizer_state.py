@@ -110,8 +110,9 @@ def saved_optimizer(
     state_dict = {"state": state, "param_groups": [_with_tuples(group) for group in saved["groups"]]}
     try:
         check_state_dict(optimizer, state_dict, groups)
-    except CourseError as error:
-        raise CourseError(f"the checkpoint {source.path} does not fit this run: {error}") from error
+    except (CourseError, MemoryError) as error:  # MemoryError: settings as large as no run has them
+        why = str(error) or "its optimizer asks for more memory than there is."
+        raise CourseError(f"the checkpoint {source.path} does not fit this run: {why}") from error
     return groups, state_dict
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nl_course.app.cli import main
 from nl_course.errors import CourseError
 from nl_course.tasks import streaming
 from nl_course.tensor_files import open_tensors, write_tensors
-from nl_course.training import TrainingConfig, train
+from nl_course.training import Diverged, TrainingConfig, train
 from nl_course.training.checkpoint import _KEY
 from tests.training.distributed_worker import RUN, STREAM, build, curve
 
@@ -281,3 +281,16 @@ def test_a_run_from_before_data_was_hashed_goes_on_with_one_warning(run):
     with pytest.warns(UserWarning, match="kept no text_hash") as warned:
         assert go_on(run)[1].step == 6
     assert len(warned) == 1
+
+
+def test_numbers_that_nobody_checked_are_not_blamed_on_the_learning_rate(run):
+    """Of a checkpoint without checksums, in which one flipped bit made a weight huge."""
+    path = run / "checkpoint.safetensors"
+    with open_tensors(path, _KEY, "checkpoint") as file:
+        description = file.description
+    tensors = load_file(path)
+    tensors["model.embedding.weight"][7] = 1e38
+    save_file(tensors, path, {_KEY: json.dumps(description)})
+    with pytest.warns(UserWarning, match="kept no checksums"), pytest.raises(Diverged) as raised:
+        go_on(run)
+    assert "first step after resuming" in str(raised.value) and "learning rate" not in str(raised.value)
