@@ -380,8 +380,7 @@ class TrainingLoop:
         with interrupts.hold():
             self._step_is_whole = False
             self.optimizer.step()
-            self._resumed_at: int | None = None  # the step of the checkpoint that the run goes on from
-        self._step_is_whole = True
+            self._step_is_whole = True
             self.result.step = step + 1
             self.tokens += batch_tokens
             seconds = time.perf_counter() - started
