@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.memories import tree
+from nl_course.memories.overflow import overflowed, read_in_halves
 from nl_course.memories.trace import Trace
 from nl_course.renamed import translate
 from nl_course.roles import INTO_STREAM, Roles
@@ -211,7 +212,11 @@ class Memory(nn.Module):
             state = self.init_state(x.shape[0])
         elif state.batch_size not in (None, x.shape[0]):
             raise CourseError(f"{name} was given {x.shape[0]} rows of x and a state of {state.batch_size} rows.")
-        return self.advance(x, state, trace)
+        y, after = self.advance(x, state, trace)
+        if x.shape[1] > 1 and overflowed(y):
+            # What broke must not reach the tokens before it. (Traces keep what was seen at once.)
+            return read_in_halves(self, x, state, y, after)
+        return y, after
 
     @property
     def dtype(self) -> torch.dtype:
