@@ -11,7 +11,7 @@ to 93). No code or weights of its authors are public. These are **our choices**,
     the erase          eq. 88 types for one matrix only. We erase each layer along that layer's own input.
     the loss           half the squared error, whose gradient is the one that eq. 93 prints
     the query          a fixed projection: six memories are printed, but the text calls W_q the one that does not adapt
-    momentum           eq. 88 has none, but the paper's table of parts has a row without it (perplexity 13.58 beside 12.24):
+    momentum           eq. 88 has none, but a table of the paper has a row without it (perplexity 13.58 beside 12.24):
                        its HOPE has a momentum that is written nowhere. Here it is a constant beta, off by default.
     the start          the identity for every memory, learned by the outer loop
     reads              at the last chunk boundary, as the text says (the printed index is the end of the present chunk)
