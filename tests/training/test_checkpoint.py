@@ -1,10 +1,12 @@
 """A saved model comes back; a file that is missing, damaged or made for another is named, and nothing is changed."""
 
 import json
+from itertools import islice
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nl_course import tensor_files
@@ -209,3 +211,43 @@ def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
         save_model(small(), saved / "model.safetensors")
     assert (saved / "model.safetensors").read_bytes() == before
     assert sorted(p.name for p in saved.iterdir()) == ["model.safetensors", "run.safetensors"]
+
+
+WRONG = [None, True, -5, 10**12, 1e308, "x", [], {}, {"tensor": "nope"}, {"parts": {}}, {"value": 3}, ...]
+
+
+def places(node, path=()):
+    """The path to every part of a description; of a list, to its first two."""
+    yield path
+    children = node.items() if isinstance(node, dict) else enumerate(node[:2]) if isinstance(node, list) else ()
+    for name, child in children:
+        yield from places(child, (*path, name))
+
+
+@pytest.mark.filterwarnings("ignore:.*kept no checksums.*")
+def test_whatever_a_description_says_is_read_or_refused_in_one_line(saved):
+    """Every fifth part in turn is left out, or is a wrong value. There are no checksums, which would notice."""
+    path = saved / "run.safetensors"
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        text = json.dumps(json.loads(file.metadata()[checkpoint._KEY])["description"])
+    other = small(seed=1)
+    optimizer = torch.optim.AdamW(other.parameters())
+    refused = 0
+    for number, place in enumerate(islice(places(json.loads(text)), 0, None, 5)):
+        root = [json.loads(text)]
+        node, last = root, 0
+        for name in place:
+            node, last = node[last], name
+        if WRONG[number % len(WRONG)] is ...:
+            del node[last]
+        else:
+            node[last] = WRONG[number % len(WRONG)]
+        save_file(tensors, path, {checkpoint._KEY: json.dumps(root[0] if root else None)})
+        for read in (read_info, load_model, lambda path: load_training(path, other, optimizer)):
+            try:
+                read(path)
+            except CourseError as error:
+                refused += 1
+                assert "\n" not in str(error)  # noqa: PT017
+    assert refused > 30
