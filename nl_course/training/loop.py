@@ -200,6 +200,7 @@ class TrainingLoop:
         self.tokens = 0  # read so far, by all processes
         self.seconds = 0.0  # spent in whole steps so far, in all sessions of the run
         self._resumed_at: int | None = None  # the step of the checkpoint that the run goes on from
+        self._saved_step = 0  # whose checkpoint is on disk
         self._step_is_whole = True  # whether all weights are of the same step
         # All that a resumed run must agree on. A hash stands for the text itself.
         self.settings = {**about, **config.to_dict()}
@@ -235,7 +236,6 @@ class TrainingLoop:
         but for an error in the computing itself: then the last checkpoint that was known to be good stays on disk."""
         result = self.result
         interrupts = self.ranks.interrupts()
-        saved_step = result.step
         failure: Exception | None = None
         bar = tqdm(total=self.config.steps, initial=result.step, disable=not progress, unit="step")
         self.model.train()
@@ -260,7 +260,6 @@ class TrainingLoop:
                     if self.config.save_every and result.step % self.config.save_every == 0:
                         with interrupts.hold():
                             self._save()
-                            saved_step = result.step
             except EndAtOnce:
                 raise
             except KeyboardInterrupt:
@@ -278,10 +277,9 @@ class TrainingLoop:
             # their common save.
             try:
                 with interrupts.hold():
-                    self._end(saved_step, failure)
-                    saved_step = result.step
+                    self._end(failure)
             except KeyboardInterrupt:
-                if saved_step != result.step:
+                if self._saved_step != result.step:
                     raise
                 result.interrupted = True
 
@@ -292,20 +290,17 @@ class TrainingLoop:
             return False
         return isinstance(error, OSError) or is_out_of_memory(error)
 
-    def _end(self, saved_step: int, failure: Exception | None) -> None:
+    def _end(self, failure: Exception | None) -> None:
         """Saves the last whole step, unless it was saved already, and raises what ended the run, if anything did."""
         unwritten = None if self.folder is None else self.folder.failure
         try:
-            if self.result.step != saved_step:
+            if self.result.step != self._saved_step:
                 self._save()
-        except (CourseError, OSError) as error:
+        except CourseError as error:
             if failure is not None:
                 raise failure from error
             if unwritten is not None:
-                last = f"step {saved_step} is the last one saved" if saved_step else "no step was saved"
-                raise CourseError(
-                    f"{unwritten} The run ended at step {self.result.step}, which could not be saved either; {last}."
-                ) from error
+                raise CourseError(f"{unwritten} The run ended at step {self.result.step}, and {error}") from error
             raise
         if failure is not None:
             raise failure
@@ -329,15 +324,24 @@ class TrainingLoop:
             self.result.step = self._resumed_at = progress["step"]
             self.tokens = progress["tokens"]
             self.seconds = progress["seconds"]
+            self._saved_step = self.result.step
 
     def _save(self) -> None:
-        """Writes the checkpoint of the last whole step. No random state is kept: the step's number decides it."""
-        if self.folder is None:
-            return
-        progress = {"step": self.result.step, "tokens": self.tokens, "seconds": self.seconds, "asked": self.settings}
-        if self.folder.unwritten:
-            progress["unwritten"] = self.folder.unwritten
-        self.folder.save(self.model, self.optimizer, progress)
+        """Writes the checkpoint of the last whole step. No random state is kept: the step's number decides it.
+
+        Raises CourseError, which says what was saved before, if it cannot be written.
+        """
+        step = self.result.step
+        if self.folder is not None:
+            progress = {"step": step, "tokens": self.tokens, "seconds": self.seconds, "asked": self.settings}
+            if self.folder.unwritten:
+                progress["unwritten"] = self.folder.unwritten
+            try:
+                self.folder.save(self.model, self.optimizer, progress)
+            except (CourseError, OSError) as error:
+                last = f"step {self._saved_step} is the last one saved" if self._saved_step else "no step was saved"
+                raise CourseError(f"{str(error).rstrip('.')}; {last}.") from error
+        self._saved_step = step
 
     def _step(self, interrupts: Interrupts) -> Metrics:
         """One whole step; returns its metrics. A ctrl-C before the weights change leaves the last step as it was; one

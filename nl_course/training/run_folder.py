@@ -25,7 +25,7 @@ from torch import nn
 
 from nl_course import __version__
 from nl_course.errors import CourseError, check_choice
-from nl_course.files import parse_json, reason, write_atomically
+from nl_course.files import check_folder, parse_json, reason, write_atomically
 from nl_course.training.checkpoint import bare, load_training, read_info, save_model, save_training
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks
 from nl_course.training.resuming import check_one_run, check_settings, step_of
@@ -66,7 +66,7 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
 def check_run_folder(folder: str | os.PathLike, resume: bool | str) -> None:
     """Raises CourseError if no run can be started or resumed in a folder, as far as can be seen there. `resume` is that
     of `train`. Changes nothing."""
-    folder = Path(folder)
+    folder = check_folder(folder, "the run's folder")
     RunLock(folder).check()
     _check_content(folder, resume)
 

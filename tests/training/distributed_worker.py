@@ -65,11 +65,24 @@ def do(task: dict):
         for what, number in (("kill", signal.SIGKILL), ("term", signal.SIGTERM)):
             if task.get(what) == [int(os.environ.get("RANK", 0)), metrics["step"]]:
                 os.kill(os.getpid(), number)
+        if task.get("block") == [int(os.environ.get("RANK", 0)), metrics["step"]]:
+            (Path(task["folder"]) / "model.safetensors").mkdir()
 
     with ExitStack() as stack:
         if task.get("no_pickle"):
             forbid_pickles(stack)
+        if task.get("disk", [None])[0] == int(os.environ.get("RANK", 0)):
+            limit_files(stack, task["disk"][1])
         return run(task, on_step)
+
+
+def limit_files(stack: ExitStack, largest: int) -> None:
+    """Lets all fail that writes a file of more bytes, as on a full disk."""
+    import resource  # only POSIX has it
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, before)
 
 
 def forbid_pickles(stack: ExitStack) -> None:

@@ -21,6 +21,7 @@ from nl_course.training import TrainingConfig, distributed, evaluate, train
 from nl_course.training.checkpoint import load_model
 from nl_course.training.distributed import AgreedInterrupts, Ranks, join
 from nl_course.training.run_folder import checkpoints, read_metrics
+from nl_course.training.run_lock import RunLock
 from nl_course.training.sharded_checkpoint import read_pointer
 from tests.training.distributed_worker import RUN, STREAM, build, do
 
@@ -71,6 +72,24 @@ def unbroken() -> dict[str, list[dict]]:
     return {name: do({"model": name})["curve"] for name in ("attention", "titans", "nested")}
 
 
+def failing(folder: Path) -> list[dict]:
+    """Runs that fail in one process, of which the other one has to learn; and the folders in which they fail."""
+    for name in ("locked", "foreign"):
+        (folder / name).mkdir()
+    (folder / "file").touch()
+    (folder / "foreign" / "metrics.jsonl").write_text("theirs")
+    RunLock(folder / "locked").take()  # until this process ends
+    long = dict(steps=60, log_every=1, save_every=20, evaluate_every=0)
+    places = {"blocked": "file/inside", "foreign": "foreign", "locked": "locked"}
+    return [
+        *(dict(name=name, model="attention", folder=str(folder / place)) for name, place in places.items()),
+        dict(name="shard", model="titans", parallel="fsdp", folder=str(folder / "shard"), disk=[1, 3000]),
+        dict(name="plain", model="attention", folder=str(folder / "plain"), disk=[0, 3000]),
+        dict(name="metrics", model="attention", folder=str(folder / "metrics"), disk=[0, 3000], config=long),
+        dict(name="whole", model="titans", parallel="fsdp", folder=str(folder / "whole"), block=[0, 3]),
+    ]
+
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """All that two processes are asked in one start, and the folder with their runs."""
@@ -104,6 +123,7 @@ def two(tmp_path_factory):
             dict(name="rows", model="attention", config=dict(batch_size=3)),
             dict(name="other", model="titans", parallel="fsdp", folder=str(folder / "saved"), config=dict(steps=9)),
             dict(name="other rate", model="titans", folder=str(folder / "saved"), resume=True, config=dict(clip=9.0)),
+            *failing(folder),
         ],
     )
     return folder, results
@@ -191,11 +211,25 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step_and_the_run_goes_o
         ("whole matrices", "muon needs whole matrices, which fsdp splits"),
         ("rows", "batch_size 3 does not split into 1 equal micro-batches on each of 2 processes"),
         ("other", "already holds a run; resume it"),
+        ("blocked", "as the run's folder: "),
+        ("foreign", "metrics.jsonl is not a file of the course's runs"),
+        ("locked", f"in use: process {os.getpid()} on"),
+        ("shard", "shard-00001.safetensors: Error while serializing: I/O error: File too large"),
+        ("plain", "File too large (os error 27); no step was saved."),
+        ("metrics", "metrics.jsonl: File too large. The run ended at step "),
+        ("whole", "model.safetensors: Is a directory"),
         ("other rate", "was started with clip = 0.5, not 9.0"),
     ],
 )
 def test_what_cannot_be_shared_out_is_said_by_all(two, name, message):
     assert message in two[1][name]["error"]
+
+
+@pytest.mark.slow
+def test_what_one_process_could_not_write_leaves_nothing_half_written(two):
+    folder, _ = two
+    assert {path.name for path in (folder / "shard").iterdir()} == {"run.json", "metrics.jsonl"}
+    assert {path.name for path in (folder / "metrics").iterdir()} == {"run.json", "metrics.jsonl"}
 
 
 @pytest.mark.slow
@@ -223,6 +257,10 @@ def test_the_command_under_torchrun_speaks_once_and_one_process_goes_on(tmp_path
     again = ["train", "--resume", "--out", "r", "--text", "own.txt", "--steps", "3", "--quiet", "--device", "cpu"]
     assert main(again) == 0
     assert "done after 3 of 3" in capsys.readouterr().out
+    # The second time, the folder holds a run. One process says so, and both end.
+    ran = torchrun("-m", "nl_course", *options)
+    said = [line for line in ran.stderr.splitlines() if line.startswith("nl-course:")]
+    assert ran.returncode != 0 and said == ["nl-course: r already holds a run; resume it, or take another folder."]
 
 
 THREADS_AFTER = """

@@ -361,7 +361,7 @@ def test_missing_folders_and_short_texts_are_refused_before_the_first_step(tmp_p
         run(model(), tmp_path / "nowhere", resume=True)
     with pytest.raises(CourseError, match="nothing to resume from: the run was given no folder"):
         run(model(), None, resume=True)
-    with pytest.raises(CourseError, match=r"cannot write into the folder .*inside"):
+    with pytest.raises(CourseError, match=r"cannot use .*inside as the run's folder: .*file is a file"):
         run(model(), tmp_path / "file" / "inside")
     with pytest.raises(CourseError, match="has 12 bytes and needs 13"):
         train(model(), STREAM[:12], CONFIG, progress=False)

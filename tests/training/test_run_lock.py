@@ -101,7 +101,10 @@ def test_a_stale_lock_is_known_also_where_its_number_came_back(tmp_path, monkeyp
         lock.take()
         lock.release()
     written(tmp_path, process=os.getppid(), started=process_start(os.getppid()))
-    if not system_lock:
+    if system_lock:  # a process that runs, and has not got the lock: its run is over
+        lock.take()
+        lock.release()
+    else:
         assert refused(tmp_path, f"process {os.getppid()} on")
 
 
@@ -151,6 +154,16 @@ def test_one_that_waited_at_a_removed_file_takes_the_new_one(tmp_path, monkeypat
     other.take()
     assert len(opened) == 2  # the first one was of a file without a name
     monkeypatch.undo()
+    assert refused(tmp_path, "this very process")
+    other.release()
+
+
+def test_a_lock_that_somebody_deleted_takes_no_other_one_with_it(tmp_path):
+    lock, other = RunLock(tmp_path), RunLock(tmp_path)
+    lock.take()
+    (tmp_path / "run.lock").unlink()
+    other.take()
+    lock.release()
     assert refused(tmp_path, "this very process")
     other.release()
 
