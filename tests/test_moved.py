@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from nl_course.errors import CourseError
+from nl_course.memories import build_memory
 from nl_course.moved import MOVED
 from nl_course.training.runner import Plan
 
@@ -76,3 +78,14 @@ def test_no_old_name_hides_a_module():
     for old, successor in MOVED.items():
         spec = find_spec(f"nl_course.{successor}")
         assert spec is not None and spec.origin is not None, f"{old} -> {successor}"
+
+
+@pytest.mark.parametrize("name", ["ttt-linear", "titans", "mac", "mag", "mal", "self-modifying"])
+def test_settings_that_mean_nothing_any_more_are_refused(name):
+    layer = build_memory(name, 8, 2)
+    with pytest.raises(CourseError, match=r"cut = \{'memory'\} has no effect any more: use .*without="):
+        layer.cut = {"memory"}
+    with pytest.raises(CourseError, match=r"freeze = .* has no effect any more: use .*frozen="):
+        layer.freeze = ("key",)
+    assert not hasattr(layer, "cut")
+    layer.note = "any other attribute may be set"

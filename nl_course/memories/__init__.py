@@ -39,6 +39,22 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
 }
 
 
+def _refuse_setting(name: str, option: str) -> property:
+    """A class attribute that cannot be set. Copies of notebooks from earlier versions set it, which would now change
+    nothing without a word."""
+    instead = f"nl_course.memories.ablations.switches.ablated(model, {option}=(...))"
+
+    def refuse(memory: Memory, value: Any) -> None:
+        raise CourseError(f"{type(memory).__name__}.{name} = {value!r} has no effect any more: use {instead}.")
+
+    return property(None, refuse)
+
+
+for _memory in (TTT, Titans, MAC, MAG, MAL, SelfModifying):
+    _memory.cut = _refuse_setting("cut", "without")
+    _memory.freeze = _refuse_setting("freeze", "frozen")
+
+
 def build_memory(name: str, width: int, heads: int, path: str = "auto", **options: Any) -> Memory:
     """The memory called `name` at a model's width and heads; `options` are further fields of its config, `path` picks
     its implementation ("auto", "reference", ...). Raises CourseError for a name, an option or a size that it lacks."""

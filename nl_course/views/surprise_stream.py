@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError, check_int, check_min
+from nl_course.memories.linear import half_life
 from nl_course.memories.titans.chunk import Gates, chunk_masks
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.memories.titans.trace import explain
@@ -105,11 +106,6 @@ def response(gates: Gates, place: int) -> np.ndarray:
 def strongest(stands: np.ndarray) -> int:
     """After how many words a write stands strongest, the first of equals."""
     return int(np.flatnonzero(stands >= stands.max() * (1 - 1e-6))[0])
-
-
-def half_life(retention: float) -> float:
-    """The number of tokens after which half is left: ln 2 / -ln(retention); infinite where all is kept."""
-    return math.log(2) / -math.log(retention) if 0 < retention < 1 else math.inf if retention else 0.0
 
 
 def compute(

@@ -274,6 +274,45 @@ def test_an_ablation_that_a_memory_lacks_is_refused_and_changes_nothing(name, ch
     assert ablation_of(memory) == Ablation()
 
 
+@pytest.mark.parametrize("name", ["ttt-mlp", "titans", "mac", "mag", "mal", "self-modifying"])
+def test_an_ablated_memory_that_has_learned_can_be_copied(name):
+    """No graph of the last reading hangs on it; and the copy is ablated by itself."""
+    options = {"mac": "attention", "mag": "memory", "mal": "attention"}
+    ablation = {"without": (options[name],)} if name in options else {"sign": -1}
+    memory = build_memory(name, 8, 2)
+    x = torch.randn(1, 5, 8, requires_grad=True)
+    with ablated(memory, **ablation):
+        memory.init_state(1)
+        copy.deepcopy(memory)
+        y, _ = memory(x)
+        twin = copy.deepcopy(memory)
+        torch.testing.assert_close(twin(x)[0], y)
+    if name == "titans":
+        with pytest.raises(CourseError, match=r"no inner loop of its own .* ask `\.neural`"):
+            ablation_of(memory)
+        memory, twin = memory.neural, twin.neural
+    assert ablation_of(memory) == Ablation() and ablation_of(twin).changed
+
+
+@pytest.mark.parametrize("name", ["titans", "mag", "mal"])
+def test_several_steps_and_persistent_tokens_that_leave_a_chunk_open_are_refused_at_once(name):
+    memory = build_memory(name, 8, 2, persistent=3, chunk=4)
+    with pytest.raises(CourseError, match="3 persistent tokens before it, and its chunks have 4: build it with"):
+        ablate(memory, inner_steps=2)
+    assert ablation_of(memory.neural) == Ablation()
+    for persistent in (0, 4):
+        memory = build_memory(name, 8, 2, persistent=persistent, chunk=4)
+        with ablated(memory, inner_steps=2):
+            assert memory(torch.randn(1, 5, 8))[0].isfinite().all()
+    if name != "titans":
+        memory = build_memory(name, 8, 2, persistent=3, chunk=4)
+        with ablated(memory, inner_steps=2, without=("persistent",)):
+            assert memory(torch.randn(1, 5, 8))[0].isfinite().all()
+    # In MAC persistent tokens are read and never written.
+    with ablated(build_memory("mac", 8, 2, persistent=3, chunk=4), inner_steps=2) as memory:
+        assert memory(torch.randn(1, 5, 8))[0].isfinite().all()
+
+
 def test_bad_input_is_named():
     for bad in ({"inner_steps": 0}, {"inner_steps": 1.5}, {"sign": 0}, {"sign": True}, {"momentum": 1}):
         with pytest.raises(CourseError, match=next(iter(bad))):

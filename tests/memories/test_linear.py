@@ -170,8 +170,9 @@ def test_half_life_is_when_half_of_a_write_is_left():
     _, last = hebb_chunked(k, k, v, log_a, torch.zeros(1, 1, d, d).double(), 4)
     assert half_life(retention) == pytest.approx(10)
     torch.testing.assert_close(last, first / 2, **CLOSE)
-    for wrong in (0, 1, 1.5):
-        with pytest.raises(CourseError, match="between 0 and 1"):
+    assert half_life(1) == math.inf and half_life(0) == 0
+    for wrong in (-0.1, 1.5, math.nan, "1"):
+        with pytest.raises(CourseError, match="retention"):
             half_life(wrong)
 
 

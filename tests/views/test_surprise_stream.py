@@ -16,7 +16,6 @@ from nl_course.views.surprise_stream import (
     direction,
     dropped,
     gates_of,
-    half_life,
     memory,
     outcome,
     pairs,
@@ -96,12 +95,6 @@ def test_the_response_is_what_a_second_write_really_leaves():
     moved = ends[1].memory["W1"] - ends[0].memory["W1"]
     expected = 0.3 * response(gates, at)[-1] * torch.outer(keys[at], direction("more"))
     torch.testing.assert_close(moved[0, 0], expected.float(), atol=1e-5, rtol=1e-4)
-
-
-def test_the_half_life_halves():
-    for kept in (0.5, 0.9, 0.98):
-        assert kept ** half_life(kept) == pytest.approx(0.5)
-    assert half_life(1.0) == np.inf and half_life(0.0) == 0
 
 
 def test_the_needle_stands_where_it_was_dropped_and_is_ranked_among_the_words_so_far():

@@ -15,8 +15,10 @@ one-layer network is to answer v - k at phi(k), and q is added to what it says a
 Axes: b batch, h heads, t tokens, f head width, m hidden width.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.hybrid import Hybrid
 from nl_course.memories.titans.mac import MAC, MACState
 from nl_course.memories.titans.mag import MAG
-from nl_course.memories.titans.mal import MAL
+from nl_course.memories.titans.mal import MAL, MALState
 from nl_course.memories.titans.neural import NeuralMemory, NeuralState
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt.layer import TTT, TTTState
@@ -326,8 +328,23 @@ class AblatedMAC(AblatedMAG):
 class AblatedMAL(AblatedHybrid):
     """MAL with parts left out: the residual path goes around the memory, and what is left of attention is its input."""
 
-    seams = ("persistent_rows", "remember", "attend")
+    seams = ("persistent_rows", "init_state", "advance", "remember", "attend")
     memory: MAL
+
+    def init_state(self, batch_size: int) -> MALState:
+        """As `MAL.init_state`."""
+        return self._forgetting_input(type(self.memory).init_state, batch_size)
+
+    def advance(self, x: Tensor, state: MALState, trace: Trace | None) -> tuple[Tensor, MALState]:
+        """As `MAL.advance`."""
+        return self._forgetting_input(type(self.memory).advance, x, state, trace)
+
+    def _forgetting_input(self, method: Callable, *arguments: Any) -> Any:
+        """What the memory's own method gives. No graph outlives the call: a model that holds one cannot be copied."""
+        try:
+            return method(self.memory, *arguments)
+        finally:
+            self.attention_input = None
 
     def remember(
         self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0

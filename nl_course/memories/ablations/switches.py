@@ -27,6 +27,9 @@ from nl_course.errors import CourseError
 from nl_course.memories.ablations.ablation import Ablation
 from nl_course.memories.ablations.per_memory import ADAPTERS, Adapter
 from nl_course.memories.titans.hybrid import Hybrid
+from nl_course.memories.titans.lmm import Titans
+from nl_course.memories.titans.mag import MAG
+from nl_course.memories.titans.mal import MAL
 
 
 @contextmanager
@@ -44,8 +47,8 @@ def ablated(model: nn.Module, ablation: Ablation | None = None, **options) -> It
 
 def ablate(model: nn.Module, ablation: Ablation | None = None, **options) -> None:
     """The same without an end, for training: it replaces an ablation that holds already, and lasts until `restore`.
-    Raises CourseError, and changes nothing, if no memory in `model` has an inner loop, if one lacks an option, or if
-    the model is compiled."""
+    Raises CourseError, and changes nothing, if no memory in `model` has an inner loop, if one lacks an option or writes
+    persistent tokens that leave a chunk open (`inner_steps`), or if the model is compiled."""
     ablation = _one_of(ablation, options)
     memories = _memories(model)
     hybrids = [memory for memory in memories if isinstance(memory, Hybrid)]
@@ -59,6 +62,8 @@ def ablate(model: nn.Module, ablation: Ablation | None = None, **options) -> Non
         elif memory in inside:
             own = replace(ablation, without=())
         adapters.append(_adapter(memory)(memory, own))  # raises for what this memory lacks, before anything changed
+    if ablation.inner_steps > 1 and "persistent" not in ablation.without:
+        _check_text_begins_a_chunk(model)
     for adapter in adapters:
         _install(adapter)
 
@@ -71,8 +76,12 @@ def restore(model: nn.Module) -> None:
 
 def ablation_of(memory: nn.Module) -> Ablation:
     """What holds for one memory now; `Ablation()` if nothing is changed. A hybrid and the neural memory inside it have
-    one each."""
-    return _adapter(memory).in_force(memory)
+    one each. Raises CourseError for a module that cannot be ablated itself."""
+    adapter = _adapter(memory)
+    if adapter is None:
+        inside = " Its neural memory can: ask `.neural`." if hasattr(memory, "neural") else ""
+        raise CourseError(f"{type(memory).__name__} has no inner loop of its own to be ablated.{inside}")
+    return adapter.in_force(memory)
 
 
 def can_be_ablated(model: nn.Module) -> bool:
@@ -101,6 +110,20 @@ def _memories(model: nn.Module) -> list[nn.Module]:
     if not found:
         raise CourseError(f"{type(model).__name__} has no memory with an inner loop: there is nothing to ablate.")
     return found
+
+
+def _check_text_begins_a_chunk(model: nn.Module) -> None:
+    """Several inner steps need all pairs of a chunk, and persistent tokens are written before every text."""
+    for layer in model.modules():
+        if not isinstance(layer, (Titans, MAG, MAL)):
+            continue
+        persistent, chunk = layer.config.persistent, layer.config.chunk
+        if persistent % chunk:
+            raise CourseError(
+                f"with several inner steps a text must begin where a chunk begins, but {type(layer).__name__} writes "
+                f"{persistent} persistent tokens before it, and its chunks have {chunk}: build it with persistent=0 or "
+                f"a multiple of {chunk}."
+            )
 
 
 def _one_of(ablation: Ablation | None, options: dict) -> Ablation:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError
+from nl_course.errors import CourseError, check_min
 from nl_course.memories.attention.rope import Rotary, check_theta
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory
@@ -45,10 +45,12 @@ def retention_reference(q: Tensor, k: Tensor, v: Tensor, gamma: Tensor, S: Tenso
 
 
 def half_life(retention: float) -> float:
-    """Tokens until half of a write is left, for a retention in (0, 1) per token: ln(1/2) / ln(retention).
-    Raises CourseError for a retention that never or at once forgets."""
-    if not 0 < retention < 1:
+    """Tokens until half of a write is left, for a retention per token between 0 and 1: ln(1/2) / ln(retention).
+    Infinite where all is kept, 0 where nothing is. Raises CourseError for any other retention."""
+    if check_min("retention", retention, 0) > 1:
         raise CourseError(f"a half-life needs a retention between 0 and 1, not {retention}.")
+    if retention in (0, 1):
+        return math.inf if retention else 0.0
     return math.log(0.5) / math.log(retention)
 
 
