@@ -108,6 +108,10 @@ def write_atomically(path: str | os.PathLike, writer: Callable[[Path], None]) ->
             os.fsync(written.fileno())
         temporary.chmod(mode)  # the writer may have replaced the file by one of its own
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = os.fspath(path)  # a full disk names no file, and nobody knows the temporary one
+        error.filename2 = None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path

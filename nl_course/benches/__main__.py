@@ -14,6 +14,7 @@ import torch
 
 from nl_course.benches import BENCHES
 from nl_course.errors import CourseError, check_choice
+from nl_course.files import write_atomically
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(str(error))
         print(f"\n{name}: {BENCHES[name]}\n{table(results[name])}", flush=True)
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+        text = json.dumps(results, indent=1) + "\n"
+        write_atomically(options.json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return 0
 
 

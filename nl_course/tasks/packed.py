@@ -15,6 +15,7 @@ out."""
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_int, shortened
-from nl_course.files import check_file, parse_json
+from nl_course.files import check_file, parse_json, reason
 from nl_course.tasks.documents import Document, rank
 from nl_course.tasks.streaming import data_hash, stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
@@ -188,11 +189,16 @@ class PackedStream:
         self._noted.append(position)
         if self._path is None or not self._write:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [] if self._path.exists() else [json.dumps(self._about)]
-        lines.append(json.dumps(position))
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [] if self._path.exists() else [json.dumps(self._about)]
+            lines.append(json.dumps(position))
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+        except OSError as error:
+            # Without it, going on later takes longer to find its place, and nothing worse.
+            self._write = False
+            warnings.warn(f"cannot write {self._path}: {reason(error)}. The run goes on without it.", stacklevel=2)
 
     def _read_positions(self) -> list[Position]:
         """The noted positions, the beginning of the corpus first."""

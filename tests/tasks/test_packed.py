@@ -81,6 +81,16 @@ def test_noted_places_spare_reading_what_came_before(often, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_positions_that_cannot_be_written_are_done_without(often, tmp_path):
+    """Said once; the tokens are the same."""
+    (tmp_path / "file").touch()
+    stream = PackedStream(Shelf(), **SIZES, positions=tmp_path / "file" / "p.jsonl")
+    with pytest.warns(UserWarning, match=r"cannot write .*p\.jsonl: File exists\. The run goes on without it") as said:
+        tokens = [stream(step)[0] for step in range(100)]
+    expected = PackedStream(Shelf(), **SIZES)
+    assert len(said) == 1 and all(torch.equal(tokens[step], expected(step)[0]) for step in range(100))
+
+
 def test_places_of_another_corpus_and_no_books_are_refused(often, tmp_path):
     path = tmp_path / "positions.jsonl"
     PackedStream(Shelf(), **SIZES, positions=path)(20)
