@@ -20,6 +20,7 @@ from torch.nn.functional import silu
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, State, Trace, build_memory
 from nl_course.memories.common.conv import CausalConv
+from nl_course.memories.owner import StateOwner, fitted, is_trusted, trusted
 from nl_course.renamed import translate
 from nl_course.roles import HEAD, INTO_STREAM, Roles, param_roles
 
@@ -112,6 +113,7 @@ class MixingBlock(nn.Module):
         self.conv_norm = nn.RMSNorm(config.width, eps=config.norm_eps) if config.conv else None
         self.memory_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.memory = build_memory(config.memory, config.width, config.heads, path, **config.options)
+        self.memory.checks_numbers = False
         self.memory_post_norm = None  # a norm on what the memory says, where a subclass puts one
 
     def init_state(self, batch_size: int) -> State:
@@ -135,9 +137,11 @@ class MixingBlock(nn.Module):
         """h (B, T, width) -> the same after convolution and memory, and the state after the last token."""
         if self.conv is None:
             return self._read(h, state, trace)
+        if not (isinstance(state, BlockState) and is_trusted(state, h)):
+            state = fitted(self, state, h, inside=True)
         convolved, conv_state = self.conv(self.conv_norm(h), state.conv_state)
         h, memory = self._read(h + convolved, state.memory, trace)
-        return h, BlockState(memory, conv_state)
+        return h, trusted(BlockState(memory, conv_state), h)
 
     def _read(self, h: Tensor, state: State, trace: Trace | None) -> tuple[Tensor, State]:
         """h with what the memory says of it added, and the memory's next state."""
@@ -164,7 +168,7 @@ class Block(MixingBlock):
         return h + self.mlp(self.mlp_norm(h)), state
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(StateOwner):
     """Tokens in, next-token logits out, with a memory in every block.
 
     `path` picks each memory's implementation ("auto", "reference", ...). Weights start as N(0, 0.02), those that
@@ -196,6 +200,14 @@ class LanguageModel(nn.Module):
         """What the model knows before the first token, for `batch_size` texts."""
         return ModelState(tuple(layer.init_state(batch_size) for layer in self.layers))
 
+    def state_settings(self) -> dict[str, Any]:
+        """Those of the config, with all options of its memory."""
+        return super().state_settings() | {"options": self.layers[0].memory.state_settings()}
+
+    def default_settings(self) -> dict[str, Any]:
+        """The defaults of the config and of its memory."""
+        return super().default_settings() | {"options": self.layers[0].memory.default_settings()}
+
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
         """The formula for `state.nbytes` after `tokens` tokens: the layers' own, added up."""
         return sum(layer.state_bytes(tokens, batch_size) for layer in self.layers)
@@ -209,17 +221,31 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, ModelState]:
         """tokens (B, T) of integers below `vocab` -> logits (B, T, vocab), and the state after the last token.
 
-        Traces of layer i are named `layers.i.*`. Raises CourseError for tokens of a wrong shape, type or range.
+        Traces of layer i are named `layers.i.*`. Raises CourseError for tokens of a wrong shape, type, device or
+        range, and for a state of another model.
         """
         self._check(tokens)
-        states = (None,) * len(self.layers) if state is None else state.layers
+        states = (None,) * len(self.layers) if state is None else self._states_of(state)
         next_states = []
         h = self.embedding(tokens)  # (B, T, width)
         for i, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             scope = None if trace is None else trace.scope(f"layers.{i}")
             h, after = layer(h, before, scope)
             next_states.append(after)
-        return self.logits(h), ModelState(tuple(next_states))
+        return self.logits(h), self.owned(ModelState(tuple(next_states)))
+
+    def _states_of(self, state: ModelState) -> tuple[State, ...]:
+        """One state per layer, whose insides the layers check themselves. Raises CourseError for another model's."""
+        if not isinstance(state, ModelState):
+            raise CourseError(
+                f"{self.owner_name} takes a ModelState that it has returned, not a {type(state).__name__}."
+            )
+        self.check_owner(state)
+        layers = state.layers if isinstance(state.layers, tuple) else ()
+        count = sum(isinstance(layer, State) for layer in layers)
+        if not count == len(layers) == len(self.layers):
+            raise CourseError(f"this state has states of {count} layers, and the model has {len(self.layers)} layers.")
+        return state.layers
 
     def logits(self, h: Tensor) -> Tensor:
         """What the last block leaves, (B, T, width) -> (B, T, vocab)."""
@@ -245,7 +271,8 @@ class LanguageModel(nn.Module):
         _check_sampling(temperature, top_k)
         if seed is not None:
             check_int("seed", seed)
-        if prompt.dim() != 2 or prompt.shape[1] == 0:
+        self._check(prompt)
+        if prompt.shape[1] == 0:
             raise CourseError(f"the prompt must be (batch, time) with at least one token, not {tuple(prompt.shape)}.")
         return self._stream(prompt, tokens, temperature, top_k, seed, state)
 
@@ -270,8 +297,14 @@ class LanguageModel(nn.Module):
 
     def _check(self, tokens: Tensor) -> None:
         """Raises CourseError for tokens that the embedding would refuse with an index of its own, or not at all."""
-        if tokens.dim() != 2 or tokens.is_floating_point():
+        if not isinstance(tokens, Tensor):
+            raise CourseError(f"tokens must be a tensor (batch, time) of whole numbers, not a {type(tokens).__name__}.")
+        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.is_complex():
             raise CourseError(f"tokens must be whole numbers (batch, time), not {tokens.dtype} {tuple(tokens.shape)}.")
+        if tokens.dtype not in (torch.int64, torch.int32):
+            raise CourseError(f"tokens must be int64 or int32, not {tokens.dtype}: use tokens.long().")
+        if tokens.device != self.embedding.weight.device:
+            raise CourseError(f"the model is on {self.embedding.weight.device} and the tokens on {tokens.device}.")
         # On an accelerator the comparison would wait for the device at every call.
         if tokens.numel() and not torch.compiler.is_compiling() and tokens.device.type == "cpu":
             low, high = tokens.aminmax()

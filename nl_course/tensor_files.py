@@ -62,22 +62,22 @@ def write_tensors(
 
 
 @contextmanager
-def open_tensors(path: str | os.PathLike, key: str, what: str) -> Iterator["TensorFile"]:
+def open_tensors(path: str | os.PathLike, key: str, what: str, also: str = "") -> Iterator["TensorFile"]:
     """Opens a file of `write_tensors`. Raises CourseError, naming the file, if it is missing, unreadable, damaged or of
-    another kind."""
+    another kind. `also` is what the versions that wrote no checksums left out besides, for the warning."""
     check_file(path, what)
     try:
         opened = safe_open(os.fspath(path), framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:
         raise _damaged(path, what, error) from error
     with opened as file:
-        yield TensorFile(file, path, key, what)
+        yield TensorFile(file, path, key, what, also)
 
 
 class TensorFile:
     """An open file: its `description`, the `names` of its tensors, and each tensor when it is asked for."""
 
-    def __init__(self, file: Any, path: str | os.PathLike, key: str, what: str):
+    def __init__(self, file: Any, path: str | os.PathLike, key: str, what: str, also: str = ""):
         """`file` as safetensors opened it; the others as in `open_tensors`."""
         self.path = path
         self.what = what
@@ -99,7 +99,7 @@ class TensorFile:
             self._take(content.get("sha256"))
         else:
             self.description = content
-            _warn_unchecked(path, what)
+            _warn_unchecked(path, what, also)
 
     def _take(self, checksums: Any) -> None:
         """Keeps the tensors' checksums, once it is known that the description and the list of tensors are whole."""
@@ -110,6 +110,11 @@ class TensorFile:
             raise _damaged(self.path, self.what, "the checksum of its description does not match")
         self._checksums = checksums["tensors"]
         self.fingerprint = _checksum_of_json(checksums)
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether what is read is compared with checksums."""
+        return self._checksums is not None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it. Raises CourseError if the file has no tensor of that name."""
@@ -153,13 +158,13 @@ def _damaged(path: str | os.PathLike, what: str, why: object) -> CourseError:
     return CourseError(f"the {what} {path} is damaged or incomplete and cannot be read ({reason}).")
 
 
-def _warn_unchecked(path: str | os.PathLike, what: str) -> None:
+def _warn_unchecked(path: str | os.PathLike, what: str, also: str) -> None:
     # What the course ships is checked by whatever brought it: git, or the installer.
     if check_file(path, what).resolve().is_relative_to(course_root() / "assets"):
         return
     # Python shows a warning once per text, hence once per file.
     warnings.warn(
-        f"the {what} {path} is from a version of the course that kept no checksums: damage would not be noticed. "
-        "Saving it again adds them.",
+        f"the {what} {path} is from a version of the course that kept no checksums{also}: damage would not be "
+        "noticed. Saving it again adds them.",
         stacklevel=2,
     )

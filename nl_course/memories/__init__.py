@@ -37,6 +37,9 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "mag": (MAG, MAGConfig),
     "mal": (MAL, MALConfig),
 }
+# A state says by that name whose it is. (A TTT memory names itself by its inner model.)
+for _name, (_memory, _) in MEMORIES.items():
+    _memory.owner_name = _name
 
 
 def _refuse_setting(name: str, option: str) -> property:

@@ -4,21 +4,24 @@
 
 Feeding one token at a time, in odd pieces, or all at once gives the same y and the same final state. What a memory
 carries from one token to the next is its `State`: a value, a small tree of tensors whose first axis is the batch.
-A state is never changed under the one who holds it: branch it, save it, carry it on as often as you like.
+A state is never changed under the one who holds it: branch it, save it, carry it on as often as you like. It knows
+whose it is, and another memory refuses it (owner.py).
 """
 
 import os
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nl_course.errors import CourseError
 from nl_course.memories import tree
 from nl_course.memories.overflow import overflowed, read_in_halves
+from nl_course.memories.owner import StateOwner, autocast_is_on
 from nl_course.memories.trace import Trace
 from nl_course.renamed import translate
 from nl_course.roles import INTO_STREAM, Roles
@@ -30,8 +33,15 @@ _FORMAT = "nl_course.state"  # key of the description in a saved file's metadata
 @dataclass(frozen=True)
 class State:
     """What a memory carries. Subclasses are frozen dataclasses of tensors, numbers, strings, None, states,
-    and tuples or dicts of these; every tensor has the batch as axis 0."""
+    and tuples or dicts of these; every tensor has the batch as axis 0.
 
+    `owner` is no part of a state but says what made it and with which settings (owner.py); None where nobody knows. It
+    stays on copies, and it is saved."""
+
+    owner: str | None = field(default=None, kw_only=True, compare=False)
+
+    # Whether it holds tensors in autocast's dtype while autocast is on.
+    follows_autocast: ClassVar[bool] = False
     # Saved files name the class of every state in them; this finds the class again.
     _kinds: ClassVar[dict[str, type["State"]]] = {}
 
@@ -41,11 +51,14 @@ class State:
         if State._kinds.setdefault(cls.__name__, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"two kinds of state are named {cls.__name__!r}; saved states are found by that name")
         State._kinds[cls.__name__] = cls
+        # A dataclass would print all of its tensors.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = State.__repr__
 
     # -- a state as a tree -------------------------------------------------------------------------------------
     def parts(self) -> dict[str, Any]:
         """The values that define this state, by name (what is saved, moved and compared)."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "owner"}
 
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "State":
@@ -76,7 +89,30 @@ class State:
     @property
     def batch_size(self) -> int | None:
         """Rows of the batch, or None for a state without tensors."""
-        return next((t.shape[0] for t in self.tensors().values()), None)
+        return next((t.shape[0] for _, t in tree.leaves(self)), None)
+
+    @property
+    def tokens_read(self) -> int | None:
+        """How many tokens were read, where the state counts them, or a state inside of it does."""
+        if isinstance(getattr(self, "position", None), int):
+            return self.position
+        inside = tree.leaves(self.parts(), is_leaf=lambda value: isinstance(value, State))
+        counts = (part.tokens_read for _, part in inside)
+        return next((count for count in counts if count is not None), None)
+
+    def __repr__(self) -> str:
+        """One line: the class, rows, tokens, dtypes and bytes."""
+        tensors = list(self.tensors().values())
+        facts = [f"batch {len(tensors[0])}"] if tensors and tensors[0].dim() else []
+        if self.tokens_read is not None:
+            facts.append(f"{self.tokens_read:,} tokens")
+        dtypes = dict.fromkeys(str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point())
+        if dtypes:
+            facts.append(" and ".join(dtypes))
+        facts.append(f"{self.nbytes:,} bytes")
+        if tensors and tensors[0].device.type != "cpu":
+            facts.append(f"on {tensors[0].device}")
+        return f"{type(self).__name__}({', '.join(facts)})"
 
     def detach(self) -> "State":
         """The same values, cut off from the graph that made them."""
@@ -102,7 +138,7 @@ class State:
     @staticmethod
     def load(path: str | os.PathLike, device: str = "cpu") -> "State":
         """Reads what `save` wrote. Raises CourseError if the file is missing, damaged or of another kind."""
-        with open_tensors(path, _FORMAT, "saved state") as file:
+        with open_tensors(path, _FORMAT, "saved state", also=" and did not note what made a state") as file:
             unused = set(file.names)
 
             def take(name: str) -> Tensor:
@@ -122,6 +158,12 @@ class State:
                     raise
                 # What builds a state relies on its parts. Here they are what a file says, so the file is at fault.
                 raise file.fault(f"{type(error).__name__}: {error}") from error
+            # Of a file without checksums this has been said already.
+            if state.owner is None and file.has_checksums:
+                warnings.warn(
+                    f"the saved state {path} does not say what made it: what reads it on can compare the form only.",
+                    stacklevel=2,
+                )
         return state.to(device)
 
 
@@ -170,9 +212,11 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-class Memory(nn.Module):
+class Memory(StateOwner):
     """A sequence layer that reads and writes as tokens pass. Subclasses define `init_state`, `advance` and
-    `state_bytes`; `forward` checks its input, so that every memory refuses the same mistakes in the same words.
+    `state_bytes`; `forward` checks its input, so that every memory refuses the same mistakes in the same words. What
+    they return as a state says that it is theirs, and with which settings of their `config` it was made: all of its
+    fields but those in `outside_state`.
 
     `deep_path` is the path to take where a level below learns from a loss above: the memory's backward pass is then
     differentiated again, which not every fast path can be."""
@@ -180,6 +224,9 @@ class Memory(nn.Module):
     deep_path = "auto"
     # A linear layer `output` is by custom what a memory's answer leaves through. Memories with another way out say so.
     param_roles: ClassVar[Roles] = {"output.weight": INTO_STREAM}
+    # Whether x is looked through for what is not a number. A model turns this off for its memories: no token brings
+    # such a number in, and where the model itself overflows the loss says so.
+    checks_numbers = True
 
     def __init__(self, width: int):
         """`width`: features of a token, D."""
@@ -203,20 +250,45 @@ class Memory(nn.Module):
         """x (B, T, D) -> y (B, T, D) and the new state. Without a state it starts from `init_state`.
 
         Rows of the batch are independent and equally long: there is no padding mask, since a padded token would be
-        written into the memory like any other. Raises CourseError for a wrong shape or a state of another batch.
+        written into the memory like any other. Raises CourseError for an x of a wrong shape, dtype or device or with
+        numbers that are not finite, and for a state of another batch, of another memory, or of another form.
         """
-        name = type(self).__name__
-        if x.dim() != 3 or x.shape[-1] != self.width:
-            raise CourseError(f"{name} takes x of shape (batch, time, {self.width}), not {tuple(x.shape)}.")
-        if state is None:
-            state = self.init_state(x.shape[0])
-        elif state.batch_size not in (None, x.shape[0]):
-            raise CourseError(f"{name} was given {x.shape[0]} rows of x and a state of {state.batch_size} rows.")
+        self._check(x)
+        state = self.init_state(x.shape[0]) if state is None else self.checked_state(state, x)
         y, after = self.advance(x, state, trace)
         if x.shape[1] > 1 and overflowed(y):
             # What broke must not reach the tokens before it. (Traces keep what was seen at once.)
-            return read_in_halves(self, x, state, y, after)
-        return y, after
+            y, after = read_in_halves(self, x, state, y, after)
+        return y, self.made_from(x, after)
+
+    def _check(self, x: Tensor) -> None:
+        """Raises CourseError for an x that the memory cannot read."""
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise CourseError(f"{name} takes x as a tensor (batch, time, {self.width}), not a {type(x).__name__}.")
+        if x.dim() != 3 or x.shape[-1] != self.width:
+            raise CourseError(f"{name} takes x of shape (batch, time, {self.width}), not {tuple(x.shape)}.")
+        if not x.is_floating_point():
+            raise CourseError(f"{name} takes x in a floating-point dtype, not in {x.dtype}.")
+        parameter = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if parameter is not None:
+            if x.device != parameter.device:
+                raise CourseError(f"{name} is on {parameter.device} and x on {x.device}: move one of them.")
+            # Autocast brings everything but float64 to a dtype of its own.
+            exact = torch.float64 in (x.dtype, parameter.dtype)
+            if x.dtype != parameter.dtype and (exact or not autocast_is_on(x.device)):
+                raise CourseError(
+                    f"{name} computes in {parameter.dtype} and x is {x.dtype}: use x.to({parameter.dtype})."
+                )
+        # A token that is not a number stays in a state for good. One sum costs a CPU less than any product that
+        # follows. On an accelerator it would wait for the device, so there nothing is checked.
+        if self.checks_numbers and x.device.type == "cpu" and overflowed(x):
+            row, time, _ = (~x.isfinite()).nonzero()[0].tolist()
+            raise CourseError(f"{name} was given numbers that are not finite (first in row {row}, token {time} of x).")
+
+    def state_settings(self) -> dict[str, Any]:
+        """As of every `StateOwner`; the width alone where there is no config."""
+        return super().state_settings() or {"width": self.width}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,6 +6,7 @@ earlier, e.g. at whole caches.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -45,10 +46,15 @@ def children(value: Any) -> dict[str, Any]:
 def with_children(value: Any, new: Mapping[str, Any]) -> Any:
     """A node of the kind of `value` (a `Weights` stays one) with the children `new`, named as `children` names them."""
     if is_state(value):
-        return value.from_parts(dict(new))
+        return _with_owner(value.from_parts(dict(new)), getattr(value, "owner", None))
     if isinstance(value, tuple):
         return tuple(new.values())
     return type(value)(new)
+
+
+def _with_owner(state: Any, owner: str | None) -> Any:
+    """A state that says who made it, as the one before it did: `from_parts` knows nothing of that."""
+    return state if owner is None else replace(state, owner=owner)
 
 
 def leaves(value: Any, is_leaf: IsLeaf = is_tensor, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,7 +88,8 @@ def describe(value: Any, path: str = "") -> dict[str, Any]:
         return {"tensor": path}
     if is_node(value):
         inside = {name: describe(child, join(path, name)) for name, child in children(value).items()}
-        return {"kind": _kind(value), "parts": inside}
+        owner = getattr(value, "owner", None)
+        return {"kind": _kind(value), "parts": inside} | ({} if owner is None else {"owner": owner})
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     raise TypeError(f"a state cannot hold a {type(value).__name__} (at {path!r})")
@@ -110,7 +117,9 @@ def restore(
         return description["value"]
     kind = description.get("kind")
     described_parts = description.get("parts")
-    if description.keys() != {"kind", "parts"} or not isinstance(kind, str) or not isinstance(described_parts, Mapping):
+    owner = description.get("owner", "")  # of a state that knows it
+    known = description.keys() - {"owner"} == {"kind", "parts"}
+    if not (known and isinstance(kind, str) and isinstance(described_parts, Mapping) and isinstance(owner, str)):
         raise ValueError(f"a part of a state cannot be {dict(description)!r:.50}")
     parts = {name: restore(child, tensor, state) for name, child in described_parts.items()}
     if kind == "tuple":
@@ -118,7 +127,7 @@ def restore(
             raise ValueError(f"the parts of a tuple cannot be called {', '.join(parts)!r:.50}")
         return tuple(parts.values())
     if kind != "dict":
-        return state(kind, parts)
+        return _with_owner(state(kind, parts), owner or None)
     # A dict of nothing but tensors is what memories call weights: they calculate with it as with one vector.
     if all(isinstance(part, Tensor) for part in parts.values()):
         return Weights(parts)

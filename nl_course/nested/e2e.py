@@ -115,10 +115,7 @@ def reconfigured(model: NestedLanguageModel, config: NestedConfig) -> NestedLang
     """
     with seeded(0):  # what is drawn here is overwritten
         other = NestedLanguageModel(config)
-    try:
-        other.load_state_dict(model.state_dict(), assign=True)
-    except RuntimeError as error:
-        raise CourseError(f"the weights do not fit that config: {' '.join(str(error).split())}") from error
+    other.load_state_dict(model.state_dict(), assign=True)
     return other.eval()
 
 

@@ -69,6 +69,8 @@ class NestedLanguageModel(LanguageModel):
             blocks.append(NestedBlock(config, levels, i, path if i <= self.lowest else path_above))
         return blocks
 
+    outside_state = ("truncate", "first_order")  # of the outer loop alone
+
     # -- state ---------------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> NestedState:
         """The start of a text: empty memories, and every moving level at its learned start."""
@@ -118,15 +120,14 @@ class NestedLanguageModel(LanguageModel):
         """tokens (B, T), integers below `vocab` -> logits (B, T, vocab), and the state after the last token.
 
         T may be anything, and a text may be split anywhere. The levels learn also where gradients are switched off.
-        Raises CourseError for tokens of a wrong shape, type or range.
+        Raises CourseError for tokens of a wrong shape, type, device or range, and for a state of another model.
         """
         self._check(tokens)
         if torch.is_inference_mode_enabled():
             # The inner gradient needs autograd, which tensors of inference mode do not know.
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(tokens.clone(), None if state is None else _usable(state), trace)
-        if state is None:
-            state = self.init_state(tokens.shape[0])
+        state = self.init_state(tokens.shape[0]) if state is None else self.checked_state(state, tokens, inside=True)
 
         first_loss = None  # of the call's first token, which the last call predicted: before any weight moves
         if trace is not None and trace.wants("loss"):
@@ -147,7 +148,7 @@ class NestedLanguageModel(LanguageModel):
         if first_loss is not None and tokens.shape[1]:
             later_losses = next_token_losses(logits[:, :-1], tokens[:, 1:])  # (B, T - 1)
             trace.add("loss", torch.cat([first_loss, later_losses], dim=1))
-        return logits, after
+        return logits, self.made_from(tokens, after)
 
     def token_losses(self, tokens: Tensor) -> Tensor:
         """tokens (B, T + 1) -> the loss of each next token (B, T), in nats, each taken before its own update.

@@ -37,6 +37,11 @@ class OpenState(State):
         new, held = _added_columns(self.now, self.tokens)
         return {"at_start": self.at_start, "new": new, "held": held, "tokens": self.tokens}
 
+    @property
+    def tokens_read(self) -> int | None:
+        """Those of `now`."""
+        return self.now.tokens_read
+
     @classmethod
     def from_parts(cls, parts: dict[str, Any]) -> "OpenState":
         """The inverse of `parts`. Raises ValueError for parts that do not fit together, as a damaged file may have."""

@@ -28,6 +28,7 @@ from nl_course.suite.case import (
     read_in_pieces,
     require,
 )
+from nl_course.suite.states import any_precision, belongs, damage_named, prints_as_a_line, settings_kept, wrong_x_named
 
 # Token by token, in odd pieces, with empty pieces, cut before and after a chunk's end; a text may be short or long.
 SPLITS = ([1] * TOKENS, [4, 1, 6], [5, 0, 5, 1], [2, 3, 2, 3, 1], [3, 7], [0], [12, 1, 9])
@@ -307,4 +308,10 @@ PROPERTIES = (
     MemoryProperty("fp32 stays in its band", single_precision),
     MemoryProperty("bf16 stays in its band", half_precision),
     MemoryProperty("mistakes are named", mistakes_named),
+    MemoryProperty("an x that cannot be read is named", wrong_x_named),
+    MemoryProperty("a state is read on by its own memory alone", belongs),
+    MemoryProperty("after a changed setting a state is refused, or exact", settings_kept),
+    MemoryProperty("a state in another precision is brought to the memory's, or refused", any_precision),
+    MemoryProperty("a damaged state is named", damage_named),
+    MemoryProperty("a state prints as one line", prints_as_a_line),
 )

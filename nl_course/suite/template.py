@@ -42,6 +42,7 @@ class MyMemory(Memory):
 
     def __init__(self, config: MyConfig, path: str = "auto"):
         super().__init__(config.width)
+        self.config = config  # its states carry these settings, and a memory with others refuses them
         self.value = nn.Linear(config.width, config.width, bias=False)
         self.gate = nn.Linear(config.width, config.width, bias=False)
         self.output = nn.Linear(config.width, config.width, bias=False)

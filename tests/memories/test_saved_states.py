@@ -88,7 +88,9 @@ def test_a_description_that_is_changed_anywhere_is_refused_in_one_line(name, tmp
         # In every place something is left out, or two of the wrong values in turn.
         for value in (..., WRONG[number % len(WRONG)], WRONG[(number + 7) % len(WRONG)]):
             description = changed(text, place, value)
-            if description is None:
+            # Another owner, or none, is a state of something else: what reads it on compares it.
+            is_an_owner = place[-1:] == ("owner",) and (value is ... or isinstance(value, str))
+            if description is None or is_an_owner:
                 continue
             save_file(tensors, path, {_FORMAT: description})
             with pytest.raises(CourseError) as refused:

@@ -3,10 +3,13 @@
 Appending one token with `torch.cat` copies the whole past each time, so that reading T tokens costs T^2 copies. Here
 the storage doubles when it is full, so the copies add up to at most 2 T. Growing in place is allowed only where nobody
 can notice: without autograd, and by the state that stands at the storage's end. Anyone else gets a copy of their own.
+
+A cache has the dtype of its newest columns. Inside of autocast that is autocast's, which softmax attention would bring
+every column to anyway; outside of it, a cache that was filled inside is brought back, which loses nothing more.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +39,8 @@ class TokenCache(State):
     stop: int
     end: _End
 
+    follows_autocast: ClassVar[bool] = True
+
     @classmethod
     def of(cls, columns: Tensor) -> "TokenCache":
         """A cache that holds just these columns (B, ..., tokens, features), with no room to spare."""
@@ -52,16 +57,17 @@ class TokenCache(State):
         return self.stop - self.start
 
     def append(self, new: Tensor) -> "TokenCache":
-        """The cache with the columns of `new` (B, ..., T, features) after its own."""
+        """The cache with the columns of `new` (B, ..., T, features) after its own, in the dtype of `new`."""
         if new.shape[-2] == 0:
             return self
         if len(self) == 0:
             return TokenCache.of(new)
         # Autograd keeps what it has seen: a storage written in place would spoil the backward pass.
         if torch.is_grad_enabled() and (new.requires_grad or self.storage.requires_grad):
-            return TokenCache.of(torch.cat([self.columns, new], dim=-2))
+            return TokenCache.of(torch.cat([self.columns.to(new.dtype), new], dim=-2))
         stop = self.stop + new.shape[-2]
-        if self._may_grow_in_place() and stop <= self.storage.shape[-2]:
+        in_place = self.storage.dtype == new.dtype and self._may_grow_in_place()
+        if in_place and stop <= self.storage.shape[-2]:
             self.storage[..., self.stop : stop, :] = new
             self.end.filled = stop
             return TokenCache(self.storage, self.start, stop, self.end)
@@ -86,6 +92,11 @@ class TokenCache(State):
         # Outside of inference mode torch refuses to write into a tensor that was made in it.
         foreign = self.storage.is_inference() and not torch.is_inference_mode_enabled()
         return self.end.filled == self.stop and not foreign and not torch.is_grad_enabled()
+
+    @property
+    def tokens_read(self) -> int:
+        """Those that it holds."""
+        return len(self)
 
     # A cache is defined by its columns: only they are saved, moved, counted and mapped.
     def parts(self) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class SelfModifying(Memory):
     Traces: see trace.py. Raises CourseError for a path that does not exist."""
 
     param_roles: ClassVar[Roles] = {"start.*": PER_HEAD, "*_bias": BIAS, "number.*": TAPS}
+    outside_state = ("stop_gradient", "start", "start_retention")  # of the outer loop, and where its weights start
 
     def __init__(self, config: SelfModifyingConfig, path: str = "auto"):
         super().__init__(config.width)

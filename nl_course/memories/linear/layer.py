@@ -78,6 +78,7 @@ class MatrixMemory(Memory):
     @ `value` is `read`.
     """
 
+    outside_state = ("chunk",)  # a matter of speed
     activation = "none"  # of q, k and v, after the convolution
     unit_keys = False  # whether q and k are scaled to length 1
 

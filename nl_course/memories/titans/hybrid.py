@@ -34,6 +34,7 @@ class Hybrid(Memory):
     """A layer of a neural memory, attention and persistent tokens."""
 
     param_roles: ClassVar[Roles] = {"persistent": TOKENS}
+    outside_state = ("stop_gradient",)  # of the outer loop alone
 
     def __init__(self, config: NeuralConfig, path: str, rope_theta: float | None):
         super().__init__(config.width)

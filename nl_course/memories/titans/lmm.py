@@ -37,6 +37,11 @@ class TitansState(State):
     neural: State
     conv_states: tuple[Tensor, ...]
 
+    @property
+    def tokens_read(self) -> None:
+        """Not known here: the neural memory counts its persistent tokens too."""
+        return None
+
 
 class Titans(Memory):
     """The paper's LMM. `path` "reference" differentiates the inner loss by autograd, one token at a time; "chunked"
@@ -45,6 +50,7 @@ class Titans(Memory):
     Traces, (b, t, h, ...): those of trace.py, where `read` is M_t(q_t) before the norm and the gate."""
 
     param_roles: ClassVar[Roles] = {"persistent": TOKENS}
+    outside_state = ("stop_gradient",)  # of the outer loop alone
     neural_memory = NeuralMemory  # a subclass may put another inner loop in its place
 
     def __init__(self, config: TitansConfig, path: str = "auto"):

@@ -17,8 +17,8 @@ Where the paper is silent, this is our choice:
 Axes: b batch, h heads, t tokens, f head width, d = h f model width.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -30,6 +30,7 @@ from nl_course.memories.base import State
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.common.inner_model import InnerModel, Norm, unit
 from nl_course.memories.common.weights import Weights
+from nl_course.memories.owner import StateOwner
 from nl_course.memories.titans.chunk import Gates, chunked
 from nl_course.memories.titans.reference import reference
 from nl_course.memories.titans.trace import explain
@@ -113,7 +114,7 @@ class NeuralState(State):
     position: int
 
 
-class NeuralMemory(nn.Module):
+class NeuralMemory(StateOwner):
     """Projections, gates and the learned start M_0. `learn` writes and reads, `read` only reads, `remember` does all of
     it for a stream of tokens.
 
@@ -122,6 +123,7 @@ class NeuralMemory(nn.Module):
     """
 
     param_roles: ClassVar[Roles] = {"start.W*": PER_HEAD, "start.b*": BIAS, "gain": GAIN, "shift": BIAS}
+    owner_name = "a neural memory"
 
     def __init__(self, config: NeuralConfig, path: str = "auto"):
         super().__init__()
@@ -155,6 +157,11 @@ class NeuralMemory(nn.Module):
         if config.norm:
             self.gain = nn.Parameter(torch.ones(heads, 1, config.head_dim))
             self.shift = nn.Parameter(torch.zeros(heads, 1, config.head_dim))
+
+    def state_settings(self) -> dict[str, Any]:
+        """Those of `NeuralConfig`: what a layer has beside its neural memory does not change what that one holds."""
+        own = {f.name for f in fields(NeuralConfig)} - {"persistent", "stop_gradient"}
+        return {name: value for name, value in super().state_settings().items() if name in own}
 
     @property
     def norm(self) -> Norm | None:
@@ -280,12 +287,13 @@ class NeuralMemory(nn.Module):
         """Writes and reads every row of x (b, t, d): what was read, all heads side by side (b, t, d), the new state and
         the new states of the convolutions. `persistent` tokens were written before the text; traces do not count
         them."""
+        self.check_owner(state)
         q, k, v, gates, conv_states = self.write_inputs(x, conv_states)
         with torch.autocast(x.device.type, enabled=False):
             y, after = self.learn(q, k, v, gates, state)  # (b, h, t, f)
             if trace is not None:
                 self.explain(trace, state, persistent, q, k, v, gates)
-        return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), after, conv_states
+        return rearrange(y, "b h t f -> b t (h f)").to(x.dtype), self.owned(after), conv_states
 
     def explain(
         self, trace: Trace, state: NeuralState, persistent: int, q: Tensor, k: Tensor, v: Tensor, gates: Gates

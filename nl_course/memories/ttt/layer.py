@@ -150,10 +150,12 @@ class TTT(Memory):
         "shift": BIAS,
         "position_offset": RATE,
     }
+    outside_state = ("stop_gradient", "recompute")  # of the outer loop alone
 
     def __init__(self, config: TTTConfig, path: str = "auto"):
         super().__init__(config.width)
         self.config = config
+        self.owner_name = f"ttt-{config.kind}"
         self.path = check_choice("path", path, PATHS)
         self.inner = config.inner
         d, h, f = config.width, config.heads, config.head_dim
