@@ -24,6 +24,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -251,12 +252,14 @@ def main(arguments: list[str] | None = None, begin: Callable[[], None] = lambda:
         try:
             code = _run(arguments, begin)
             if sys.stdout is not None:
-                sys.stdout.flush()  # so that a full disk is noticed here, where there are words for it
+                sys.stdout.flush()  # here a full disk is named; when Python ends, it would be a traceback
             return code
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:
             return complain_about(error)
+        finally:
+            drop_output()
 
 
 def _run(arguments: list[str], begin: Callable[[], None]) -> int:
@@ -288,8 +291,6 @@ def complain_about(error: Exception) -> int:
     if isinstance(error, CourseError):
         return complain(str(error))
     if isinstance(error, BrokenPipeError):
-        # As in `nl-course runs | head -1`. What is left of the output must not be tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return complain("the output was closed before all of it was written.")
     if is_out_of_memory(error):
         return complain("this needs more memory than there is; take a smaller batch size, length or preset.")
@@ -328,6 +329,17 @@ def note(message: str, kind: str = "note: ") -> None:
         print(f"nl-course: {kind}{' '.join(message.split())}", file=sys.stderr)
     except (OSError, ValueError):  # stderr is closed or full: there is nowhere left to say it
         return
+
+
+def drop_output() -> None:
+    """Drops what cannot be written, into a full disk or a pipe that nobody reads (`nl-course runs | head -1`). Python
+    would try once more when it ends, and complain in its own way."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # an output that is no file has nothing to drop
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def spell_out_the_rest() -> None:

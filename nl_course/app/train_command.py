@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nl_course.app.options import device_named
 from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, shortened
+from nl_course.files import check_folder
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
     import torch
@@ -116,12 +118,15 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]) -> int:
+    import torch
 
     from nl_course.seeding import seeded
+    from nl_course.tasks.tokenizer import BYTES
     from nl_course.training import TrainingConfig, train
+    from nl_course.training.estimate import check_room
     from nl_course.training.run_folder import check_run_folder
 
-    folder = Path(options.out or f"runs/{options.preset or 'tiny'}")
+    folder = check_folder(options.out or f"runs/{options.preset or 'tiny'}", "the run's folder")
     # Later ones win: defaults, then what a resumed run was started with, then what the command line gives now. If the
     # last two contradict each other, `train` refuses and names the setting.
     before = started_with(folder) if options.resume else {}
@@ -133,7 +138,11 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
     config = TrainingConfig.from_dict({f.name: settings[f.name] for f in fields(TrainingConfig) if f.name in settings})
     if settings["data"] is None:
         settings["text"] = settings["text"] or "prose"
-    model_config(settings["preset"], settings["memory"], 256)  # refuses an unknown model before the text is read
+    # What cannot be built, or cannot fit, is refused before the text is read.
+    from_data_sheet = options.estimate and options.accelerator is not None
+    shape = model_config(settings["preset"], settings["memory"], BYTES.vocab)
+    if not from_data_sheet:
+        check_room(shape, config, device, ranks.world_size)
     if not options.estimate:
         # `train` looks again. But a corpus takes long to read, and a tokenizer is written.
         with ranks.together():
@@ -147,9 +156,15 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         held_out = None
 
     # The model. Its weights depend on the seed alone.
-    shape = model_config(settings["preset"], settings["memory"], tokenizer.vocab)
-    with seeded(config.seed):
-        model = language_model(shape).to(device)
+    if tokenizer.vocab != shape.vocab:
+        shape = model_config(settings["preset"], settings["memory"], tokenizer.vocab)
+        if not from_data_sheet:
+            check_room(shape, config, device, ranks.world_size)
+    # For a data sheet the model is only counted, so it needs no memory.
+    with seeded(config.seed), torch.device("meta" if from_data_sheet else "cpu"):
+        model = language_model(shape)
+    if not from_data_sheet:
+        model = model.to(device)
     where = device.type if ranks.mode == "none" else f"{device.type}, {ranks.world_size} processes ({ranks.mode})"
     what = f"{settings['preset']} with {model.config.memory}, {model.parameter_count():,} parameters"
     print_line(f"{what}, on {where}. {description}")
@@ -159,7 +174,7 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         return DONE
 
     # The run.
-    show_bar = not options.quiet and sys.stderr.isatty()
+    show_bar = not options.quiet and sys.stderr is not None and sys.stderr.isatty()
     print_evaluations = ranks.is_main and not show_bar and not options.quiet
     run = train(
         model,
@@ -230,13 +245,27 @@ def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "T
     from nl_course.tasks.tokenizer import load_tokenizer, train_tokenizer
 
     path = Path(settings["tokenizer"])
-    if not path.exists() and ranks.is_main and not settings["resume"]:
-        documents = stream_datasets(settings["data"], column)
-        texts = first_texts(document for document in documents if not is_held_out(document))
-        train_tokenizer(texts, settings.get("vocab") or TOKENIZER_VOCAB).save(path)
-    # The others must not look for the file before it is there.
-    ranks.barrier()
+    # The others must not look for the file before the main process has made it.
+    with ranks.together():
+        if ranks.is_main and path.exists():
+            check_vocab(path, load_tokenizer(path).vocab, settings.get("vocab"))
+        elif ranks.is_main and not settings["resume"]:
+            documents = stream_datasets(settings["data"], column)
+            texts = first_texts(document for document in documents if not is_held_out(document))
+            train_tokenizer(texts, settings.get("vocab") or TOKENIZER_VOCAB).save(path)
     return load_tokenizer(path)
+
+
+def check_vocab(path: Path, vocab: int, wanted: int | None) -> None:
+    """Says that --vocab is of no use beside a tokenizer that is there already. Raises CourseError if it is there with
+    more subwords than are wanted."""
+    if wanted in (None, vocab):
+        return
+    words = f"{path} is there already, with {vocab:,} subwords; --vocab {wanted} is for a new tokenizer"
+    if vocab > wanted:
+        raise CourseError(f"{words}. Leave it out, or name another file.")
+    # It may have been made with this very option: a small text has fewer subwords than one asks for.
+    warnings.warn(f"{words} and is not used.", stacklevel=2)
 
 
 def first_texts(documents: Iterable["Document"]) -> Iterator[str | bytes]:

@@ -14,6 +14,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # Settings that do not change what is learned, only what is written down and when. A resumed run may change these.
 REPORTING = ("log_every", "save_every", "evaluate_every")
 
+LARGEST_RATE = 1e30  # what optimizers make of a rate must still fit a 32-bit number
+
 
 def _setting(default: Any, meaning: str) -> Any:
     """A field with a default, and a meaning that `nl-course train --help` prints."""
@@ -53,7 +55,8 @@ class TrainingConfig:
         for name in ("warmup", "save_every", "evaluate_every", "seed"):
             check_int(name, getattr(self, name))
         for name in ("learning_rate", "final_rate", "weight_decay", "clip"):
-            check_min(name, getattr(self, name), 0)
+            if check_min(name, getattr(self, name), 0) > LARGEST_RATE:
+                raise CourseError(f"{name} must be at most {LARGEST_RATE:g}, not {getattr(self, name):g}.")
         inner_rate_scale(0, 1, self.inner_warmup)  # refuses a warm-up that is no share
         check_choice("precision", self.precision, PRECISIONS)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import psutil
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,6 +35,7 @@ from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel
 from nl_course.nested.outer import outer_step
+from nl_course.scaling.formats import readable_bytes
 from nl_course.scaling.hardware import Accelerator
 from nl_course.scaling.hardware import accelerator as named_accelerator
 from nl_course.training.config import TrainingConfig
@@ -208,6 +210,27 @@ def estimate(
     if most_fits:
         return replace(result, fits=True)
     return result if least_fits else replace(result, fits=False)
+
+
+def check_room(model_config: Config, training_config: TrainingConfig, device: torch.device, processes: int = 1) -> None:
+    """Raises CourseError for a run that the device has no memory for, however well it is used.
+
+    Only what every run needs is counted: the weights, their gradients and what the optimizer keeps (in equal parts if
+    several processes share them), the batch, and the logits of one micro-batch in 16 bits.
+    """
+    config = training_config
+    weights = 4 * parameter_count(model_config)
+    kept = weights * (1 + OPTIMIZER_NUMBERS[config.optimizer])
+    rows = config.batch_size // processes
+    batch = 8 * rows * (config.length + 1)
+    logits = 2 * (rows // config.accumulate) * config.length * model_config.vocab
+    needed = weights + kept // processes + batch + logits
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
+    if needed > there:
+        raise CourseError(
+            f"this run needs {readable_bytes(needed)} of memory at the least, and there are {readable_bytes(there)}; "
+            "take a smaller batch size, length or preset, or more micro-batches (accumulate)."
+        )
 
 
 def probe(model: nn.Module, data: Data, training_config: TrainingConfig, steps: int = 3) -> float:

@@ -210,7 +210,7 @@ BAD = {
     "train --learning-rate inf": "learning_rate must be a finite number",
     "train --batch-size 0": "batch_size must be a whole number of at least 1",
     "train --accumulate 5": "batch_size 16 does not split into 5",
-    "train --betas 0.9 1.5": "betas must be two numbers",
+    "train --betas 0.9 1.5": "betas must be at least 0 and below 1, not 1.5",
     "train --inner-warmup 2": "inner_warmup must be a share of the steps, from 0 to 1, not 2",
     "train --recompute --text own.txt": "recompute is for models with levels that learn",
     "train --precision fp16": "precision 'fp16' is not known; choose one of: auto, fp32, bf16",
