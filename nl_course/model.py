@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
-from nl_course.memories import MEMORIES, State, Trace, build_memory
+from nl_course.memories import MEMORIES, State, Trace, build_memory, check_options
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.owner import StateOwner, fitted, is_trusted, trusted
 from nl_course.renamed import translate
@@ -51,6 +51,7 @@ class ModelConfig:
         check_min("norm_eps", self.norm_eps, 0)
         check_bool("tied", self.tied)
         check_choice("memory", self.memory, MEMORIES)
+        check_options(self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON holds them."""

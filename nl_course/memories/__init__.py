@@ -5,9 +5,10 @@ stages share, ablations/ the memories with one part changed. A new memory needs 
 case in the tests' suite.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from nl_course.errors import CourseError, check_choice
+from nl_course.errors import CourseError, check_choice, shortened
 from nl_course.memories.attention.attention import Attention, AttentionConfig
 from nl_course.memories.attention.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.base import Memory, State
@@ -40,6 +41,16 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
 # A state says by that name whose it is. (A TTT memory names itself by its inner model.)
 for _name, (_memory, _) in MEMORIES.items():
     _memory.owner_name = _name
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises CourseError unless `options` is a dict of further options of a memory, by name. Which there are is said by
+    `build_memory`, which knows the memory."""
+    if not isinstance(options, Mapping):
+        raise CourseError(f"options must be a dict, such as {{'window': 64}}, not {shortened(options)}.")
+    for name in ("width", "heads", "path"):
+        if name in options:
+            raise CourseError(f"options cannot hold {name!r}: the model has a {name} of its own.")
 
 
 def _refuse_setting(name: str, option: str) -> property:
@@ -101,4 +112,5 @@ __all__ = [
     "TitansConfig",
     "Trace",
     "build_memory",
+    "check_options",
 ]

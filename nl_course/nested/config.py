@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
-from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
-from nl_course.memories import MEMORIES
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min, shortened
+from nl_course.memories import MEMORIES, check_options
 from nl_course.renamed import translate
 
 VARIANTS = ("sequential", "nested", "independent")
@@ -94,6 +94,7 @@ class NestedConfig:
         check_int("conv", self.conv, 0)
         check_min("norm_eps", self.norm_eps, 0)
         check_choice("memory", self.memory, MEMORIES)
+        check_options(self.options)
         check_choice("variant", self.variant, VARIANTS)
         check_choice("reduction", self.reduction, REDUCTIONS)
         if self.clip is not None and not check_min("clip", self.clip, 0) > 0:
@@ -106,10 +107,13 @@ class NestedConfig:
 
     def _levels_of_each_block(self) -> tuple[Levels, ...]:
         """`levels` as one tuple for each block."""
+        if not isinstance(self.levels, (tuple, list)):
+            raise CourseError(f"levels must be a tuple of LevelConfig or of such tuples, not {shortened(self.levels)}.")
         blocks = tuple(self.levels)
         if all(isinstance(level, LevelConfig) for level in blocks):
             blocks = (blocks,) * self.layers
-        blocks = tuple(map(tuple, blocks))
+        # What is neither a level nor a tuple of levels is refused below.
+        blocks = tuple(tuple(block) if isinstance(block, (tuple, list)) else (block,) for block in blocks)
         if len(blocks) != self.layers:
             raise CourseError(f"levels are given for {len(blocks)} blocks, and there are {self.layers} layers.")
         for block in blocks:

@@ -7,6 +7,8 @@ import torch
 
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, build_memory
+from nl_course.model import ModelConfig
+from nl_course.nested.config import LevelConfig, NestedConfig
 
 NAN, INF = float("nan"), float("inf")
 # Values that no option of that type may take, by the type that the config declares. A memory may refuse more.
@@ -52,6 +54,22 @@ def test_an_option_with_a_wrong_value_is_refused_by_name():
         assert option in message and "\n" not in message, f"{name}: {option}={value!r} is refused with {message!r}"
         tried += 1
     assert tried > 800
+
+
+@pytest.mark.parametrize("config", [ModelConfig, NestedConfig, LevelConfig])
+def test_so_is_a_setting_of_a_model(config):
+    wrong = WRONG | {
+        "Mapping": ("x", 3, None, [1], {"width": 3}, {"path": "auto"}),
+        "levels": (3, None, "x", [1], [[]]),
+    }
+    needed = {"hidden": 4} if config is LevelConfig else {}
+    for field in fields(config):
+        kind = (
+            "levels" if field.name == "levels" else getattr(field.type, "__name__", str(field.type)).partition(" ")[0]
+        )
+        for value in wrong[kind]:
+            with pytest.raises(CourseError, match=field.name):
+                config(**needed | {field.name: value})
 
 
 @pytest.mark.parametrize(
