@@ -199,6 +199,21 @@ def test_a_config_from_elsewhere_is_refused_in_words(saved):
         assert "odd.safetensors" in str(raised.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*kept no checksums.*")
+def test_a_config_that_asks_for_more_than_the_file_has_takes_no_memory_and_no_time(saved):
+    path = saved / "large.safetensors"
+    for change, words in (
+        ({"layers": 10**9}, "its config asks for 1000000000 layers, and it has"),
+        ({"width": 2**28}, r"'embedding.weight' is \(11, 8\) there and \(11, 268435456\) here"),
+        ({"vocab": 2**50}, r"is \(11, 8\) there and \(1125899906842624, 8\) here"),
+    ):
+        config = SMALL.to_dict() | change
+        description = {"kind": "model", "format": 1, "model": "LanguageModel", "config": config}
+        save_file(load_file(saved / "model.safetensors"), path, {checkpoint._KEY: json.dumps(description)})
+        with pytest.raises(CourseError, match=words):
+            load_model(path)
+
+
 def test_a_write_that_fails_leaves_the_old_file(saved, monkeypatch):
     before = (saved / "model.safetensors").read_bytes()
 
