@@ -21,7 +21,8 @@ CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
 SHARDED = "sharded.json"
 POSITIONS = "positions.jsonl"  # where documents begin in a corpus; the corpus itself knows its own file (packed.py)
-_FIRST_KEY = b'{"step": '  # how each line of METRICS begins
+_MEASURED = {"step", "loss", "learning_rate", "grad_norm", "tokens"}  # in each line of METRICS
+_BEGINNING = b'{"step": '  # of each line of METRICS
 
 
 def check_files(folder: Path) -> None:
@@ -121,15 +122,24 @@ def _is_own(path: Path, is_run: bool) -> bool:
     if path.name == ABOUT:
         return is_run
     if path.name == METRICS:
-        with open(path, "rb") as file:
-            start = file.read(len(_FIRST_KEY))
-        # A crash can cut off even the first line.
-        return start == _FIRST_KEY[: len(start)]
+        return _are_own_metrics(path, is_run)
     if path.name == SHARDED:
         return is_run or _holds_json(path, ("folder", "progress"))
     if path.name == POSITIONS:
         return True
     return _is_own_checkpoint(path, is_run)
+
+
+def _are_own_metrics(path: Path, is_run: bool) -> bool:
+    with open(path, "rb") as file:
+        first_line = file.readline(10_000)
+    # A crash can cut off even the first line.
+    if is_run and first_line.startswith(_BEGINNING[: len(first_line)]):
+        return True
+    try:
+        return _MEASURED <= parse_json(first_line).keys()
+    except (ValueError, AttributeError):
+        return False
 
 
 def _is_own_checkpoint(path: Path, is_run: bool) -> bool:

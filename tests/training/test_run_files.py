@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import warnings
 
 import pytest
@@ -53,7 +54,8 @@ def crash(folder, step, **options):
 
 # -- what is not the run's own -----------------------------------------------------------------------------------------
 NAMES = ("metrics.jsonl", "run.json", "model.safetensors", "checkpoint.safetensors", "sharded.json", "positions.jsonl")
-FOREIGN = [(name, content) for name in NAMES[:5] for content in ("words\n", '{"loss": 1}\n', "[1]")]
+CONTENTS = ("words\n", '{"loss": 1}\n', "[1]", '{"step": 1, "loss": 2.5, "lr": 0.1}\n', '{"asked": 1, "model": 2}')
+FOREIGN = [(name, content) for name in NAMES[:5] for content in CONTENTS]
 
 
 def refused(folder, words, resumes=(False, "auto")):
@@ -120,16 +122,20 @@ def test_a_file_that_came_later_is_refused_when_the_run_goes_on(tmp_path):
 
 def test_a_run_stands_beside_files_with_other_names(tmp_path):
     theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "x").write_text("x")
-    kept = ["sharded_results", "sharded-1", "sharded-00000001", "sharded-0000000x", ".tmpabcdef"]
-    for name in kept:
+    go(theirs)
+    theirs = theirs.rename(tmp_path / "sharded_results")
+    (theirs / "checkpoint.safetensors").rename(theirs / "shard-00000.safetensors")
+    for name in ("sharded-1", "sharded-0000000x", "sharded-00000001", ".tmpabcdef"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_text("x")
+    for name in ("sharded-1", "sharded-0000000x"):
+        shutil.copy(theirs / "shard-00000.safetensors", tmp_path / name)
     (tmp_path / "sharded-00000002").symlink_to(theirs)
+    (tmp_path / "sharded-00000001" / "shard-00000.safetensors").write_text("x")
+    (tmp_path / "sharded-00000001" / "shard-00001.safetensors").symlink_to(theirs / "shard-00000.safetensors")
+    (tmp_path / "sharded-00000001" / "__0_0.distcp").mkdir()
     for name in ("sharded", "sharded.json.bak", "sharded-00000003", ".tmpAbc123", ".tmpAbc1234", "notes.txt"):
         (tmp_path / name).write_text("x")
-    (tmp_path / "sharded-00000001" / "shard-00000.safetensors").symlink_to(theirs / "x")
     before = tree(tmp_path)
     go(tmp_path)
     after = tree(tmp_path)
@@ -167,6 +173,7 @@ def test_a_run_that_took_no_step_leaves_nothing_to_keep(tmp_path):
     with pytest.raises(PowerCut):
         train(StandIn(), data, CONFIG, folder=tmp_path, progress=False)
     (tmp_path / "metrics.jsonl").write_text('{"st')  # a first line that was cut off is kept, too
+    check_run_folder(tmp_path, False)
     with pytest.warns(UserWarning, match="unfinished-1"):
         keep_aside(tmp_path)
     with warnings.catch_warnings():
@@ -192,6 +199,13 @@ def test_what_a_crash_damaged_is_named_by_who_reads_it_or_written_anew(tmp_path)
     with pytest.raises(CourseError, match=r"checkpoint\.safetensors is damaged"):
         go(tmp_path, resume=True)
     assert tree(tmp_path) == before
+
+
+def test_a_run_whose_settings_were_deleted_goes_on(tmp_path):
+    go(tmp_path, stop=lambda metrics: metrics["step"] == 2)
+    (tmp_path / "run.json").unlink()
+    go(tmp_path, resume=True)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
 
 def test_a_half_written_file_of_an_earlier_version_is_removed(tmp_path):
