@@ -225,7 +225,9 @@ class PackedStream:
             if not isinstance(values, list) or len(values) != 3 or not all(type(value) is int for value in values):
                 break
             position = Position(*values)
-            if min(position) < 0 or position <= positions[-1]:  # each lies behind the one before
+            last = positions[-1]
+            # Each lies behind the one before, in tokens and in documents.
+            if position.tokens < last.tokens or position[1:] <= last[1:]:
                 break
             positions.append(position)
         return positions

@@ -114,7 +114,8 @@ def test_places_of_data_that_has_changed_are_refused_and_damaged_ones_are_left_o
     expected = PackedStream(str(data), **sizes)(40)[0]
     lines = path.read_text().splitlines()
     assert len(lines) > 3
-    for damaged in ("[3]", '["a", 0, 1]', "[-5, 0, 0]", "[1e3, 0, 7]", "[" * 100_000, "3", '{"tokens": 3}', lines[1]):
+    wrong = ["[630, 0, 0]", "[3, 1, 0]", "[3]", '["a", 0, 1]', "[-5, 0, 0]", "[1e3, 0, 7]", "[" * 100_000, "3"]
+    for damaged in (*wrong, '{"tokens": 3}', lines[1]):
         path.write_text("\n".join([*lines[:3], damaged, "[999999, 0, 3]"]))
         assert torch.equal(PackedStream(str(data), **sizes, write=False)(40)[0], expected)
     about = json.loads(lines[0])
