@@ -33,8 +33,8 @@ from nl_course.training.tensor_parts import Box, Source, box, local
 
 _KEY = "nl_course.checkpoint"  # where the description stands in a file's metadata
 _FORMAT = 1
-# Settings of a memory that choose how it is computed, not what: a run may go on with others.
-_HOW = ("path", "recompute")
+# A setting of a memory that chooses how it is computed, not what: a run may go on with another.
+_HOW = ("recompute",)
 # How to build a saved model: the name of its class -> the module, and the name of its config there. By name, so that
 # reading a file imports only the kind of model that is in it.
 MODELS = {

@@ -161,7 +161,7 @@ def test_a_config_that_is_not_the_models_is_refused(run, change, words):
 
 
 def test_how_a_memory_is_computed_may_change(run):
-    edit(run, lambda description: description["config"]["options"].update({"path": "reference"}))
+    edit(run, lambda description: description["config"]["options"].update({"recompute": 2}))
     assert go_on(run)[1].step == 6
 
 
