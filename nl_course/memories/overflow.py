@@ -3,7 +3,7 @@
 A memory reads many tokens with a few large products, in which the weight of every token that may not be seen is 0. But
 0 * inf is not 0, it is nan. So where one token overflows, a product carries nan to the tokens *before* it, which know
 nothing of it when the text is read token by token. To mask every product twice would prevent that, and would slow down
-each text for the sake of few, by 10 to 40 % on a CPU.
+each text for the sake of few, by 5 to 45 % where we tried it on a CPU.
 
 So a text is read at once, as always. Only if an answer is not finite is it read again in halves, down to the token that
 broke: of one token nothing is masked. That costs as much as reading the text once or twice more.
