@@ -124,7 +124,7 @@ def later_facts(model: nn.Module, about: dict) -> dict:
     `early` and `late` facts, the first and the last third, differ in it, with an interval over rows. For
     self-modifying memories also the share of its own error at a value that a write leaves, `error_left`."""
     rows, facts, most = about["fact_rows"], about["facts"], about["writes"]
-    task = mqar(rows, 4 * facts, facts, about["vocab"], noise=False, seed=10**9 + 1)
+    task = mqar(rows, 4 * facts, facts, about["vocab"], filler="blank", seed=10**9 + 1)
     pairs = task.tokens[:, : 2 * facts].unflatten(1, (facts, 2))  # (rows, facts, key and value)
     right, loss = torch.zeros(facts, most + 1, rows), torch.zeros(facts, most + 1, rows)
     state = model.init_state(rows)

@@ -152,12 +152,13 @@ def state_after(model: LanguageModel, tokens: int, device: str = "cpu") -> dict[
     return {"tokens": tokens, "bytes": state.nbytes}
 
 
-def recall_rows(pairs: list[int], vocab: int, training: TrainingConfig) -> Data:
+def recall_rows(pairs: list[int], vocab: int, training: TrainingConfig, filler: str = "values") -> Data:
     """step -> (inputs, targets) of multi-query recall, with fresh pairs each time; steps take the counts in turn."""
 
     def rows(step: int) -> tuple[Tensor, Tensor]:
         count = pairs[step % len(pairs)]
-        task = mqar(training.batch_size, training.length, count, vocab, seed=training.seed * 10**6 + step)
+        seed = training.seed * 10**6 + step
+        task = mqar(training.batch_size, training.length, count, vocab, filler=filler, seed=seed)
         return task.tokens, task.targets.masked_fill(~task.mask, IGNORED)
 
     return rows

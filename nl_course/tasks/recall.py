@@ -8,6 +8,11 @@ The answer is not in the text, so asking does not write it again. Token 0 is bla
 are keys, the upper half values. Keys differ within a row, and so do values, so that an answer can be told from a
 guess. The loss counts the questions only (`mask`).
 
+The published form is `filler="any"`: it is the task of Zoology's code (HazyResearch/zoology,
+`zoology/data/multiquery_ar.py`, `random_non_queries=True`, `num_passes=1`), drawn from torch's random numbers. There
+the rows are `inputs`, the targets stand in `labels` at the question's own position, and -100 stands where our mask is
+false. `filler="blank"` is `random_non_queries=False`. `filler="values"` is ours, and it is the easier one.
+
 Axes: rows, length.
 """
 
@@ -21,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 
 BLANK = 0
+FILLERS = ("values", "any", "blank")
 
 
 @dataclass(frozen=True)
@@ -53,21 +59,30 @@ def mqar(
     pairs: int = 4,
     vocab: int = 8192,
     power: float = 0.01,
-    noise: bool = True,
+    filler: str = "values",
     seed: int = 0,
 ) -> Recall:
     """`rows` rows of multi-query associative recall with `pairs` pairs each.
 
     After the pairs, questions stand at even offsets. The offset of slot i has weight i^(power - 1): near 0 most keys
-    are asked soon after the pairs, 1 is uniform. `noise` fills the rest with random values, otherwise it is blank.
-    (Zoology fills with any token; a key among them would be a question without an answer.)
+    are asked soon after the pairs, 1 is uniform. All other positions after the pairs hold the filler:
 
-    Raises CourseError unless `length` is even and at least 4 * `pairs`, or if `vocab` has too few keys or values.
+    * "values": random values. A key in the text is always a pair's key or a question.
+    * "any": random tokens of the whole vocabulary, blank and keys included, as Zoology draws them. Nearly half of them
+      look like questions that are never scored. Each is a key of its row with a chance of `pairs` / `vocab`; what
+      follows it then looks like a new value, and the right answer stays the first one. Zoology demands a vocabulary
+      larger than `length`, which keeps such keys rare. Nothing is demanded here: at 8 pairs, vocab 64 and length 512,
+      each key stands in the filler between 7 and 8 times on average.
+    * "blank": token 0.
+
+    Raises CourseError unless `length` is even and at least 4 * `pairs`, or if `vocab` has too few keys or values, or
+    for a `filler` that is not listed.
     """
     check_int("rows", rows, 1)
     check_int("pairs", pairs, 1)
     check_int("length", length, 2)
     check_min("power", power, 0)
+    check_choice("filler", filler, FILLERS)
     if length % 2 or 4 * pairs > length:
         raise CourseError(f"length must be even and at least 4 * pairs = {4 * pairs}, not {length}.")
     rng = torch.Generator().manual_seed(seed)
@@ -79,8 +94,8 @@ def mqar(
     gaps = torch.multinomial(weights.expand(rows, -1), pairs, generator=rng)  # different slots, (rows, pairs)
     asked_at = 2 * pairs + 2 * gaps
 
-    filler = _filler(rows, length - 2 * pairs, vocab, noise, rng)
-    tokens = torch.cat([shown, filler], dim=1)  # (rows, length)
+    rest = _filler(rows, length - 2 * pairs, vocab, filler, rng)  # (rows, length - 2 pairs)
+    tokens = torch.cat([shown, rest], dim=1)  # (rows, length)
     tokens.scatter_(1, asked_at, keys)
 
     def at_questions(what: Tensor) -> Tensor:
@@ -111,10 +126,12 @@ def _draw_pairs(rows: int, pairs: int, vocab: int, rng: torch.Generator) -> tupl
     return keys, values
 
 
-def _filler(rows: int, length: int, vocab: int, noise: bool, rng: torch.Generator) -> Tensor:
-    if not noise:
+def _filler(rows: int, length: int, vocab: int, filler: str, rng: torch.Generator) -> Tensor:
+    """What stands where nothing is shown or asked, (rows, length)."""
+    if filler == "blank":
         return torch.full((rows, length), BLANK)
-    return torch.randint(vocab // 2, vocab, (rows, length), generator=rng)
+    lowest = vocab // 2 if filler == "values" else 0
+    return torch.randint(lowest, vocab, (rows, length), generator=rng)
 
 
 # -- learning it, and how well it was learned --------------------------------------------------------------------------

@@ -93,4 +93,4 @@ def test_later_facts_count_the_writes_that_a_fact_needs(needs):
     assert found["needed"] == [needs] * 6 and found["late_less_early"]["mean"] == 0
     assert [row == [0.0, float(needs == 1), float(needs <= 2)] for row in found["right"]] == [True] * 6
     assert "error_left" not in found
-    assert mqar(3, 24, 6, 32, noise=False, seed=0).pairs == 6
+    assert mqar(3, 24, 6, 32, filler="blank", seed=0).pairs == 6
