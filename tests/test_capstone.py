@@ -7,7 +7,8 @@ from nl_course.memories import MEMORIES
 from nl_course.record import frontier
 from nl_course.record.sizes import settings
 from nl_course.suite import copy_template, load_memory
-from nl_course.views.capstone import answered, describe_point, frontier_point, registered
+from nl_course.views.capstone import answered, describe_point, frontier_point, recorded_points, registered
+from nl_course.views.frontier import steps_of
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,7 @@ def test_a_point_is_made_as_the_frontier_makes_its_own(mine, tmp_path):
     point = frontier_point(mine, steps=2, folder=tmp_path)
     assert set(MEMORIES) == names
     config = settings("frontier")
+    assert point["rate"] in config["search"]["rates"] and point["search"]["tried"] == []
     assert point["memory"] == "my_memory" and point["size"] == "middle" and point["steps"] == 2
     assert [(a["pairs"], a["length"]) for a in point["asked"]] == [(a["pairs"], a["length"]) for a in config["asked"]]
     wanted = config["sizes"]["middle"]["parameters"]
@@ -27,19 +29,19 @@ def test_a_point_is_made_as_the_frontier_makes_its_own(mine, tmp_path):
     state = 4 * config["sizes"]["middle"]["width"] * config["shared"]["layers"]
     assert all(a["bytes"] == a["formula"] >= state for a in point["asked"])
     assert frontier_point(mine, steps=2, folder=tmp_path) == point  # kept: nothing is trained again
-    other = frontier.point("attention", "middle", [{**_part(point), "asked": _asked(point, 10**6)}])
+    other = frontier.point("attention", "middle", [{**_part(point), "asked": _asked(point, 10**6)}], point["search"])
     table = describe_point(point, [other]).splitlines()
     assert (
         table[0] == "recall of 8 pairs in 32 tokens, size middle"
         and table[1].startswith("> my_memory")
         and table[2].startswith("  attention")
     )
-    assert table[-1].endswith(f"trained for 2 steps, the others {config['training']['steps']})")
+    assert table[-1].endswith(f"trained for 2 steps, the others {steps_of(recorded_points()[0])})")
 
 
 def _part(point):
-    return {key: point[key] for key in ("parameters", "hidden", "model")} | {
-        **{"seed": 0, "training_seconds": 1, "made": {}, "curve": []}
+    return {key: point[key] for key in ("parameters", "hidden", "model", "path")} | {
+        **{"seed": 0, "training_seconds": 1, "made": {}, "curve": [], "settled": {}}
     }
 
 

@@ -122,11 +122,23 @@ def curve(run: Run, every: int) -> list[dict[str, Any]]:
     return points[::every] + points[-1:]
 
 
+def path_of(model: nn.Module) -> str:
+    """The path by which the model's memories compute: "auto" picks the fastest that can. Names of several stand side
+    by side; "" where no memory has one."""
+    paths = set()
+    for module in model.modules():
+        path = getattr(module, "path", None)
+        if isinstance(path, str):
+            paths.add(path)
+    return ", ".join(sorted(paths))
+
+
 def about_model(shape: Shape, model: LanguageModel) -> dict[str, Any]:
     """The model in a few words and numbers."""
     return {
         "memory": shape.memory,
         "options": dict(shape.options),
+        "path": path_of(model),
         "hidden": hidden_of(shape),
         "parameters": model.parameter_count(),
     }

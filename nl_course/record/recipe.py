@@ -8,19 +8,30 @@
     Frontier(device="cpu").part("titans", "middle", 0)   makes it, or returns what was kept of it
 
 A recording that was stopped continues where it was. One whose config changed makes only those parts anew that the
-change concerns, since a part is kept under a mark of its identity.
+change concerns, since a part is kept under a mark of its identity. A recording that is started twice uses two cores:
+each process claims the part that it makes, and leaves those to the other that the other has claimed.
 """
 
 import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from nl_course.errors import CourseError
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
+from nl_course.training.run_lock import RunLock
+
+LOOK_AGAIN = 2.0  # seconds until a part that another process makes is looked for again
 
 Part = dict[str, Any]  # what is kept of one model: JSON
+
+
+class PartInUse(CourseError):
+    """Another process is making this part."""
 
 
 class Recipe:
@@ -72,9 +83,44 @@ class Recipe:
 
     def part(self, *key: Any) -> Part:
         """A part: what is kept of it, or made now."""
-        path = self.folder / f"{self.file_name(*key)}.json"
+        return self.made([key])[0]
+
+    def made(self, keys: Sequence[tuple[Any, ...]]) -> list[Part]:
+        """The parts with these keys, kept or made now, one after the other. Those that another process is making are
+        left to it, and looked for again after all others."""
+        found: dict[tuple[Any, ...], Part] = {}
+        told = False
+        while len(found) < len(set(keys)):
+            before = len(found)
+            for key in dict.fromkeys(keys):
+                if key in found:
+                    continue
+                try:
+                    found[key] = self._claimed(key)
+                except PartInUse as taken:
+                    waits_for = taken
+            if len(found) == before:
+                if not told:
+                    print(f"{self.name} waits. {waits_for}", flush=True)
+                    told = True
+                time.sleep(LOOK_AGAIN)
+        return [found[key] for key in keys]
+
+    def _claimed(self, key: tuple[Any, ...]) -> Part:
+        """A part, while nobody else makes it. Raises PartInUse if another process does."""
+        name = self.file_name(*key)
         identity = json.loads(json.dumps(self.identity(*key)))
-        return parts.kept(path, identity, lambda: self.make(self.run_folder(*key), *key))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        claim = RunLock(self.folder, f"{name}.lock")
+        try:
+            claim.take()
+        except CourseError as error:
+            raise PartInUse(str(error)) from None
+        try:
+            path = self.folder / f"{name}.json"
+            return parts.kept(path, identity, lambda: self.make(self.run_folder(*key), *key))
+        finally:
+            claim.release()
 
     def provenance(self, *keys: str) -> dict[str, Any]:
         """Some of what the recording says about itself now: a part is made at a time of its own."""

@@ -37,11 +37,12 @@ _BEHIND = 1 << 20  # Windows lets nobody read locked bytes, so the byte that is 
 
 
 class RunLock:
-    """The lock on one folder. Taken by `take`, which refuses if somebody has it, and given back by `release`."""
+    """The lock on one folder, or on what `name` stands for in it. Taken by `take`, which refuses if somebody has it,
+    and given back by `release`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, name: str = LOCK):
         self.folder = folder
-        self.path = folder / LOCK
+        self.path = folder / name
         self._file: int | None = None
 
     def take(self) -> None:

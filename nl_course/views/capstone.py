@@ -23,6 +23,7 @@ from nl_course.record.parts import parts_folder
 from nl_course.record.sizes import settings
 from nl_course.scaling.formats import readable_bytes
 from nl_course.suite import OwnMemory
+from nl_course.views import frontier as frontier_view
 
 
 @contextmanager
@@ -41,18 +42,23 @@ def frontier_point(
     mine: OwnMemory, size: str = "middle", seed: int = 0, steps: int | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
     """The point of a learner's memory, in the frontier's own format. `steps` shortens the training, for a first look:
-    a point that was trained for less stands lower than it should, and says so."""
+    a point that was trained for less stands lower than it should, and says so. Its learning rate is the middle one of
+    those that the course's memories choose from."""
     config = settings("frontier")
     check_choice("size", size, config["sizes"])
     config["models"][mine.name] = {"spec": {"memory": mine.name, "conv": 4}, "sizes": [size], "seeds": [seed]}
-    full = config["training"]["steps"]
+    rates = sorted(config["search"]["rates"])
+    config["search"]["rates"] = [rates[len(rates) // 2]]
+    full = max(frontier_view.steps_of(point) for point in recorded_points(size))
     if steps is not None:
         config["training"] = {**config["training"], "steps": steps, "warmup": min(config["training"]["warmup"], steps)}
     folder = folder or parts_folder("capstone") / _mark(mine)
     folder.mkdir(parents=True, exist_ok=True)
     with registered(mine):
-        part = frontier.Frontier(config=config, folder=folder).part(mine.name, size, seed)
-        return {**frontier.point(mine.name, size, [part]), "steps": steps or full, "full_steps": full}
+        recipe = frontier.Frontier(config=config, folder=folder)
+        part = recipe.part(mine.name, size, seed)
+        point = frontier.point(mine.name, size, [part], recipe.search(mine.name, size))
+        return {**point, "steps": config["training"]["steps"], "full_steps": full}
 
 
 def _mark(mine: OwnMemory) -> str:
@@ -69,7 +75,8 @@ def recorded_points(size: str = "middle") -> list[dict[str, Any]]:
 def answered(point: dict[str, Any], pairs: int = 8, length: int | None = None) -> dict[str, Any]:
     """What a point answered of so many pairs in texts of that length (None: the shortest asked): `mean`, `low`, `high`,
     `bytes` and more."""
-    found = [a for a in point["asked"] if a["pairs"] == pairs and length in (None, a["length"])]
+    same_form = [a for a in point["asked"] if "filler" not in a]
+    found = [a for a in same_form if a["pairs"] == pairs and length in (None, a["length"])]
     if not found:
         there = ", ".join(f"{a['pairs']} in {a['length']}" for a in point["asked"])
         raise CourseError(f"no point was asked for {pairs} pairs in {length} tokens; asked were: {there}.")

@@ -63,10 +63,22 @@ def key(point: dict) -> str:
 
 def questions() -> list[str]:
     """What was asked, in words, in the recording's order."""
-    return [
-        f"{row['pairs']} pairs in {row['length']} tokens" + ("" if row["power"] == TEACHING else ", gaps of any length")
-        for row in recorded()["points"][0]["asked"]
-    ]
+    return [question(row) for row in recorded()["points"][0]["asked"]]
+
+
+def question(row: dict) -> str:
+    """What was asked in one row, in words."""
+    words = f"{row['pairs']} pairs in {row['length']} tokens"
+    if row["power"] != TEACHING:
+        words += ", gaps of any length"
+    if row.get("filler") == "any":
+        words += ", keys in the filler"
+    return words
+
+
+def as_taught(row: dict) -> bool:
+    """Whether a row was asked in the form that the models were taught with, so that only the pairs may be more."""
+    return row["power"] == TEACHING and "filler" not in row
 
 
 def compute(
@@ -83,7 +95,7 @@ def compute(
         raise CourseError(f"no model of {memories!r} was recorded at size {size!r}; choose another.")
     everything = {key(p): p for p in run["points"]}
     rows = {key(p): p["asked"][asked] for p in points}
-    taught = [i for i, row in enumerate(run["points"][0]["asked"]) if row["power"] == TEACHING]
+    taught = [i for i, row in enumerate(run["points"][0]["asked"]) if as_taught(row)]
     return {
         "axis": axis,
         "seeds": seeds,

@@ -26,15 +26,18 @@ def test_a_quick_run_has_every_point_and_a_second_one_goes_on_from_its_parts(tmp
             assert row["questions"] == asked["pairs"] * asked["rows"] and row["length"] == asked["length"]
             assert row["low"] <= row["mean"] <= row["high"] and len(row["by_seed"]) == len(point["seeds"])
             assert row["bytes"] == row["formula"] > 0
-        short, long = (row["bytes"] for row in point["asked"])
+            assert row.get("filler") == asked.get("filler")
+        short, long, published = (row["bytes"] for row in point["asked"])
+        assert published == short
         assert short < long if point["memory"] == "attention" else short <= long
-    usual = next(p for p in found["points"] if p["memory"] == "mag")
-    (longer,) = found["longer"]["points"]
-    assert [run["curve"][-1]["step"] for point in (usual, longer) for run in point["runs"]] == [2, 3]
-    assert found["longer"]["steps"] == 3 and (longer["memory"], longer["model"]) == ("mag", usual["model"])
+        assert [row["rate"] for row in point["search"]["tried"]] == config["search"]["rates"]
+        assert point["rate"] == min(point["search"]["tried"], key=lambda row: row["loss"])["rate"]
+        assert point["path"] in ("auto", "auto, reference")
+        assert all(run["curve"][-1]["step"] == 2 and run["settled"]["loss"] > 0 for run in point["runs"])
+    by_size = {p["size"]: p["search"] for p in found["points"] if p["memory"] == "attention"}
+    assert by_size["small"] == by_size["middle"]  # one search for all sizes
     monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
-    again = json.loads(record("frontier", tmp_path, quick=True)[0].read_text())
-    assert (again["points"], again["longer"]) == (found["points"], found["longer"])
+    assert json.loads(record("frontier", tmp_path, quick=True)[0].read_text())["points"] == found["points"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -48,7 +51,7 @@ def test_models_of_a_size_are_equal_and_six_have_every_size(device):
     for name in ("attention", "window", "linear", "gated-delta", "ttt-linear", "titans"):
         model = config["models"][name]
         assert model["sizes"] == list(config["sizes"]) and len(model["seeds"]) == 3
-    steps = {recipe.training_of(config, size, 0).steps for size in config["sizes"]}
+    steps = {recipe.training_of(config, size, 0.01, 0).steps for size in config["sizes"]}
     assert steps == {config["training"]["steps"]}  # equal tokens
 
 
