@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
-from nl_course.memories import MEMORIES, State, Trace, build_memory, check_options
+from nl_course.memories import MEMORIES, State, Trace, build_memory, check_options, saved_options
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.owner import StateOwner, fitted, is_trusted, trusted
 from nl_course.renamed import translate
@@ -55,7 +55,7 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON holds them."""
-        return asdict(self)
+        return {**asdict(self), "options": saved_options(self.memory, self.options)}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "ModelConfig":

@@ -5,6 +5,10 @@ the code that wrote it, so each such name that changes gets one line here, and w
 
     translate("TTTState", {"gathered": ...})  ->  ("TTTState", {"grad_accum": ...})
 
+A setting that did not exist then and whose default of today means something else gets a line in `BEFORE`. Files of
+today always have such settings (for a memory's options see `memories.saved_options`), so that a file without them is
+one of before.
+
 A field that no longer exists gets `Gone`: it is dropped where it says nothing (empty, or a value that is now the only
 one), and refused in one line where it would change what is computed. Files that have the names of today pass unchanged.
 """
@@ -86,6 +90,14 @@ RENAMED: dict[str, dict[str, str | Gone]] = {
     #
 }
 
+# Settings that files of before do not have, and what holds for those files. Today's defaults differ.
+BEFORE: dict[str, dict[str, Any]] = {
+    "Plan": {"earlier": True},
+    "MACConfig": {"attention_residual": False, "gate": "vectors"},
+    "MAGConfig": {"attention_residual": False, "gate": "vectors"},
+    "MALConfig": {"attention_residual": False},
+}
+
 # Names inside one field, a dictionary, under the class's and the field's name of today.
 INSIDE: dict[str, dict[str, str]] = {
     f"FastState.{field}": {"wide": "vector", "narrow": "scalar"} for field in ("anchor", "running", "momentum")
@@ -138,6 +150,8 @@ def translate(owner: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any
             translated[rows[known] + rest] = value
         elif not rows[known].allows(value):
             raise CourseError(f"{owner} no longer has {known!r}, which this file sets: {rows[known].why}.")
+    for name, value in BEFORE.get(owner, {}).items():
+        translated.setdefault(name, value)
     _translate_inside(owner, translated)
     return owner, translated
 

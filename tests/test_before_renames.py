@@ -340,7 +340,8 @@ def refusal(optimizer: str, option: str) -> str:
 @pytest.mark.parametrize("old", OLD_NAMES["parameters"])
 def test_parameters_of_a_memory_are_known(old):
     sizes = dict(kv_rank=6, rope_dim=2, head_dim=4) if old == "latent-attention" else {}
-    memory = memories.build_memory(old, 8, 2, **sizes)
+    _, before = translated(OLD_NAMES["memories"][old][1], {})  # options that there were not, with what held then
+    memory = memories.build_memory(old, 8, 2, **sizes, **before)
     _, names = translated(OLD_NAMES["memories"][old][0], dict.fromkeys(OLD_NAMES["parameters"][old]))
     assert old in MEMORIES and list(names) == list(memory.state_dict())
 

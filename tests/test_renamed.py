@@ -17,7 +17,7 @@ from nl_course import renamed
 from nl_course.errors import CourseError
 from nl_course.memories import MEMORIES, State
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.nested import NestedConfig
+from nl_course.nested import LevelConfig, NestedConfig
 from nl_course.optimizers import OPTIMIZERS
 from nl_course.renamed import DROPPED_IF_EMPTY, Gone, parameter_names, translate, translate_model
 from nl_course.training import TrainingConfig, train
@@ -33,6 +33,7 @@ def table(monkeypatch):
     """A table of this test's own instead of the real one, to be filled with rows."""
     rows: dict = {}
     monkeypatch.setattr(renamed, "RENAMED", rows)
+    monkeypatch.setattr(renamed, "BEFORE", {})
     return rows
 
 
@@ -70,6 +71,32 @@ def test_a_row_leads_to_a_field_of_today_from_one_that_is_gone(owner):
 def test_classes_lead_to_classes_of_today():
     assert not renamed.CLASSES.keys() & set(renamed.CLASSES.values())
     assert not renamed.CLASSES.keys() & renamed.RENAMED.keys(), "rows stand under the name of today"
+
+
+@pytest.mark.parametrize("owner", renamed.BEFORE)
+def test_what_files_of_before_lack_is_a_setting_of_today_with_another_default(owner):
+    """Otherwise the row says nothing. A file that has the setting keeps it, whatever it is."""
+    homes = (memories, training.runner)
+    (kind,) = {getattr(home, owner) for home in homes if hasattr(home, owner)}
+    defaults = {f.name: f.default for f in fields(kind)}
+    before = renamed.BEFORE[owner]
+    for name, value in before.items():
+        assert defaults[name] != value
+    assert translate(owner, {})[1] == before
+    today = {name: defaults[name] for name in before}
+    assert translate(owner, today)[1] == today
+
+
+@pytest.mark.parametrize("memory", ["mac", "mag", "mal"])
+def test_a_config_of_today_says_what_configs_of_before_lack(memory):
+    for config in (ModelConfig(memory=memory), NestedConfig(levels=(LevelConfig(8, 4),), memory=memory)):
+        saved = config.to_dict()
+        assert saved["options"]["attention_residual"] is True
+        again = type(config).from_dict(json.loads(json.dumps(saved)))
+        assert again.to_dict() == saved
+        old = type(config).from_dict({**saved, "options": {}})
+        assert old.options["attention_residual"] is False
+        assert old.options.get("gate", "vectors") == "vectors"
 
 
 # -- one owner ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ case in the tests' suite.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from nl_course.errors import CourseError, check_choice, shortened
@@ -21,6 +22,7 @@ from nl_course.memories.titans.mag import MAG, MAGConfig
 from nl_course.memories.titans.mal import MAL, MALConfig
 from nl_course.memories.trace import Trace
 from nl_course.memories.ttt.layer import TTT, TTTConfig, TTTLinearConfig, TTTMLPConfig
+from nl_course.renamed import BEFORE
 
 # A memory's class and its config's. Both TTT memories are one class, whose config says which inner model it has.
 MEMORIES: dict[str, tuple[type[Memory], type]] = {
@@ -51,6 +53,15 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ("width", "heads", "path"):
         if name in options:
             raise CourseError(f"options cannot hold {name!r}: the model has a {name} of its own.")
+
+
+def saved_options(memory: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A memory's options as files keep them: those that were given, and those that files of before do not have, at
+    their defaults of today (see `renamed.BEFORE`)."""
+    _, config = MEMORIES[memory]
+    defaults = {field.name: field.default for field in fields(config)}
+    new = {name: defaults[name] for name in BEFORE.get(config.__name__, {})}
+    return {**new, **options}
 
 
 def _refuse_setting(name: str, option: str) -> property:

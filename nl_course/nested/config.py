@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min, shortened
-from nl_course.memories import MEMORIES, check_options
+from nl_course.memories import MEMORIES, check_options, saved_options
 from nl_course.renamed import translate
 
 VARIANTS = ("sequential", "nested", "independent")
@@ -123,7 +123,7 @@ class NestedConfig:
 
     def to_dict(self) -> dict:
         """The config as plain dicts and tuples, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "options": saved_options(self.memory, self.options)}
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "NestedConfig":

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, check_choice, check_int, shortened
+from nl_course.errors import CourseError, check_bool, check_choice, check_int, shortened
 from nl_course.memories import MEMORIES
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import NestedConfig, NestedLanguageModel, e2e_config
 from nl_course.nested.presets import TOY, levels
 from nl_course.presets import PRESETS
-from nl_course.renamed import translate
+from nl_course.renamed import BEFORE, MEMORY_CONFIGS, translate
 from nl_course.seeding import seeded
 from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.recall import accuracy, mqar, recall_loss
@@ -52,7 +52,9 @@ TASKS = ("text", "recall", "needle")
 _DEEP = {"norm": True, "residual": True, "bias": True}
 OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(("titans", "mac", "mag", "mal"), _DEEP)
 OPTIONS["self-modifying"] = {"kind": "linear", "chunk": 8, "read": "running", "max_step": 1.0}
-CONV = 4  # taps of the short convolution that every model here has: without it the linear memories cannot do recall
+# Taps of the short convolution that every model here has once: without it linear memories cannot do recall. A memory
+# that has its own gets none in front: with both, MAG did not learn to recall (notebook 05).
+CONV = 4
 RECALL_PAIRS = 4
 RECALL_LENGTH = 64  # tokens per row
 RECALL_VOCAB = 256
@@ -64,6 +66,7 @@ HELD_OUT_SEED = 2**31 - 1  # far from the seeds of training steps, which are a m
 class Plan:
     """What to train: a memory of the course or a model with clocks, a size, a task, how long, and from which seed.
 
+    `earlier` is true of runs that were begun with the models of before (see `model_config`), so that they can go on.
     Raises CourseError for what cannot be trained.
     """
 
@@ -75,10 +78,13 @@ class Plan:
     length: int = 128  # tokens per row, for text and needle; recall has its own
     learning_rate: float = 5e-3
     seed: int = 0
+    earlier: bool = False
 
     def __post_init__(self):
         check_choice("memory", self.memory, CHOICES)
         check_choice("size", self.size, SIZES)
+        if check_bool("earlier", self.earlier) and self.model == model_config(self.memory, self.size):
+            object.__setattr__(self, "earlier", False)  # the models of before were no others
         check_choice("task", self.task, TASKS)
         check_int("steps", self.steps, 1)
         if self.task == "recall":
@@ -88,18 +94,18 @@ class Plan:
     @property
     def name(self) -> str:
         """A name for the run's folder: memory, size and task, and every other setting that differs from its default.
-        Different plans therefore have different names."""
+        Different plans therefore have different names. (`earlier` is not in it: those runs have their folders.)"""
         default = Plan(self.memory, self.size, self.task)
         differing = []
         for setting, value in asdict(self).items():
-            if value != getattr(default, setting):
+            if setting != "earlier" and value != getattr(default, setting):
                 differing.append(f"{setting}-{value:g}")
         return "-".join([self.memory, self.size, self.task, *differing])
 
     @property
     def model(self) -> ModelConfig | NestedConfig:
         """The config of the model that is trained."""
-        return model_config(self.memory, self.size)
+        return model_config(self.memory, self.size, self.earlier)
 
     @property
     def training(self) -> TrainingConfig:
@@ -167,21 +173,35 @@ class Plan:
         return probe(self.build(), self.data(), self.training, steps)
 
 
-def model_config(memory: str, size: str) -> ModelConfig | NestedConfig:
-    """The config of a model of that size around a memory, or with clocks. All read bytes."""
+def model_config(memory: str, size: str, earlier: bool = False) -> ModelConfig | NestedConfig:
+    """The config of a model of that size around a memory, or with clocks. All read bytes.
+
+    `earlier`: as it was until November 2026, with a convolution in front of every memory, also of those that have their
+    own, and MAC, MAG and MAL with the options of then.
+    """
     base = SIZES[size]
     if memory == "latent-attention":
         latent = {"kv_rank": base.width // 2, "rope_dim": 8, "head_dim": base.width // base.heads}
         return replace(base, memory=memory, options=latent, conv=CONV)
+    inner = {"hope": "self-modifying", "hope-attention": "attention"}.get(memory, memory)
+    options = OPTIONS.get(inner, {})
+    if earlier and inner in MEMORY_CONFIGS:
+        options = {**options, **BEFORE.get(MEMORY_CONFIGS[inner], {})}
+    conv = CONV if earlier or not _has_convolution(inner) else 0
     if memory not in CLOCKED:
-        return replace(base, memory=memory, options=OPTIONS.get(memory, {}), conv=CONV)
+        return replace(base, memory=memory, options=options, conv=conv)
     sizes = {"vocab": base.vocab, "width": base.width, "layers": base.layers, "heads": base.heads}
     if memory == "ttt-e2e":
         return e2e_config(**sizes, hidden=4 * base.hidden // 5, window=32, chunk=16)
-    inner = "self-modifying" if memory == "hope" else "attention"
-    return NestedConfig(
-        **sizes, levels=levels(TOY, base.hidden), memory=inner, options=OPTIONS.get(inner, {}), conv=CONV
-    )
+    return NestedConfig(**sizes, levels=levels(TOY, base.hidden), memory=inner, options=options, conv=conv)
+
+
+def _has_convolution(memory: str) -> bool:
+    """Whether a memory of that name has short convolutions of its own by default."""
+    if memory not in MEMORIES:
+        return False
+    _, config = MEMORIES[memory]
+    return any(field.name == "conv" and field.default > 0 for field in fields(config))
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from nl_course.errors import CourseError
 from nl_course.memories import Trace, build_memory
@@ -60,22 +61,29 @@ def jacobian_support(memory, x: Tensor, without=()) -> Tensor:
 
 
 # -- memory as a context -----------------------------------------------------------------------------------------
-def test_mac_without_its_memory_is_block_local_attention_with_a_prefix():
-    memory, x = make("mac", segment=5), text()
+def without_memory(merge, y: Tensor) -> Tensor:
+    """What is left of the merging when the memory counts as 1."""
+    y = merge.y_norm(y)
+    return merge.output(y if merge.gate is None else silu(merge.gate(y)))
+
+
+@pytest.mark.parametrize(("residual", "gate"), [(True, "linear"), (False, "vectors")])
+def test_mac_without_its_memory_is_block_local_attention_with_a_prefix(residual, gate):
+    memory, x = make("mac", segment=5, attention_residual=residual, gate=gate), text()
     ablate(memory, without=("memory",))
     expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
-    torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
+    torch.testing.assert_close(memory(x)[0], without_memory(memory.merge, expected + x * residual), **CLOSE)
 
 
 def test_masking_the_rows_is_not_zeroing_them():
-    memory, x = make("mac", segment=5), text(5)
+    memory, x = make("mac", segment=5, attention_residual=False), text(5)
     ablate(memory, without=("memory",))
     masked, _ = memory(x)
     own, nothing = memory.attention.project(x, 0, 5), memory.attention.project(torch.zeros_like(x), 0, 5)
     cache = memory.init_state(2).segment_cache.append(_side_by_side(own, nothing))
     restore(memory)  # so that the rows of zeros are read, and keep their share of the softmax
     zeroed = memory.attend(own, cache, memory.prefix())
-    assert (memory.merge.output(memory.merge.y_norm(zeroed)) - masked).abs().max() > 1e-3
+    assert (without_memory(memory.merge, zeroed) - masked).abs().max() > 1e-3
 
 
 def test_mac_sees_no_later_token_with_its_memory_on():
@@ -112,11 +120,12 @@ def window(size: int):
     return lambda t: (range(max(0, t - size + 1), t + 1), 0)
 
 
-def test_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix():
-    memory, x = make("mag", window=4), text()
+@pytest.mark.parametrize(("residual", "gate"), [(True, "linear"), (False, "vectors")])
+def test_mag_with_a_constant_gate_is_sliding_attention_with_a_prefix(residual, gate):
+    memory, x = make("mag", window=4, attention_residual=residual, gate=gate), text()
     ablate(memory, without=("memory",))
     expected = by_hand(memory.attention, x, memory.persistent, window(4))
-    torch.testing.assert_close(memory(x)[0], memory.merge.output(memory.merge.y_norm(expected)), **CLOSE)
+    torch.testing.assert_close(memory(x)[0], without_memory(memory.merge, expected + x * residual), **CLOSE)
 
 
 def test_mal_with_an_identity_memory_is_sliding_attention_with_a_prefix():

@@ -15,12 +15,13 @@ SETS = {
     "bare": dict(
         heads=2, layers=1, chunk=1, conv=0, persistent=0, momentum=False, retention=False, rope_theta=None, segment=4
     )
-    | dict(window=2),
+    | dict(window=2, attention_residual=False, gate="vectors"),
     "inner-parts": dict(heads=1, layers=3, expansion=1, activation="gelu", norm=True, residual=True, bias=True)
     | dict(chunk=3, conv=2, persistent=1, segment=3, window=4, max_step=0.3),
-    "nothing-ends": dict(heads=2, expansion=1, chunk=64, conv=4, persistent=2, segment=64, window=64),
+    "nothing-ends": dict(heads=2, expansion=1, chunk=64, conv=4, persistent=2, segment=64, window=64)
+    | dict(attention_residual=False),
     "first-order": dict(heads=2, expansion=2, chunk=3, conv=2, persistent=2, segment=4, window=5)
-    | dict(stop_gradient="first-order", momentum=False),
+    | dict(stop_gradient="first-order", momentum=False, gate="vectors"),
 }
 SPLITS = ([TOKENS], [1] * TOKENS, [3, 1, 5, 2], [4, 0, 6, 1])
 
@@ -29,8 +30,8 @@ every_layer = pytest.mark.parametrize("name", LAYERS)
 
 def make(name: str, options: dict, path: str = "auto"):
     """The layer, and its oracle."""
-    other = "window" if name == "mac" else "segment"
-    own = {option: value for option, value in options.items() if option not in (other, "heads")}
+    others = {"mac": ("window",), "mag": ("segment",), "mal": ("segment", "gate")}[name]
+    own = {option: value for option, value in options.items() if option not in (*others, "heads")}
     layer = moved(build_memory(name, WIDTH, options["heads"], path, **own))
     weights = dict(layer.named_parameters())
     return layer, lambda text: LAYERS[name](weights, Options(**options), text)
@@ -55,7 +56,7 @@ def test_the_reference_path_is_its_equations(name):
 
 def test_the_oracles_options_are_those_of_the_layers():
     """An option that the layers gain must be written into the oracles too."""
-    known = {field.name for field in fields(Options)} - {"around_memory", "around_attention"}
+    known = {field.name for field in fields(Options)}
     of_layers = set()
     for name in LAYERS:
         layer, _ = make(name, SETS["all-parts"])

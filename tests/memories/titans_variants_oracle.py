@@ -30,9 +30,9 @@ from tests.memories.by_hand import (
 class Options:
     """What can be chosen, in the words of the layers' configs.
 
-    The last two are where a residual path may go: section 4.4 wants one "in all blocks", the equations print none.
-    `around_memory`, in MAL: y = x~ + M(x~), which the layer has. `around_attention`, in MAC and MAG: y = s + Attn(..),
-    which the layers do not have."""
+    Section 4.4 wants a residual path "in all blocks", and the equations print none. `attention_residual` is the one
+    around attention; the one around MAL's memory, y = x~ + M(x~), is always there. `gate` is the form of (x) in MAC and
+    MAG: "linear" has the layer that section 4.4 speaks of, "vectors" only the two scales of section 4.2."""
 
     heads: int
     layers: int = 2
@@ -51,8 +51,8 @@ class Options:
     segment: int = 64
     window: int = 64
     rope_theta: float | None = 10_000.0
-    around_memory: bool = True
-    around_attention: bool = False
+    attention_residual: bool = True
+    gate: str = "linear"
 
 
 # -- the neural memory -------------------------------------------------------------------------------------------------
@@ -200,9 +200,14 @@ def attend(w: Weights, o: Options, row: Tensor, position: int, prefix: list[Seen
     return torch.cat(read) @ w["attention.output.weight"].T
 
 
-def merged(w: Weights, y: Tensor, m: Tensor) -> Tensor:
-    """y (x) m of equations 25 and 28: the course's choice of the gate."""
-    gated = rms_norm(y, w["merge.y_norm.weight"]) * silu(rms_norm(m, w["merge.m_norm.weight"]))
+def merged(w: Weights, o: Options, y: Tensor, m: Tensor) -> Tensor:
+    """y (x) m of equations 25 and 28: the course's choices of the gate."""
+    y = rms_norm(y, w["merge.y_norm.weight"])
+    m = rms_norm(m, w["merge.m_norm.weight"])
+    if o.gate == "linear":
+        gated = m * silu(y @ w["merge.gate.weight"].T)
+    else:
+        gated = y * silu(m)
     return gated @ w["merge.output.weight"].T
 
 
@@ -238,9 +243,9 @@ def mac(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
         recalled.append(Seen(w, o, h_i, position))
         own.append(Seen(w, o, s, position))
         y = attend(w, o, s, position, prefix, [*recalled, *own])  # eq. 22, 23: P, h_1 .. h_i, s_1 .. s_i
-        y = s + y if o.around_attention else y
+        y = s + y if o.attention_residual else y
         m = memory.write_and_read(y)  # eq. 24, and the read of eq. 25 right after
-        outputs.append(merged(w, y, m))  # eq. 25
+        outputs.append(merged(w, o, y, m))  # eq. 25
         if position == o.segment - 1:
             at_segment_start = list(memory.M)
             recalled = []
@@ -269,9 +274,9 @@ def mag(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
         own.append(Seen(w, o, row, t))
         own = own[-o.window :]
         y = attend(w, o, row, t, prefix, own)  # eq. 27
-        y = row + y if o.around_attention else y
+        y = row + y if o.attention_residual else y
         m = memory.write_and_read(row)
-        outputs.append(merged(w, y, m))  # eq. 28
+        outputs.append(merged(w, o, y, m))  # eq. 28
     state = memory.state()
     state["key.columns"] = columns(own, "key", w, o)
     state["value.columns"] = columns(own, "value", w, o)
@@ -282,21 +287,21 @@ def mal(w: Weights, o: Options, x: Tensor) -> tuple[Tensor, Weights]:
     """Memory as a layer: x (t, d) of one text -> o (t, d), and the state by name."""
     memory = Memory(w, o)
 
-    def remembered(row: Tensor) -> Tensor:
-        """What attention is given for a row of x~: the memory with its norm, gate and projection, and the norm."""
+    def remembered(row: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory with its norm, gate and projection, for a row of x~; and what attention is given for it."""
         m = memory.write_and_read(row)
         m = (rms_norm(m, w["read_norm.weight"]) * silu(row @ w["gate.weight"].T)) @ w["output.weight"].T
-        y = row + m if o.around_memory else m  # eq. 30
-        return rms_norm(y, w["between_norm.weight"])
+        return m, rms_norm(row + m, w["between_norm.weight"])  # eq. 30
 
-    prefix = [Seen(w, o, remembered(p), None) for p in persistent_rows(w, o)]  # eq. 29
+    prefix = [Seen(w, o, remembered(p)[1], None) for p in persistent_rows(w, o)]  # eq. 29
     own: list[Seen] = []
     outputs = []
     for t, row in enumerate(x):
-        y = remembered(row)
+        m, y = remembered(row)
         own.append(Seen(w, o, y, t))
         own = own[-o.window :]
-        outputs.append(attend(w, o, y, t, prefix, own))  # eq. 31
+        read = attend(w, o, y, t, prefix, own)  # eq. 31
+        outputs.append(m + read if o.attention_residual else read)
     state = memory.state()
     state["key.columns"] = columns(own, "key", w, o)
     state["value.columns"] = columns(own, "value", w, o)

@@ -90,6 +90,15 @@ def test_names_tell_plans_apart():
     assert Plan("hope", "micro", seed=2).name == "hope-micro-text-seed-2"
 
 
+def test_a_memory_with_its_own_convolution_gets_none_in_front_and_an_earlier_plan_keeps_it():
+    assert [Plan(name).model.conv for name in ("attention", "linear", "titans", "mag", "hope")] == [4, 4, 0, 0, 0]
+    earlier = Plan("mag", earlier=True)
+    assert earlier.model.conv == 4 and earlier.model.options["attention_residual"] is False
+    assert Plan.of({"plan": {"memory": "mag"}}) == earlier and earlier.name == Plan("mag").name
+    assert Plan.of({"plan": asdict(Plan("mag"))}) == Plan("mag")
+    assert Plan("linear", earlier=True) == Plan("linear")  # its model is as it was
+
+
 def test_bad_choices_are_named():
     with pytest.raises(CourseError, match="linaer"):
         Plan("linaer")
@@ -101,7 +110,8 @@ def test_bad_choices_are_named():
 
 @pytest.mark.parametrize("value", [None, True, -5, float("nan"), float("inf"), "../../x", [], {}, {"a": 1}])
 def test_whatever_a_file_says_of_a_plan_is_a_plan_or_refused(value):
-    plans = [value] + [{**asdict(Plan()), name: value} for name in (*asdict(Plan()), "unknown")]
+    names = [name for name in (*asdict(Plan()), "unknown") if not (name == "earlier" and value is True)]
+    plans = [value] + [{**asdict(Plan()), name: value} for name in names]
     for plan in plans:
         if plan == {}:  # all defaults
             continue

@@ -15,6 +15,7 @@ one-layer network is to answer v - k at phi(k), and q is added to what it says a
 Axes: b batch, h heads, t tokens, f head width, m hidden width.
 """
 
+import math
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.ablation import Ablation
@@ -273,8 +275,10 @@ class AblatedHybrid(Adapter):
 
 
 class AblatedMAG(AblatedHybrid):
-    """MAG with parts left out: in o = y (x) m the part that is left out counts as 1."""
+    """MAG with parts left out: in o = y (x) m the part that is left out counts as 1. With a residual path around
+    attention y = x is left of it."""
 
+    seams = ("persistent_rows", "attend")
     memory: MAG | MAC
 
     def install(self) -> None:
@@ -288,11 +292,25 @@ class AblatedMAG(AblatedHybrid):
         super().remove(memory)
         vars(memory.merge).pop("forward", None)
 
+    def attend(self, own: Projected, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
+        """As `MAG.attend`."""
+        y = type(self.memory).attend(self.memory, own, key, value, prefix)  # (b, t, d)
+        return torch.zeros_like(y) if self.leaves_out("attention") else y
+
     def merge(self, y: Tensor, m: Tensor) -> Tensor:
         """As `Gated.forward`."""
         merge = self.memory.merge
-        gate = torch.ones_like(m) if self.leaves_out("memory") else nn.functional.silu(merge.m_norm(m))
-        return merge.output(gate if self.leaves_out("attention") else merge.y_norm(y) * gate)
+        has_y = self.memory.config.attention_residual or not self.leaves_out("attention")
+        y = merge.y_norm(y) if has_y else None
+        m = None if self.leaves_out("memory") else merge.m_norm(m)
+        if merge.gate is None:
+            factors = [y, None if m is None else silu(m)]
+        else:
+            factors = [m, None if y is None else silu(merge.gate(y))]
+        left = [factor for factor in factors if factor is not None]
+        if not left:
+            raise CourseError("with neither attention nor memory nothing is left of the layer; leave out one of them.")
+        return merge.output(math.prod(left))
 
 
 class AblatedMAC(AblatedMAG):
@@ -315,7 +333,8 @@ class AblatedMAC(AblatedMAG):
         rows = self.rows_to_come[:, :tokens]  # (b, t, d)
         self.rows_to_come = self.rows_to_come[:, tokens:]
         if self.leaves_out("attention"):
-            return rows
+            # The residual path, if there is one, adds the rows by itself.
+            return torch.zeros_like(rows) if self.memory.config.attention_residual else rows
         if not self.leaves_out("memory"):
             return type(self.memory).attend(self.memory, own, cache, prefix)
         _, _, key, value = cache.columns.chunk(4, dim=-1)  # (b, h, s, f)
@@ -326,7 +345,8 @@ class AblatedMAC(AblatedMAG):
 
 
 class AblatedMAL(AblatedHybrid):
-    """MAL with parts left out: the residual path goes around the memory, and what is left of attention is its input."""
+    """MAL with parts left out. The residual path goes around the memory. What is left of attention is its input; with a
+    residual path around it nothing is, and the layer returns what the memory adds."""
 
     seams = ("persistent_rows", "init_state", "advance", "remember", "attend")
     memory: MAL
@@ -348,21 +368,21 @@ class AblatedMAL(AblatedHybrid):
 
     def remember(
         self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
-    ) -> tuple[Tensor, NeuralState, tuple]:
+    ) -> tuple[Tensor, Tensor, NeuralState, tuple]:
         """As `MAL.remember`."""
         memory = self.memory
+        m, y, neural, conv_states = type(memory).remember(memory, x, neural, conv_states, trace, persistent)
         if self.leaves_out("memory"):
-            _, neural, conv_states = memory.neural.remember(x, neural, conv_states, trace, persistent)
+            m = torch.zeros_like(m)
             y = memory.between_norm(x)
-        else:
-            y, neural, conv_states = type(memory).remember(memory, x, neural, conv_states, trace, persistent)
         self.attention_input = y
-        return y, neural, conv_states
+        return m, y, neural, conv_states
 
     def attend(self, own: Projected, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
         """As `MAL.attend`."""
         if self.leaves_out("attention"):
-            return self.attention_input
+            y = self.attention_input
+            return torch.zeros_like(y) if self.memory.config.attention_residual else y
         return type(self.memory).attend(self.memory, own, key, value, prefix)
 
 

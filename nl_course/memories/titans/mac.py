@@ -4,10 +4,15 @@ arXiv 2501.00663, section 4.1 (equations 21 to 25). For the segment s_1 .. s_C, 
 the persistent tokens, in this order:
 
     1.  h_i = RMSNorm(M(q(s_i)))                       retrieve one row per token; nothing is written     (eq. 21)
-    2.  y_i = Attn(s_i;  P, h_1 .. h_i, s_1 .. s_i)    attend, inside this segment only              (eqs. 22, 23)
+    2.  y_i = s_i + Attn(s_i;  P, h_1 .. h_i, s_1 .. s_i)   attend, inside this segment only         (eqs. 22, 23)
     3.  M_i = M_{i-1} after writing y_i                write; keys, values and gates are those of y       (eq. 24)
     4.  m_i = M_i(q(y_i))                              read again                                         (eq. 25)
-    5.  o_i = (RMSNorm(y_i) * SiLU(RMSNorm(m_i))) W_O                                                     (eq. 25)
+    5.  o_i = (RMSNorm(m_i) * SiLU(W_g RMSNorm(y_i))) W_O                                                 (eq. 25)
+
+Equations 22 and 23 print no residual path around attention, but the paper says that there are some "in all blocks", and
+equation 25 leaves its gate open. Both are readings of ours, and without either of them MAC did not learn to recall in
+the same training (notebook 05 shows it). Without the path y_i is a mixture of tokens, random at first, and the memory's
+keys and values no longer know which token they belong to. `attention_residual` and `gate` choose.
 
 Two traps. On paper the attention reads [P | h | s]. In plain causal order s_1 would see the row h_C, which was
 retrieved with the query of token C: a look into the future. So here s_i sees h only up to its own. And step 4 must not
@@ -25,29 +30,28 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from nl_course.errors import check_int
+from nl_course.errors import check_choice, check_int
 from nl_course.memories.attention.cache import TokenCache
-from nl_course.memories.attention.rope import check_theta
 from nl_course.memories.base import State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.titans.attention import Prefix, Projected, Readable, attend
-from nl_course.memories.titans.hybrid import Gated, Hybrid
-from nl_course.memories.titans.neural import NeuralConfig, NeuralState
+from nl_course.memories.titans.hybrid import GATES, Gated, Hybrid, HybridConfig
+from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
 from nl_course.roles import INTO_STREAM, Roles
 
 
 @dataclass(frozen=True)
-class MACConfig(NeuralConfig):
-    """Memory as a context: attention inside segments of `segment` tokens; `rope_theta` None leaves positions out."""
+class MACConfig(HybridConfig):
+    """Memory as a context: attention inside segments of `segment` tokens, and the `gate` of step 5, see `Gated`."""
 
     segment: int = 64
-    rope_theta: float | None = 10_000.0
+    gate: str = "linear"
 
     def __post_init__(self):
         super().__post_init__()
         check_int("segment", self.segment, 1)
-        check_theta(self.rope_theta)
+        check_choice("gate", self.gate, GATES)
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ class MAC(Hybrid):
     param_roles: ClassVar[Roles] = {"merge.output.weight": INTO_STREAM}
 
     def __init__(self, config: MACConfig, path: str = "auto"):
-        super().__init__(config, path, config.rope_theta)
+        super().__init__(config, path)
         self.recall_norm = nn.RMSNorm(config.width, eps=1e-6)
-        self.merge = Gated(config.width)
+        self.merge = Gated(config.width, config.gate)
 
     def init_state(self, batch_size: int) -> MACState:
         """M_0 for writing and for retrieving, and an empty segment. (In MAC persistent tokens are read by attention,
@@ -126,6 +130,8 @@ class MAC(Hybrid):
             projected_h = self.attention.project(h, in_segment)
             cache = cache.append(_side_by_side(own, projected_h))  # eq. 22, (b, h, s, 4 f)
             y = self.attend(own, cache, prefix)  # eq. 23, (b, t, d)
+            if self.config.attention_residual:
+                y = x[:, start:stop] + y
             # Writes y (eq. 24) and reads it back with its own query, M_i(q(y_i)) in eq. 25.
             m, neural, conv_states = self.neural.remember(y, neural, conv_states, trace)
             outputs.append(self.merge(y, m))  # eq. 25, (b, t, d)

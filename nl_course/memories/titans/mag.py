@@ -2,10 +2,11 @@
 
 arXiv 2501.00663, section 4.2 (equations 26 to 28), P the persistent tokens:
 
-    x~ = [P | x],    y = SW-Attn*(x~),    m = M(x~),    o = y (x) m = (RMSNorm(y) * SiLU(RMSNorm(m))) W_O
+    x~ = [P | x],    y = x + SW-Attn*(x~),    m = M(x~),    o = y (x) m = (RMSNorm(m) * SiLU(W_g RMSNorm(y))) W_O
 
 Every query sees all of P and the last `window` tokens; the memory has no window. P is written into the memory before
-the text.
+the text. The residual path around attention follows the paper's "in all blocks", and the gate has the layer of its
+section 4.4: both are readings of ours, the same as in MAC.
 
 Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent tokens, f head width, d model width.
 """
@@ -15,10 +16,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from nl_course.errors import check_choice
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.base import State
-from nl_course.memories.titans.attention import attend_window, attend_window_blocks
-from nl_course.memories.titans.hybrid import Gated, Hybrid, WindowConfig
+from nl_course.memories.titans.hybrid import GATES, Gated, WindowConfig, WindowHybrid
 from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
 from nl_course.roles import INTO_STREAM, Roles
@@ -26,7 +27,13 @@ from nl_course.roles import INTO_STREAM, Roles
 
 @dataclass(frozen=True)
 class MAGConfig(WindowConfig):
-    """Memory as a gate; see `WindowConfig` and `NeuralConfig`."""
+    """Memory as a gate, whose form is `gate`, see `Gated`. See also `WindowConfig` and `NeuralConfig`."""
+
+    gate: str = "linear"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("gate", self.gate, GATES)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class MAGState(State):
     position: int
 
 
-class MAG(Hybrid):
+class MAG(WindowHybrid):
     """Titans' memory as a gate. `path` "reference" runs the inner loop by autograd, and attention over all keys at
     once.
 
@@ -49,8 +56,8 @@ class MAG(Hybrid):
     param_roles: ClassVar[Roles] = {"merge.output.weight": INTO_STREAM}
 
     def __init__(self, config: MAGConfig, path: str = "auto"):
-        super().__init__(config, path, config.rope_theta)
-        self.merge = Gated(config.width)
+        super().__init__(config, path)
+        self.merge = Gated(config.width, config.gate)
 
     def init_state(self, batch_size: int) -> MAGState:
         """M_0 after the persistent tokens were written into it, and an empty window."""
@@ -83,9 +90,9 @@ class MAG(Hybrid):
         own = self.attention.project(x, state.position)
         key = state.key.last(window - 1).append(own.key)  # (b, h, s, f)
         value = state.value.last(window - 1).append(own.value)
-        attend = attend_window if self.neural.path == "reference" else attend_window_blocks
-        y = attend(own, self.prefix(), key.columns, value.columns, window)  # (b, h, t, f)
-        y = self.attention.join_heads(y)  # eq. 27, (b, t, d)
+        y = self.attend(own, key.columns, value.columns, self.prefix())  # eq. 27, (b, t, d)
+        if self.config.attention_residual:
+            y = x + y
 
         m, neural, conv_states = self.neural.remember(x, state.neural, state.conv_states, trace, persistent)
         o = self.merge(y, m)  # eq. 28, (b, t, d)

@@ -2,10 +2,12 @@
 
 arXiv 2501.00663, section 4.3 (equations 29 to 31), P the persistent tokens:
 
-    x~ = [P | x],    y = x~ + M(x~),    o = SW-Attn(RMSNorm(y))
+    x~ = [P | x],    y = x~ + M(x~),    o = M(x) + SW-Attn(RMSNorm(y))
 
-M is the memory with its norm, gate and projection (lmm.py). The residual path around it follows the paper's "in all
-blocks"; the norm is our choice. P's rows of y are the prefix that every query sees. They are made once per text.
+M is the memory with its norm, gate and projection (lmm.py). The residual paths around it and around attention follow
+the paper's "in all blocks", and the norm is our choice. The path around attention carries M(x) alone, since the block
+itself adds x to what the layer returns. Without it, MAL did not learn to recall in the same training (notebook 05 shows
+it). P's rows of y are the prefix that every query sees. They are made once per text.
 
 Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent tokens, f head width, d model width.
 """
@@ -18,16 +20,16 @@ from torch.nn.functional import silu
 
 from nl_course.memories.attention.cache import TokenCache
 from nl_course.memories.base import State
-from nl_course.memories.titans.attention import Prefix, Projected, attend_window, attend_window_blocks
-from nl_course.memories.titans.hybrid import Hybrid, WindowConfig
+from nl_course.memories.titans.attention import Prefix
+from nl_course.memories.titans.hybrid import WindowConfig, WindowHybrid
 from nl_course.memories.titans.neural import NeuralState
 from nl_course.memories.trace import Trace
-from nl_course.roles import INTO_STREAM, MATRIX, Roles
+from nl_course.roles import INTO_STREAM, Roles
 
 
 @dataclass(frozen=True)
 class MALConfig(WindowConfig):
-    """Memory as a layer; see `WindowConfig` and `NeuralConfig`."""
+    """Memory as a layer; see `WindowConfig`, `HybridConfig` and `NeuralConfig`."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,17 @@ class MALState(State):
     position: int
 
 
-class MAL(Hybrid):
+class MAL(WindowHybrid):
     """Titans' memory as a layer. `path` "reference" runs the inner loop by autograd, and attention over all keys at
     once.
 
     Traces: those of trace.py, and (b, t, d) `remembered`, RMSNorm(y), which attention reads, and `attended` o."""
 
-    # The memory's own `output` stays inside the layer, where y is normalized before attention reads it.
-    param_roles: ClassVar[Roles] = {"output.weight": MATRIX, "attention.output.weight": INTO_STREAM}
+    # Both end in the residual stream, unless the path around attention is left out.
+    param_roles: ClassVar[Roles] = {"output.weight": INTO_STREAM, "attention.output.weight": INTO_STREAM}
 
     def __init__(self, config: MALConfig, path: str = "auto"):
-        super().__init__(config, path, config.rope_theta)
+        super().__init__(config, path)
         self.read_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.between_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.gate = nn.Linear(config.width, config.width, bias=False)
@@ -68,7 +70,7 @@ class MAL(Hybrid):
         prefix = self.attention.prefix(persistent)
         # P stands before every text and does not depend on it: its rows of y are made once, for one row of the batch.
         if persistent.shape[1]:
-            y, neural, conv_states = self.remember(persistent, neural, conv_states)  # eq. 29: P before x
+            _, y, neural, conv_states = self.remember(persistent, neural, conv_states)  # eq. 29: P before x
             prefix = self.attention.prefix(y)
         no_tokens = TokenCache.of(persistent.new_empty(1, self.config.heads, 0, self.config.head_dim))
         state = MALState(
@@ -96,13 +98,15 @@ class MAL(Hybrid):
             return x, state
         window = self.config.window
         persistent = state.neural.position - state.position
-        y, neural, conv_states = self.remember(x, state.neural, state.conv_states, trace, persistent)  # eq. 30
+        m, y, neural, conv_states = self.remember(x, state.neural, state.conv_states, trace, persistent)  # eq. 30
 
         own = self.attention.project(y, state.position)
         key = state.key.last(window - 1).append(own.key)  # (b, h, s, f)
         value = state.value.last(window - 1).append(own.value)
         prefix = Prefix(state.prefix_key, state.prefix_value)
         o = self.attend(own, key.columns, value.columns, prefix)  # eq. 31, (b, t, d)
+        if self.config.attention_residual:
+            o = m + o
         if trace is not None:
             trace.add("remembered", y)
             trace.add("attended", o)
@@ -119,14 +123,8 @@ class MAL(Hybrid):
 
     def remember(
         self, x: Tensor, neural: NeuralState, conv_states: tuple, trace: Trace | None = None, persistent: int = 0
-    ) -> tuple[Tensor, NeuralState, tuple]:
-        """RMSNorm(y) (b, t, d), as attention reads it, and the memory's new states."""
+    ) -> tuple[Tensor, Tensor, NeuralState, tuple]:
+        """M(x) and RMSNorm(y), as attention reads it, (b, t, d) each, and the memory's new states."""
         m, neural, conv_states = self.neural.remember(x, neural, conv_states, trace, persistent)
-        y = x + self.output(self.read_norm(m) * silu(self.gate(x)))
-        return self.between_norm(y), neural, conv_states
-
-    def attend(self, own: Projected, key: Tensor, value: Tensor, prefix: Prefix) -> Tensor:
-        """o (b, t, d): each row of `own` reads the window before it, key and value (b, h, s, f), and the prefix."""
-        read_window = attend_window if self.neural.path == "reference" else attend_window_blocks
-        o = read_window(own, prefix, key, value, self.config.window)  # (b, h, t, f)
-        return self.attention.join_heads(o)
+        m = self.output(self.read_norm(m) * silu(self.gate(x)))
+        return m, self.between_norm(x + m), neural, conv_states
