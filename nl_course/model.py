@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
-from nl_course.memories import MEMORIES, State, Trace, build_memory, check_options, saved_options
+from nl_course.memories import MEMORIES, Memory, State, Trace, build_memory, check_options, saved_options
 from nl_course.memories.common.conv import CausalConv
 from nl_course.memories.owner import StateOwner, fitted, is_trusted, trusted
 from nl_course.renamed import translate
@@ -192,6 +192,9 @@ class LanguageModel(StateOwner):
             # Parts that are no linear layers, such as levels, begin all their parameters themselves.
             if isinstance(module, nn.Linear) and roles[f"{name}.weight"].into_stream:
                 nn.init.normal_(module.weight, std=0.02 / (2 * config.layers) ** 0.5)
+        for module in self.modules():
+            if isinstance(module, Memory):
+                module.begin_in_model()
 
     def _blocks(self, config: Any, path: str) -> list[MixingBlock]:
         """The layers, first one first; a subclass makes its own."""

@@ -279,17 +279,18 @@ def test_what_writes_into_the_stream_starts_smaller_and_nothing_else(memory):
         linear = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
         if linear and role.is_matrix:
             expected = 0.02 / 6**0.5 if role.into_stream else 0.02
+            if memory == "mac" and name.endswith("attention.output.weight"):
+                expected = 0.0  # see `MAC.begin_in_model`
             tolerance = 5 * expected / model.get_parameter(name).numel() ** 0.5
             assert spread(model, name) == pytest.approx(expected, abs=tolerance), name
 
 
 def test_the_ways_that_names_have_misled():
-    """Names that end as those of the last matrix do: inside latent attention, and before a norm in MAC and MAG."""
+    """Names that end as those of the last matrix do: inside latent attention, and before a norm in MAG."""
     torch.manual_seed(0)
     options = {"latent-attention": dict(kv_rank=64, rope_dim=16, head_dim=32)}
     inside = {
         "latent-attention": "down",
-        "mac": "attention.output",
         "mag": "attention.output",
     }
     for memory, name in inside.items():

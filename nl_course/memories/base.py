@@ -233,6 +233,9 @@ class Memory(StateOwner):
         super().__init__()
         self.width = width
 
+    def begin_in_model(self) -> None:
+        """Called once a model has drawn the weights of its linear layers: for starts that it must not replace."""
+
     def init_state(self, batch_size: int) -> State:
         """What the memory knows before the first token, one row for each of `batch_size` texts: nothing, or the
         learned start where the paper learns one."""

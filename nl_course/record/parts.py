@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nl_course.errors import CourseError
 from nl_course.files import cache_folder, write_atomically
+from nl_course.memories import Memory
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.nested import Level, LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.e2e import e2e_config
@@ -84,7 +85,7 @@ def begin(model: LanguageModel) -> None:
     are smaller by sqrt(2 layers).
 
     With N(0, 0.02) a model this narrow spends most of a short run on growing its weights. The memories' own starts
-    stay: gates with one number per head, convolutions and fast weights.
+    stay: gates with one number per head, convolutions, fast weights, and what `begin_in_model` sets.
     """
     shrink = (2 * model.config.layers) ** 0.5
     roles = param_roles(model)
@@ -96,6 +97,8 @@ def begin(model: LanguageModel) -> None:
                 std /= shrink
             nn.init.normal_(module.weight, std=std)
     for module in model.modules():
+        if isinstance(module, Memory):
+            module.begin_in_model()
         if isinstance(module, Level):
             module.first.normal_(std=module.first.shape[0] ** -0.5)
             module.last.normal_(std=module.last.shape[0] ** -0.5 / shrink)

@@ -61,7 +61,8 @@ OTHER = dict(
     **dict(stop_gradient="first-order", recompute=1),
     # Titans and its layers
     **dict(layers=3, expansion=3, activation=("gelu", "silu"), persistent=2, retention=False, max_step=0.05),
-    **dict(momentum=(True, False), segment=8),
+    **dict(momentum=(True, False), segment=8, attention_residual=False),
+    **{"mac.gate": "vectors", "mag.gate": "vectors"},
     # self-modifying Titans
     **{"self-modifying.momentum": 0.5},
     **dict(hidden=6, variant="plain", adaptive=("memory",), targets="shared", adaptive_query=True, chunk_others=2),

@@ -11,6 +11,7 @@ from nl_course.memories.ablations.switches import ablate, restore
 from nl_course.memories.attention.rope import Rotary
 from nl_course.memories.titans.attention import Prefix, Projected, attend_window, attend_window_blocks
 from nl_course.memories.titans.mac import _side_by_side
+from nl_course.model import LanguageModel, ModelConfig
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 WIDTH, HEADS, TOKENS = 8, 2, 13
@@ -73,6 +74,18 @@ def test_mac_without_its_memory_is_block_local_attention_with_a_prefix(residual,
     ablate(memory, without=("memory",))
     expected = by_hand(memory.attention, x, memory.persistent, lambda t: (range(t // 5 * 5, t + 1), t // 5 * 5))
     torch.testing.assert_close(memory(x)[0], without_memory(memory.merge, expected + x * residual), **CLOSE)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_in_a_model_mac_begins_as_its_memory_alone_and_attention_joins_in(residual):
+    options = dict(segment=5, attention_residual=residual)
+    model = LanguageModel(ModelConfig(vocab=11, width=8, layers=1, heads=2, hidden=8, memory="mac", options=options))
+    memory = model.layers[0].memory
+    x, trace = text().float(), Trace()
+    y, _ = memory(x, None, trace)
+    assert torch.equal(trace["attended"], x) == residual
+    y.square().sum().backward()
+    assert memory.attention.output.weight.grad.abs().max() > 0
 
 
 def test_masking_the_rows_is_not_zeroing_them():

@@ -81,6 +81,12 @@ class MAC(Hybrid):
         self.recall_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.merge = Gated(config.width, config.gate)
 
+    def begin_in_model(self) -> None:
+        """With a residual path, attention starts from zero: y = s, so that the memory first learns what tokens are
+        worth remembering, and attention joins in."""
+        if self.config.attention_residual:
+            nn.init.zeros_(self.attention.output.weight)
+
     def init_state(self, batch_size: int) -> MACState:
         """M_0 for writing and for retrieving, and an empty segment. (In MAC persistent tokens are read by attention,
         never written.)"""
