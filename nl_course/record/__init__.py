@@ -31,6 +31,7 @@ RECIPES = {
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
     "sceptic": "notebook 08's trained memories with their inner loop changed (twenty minutes on one core; can be cut)",
     "state-tracking": "notebook 09's word problems of groups, three seeds (ten minutes on one core; can be cut)",
+    "wirings": "notebook 05's MAC, MAG and MAL with one thing changed at a time (an hour on one core; can be cut)",
 }
 
 

@@ -103,9 +103,14 @@ class Frontier(Comparison):
         points = []
         for name, size, seeds in points_wanted:
             of_seeds = [made[name, size, seed] for seed in seeds]
-            points.append(point(name, size, of_seeds, self.search(name, size)))
+            runs = [selected(part, *self.kept_of_runs()) for part in of_seeds]
+            points.append({**point(name, size, of_seeds, self.search(name, size)), "runs": runs})
         results = {"units": UNITS, "sizes": self.config["sizes"], "points": points}
-        return [self.recording.write(assets / "runs" / "frontier.json", results)]
+        return [self.recording.write(assets / "runs" / f"{self.name}.json", results)]
+
+    def kept_of_runs(self) -> tuple[str, ...]:
+        """What the recording keeps of each run by itself."""
+        return ("seed", "training_seconds", "made", "curve", "settled")
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
@@ -164,7 +169,6 @@ def point(name: str, size: str, made: list[Part], search: dict[str, Any]) -> dic
         "rate": search["rate"],
         "search": search,
         "asked": [pooled(rows) for rows in by_question],
-        "runs": [selected(part, "seed", "training_seconds", "made", "curve", "settled") for part in made],
     }
 
 

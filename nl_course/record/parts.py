@@ -105,18 +105,36 @@ def begin(model: LanguageModel) -> None:
 
 
 def trained(
-    shape: Shape, data: Data, training: TrainingConfig, folder: Path, device: str = "cpu"
+    shape: Shape,
+    data: Data,
+    training: TrainingConfig,
+    folder: Path,
+    device: str = "cpu",
+    watch: Callable[[LanguageModel, int], None] | None = None,
 ) -> tuple[LanguageModel, Run]:
     """A model of that shape, begun and trained from the config's seed, and its run. A run that was stopped continues
-    from `folder`. Raises KeyboardInterrupt if it is stopped."""
+    from `folder`. `watch`, if given, is called with the model and the step before each step that is run. Raises
+    KeyboardInterrupt if it is stopped."""
     with seeded(training.seed):
         model = build(shape)
         begin(model)
     model.to(device)
+    if watch is not None:
+        data = watched(model, data, watch)
     run = train(model, data, training, folder=folder, resume="auto", progress=False, about={"model": shape.to_dict()})
     if run.step < training.steps:
         raise KeyboardInterrupt
     return model, run
+
+
+def watched(model: LanguageModel, data: Data, watch: Callable[[LanguageModel, int], None]) -> Data:
+    """The same rows, step -> (inputs, targets), with a look at the model before each step."""
+
+    def rows(step: int) -> tuple[Tensor, Tensor]:
+        watch(model, step)
+        return data(step)
+
+    return rows
 
 
 def curve(run: Run, every: int) -> list[dict[str, Any]]:
