@@ -4,6 +4,11 @@ Every memory is trained from each seed on pass keys, numbers and words in short 
 grow longer and needles more. Then it is asked for one needle in held-out text at every length up to far beyond. All
 models have the width and the layers of the config; the MLPs are as wide as it takes for all to have as many parameters.
 
+The windows and segments of MAC, MAG and MAL are 16 bytes, so their attention cannot do the memory's work: the shortest
+needle with its question has 21 bytes (style "mark"), and hay stands between the two. In RULER's wording (style "ruler")
+a needle alone has 61 bytes. Its texts need at least 357 bytes, with a uuid 405, and with four needles 543, before any
+hay (`NeedleTask.bytes_used`): a config with that style needs stages longer than that.
+
 A part, one memory from one seed, is kept as soon as it is done:
 
     nl-course record needle                               everything that is missing

@@ -1,18 +1,42 @@
 """A needle in a haystack: one small fact stands somewhere in a long text, and the last bytes of the text ask for it.
 
-The single-needle forms of RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix B), in bytes:
+After RULER (Hsieh et al. 2024, arXiv 2404.06654, appendix B), in bytes:
 
-    kind       hay                           a needle                          RULER's name
-    passkey    five sentences, repeated      <pass key:48213>                  S-NIAH-1 (Titans: PK)
-    number     the course's library          <plumb:48213>                     S-NIAH-2 (Titans: N)
-    word       the course's library          <plumb:TRIBE>                     Titans: W (arXiv 2501.00663, table 2)
-    uuid       the course's library          <plumb:7f3a09ce>                  S-NIAH-3, a short uuid
+    kind       hay                           a needle, style "mark"    after
+    passkey    five sentences, repeated      <pass key:48213>          S-NIAH-1 (Titans: PK)
+    number     the course's library          <plumb:48213>             S-NIAH-2 (Titans: N)
+    word       the course's library          <plumb:TRIBE>             Titans: W (arXiv 2501.00663, table 2)
+    uuid       the course's library          <plumb:7f3a09ce>          S-NIAH-3, a short uuid
 
-Answers that are words stand in capitals, which are as rare in the hay as digits. `style="sentence"` says it as RULER
-does. The question is the needle again up to the answer, and neither its key nor its answer occurs anywhere else, so
-only what was read can answer it. With more `needles` the others distract (RULER's MK-NIAH-1); with more `questions` one
-text teaches more. Everything follows from the seed and a row's number. The splits share no document, and no
-word that serves as a key or an answer."""
+Answers that are words stand in capitals, which are as rare in the hay as digits. The question is the needle again up to
+the answer, and neither its key nor its answer occurs anywhere else, so only what was read can answer it. With more
+`needles` the others distract; with more `questions` one text teaches more. `style="sentence"` says "The special magic
+number for plumb is: 48213."; that is our wording, not RULER's. Everything follows from the seed and a row's number. The
+splits share no document, and no word that serves as a key or an answer.
+
+The published forms are `style="ruler"`, by RULER's names `ruler_task("S-NIAH-1", length)`:
+
+    RULER's name   kind, needles   hay      key            answer                      sentence, question
+    S-NIAH-1       passkey, 1      noise    two words      7 digits                    letter for letter
+    S-NIAH-2       number, 1       text     two words      7 digits                    letter for letter
+    S-NIAH-3       uuid, 1         text     two words      uuid, 36 bytes              letter for letter
+    MK-NIAH-1      number, 4       text     two words      7 digits                    letter for letter
+
+Equal to RULER's: the sentence that opens the text, the needle, the question, the noise, the law of the answers, needles
+only between sentences (between lines of noise), the depths, and the score (`needle_scores`, scoring="contains"). What
+remains different:
+
+* A length counts bytes, not subwords, and is met exactly: the hay is cut to size, so its first sentence and, in
+  text, its last may be cut.
+* The hay of text is a random piece of the course's library, not the beginning of Paul Graham's essays. All white space
+  is one space there as here. A point, a question mark or an exclamation mark ends a sentence; RULER asks nltk.
+* A key is two words of the library joined by a hyphen, plumb-tribe, of `key` bytes in all. RULER joins an adjective and
+  a noun of any length from the package wonderwords, where words are rarer and more of them exist.
+* Keys and answers differ and stand nowhere else. RULER draws them and does not look.
+* The space before the answer is part of the question. RULER leaves it to the model.
+* `questions` above 1, for training, asks the same question again with the next key. RULER's MQ-NIAH asks for all keys
+  in one question.
+"""
 
 import random
 import re
@@ -26,19 +50,36 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
+from nl_course.tasks import ruler
 from nl_course.tasks.documents import rank
 from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.text import SPLITS, Library, hashed, library
 from nl_course.tasks.tokenizer import BYTES
 
 HAYS = ("text", "noise", "bytes")
-STYLES = {
-    "mark": ("<{key}:", ">"),
-    "sentence": ("The special magic {what} for {key} is: ", "."),
-}
-NOISE = b"The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"  # RULER's
+NOISE = ruler.NOISE.encode() + b"\n"
 PASS_KEY = "pass key"
+KEY, RULER_KEY = 5, 11  # bytes: a word, or two and a hyphen
+RULER_ANSWERS = {"passkey": ruler.DIGITS, "number": ruler.DIGITS, "word": RULER_KEY, "uuid": ruler.UUID_SIZE}
 WORDS_HELD_OUT_ONE_IN = 5
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a fact is said: `before` the hay, then `opening`, answer, `closing`; a `question` ends before its answer."""
+
+    opening: str
+    closing: str
+    question: str
+    before: str = ""
+
+
+SENTENCE = "The special magic {what} for {key} is: "
+STYLES = {
+    "mark": Style("<{key}:", ">", question="\n<{key}:"),
+    "sentence": Style(SENTENCE, ".", question="\n" + SENTENCE),
+    "ruler": Style(*ruler.NEEDLE.split("{answer}"), question=ruler.QUESTION, before=ruler.BEFORE),
+}
 
 
 @dataclass(frozen=True)
@@ -100,10 +141,11 @@ class NeedleBatch:
 class NeedleTask:
     """Texts that a model reads `length` bytes of; the byte after them is the last of the last answer.
 
-    `kind` is one of KINDS. `depth` 0 .. 1 puts the first needle that is asked for at that share of the hay, None at
-    random; all other needles stand at random. `hay` "text", "noise" or "bytes" (random printable ones), and `answer`
-    and `key`, lengths in bytes, have defaults by kind. `loss` "answer" scores answers only, "all" every byte. `books`
-    replaces the default library. Called as a function of a step it gives (inputs, targets) for `training.train`."""
+    `kind` is one of KINDS, `style` one of STYLES. `depth` 0 .. 1 puts the first needle that is asked for at that share
+    of the hay, None at random; all other needles stand at random. `hay` "text", "noise" or "bytes" (random printable
+    ones), and `answer` and `key`, lengths in bytes, have defaults by kind and style. `loss` "answer" scores answers
+    only, "all" every byte. `books` replaces the default library. Called as a function of a step it gives (inputs,
+    targets) for `training.train`."""
 
     kind: str = "number"
     length: int = 256
@@ -112,7 +154,7 @@ class NeedleTask:
     depth: float | None = None
     hay: str | None = None
     answer: int | None = None
-    key: int = 5
+    key: int | None = None
     style: str = "mark"
     split: str = "train"
     loss: str = "answer"
@@ -132,7 +174,10 @@ class NeedleTask:
         if self.hay is None:
             object.__setattr__(self, "hay", KINDS[self.kind].hay)
         if self.answer is None:
-            object.__setattr__(self, "answer", KINDS[self.kind].answer)
+            answer = RULER_ANSWERS[self.kind] if self.style == "ruler" else KINDS[self.kind].answer
+            object.__setattr__(self, "answer", answer)
+        if self.key is None:
+            object.__setattr__(self, "key", RULER_KEY if self.style == "ruler" else KEY)
         check_choice("hay", self.hay, HAYS)
         for name in ("length", "needles", "questions", "answer", "key", "rows"):
             check_int(name, getattr(self, name), 1)
@@ -140,29 +185,53 @@ class NeedleTask:
             raise CourseError(f"depth must lie between 0 and 1, not {self.depth}.")
         if self.questions > self.needles:
             raise CourseError(f"questions ({self.questions}) must be at most needles ({self.needles}).")
-        if self.kind == "passkey" and self.needles > 1:
+        if self.style == "ruler":
+            self._check_ruler()
+        elif self.kind == "passkey" and self.needles > 1:
             raise CourseError("a pass key has no key to tell it from another: needles must be 1.")
         if self.spare < 0:
             raise CourseError(
                 f"length {self.length} is too short: needles and questions alone need {self.bytes_used - 1}."
             )
 
+    def _check_ruler(self) -> None:
+        if self.hay == "bytes":
+            raise CourseError("RULER's needles stand between sentences: hay must be 'text' or 'noise', not 'bytes'.")
+        check_int("key", self.key, 3)
+        if self.kind == "word":
+            check_int("answer", self.answer, 3)
+        if self.kind == "uuid" and self.answer != ruler.UUID_SIZE:
+            raise CourseError(f"RULER's uuids have {ruler.UUID_SIZE} bytes: leave answer out, or take that number.")
+
     @property
     def bytes_used(self) -> int:
-        """Bytes of a text that are not hay: needles and questions, with the line breaks around them."""
-        opening, closing = self._form(PASS_KEY if self.kind == "passkey" else "k" * self.key)
-        line = len(opening) + self.answer + len(closing)
-        return self.needles * (line + 2) + self.questions * (line + 1) - len(closing)
+        """Bytes of a text that are not hay: needles, questions, and what stands around them."""
+        said = self._said(PASS_KEY if self.has_pass_key else "k" * self.key)
+        needle = len(said.opening) + self.answer + len(said.closing)
+        breaks = 1 if self.style == "ruler" else 2
+        question = len(said.question) + self.answer + len(said.closing)  # nothing closes the last one
+        return len(said.before) + self.needles * (needle + breaks) + self.questions * question - len(said.closing)
 
     @property
     def spare(self) -> int:
         """Bytes of hay."""
         return self.length + 1 - self.bytes_used
 
-    def _form(self, key: str) -> tuple[str, str]:
-        """What stands before and after the answer."""
-        opening, closing = STYLES[self.style]
-        return opening.format(key=key, what=KINDS[self.kind].what), closing
+    @property
+    def has_pass_key(self) -> bool:
+        """Whether every text has the same key."""
+        return self.kind == "passkey" and self.style != "ruler"
+
+    def _said(self, key: str) -> Style:
+        """The style's sentences about a key."""
+        words = {"key": key, "what": KINDS[self.kind].what}
+        style = STYLES[self.style]
+        return Style(
+            opening=style.opening.format(**words),
+            closing=style.closing,
+            question=style.question.format(**words),
+            before=style.before.format(**words),
+        )
 
     def text(self, number: int, depth: float | None = None) -> NeedleText:
         """Text number `number`, the same on every machine; `depth` replaces the task's own."""
@@ -170,32 +239,29 @@ class NeedleTask:
         rng = random.Random(hashed(f"needle {self.kind} {self.split} {self.seed} {number}"))
         depth = self.depth if depth is None else depth
         hay = self._hay(rng)
-        depths = [rng.random() for _ in range(self.needles)]
+        depths = self._depths(rng)
         if depth is not None:
             depths[0] = depth
-        cuts = [round(d * len(hay)) for d in depths]
         keys, answers = self._facts(rng, hay)
+        said = [self._said(key) for key in keys]
+        needles = [f"{s.opening}{a}{s.closing}".encode() for s, a in zip(said, answers, strict=True)]
 
-        # The hay with the needles in it, in the order of their cuts.
-        text, last = b"", 0
-        needle_at = [0] * self.needles
-        for i in sorted(range(self.needles), key=lambda i: (cuts[i], i)):
-            opening, closing = self._form(keys[i])
-            text += hay[last : cuts[i]] + b"\n"
-            needle_at[i] = len(text)
-            text += f"{opening}{answers[i]}{closing}\n".encode()
-            last = cuts[i]
-        text += hay[last:]
+        text = said[0].before.encode()
+        if self.style == "ruler":
+            hay, needle_at = ruler.with_needles(hay, needles, depths, b"\n" if self.hay == "noise" else b" ")
+        else:
+            hay, needle_at = _with_lines(hay, needles, depths)
+        needle_at = [len(text) + place for place in needle_at]
+        text += hay
 
-        # The questions, each a needle again. The text ends with the last answer, so nothing closes that one.
+        # The questions. The text ends with the last answer, so nothing closes that one.
         asked_at = [-1] * self.needles
         for i in range(self.questions):
-            opening, closing = self._form(keys[i])
-            text += f"\n{opening}".encode()
+            text += said[i].question.encode()
             asked_at[i] = len(text)
             text += answers[i].encode()
             if i < self.questions - 1:
-                text += closing.encode()
+                text += said[i].closing.encode()
         return NeedleText(text, tuple(map(Needle, keys, answers, needle_at, asked_at, depths)))
 
     def rows_at(self, numbers: Sequence[int], depths: Sequence[float] | None = None) -> NeedleBatch:
@@ -231,65 +297,114 @@ class NeedleTask:
         size = self.spare
         if self.hay == "bytes":
             return bytes(rng.choices(_PRINTABLE, k=size))
-        source = NOISE if self.hay == "noise" else hay_bytes(self.split, self.books)
-        if self.hay == "text" and size > len(source):
-            raise CourseError(f"the library's split {self.split!r} has {len(source):,} bytes; {size:,} are needed.")
         if self.hay == "noise":
+            copies = NOISE * (size // len(NOISE) + 2)
+            if self.style == "ruler":  # whole lines, but for the first
+                return copies[len(copies) - 1 - size : -1]
             start = rng.randrange(len(NOISE))
-            return (NOISE * (size // len(NOISE) + 2))[start : start + size]
+            return copies[start : start + size]
+        source = hay_bytes(self.split, self.books, one_line=self.style == "ruler")
+        if size > len(source):
+            raise CourseError(f"the library's split {self.split!r} has {len(source):,} bytes; {size:,} are needed.")
         start = rng.randrange(len(source) - size + 1)
         return source[start : start + size]
 
+    def _depths(self, rng: random.Random) -> list[float]:
+        """A random depth for each needle. In RULER's prose they are 40, and no two needles share one."""
+        if self.style == "ruler" and self.hay == "text" and self.needles <= len(ruler.DEPTHS):
+            return rng.sample(ruler.DEPTHS, self.needles)
+        return [rng.random() for _ in range(self.needles)]
+
     def _facts(self, rng: random.Random, hay: bytes) -> tuple[list[str], list[str]]:
         """Keys and answers that differ and occur nowhere in the hay."""
-        kind, around = KINDS[self.kind], hay + "".join(self._form("")).encode()
-        keys = [PASS_KEY] if self.kind == "passkey" else self._words(rng, around, self.key)
-        if kind.alphabet is None:
-            return keys, [word.upper() for word in self._words(rng, around, self.answer, taken=keys)]
+        said = self._said("")
+        around = hay + f"{said.before}{said.opening}{said.closing}{said.question}".encode()
+        keys = [PASS_KEY] if self.has_pass_key else self._words(rng, around, self.key)
+        if self.kind == "word":
+            answers = self._words(rng, around, self.answer, taken=keys)
+            return keys, answers if self.style == "ruler" else [word.upper() for word in answers]
         answers: list[str] = []
         for _ in range(1000):  # tries; too few where answers are short and the hay is long
-            answer = "".join(rng.choices(kind.alphabet, k=self.answer))
+            answer = self._draw_answer(rng)
             in_a_key = any(answer in key for key in keys)
-            if answer not in answers and answer.encode() not in hay and not in_a_key:
+            if answer not in answers and answer.encode() not in around and not in_a_key:
                 answers.append(answer)
             if len(answers) == self.needles:
                 return keys, answers
         raise CourseError(f"answers of {self.answer} bytes are too short to be told from {len(hay):,} bytes of hay.")
 
+    def _draw_answer(self, rng: random.Random) -> str:
+        """A number or a uuid."""
+        if self.style != "ruler":
+            return "".join(rng.choices(KINDS[self.kind].alphabet, k=self.answer))
+        return ruler.random_uuid(rng) if self.kind == "uuid" else ruler.number(rng, self.answer)
+
     def _words(self, rng: random.Random, around: bytes, size: int, taken: Sequence[str] | None = None) -> list[str]:
-        """As many words as there are needles, none of which occurs in `around`: keys, or, if keys are `taken`, answers
-        in capitals."""
-        words = word_list(size, self.split, self.books)
+        """As many words as there are needles, none of which occurs in `around`: keys, or, if keys are `taken`, answers.
+        Answers stand in capitals; RULER's are pairs of words, and do not."""
+        capitals = taken is not None and self.style != "ruler"
         chosen: list[str] = []
-        for word in rng.sample(words, len(words)):
-            spelling = word if taken is None else word.upper()
+        for word in self._shuffled_words(rng, size):
+            spelling = word.upper() if capitals else word
             if spelling.encode() not in around and word not in (taken or ()):
                 chosen.append(word)
             if len(chosen) == self.needles:
                 return chosen
         raise CourseError(
-            f"the library has too few words of {size} letters ({len(words)} in split {self.split!r}) that do not occur "
-            f"in the hay: {self.needles} are needed. Take another length, fewer needles or shorter texts."
+            f"the library has too few words of {size} letters in split {self.split!r} that do not occur in the hay: "
+            f"{self.needles} are needed. Take another length, fewer needles or shorter texts."
         )
+
+    def _shuffled_words(self, rng: random.Random, size: int) -> list[str]:
+        """Words of `size` letters in random order; for RULER, pairs of words of `size` bytes in all."""
+        if self.style != "ruler":
+            words = word_list(size, self.split, self.books)
+            return rng.sample(words, len(words))
+        letters = (size - 1) // 2
+        first = word_list(letters, self.split, self.books)
+        second = word_list(size - 1 - letters, self.split, self.books)
+        pairs = zip(rng.sample(first, len(first)), rng.sample(second, len(second)), strict=False)
+        return ["-".join(pair) for pair in pairs]
+
+
+def ruler_task(name: str, length: int, **options: Any) -> NeedleTask:
+    """One of RULER's tasks by its name, with texts of `length` bytes and any further options of NeedleTask.
+    Raises CourseError for a name that is not among S-NIAH-1, S-NIAH-2, S-NIAH-3 and MK-NIAH-1."""
+    form = ruler.FORMS[check_choice("name", name, ruler.FORMS)]
+    return NeedleTask(**{**form, **options}, length=length, style="ruler")
+
+
+def _with_lines(hay: bytes, needles: list[bytes], depths: list[float]) -> tuple[bytes, list[int]]:
+    """The hay, cut anywhere, with each needle on a line of its own, and at which byte each needle begins."""
+    cuts = [round(depth * len(hay)) for depth in depths]
+    text, last = b"", 0
+    begins = [0] * len(needles)
+    for i in sorted(range(len(needles)), key=lambda i: (cuts[i], i)):
+        text += hay[last : cuts[i]] + b"\n"
+        begins[i] = len(text)
+        text += needles[i] + b"\n"
+        last = cuts[i]
+    return text + hay[last:], begins
 
 
 _PRINTABLE = [b for b in range(33, 127) if chr(b) not in "<>:"]
 
 
 @lru_cache(maxsize=8)
-def _default_hay(split: str) -> bytes:
-    return _ascii(library("prose"), split)
+def _default_hay(split: str, one_line: bool = False) -> bytes:
+    return _ascii(library("prose"), split, one_line)
 
 
-def _ascii(books: Library, split: str) -> bytes:
+def _ascii(books: Library, split: str, one_line: bool = False) -> bytes:
     """A split's text; only its ASCII bytes, so that no cut goes through a character."""
     text = b"\n\n".join(document.text for document in books.documents(split))
-    return text.decode("ascii", "ignore").encode()
+    ascii_only = text.decode("ascii", "ignore").encode()
+    return ruler.prose(ascii_only) if one_line else ascii_only
 
 
-def hay_bytes(split: str, books: Library | None = None) -> bytes:
-    """The text of a split that hay is cut from."""
-    return _default_hay(split) if books is None else _ascii(books, split)
+def hay_bytes(split: str, books: Library | None = None, one_line: bool = False) -> bytes:
+    """The text of a split that hay is cut from; `one_line` makes every run of white space one space."""
+    return _default_hay(split, one_line) if books is None else _ascii(books, split, one_line)
 
 
 @lru_cache(maxsize=32)
