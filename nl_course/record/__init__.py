@@ -25,6 +25,7 @@ RECIPES = {
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
     "long-text": "notebook 09's loss by place in a long context, every memory (twenty minutes on one core; can be cut)",
+    "mechanisms": "a case for each mechanism, with it and without (half an hour on one core; can be cut)",
     "needle": "notebook 05's needles: windowed attention and each memory (hours on one core; can be cut)",
     "optimizers": "notebook 09's optimizers on one small model, each at its best rate (ten minutes on one core)",
     "reading": "notebook 08's TTT-E2E, and the same network without its loop, on text (half an hour on one core)",

@@ -1,0 +1,204 @@
+"""A case for each mechanism: a task that a model learns with it and not, or not as well, without it.
+
+A case has a task and two or more arms, models that differ in one thing. All are trained by the outer loop from a
+random start, by the protocol of every comparison (protocol.py): equal parameters, a search of the rate for each arm,
+equal steps, three seeds. What is reported is the first arm's score less another arm's, seed by seed, with its interval.
+
+    momentum     which event counted is said after it (tasks/events.py, `aftermath`); momentum off
+    retention    a new day, and nothing said before holds (`new_day`), asked after more days than any row of the
+                 training had; retention off
+
+A part, one arm of one case from one seed, is kept as soon as it is done:
+
+    nl-course record mechanisms                                everything that is missing
+    python -m nl_course.record.mechanisms momentum on 0        one part
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nl_course.errors import check_choice
+from nl_course.model import LanguageModel
+from nl_course.record import parts
+from nl_course.record.protocol import Comparison, Trial, settled
+from nl_course.record.recipe import Part, make_part, selected
+from nl_course.record.seeds import difference, over_seeds
+from nl_course.seeding import seeded
+from nl_course.tasks.events import aftermath, new_day
+from nl_course.training import IGNORED, Data, TrainingConfig
+
+ASKED_SEED = 10**9  # of the rows that are asked; training rows have seeds far below
+UNITS = (
+    "`score` of an arm: each seed's value, their mean, and Student's 95 % interval. `less`: the first arm's score less "
+    "that arm's, seed by seed, likewise. Scores are shares of right answers, but for `surprise`: there the chance that "
+    "a new token has more surprise than a known one (the area under the ROC curve; 0.5 is none)"
+)
+
+Rows = Callable[..., tuple[Tensor, Tensor]]  # (rows, seed=..., **settings) -> tokens, targets
+
+
+# -- the cases ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Case:
+    """A task. `data` makes step -> (inputs, targets) from what is taught (JSON) and the training config. `ask` returns
+    a model's score, and more if it likes, for one entry of `asked`."""
+
+    data: Callable[[dict[str, Any], TrainingConfig], Data]
+    ask: Callable[[LanguageModel, dict[str, Any], str], dict[str, Any]]
+
+
+def taught_by(rows: Rows) -> Callable[[dict[str, Any], TrainingConfig], Data]:
+    """The `data` of a case whose rows come from a function of the course's tasks: fresh ones at each step."""
+
+    def data(taught: dict[str, Any], training: TrainingConfig) -> Data:
+        return lambda step: rows(training.batch_size, **taught, seed=training.seed * 10**6 + step)
+
+    return data
+
+
+def asked_by(rows: Rows) -> Callable[[LanguageModel, dict[str, Any], str], dict[str, Any]]:
+    """The `ask` of such a case: the share of right answers. A question has the settings of the rows and `rows`, how
+    many of them."""
+
+    @torch.no_grad()
+    def ask(model: LanguageModel, question: dict[str, Any], device: str) -> dict[str, Any]:
+        settings = dict(question)
+        tokens, targets = rows(settings.pop("rows"), **settings, seed=ASKED_SEED)
+        chosen = []
+        for piece in tokens.split(64):
+            logits, _ = model(piece.to(device))
+            chosen.append(logits.argmax(-1).cpu())
+        scored = targets != IGNORED
+        right = (torch.cat(chosen) == targets)[scored]
+        return {"score": round(right.double().mean().item(), 4), "questions": right.numel()}
+
+    return ask
+
+
+CASES = {
+    "momentum": Case(taught_by(aftermath), asked_by(aftermath)),
+    "retention": Case(taught_by(new_day), asked_by(new_day)),
+}
+
+
+# -- the recipe --------------------------------------------------------------------------------------------------------
+class Mechanisms(Comparison):
+    """A case for each mechanism. A part is (case, arm, seed)."""
+
+    name = "mechanisms"
+
+    def trial(self, rate: float, seed: int, case: str, arm: str) -> Trial:
+        """How an arm is trained: as the config says for all, and as it says for the case."""
+        about = self.about(case)
+        about_arm = about["arms"][check_choice("arm", arm, about["arms"])]
+        shape = parts.sized(about["shared"], f"{case}, {arm}", about_arm["spec"])
+        settings = {**self.config["training"], **about.get("training", {})}
+        training = TrainingConfig(**settings, learning_rate=rate, seed=seed)
+        taught = {"case": case, **about["taught"]}
+        return Trial(shape, training, CASES[case].data(about["taught"], training), taught)
+
+    def about(self, case: str) -> dict[str, Any]:
+        """What the config says of a case."""
+        check_choice("case", case, CASES)
+        return self.config["cases"][check_choice("case", case, self.config["cases"])]
+
+    def is_untrained(self, case: str, arm: str) -> bool:
+        """Whether the arm is the first one as its training begins."""
+        return self.about(case)["arms"][arm].get("untrained", False)
+
+    def searched_at(self, case: str, arm: str) -> tuple[str, str]:
+        """Its own search; an untrained arm has the rate of the first, which it never uses."""
+        if self.is_untrained(case, arm):
+            arm = next(iter(self.about(case)["arms"]))
+        return case, arm
+
+    def identity(self, case: str, arm: str, seed: int) -> dict[str, Any]:
+        """How the arm is trained and what it is asked."""
+        return {
+            **self.reported(case, arm, seed).identity(),
+            "untrained": self.is_untrained(case, arm),
+            "asked": self.about(case)["asked"],
+            "curve_every": self.config["curve_every"],
+            "device": self.device,
+        }
+
+    def make(self, folder: Path, case: str, arm: str, seed: int) -> Part:
+        """Trains one arm and asks it."""
+        shape = self.reported(case, arm, seed).shape
+        part = {"seed": seed, "made": self.provenance("commit", "recorded")}
+        if self.is_untrained(case, arm):
+            with seeded(seed):
+                model = parts.build(shape)
+                parts.begin(model)
+            model.to(self.device)
+        else:
+            model, run = self.trained(folder, case, arm, seed)
+            part |= {
+                "training_seconds": round(run.metrics[-1]["seconds"], 1),
+                "end": settled(run.metrics),
+                "curve": parts.curve(run, self.config["curve_every"]),
+            }
+        asked = [CASES[case].ask(model, question, self.device) for question in self.about(case)["asked"]]
+        print(f"{case}, {arm}, seed {seed}: {[row['score'] for row in asked]}", flush=True)
+        return {**parts.about_model(shape, model), **part, "asked": asked}
+
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing; writes `runs/mechanisms.json`."""
+        keys = []
+        for case in self.config["cases"]:
+            for arm in self.about(case)["arms"]:
+                keys += [(case, arm, seed) for seed in self.config["seeds"]]
+        made = self.searched_and_made(keys)
+
+        cases = {}
+        for case, about in self.config["cases"].items():
+            arms = {arm: [made[case, arm, seed] for seed in self.config["seeds"]] for arm in about["arms"]}
+            cases[case] = {
+                **selected(about, "shared", "taught"),
+                "arms": {arm: self.described(case, arm, seeds) for arm, seeds in arms.items()},
+                "asked": compared(about["asked"], arms),
+            }
+        results = {"units": UNITS, "seeds": self.config["seeds"], "cases": cases}
+        return [self.recording.write(assets / "runs" / "mechanisms.json", results)]
+
+    def described(self, case: str, arm: str, seeds: list[Part]) -> dict[str, Any]:
+        """One arm: its model, the search for its rate, and its runs."""
+        searched = {} if self.is_untrained(case, arm) else {"search": self.search(case, arm)}
+        model = {key: value for key, value in seeds[0].items() if key in ("memory", "options", "hidden", "parameters")}
+        runs = []
+        for part in seeds:
+            runs.append({key: part[key] for key in ("seed", "training_seconds", "end", "made", "curve") if key in part})
+        return {**model, **searched, "runs": runs}
+
+
+def compared(questions: list[dict[str, Any]], arms: dict[str, list[Part]]) -> list[dict[str, Any]]:
+    """By question: it, each arm's score over the seeds, and the first arm's less each other's, seed by seed."""
+    rows = []
+    for i, question in enumerate(questions):
+        values = {}
+        for arm, seeds in arms.items():
+            values[arm] = [part["asked"][i]["score"] for part in seeds]
+        first, *others = values
+        rows.append(
+            {
+                "question": question,
+                "score": {arm: over_seeds(scores) for arm, scores in values.items()},
+                "less": {arm: difference(values[first], values[arm]) for arm in others},
+                "answers": {arm: [part["asked"][i] for part in seeds] for arm, seeds in arms.items()},
+            }
+        )
+    return rows
+
+
+def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
+    """Makes the parts that are missing; writes `runs/mechanisms.json`."""
+    return Mechanisms(device, quick, assets).run(assets)
+
+
+if __name__ == "__main__":
+    make_part(Mechanisms)

@@ -1,0 +1,77 @@
+"""The recipe of the mechanisms: arms equal in size that differ in one thing, differences by seed, a quick run."""
+
+import json
+
+import pytest
+
+from nl_course.errors import CourseError
+from nl_course.record import RECIPES, parts, record
+from nl_course.record import mechanisms as recipe
+from nl_course.record.sizes import settings
+
+
+@pytest.mark.slow
+def test_a_quick_run_has_every_case_and_goes_on_from_its_parts(tmp_path, monkeypatch):
+    (file,) = record("mechanisms", tmp_path, quick=True)
+    found, config = json.loads(file.read_text()), settings("mechanisms", quick=True)
+    assert "mechanisms" in RECIPES and file == tmp_path / "runs" / "mechanisms.json"
+    assert list(found["cases"]) == list(recipe.CASES) and found["seeds"] == config["seeds"]
+    for name, case in found["cases"].items():
+        first, *others = case["arms"]
+        for arm in case["arms"].values():
+            assert [run["seed"] for run in arm["runs"]] == config["seeds"]
+            if "search" in arm:
+                assert [one["rate"] for one in arm["search"]["tried"]] == config["search"]["rates"]
+        for question, row in zip(config["cases"][name]["asked"], case["asked"], strict=True):
+            assert row["question"] == question and set(row["less"]) == set(others)
+            for other in others:
+                pairs = zip(row["score"][first]["values"], row["score"][other]["values"], strict=True)
+                assert row["less"][other]["values"] == pytest.approx([a - b for a, b in pairs], abs=1e-4)
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert json.loads(record("mechanisms", tmp_path, quick=True)[0].read_text())["cases"] == found["cases"]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_arms_of_a_case_are_equal_in_size(quick):
+    made = recipe.Mechanisms(config=settings("mechanisms", quick=quick))
+    assert list(made.config["cases"]) == list(recipe.CASES)
+    for case, about in made.config["cases"].items():
+        for arm in about["arms"]:
+            count = parts.build(made.trial(1e-2, 0, case, arm).shape).parameter_count()
+            assert abs(count / about["shared"]["parameters"] - 1) < parts.TOLERANCE
+
+
+@pytest.mark.parametrize("mechanism", ["momentum", "retention"])
+def test_the_arms_differ_in_the_mechanism_alone(mechanism):
+    arms = settings("mechanisms")["cases"][mechanism]["arms"]
+    on, off = arms["on"]["spec"], arms["off"]["spec"]
+    assert off == {**on, "options": {**on["options"], mechanism: False}} and mechanism not in on["options"]
+
+
+def test_a_score_is_the_share_of_right_answers():
+    case = recipe.CASES["momentum"]
+
+    def knows_all(tokens):  # the right answers, and those of the first row's first key left out
+        _, targets = recipe.aftermath(3, pairs=2, names=4, seed=recipe.ASKED_SEED)
+        logits = parts.torch.nn.functional.one_hot(targets.clamp_min(0), 11).float()
+        logits[0] = 0
+        return logits, None
+
+    assert case.ask(knows_all, {"rows": 3, "pairs": 2, "names": 4}, "cpu") == {"score": 0.6667, "questions": 6}
+
+
+def test_a_difference_is_taken_seed_by_seed():
+    def seeds(*scores):
+        return [{"asked": [{"score": score}]} for score in scores]
+
+    (row,) = recipe.compared([{"rows": 1}], {"on": seeds(0.9, 0.8), "off": seeds(0.5, 0.6), "other": seeds(0.9, 0.8)})
+    assert row["score"]["on"]["mean"] == 0.85 and row["less"]["off"]["values"] == [0.4, 0.2]
+    assert row["less"]["other"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "values": [0.0, 0.0]}
+
+
+def test_a_case_or_an_arm_that_there_is_not():
+    made = recipe.Mechanisms(config=settings("mechanisms"))
+    with pytest.raises(CourseError, match="momentm"):
+        made.trial(1e-2, 0, "momentm", "on")
+    with pytest.raises(CourseError, match="'of'"):
+        made.trial(1e-2, 0, "momentum", "of")
