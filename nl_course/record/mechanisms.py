@@ -157,7 +157,9 @@ class Mechanisms(Comparison):
 
         cases = {}
         for case, about in self.config["cases"].items():
-            arms = {arm: [made[case, arm, seed] for seed in self.config["seeds"]] for arm in about["arms"]}
+            arms = {}
+            for arm in about["arms"]:
+                arms[arm] = [made[case, arm, seed] for seed in self.config["seeds"]]
             cases[case] = {
                 **selected(about, "shared", "taught"),
                 "arms": {arm: self.described(case, arm, seeds) for arm, seeds in arms.items()},
@@ -180,16 +182,17 @@ def compared(questions: list[dict[str, Any]], arms: dict[str, list[Part]]) -> li
     """By question: it, each arm's score over the seeds, and the first arm's less each other's, seed by seed."""
     rows = []
     for i, question in enumerate(questions):
-        values = {}
+        answers, values = {}, {}
         for arm, seeds in arms.items():
-            values[arm] = [part["asked"][i]["score"] for part in seeds]
+            answers[arm] = [part["asked"][i] for part in seeds]
+            values[arm] = [answer["score"] for answer in answers[arm]]
         first, *others = values
         rows.append(
             {
                 "question": question,
                 "score": {arm: over_seeds(scores) for arm, scores in values.items()},
                 "less": {arm: difference(values[first], values[arm]) for arm in others},
-                "answers": {arm: [part["asked"][i] for part in seeds] for arm, seeds in arms.items()},
+                "answers": answers,
             }
         )
     return rows
