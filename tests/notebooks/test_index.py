@@ -1,4 +1,4 @@
-"""The glossary and the table of evidence are as their data and the notebooks make them, and lead where they say."""
+"""The glossary, the table of evidence and the results are as their data and the notebooks make them, and lead where they say."""
 
 import json
 import re
@@ -8,15 +8,15 @@ from urllib.parse import unquote
 import pytest
 
 from tools.index import evidence, glossary, places
-from tools.index.__main__ import pages
+from tools.index.__main__ import PAGES
 from tools.run_notebooks import ROOT
 
 TERM = {"term": "delta rule", "meaning": "m"}
 
 
-@pytest.mark.parametrize("name", ["notebooks/glossary.md", "notebooks/evidence.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_the_page_is_what_the_tool_makes(name):
-    assert (ROOT / name).read_text("utf-8") == pages()[name], "run: python -m tools.index"
+    assert (ROOT / name).read_text("utf-8") == PAGES[name](), "run: python -m tools.index"
 
 
 def test_every_term_is_linked_where_it_is_first_used_and_nowhere_else():
@@ -30,7 +30,7 @@ def test_terms_are_told_once_in_a_sentence():
     assert all(entry["meaning"].endswith(".") and len(entry["meaning"]) < 330 for entry in entries)
 
 
-@pytest.mark.parametrize("name", ["notebooks/glossary.md", "notebooks/evidence.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_every_link_leads_to_a_file_and_to_a_heading_in_it(name):
     headings = {}
     for cell in places.cells().values():

@@ -5,12 +5,14 @@ import sys
 
 import nbformat
 
-from tools.index import evidence, glossary, places
+from tools.index import evidence, glossary, places, results
 from tools.run_notebooks import ROOT, all_notebooks, write
 
-
-def pages() -> dict[str, str]:
-    return {"notebooks/glossary.md": glossary.page(), "notebooks/evidence.md": evidence.page()}
+PAGES = {
+    "notebooks/glossary.md": glossary.page,
+    "notebooks/evidence.md": evidence.page,
+    "notebooks/results.md": results.page,
+}
 
 
 def write_links() -> list[str]:
@@ -28,18 +30,24 @@ def write_links() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary and table of evidence.")
+    parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary, evidence and results.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
     options = parser.parse_args()
     stale = list(glossary.linked(glossary.prose())) if options.check else write_links()
-    for name, text in pages().items():
+    lost = []
+    for name, make in PAGES.items():
         path = ROOT / name
+        try:
+            text = make()
+        except places.Lost as error:
+            lost.append(f"{name} is left as it was: {error}")
+            continue
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if not options.check:
                 path.write_text(text, encoding="utf-8")
-    print("\n".join(stale) or "nothing to change")
-    return 1 if stale and options.check else 0
+    print("\n".join([*stale, *lost]) or "nothing to change")
+    return 1 if lost or (stale and options.check) else 0
 
 
 if __name__ == "__main__":
