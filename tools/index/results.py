@@ -23,14 +23,14 @@ paper. If none holds, the page is not made: the sentence and its numbers have pa
 import json
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import nbformat
 
-from nl_course.record.seeds import over_seeds
+from nl_course.record.seeds import difference, over_seeds
 from nl_course.tasks.needle_scores import wilson
 from tools.index.evidence import head, places
 from tools.index.evidence import row as line
@@ -131,7 +131,7 @@ def number(found: list) -> Number:
     raise Lost(f"there is no number among {', '.join(thing)}.")
 
 
-def _of_seeds(values: list[float]) -> Number:
+def _of_seeds(values: Sequence[float]) -> Number:
     told = over_seeds(values)
     return Number(told["mean"], told.get("low"), told.get("high"), tuple(values))
 
@@ -139,7 +139,8 @@ def _of_seeds(values: list[float]) -> Number:
 def less(first: Number, second: Number) -> Number:
     """The difference of two numbers: seed by seed where both have the same seeds, else without an interval."""
     if first.by_seed and len(first.by_seed) == len(second.by_seed):
-        return _of_seeds([a - b for a, b in zip(first.by_seed, second.by_seed, strict=True)])
+        told = difference(first.by_seed, second.by_seed)
+        return Number(told["mean"], told.get("low"), told.get("high"), tuple(told["values"]))
     return Number(first.value - second.value)
 
 
