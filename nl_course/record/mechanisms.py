@@ -7,6 +7,12 @@ equal steps, three seeds. What is reported is the first arm's score less another
     momentum     which event counted is said after it (tasks/events.py, `aftermath`); momentum off
     retention    a new day, and nothing said before holds (`new_day`), asked after more days than any row of the
                  training had; retention off
+    depth        more pairs than any row of the training had (tasks/recall.py), each written once; TTT's inner model
+                 with two layers and with one. A third arm is one layer again, so wide that it keeps as many bytes
+    self-modification    values are stored under names, and asked by the keys that the names stand for in this row
+                 (tasks/aliases.py); HOPE's memories, and the plain rung with fixed projections
+    levels       an old task, two new ones with the same keys, the old one again (tasks/excursion.py); two levels, of
+                 which one has a slow clock or both the fast one. A third arm is one level of both their widths
 
 A part, one arm of one case from one seed, is kept as soon as it is done:
 
@@ -29,10 +35,14 @@ from nl_course.record.protocol import Comparison, Trial, settled
 from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.seeds import difference, over_seeds
 from nl_course.seeding import seeded
+from nl_course.tasks.aliases import aliases
 from nl_course.tasks.events import aftermath, new_day
+from nl_course.tasks.excursion import excursion
+from nl_course.tasks.recall import mqar
 from nl_course.training import IGNORED, Data, TrainingConfig
 
 ASKED_SEED = 10**9  # of the rows that are asked; training rows have seeds far below
+MODEL = ("memory", "options", "hidden", "parameters", "state")  # what all seeds of an arm share
 UNITS = (
     "`score` of an arm: each seed's value, their mean, and Student's 95 % interval. `less`: the first arm's score less "
     "that arm's, seed by seed, likewise. Scores are shares of right answers, but for `surprise`: there the chance that "
@@ -80,9 +90,23 @@ def asked_by(rows: Rows) -> Callable[[LanguageModel, dict[str, Any], str], dict[
     return ask
 
 
+def recall(rows: int, pairs: int, length: int, vocab: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Multi-query recall (tasks/recall.py): tokens and targets, (rows, length) each, scored at the questions."""
+    task = mqar(rows, length, pairs, vocab, seed=seed)
+    return task.tokens, task.targets.masked_fill(~task.mask, IGNORED)
+
+
+def recall_taught(taught: dict[str, Any], training: TrainingConfig) -> Data:
+    """Recall with fresh pairs at each step; steps take the counts of `taught["pairs"]` in turn."""
+    return parts.recall_rows(taught["pairs"], taught["vocab"], training)
+
+
 CASES = {
     "momentum": Case(taught_by(aftermath), asked_by(aftermath)),
     "retention": Case(taught_by(new_day), asked_by(new_day)),
+    "depth": Case(recall_taught, asked_by(recall)),
+    "self-modification": Case(taught_by(aliases), asked_by(aliases)),
+    "levels": Case(taught_by(excursion), asked_by(excursion)),
 }
 
 
@@ -145,7 +169,8 @@ class Mechanisms(Comparison):
             }
         asked = [CASES[case].ask(model, question, self.device) for question in self.about(case)["asked"]]
         print(f"{case}, {arm}, seed {seed}: {[row['score'] for row in asked]}", flush=True)
-        return {**parts.about_model(shape, model), **part, "asked": asked}
+        state = parts.state_after(model, self.config["state_tokens"], self.device)
+        return {**parts.about_model(shape, model), "state": state, **part, "asked": asked}
 
     def run(self, assets: Path) -> list[Path]:
         """Makes the parts that are missing; writes `runs/mechanisms.json`."""
@@ -171,11 +196,11 @@ class Mechanisms(Comparison):
     def described(self, case: str, arm: str, seeds: list[Part]) -> dict[str, Any]:
         """One arm: its model, the search for its rate, and its runs."""
         searched = {} if self.is_untrained(case, arm) else {"search": self.search(case, arm)}
-        model = {key: value for key, value in seeds[0].items() if key in ("memory", "options", "hidden", "parameters")}
+        model = {key: value for key, value in seeds[0].items() if key in MODEL}
         runs = []
         for part in seeds:
             runs.append({key: part[key] for key in ("seed", "training_seconds", "end", "made", "curve") if key in part})
-        return {**model, **searched, "runs": runs}
+        return {**model, "spec": self.about(case)["arms"][arm].get("spec"), **searched, "runs": runs}
 
 
 def compared(questions: list[dict[str, Any]], arms: dict[str, list[Part]]) -> list[dict[str, Any]]:

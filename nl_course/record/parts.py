@@ -33,12 +33,15 @@ def sized(about: dict[str, Any], name: str, spec: dict[str, Any]) -> Shape:
     """The model called `name`, with MLPs (or levels) of the width that brings it nearest to `about["parameters"]`.
 
     `about` has the sizes that all models share: vocab (256 if absent), width, layers, heads. `spec` is a model's own:
-    memory, options and conv. With `levels` (a list of chunks) and `rate` it has a continuum memory system after the
-    memory; with `e2e` (further arguments of `e2e_config`) it is a TTT-E2E model. Raises CourseError if the rest alone
-    has more parameters, or if the nearest width misses by more than TOLERANCE.
+    memory, options and conv, and a width, layers or heads that differ. With `levels` (a list of chunks) and `rate` it
+    has a continuum memory system after the memory; with `e2e` (further arguments of `e2e_config`) it is a TTT-E2E
+    model. Raises CourseError if the rest alone has more parameters, or if the nearest width misses by more than
+    TOLERANCE.
     """
-    shared = {"vocab": about.get("vocab", 256)} | {key: about[key] for key in ("width", "layers", "heads")}
     own = dict(spec)
+    shared = {"vocab": about.get("vocab", 256)}
+    for size in ("width", "layers", "heads"):
+        shared[size] = own.pop(size, about[size])
     chunks = own.pop("levels", None)
     rate = own.pop("rate", 0.01)
     e2e = own.pop("e2e", None)

@@ -48,6 +48,42 @@ def test_the_arms_differ_in_the_mechanism_alone(mechanism):
     assert off == {**on, "options": {**on["options"], mechanism: False}} and mechanism not in on["options"]
 
 
+def test_self_modification_off_is_the_plain_rung_of_the_same_memory():
+    arms = settings("mechanisms")["cases"]["self-modification"]["arms"]
+    on, off = arms["on"]["spec"], arms["off"]["spec"]
+    assert off == {**on, "options": {**on["options"], "variant": "plain"}} and "variant" not in on["options"]
+
+
+def test_levels_off_is_the_same_model_with_one_clock():
+    arms = settings("mechanisms")["cases"]["levels"]["arms"]
+    on, off = arms["on"]["spec"], arms["off"]["spec"]
+    assert on["levels"] == [8, 96] and off == {**on, "levels": [8, 8]}
+    assert arms["one-level"]["spec"] == {**on, "levels": [8]}
+
+
+def test_the_slow_level_writes_when_the_old_task_ends_and_not_again_before_the_row_does():
+    """Else the case would not show what its text says."""
+    case = settings("mechanisms")["cases"]["levels"]
+    _, slow = case["arms"]["on"]["spec"]["levels"]
+    taught = case["taught"]
+    assert slow == taught["quiet"] + 2 * taught["keys"] * taught["old"]
+    tokens, _ = recipe.excursion(1, **taught)
+    assert slow < tokens.shape[1] <= 2 * slow
+    asked, asked_targets = recipe.excursion(1, **{k: v for k, v in case["asked"][0].items() if k != "rows"})
+    assert asked.shape == tokens.shape and (asked_targets != recipe.IGNORED).sum() == taught["asked_old"]
+
+
+def test_depth_is_told_from_bytes():
+    """`same-bytes` has one layer as `off`, and as many bytes as `on`, whose state is far larger than that of `off`."""
+    made = recipe.Mechanisms(config=settings("mechanisms"))
+    arms = made.about("depth")["arms"]
+    assert {arms[arm]["spec"]["memory"] for arm in ("off", "same-bytes")} == {"ttt-linear"}
+    models = {arm: parts.build(made.trial(1e-2, 0, "depth", arm).shape) for arm in arms}
+    state = {arm: parts.state_after(model, made.config["state_tokens"])["bytes"] for arm, model in models.items()}
+    assert abs(state["same-bytes"] / state["on"] - 1) < 0.05
+    assert state["on"] > 5 * state["off"]
+
+
 def test_a_score_is_the_share_of_right_answers():
     case = recipe.CASES["momentum"]
 

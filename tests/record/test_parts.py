@@ -30,6 +30,12 @@ def test_any_kind_of_model_comes_out_at_the_size_asked_for(name):
     assert parts.hidden_of(shape) == wider > 1
 
 
+def test_a_spec_may_have_a_width_of_its_own():
+    shape = parts.sized(ABOUT, "narrow", {"memory": "attention", "width": ABOUT["width"] // 2, "heads": 1})
+    assert (shape.width, shape.heads, shape.layers) == (ABOUT["width"] // 2, 1, ABOUT["layers"])
+    assert abs(parts.build(shape).parameter_count() / ABOUT["parameters"] - 1) < parts.TOLERANCE
+
+
 def test_a_size_that_cannot_be_met_is_refused():
     with pytest.raises(CourseError, match=r"'local' alone has .* more than the 20,000 asked for"):
         parts.sized({**ABOUT, "parameters": 20_000}, "local", SPECS["local"])
