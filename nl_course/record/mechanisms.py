@@ -11,7 +11,7 @@ equal steps, three seeds. What is reported is the first arm's score less another
                  with two layers and with one. A third arm is one layer again, so wide that it keeps as many bytes
     self-modification    values are stored under names, and asked by the keys that the names stand for in this row
                  (tasks/aliases.py); a memory of HOPE's whose keys move, and the plain rung with fixed projections
-    levels       an old task, two new ones with the same keys, the old one again (tasks/excursion.py); two levels, of
+    levels       an old task, a new one with the same keys, the old one again (tasks/excursion.py); two levels, of
                  which one has a slow clock or both the fast one. A third arm is one level of both their widths
 
 A part, one arm of one case from one seed, is kept as soon as it is done:

@@ -59,7 +59,7 @@ def test_self_modification_off_is_the_plain_rung_of_the_same_memory():
 def test_levels_off_is_the_same_model_with_one_clock():
     arms = settings("mechanisms")["cases"]["levels"]["arms"]
     on, off = arms["on"]["spec"], arms["off"]["spec"]
-    assert on["levels"] == [8, 96] and off == {**on, "levels": [8, 8]}
+    assert on["levels"] == [8, 64] and off == {**on, "levels": [8, 8]}
     assert arms["one-level"]["spec"] == {**on, "levels": [8]}
 
 
