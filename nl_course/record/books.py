@@ -1,7 +1,8 @@
 """What is still known of the first book: trained models keep reading, and are asked for a fact planted at the start.
 
 The models are those of the recipe `needle`, unchanged, and two more that are trained here with the same curriculum:
-attention that keeps its whole cache, without positions and with rotary ones (which fail beyond the lengths trained).
+attention that keeps its whole cache, without positions and with rotary ones (which fail beyond the lengths trained),
+each at the rate that its own search finds (protocol.py).
 Each reads real books that no model of the course was trained on, in four ways:
 
     first        one fact in the first 512 bytes of the first book, and none after
@@ -75,15 +76,15 @@ def shared(config: dict) -> dict:
 
 
 def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> Path:
-    """A model trained here, by the curriculum and in the size of the recipe `needle`."""
+    """A model trained here, by the curriculum, in the size and by the protocol of the recipe `needle`."""
     about = needle.Needle.settings(quick=quick)
-    shape = parts.sized(about, name, config["models"][name]["train"])
-    identity = {"shape": shape.to_dict(), "about": about, "seed": config["seed"]}
+    about["models"] = {name: config["models"][name]["train"]}
+    teacher = needle.Needle(device, config=about, folder=folder / "taught")
+    identity = teacher.reported(name, config["seed"]).identity()
     path = folder / f"{name}-{parts.mark(identity)}.safetensors"
 
     def make() -> dict:
-        training, data = needle.curriculum(about, config["seed"])
-        model, run = parts.trained(shape, data, training, path.with_suffix(""), device)
+        model, run = teacher.trained(teacher.run_folder(name, config["seed"]), name, config["seed"])
         save_model(model, path)
         return {"seconds": round(run.metrics[-1]["seconds"], 1)}
 

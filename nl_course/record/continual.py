@@ -7,12 +7,16 @@ boundaries. Everything else is frozen. On the way each is evaluated on windows o
 Four arms. `cms`: a chain of three levels with three clocks; a step is as long as the chunk's summed gradient asks for
 (the paper's equation 71). `cms, equal steps`: the same with the mean gradient, so that a slow level learns less. `one
 clock`: the very same model, trained start and all, with the fastest clock for every level. `plain`: one MLP with as
-many parameters as the chain, fast clock. Each reads at several rates: a plain MLP with a smaller rate forgets less too,
-and learns less, so the question is what an arm keeps for what it learns. Rates count for the mean gradient of a chunk
-of the fastest clock: with `per_token` a level of 4 times its period has 4 times the rate.
+many parameters as the chain, fast clock.
+
+Each reads at several rates. A plain MLP with a smaller rate forgets less too, and learns less, so the question is what
+an arm keeps for what it learns. Arms are therefore compared at equal learning, by the rule of equal_gain.py: what each
+forgets of the old corpus where it has learned as much of the new one, less what the plain MLP forgets there, seed by
+seed. That takes the place of a search for one rate (protocol.py). Rates count for the mean gradient of a chunk of the
+fastest clock: with `per_token` a level of 4 times its period has 4 times the rate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +24,7 @@ from torch import Tensor
 
 from nl_course.nested import LevelConfig, NestedConfig, NestedLanguageModel
 from nl_course.nested.probe import follow
+from nl_course.record.equal_gain import Arms, at_equal_gain
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings_replaced
 from nl_course.seeding import seeded
@@ -47,16 +52,36 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
                 print(f"seed {seed}, {name} at rate {rate:g}: read", flush=True)
     switches = [i * config["bytes_each"] for i in range(3)]
     results = {
-        "units": "losses in nats per byte, by seed, reader and place; old and new on held-out books",
+        "units": "losses in nats per byte, by seed, reader and place; old and new on held-out books. at_equal_gain: "
+        "what an arm forgets of the old corpus where it has gained as much on the new one as the others, at a share "
+        "of the gain that all reach, in nats per byte; less_plain the difference from the plain MLP by seed, with its "
+        "interval",
         "places": list(range(0, 3 * config["bytes_each"] + 1, config["every"])),
         "switches": switches,
         "runs": list(runs.values()),
+        "at_equal_gain": at_equal_gain(gains_of(runs.values(), config), against="plain"),
     }
     return [recording.write(assets / "runs" / "continual.json", results)]
 
 
 def _rounded(losses: list[float]) -> list[float]:
     return [round(loss, 4) for loss in losses]
+
+
+def gains_of(runs: Iterable[dict], config: dict) -> Arms:
+    """Of each arm, by seed, its runs by growing rate: (gain on the new corpus, forgetting of the old) over the visit of
+    the new one, means of the readers in nats per byte. `runs` are those of the recording."""
+    start, end = config["bytes_each"] // config["every"], 2 * config["bytes_each"] // config["every"]
+    arms: Arms = {}
+    for run in sorted(runs, key=lambda run: run["rate"]):
+        by_seed = arms.setdefault(run["arm"], [[] for _ in run["old"]])
+        for points, old, new in zip(by_seed, run["old"], run["new"], strict=True):
+            old_losses = torch.tensor(old, dtype=torch.float64).mean(dim=0)  # (places,)
+            new_losses = torch.tensor(new, dtype=torch.float64).mean(dim=0)  # (places,)
+            gain = (new_losses[start] - new_losses[end]).item()
+            forgetting = (old_losses[end] - old_losses[start]).item()
+            points.append((gain, forgetting))
+    return arms
 
 
 def levels_wanted(config: dict) -> list[int]:

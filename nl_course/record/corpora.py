@@ -5,7 +5,9 @@ every corpus is new to a model that was trained on general text. After each visi
 held-out books of all three: a matrix of losses, row i after corpus i, and the losses before any (tasks/continual.py has
 the measures). Arms: one plain MLP, and continuum memory systems of three sets of clocks with as many parameters; with
 `per_token` a slower level's rate is in proportion to its clock. Each reads at three rates, since what an arm forgets
-must be compared with what it learned: `learnt` is how far the loss of a corpus fell while it was read.
+must be compared with what it learned: `learnt` is how far the loss of a corpus fell while it was read. Arms are
+compared at equal learning, by the rule of equal_gain.py: what each forgets where it has learned as much as the others,
+less what the plain MLP forgets there, seed by seed.
 """
 
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from nl_course.nested.probe import follow
 from nl_course.record.continual import clocked, levels_wanted, trained
+from nl_course.record.equal_gain import Arms, at_equal_gain
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
 from nl_course.tasks.continual import domain, domain_stream, transfer
@@ -61,11 +64,24 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         "units": "nats per byte of held-out books; `losses` by seed: row 0 before any corpus, row i after the i-th, a "
         "column a corpus, means of the readers. `learnt` the fall of a corpus's loss over its own visit, `forgetting` "
         "how far it rose again by the end, `forward` how far corpora fell before they were read (below 0: they rose), "
-        "`backward` what later ones did to earlier ones; `_spread` the standard deviation over seeds",
+        "`backward` what later ones did to earlier ones; `_spread` the standard deviation over seeds. at_equal_gain: "
+        "what an arm forgets where it has learnt as much as the others, at a share of the gain that all reach; "
+        "less_plain the difference from the plain MLP by seed, with its interval",
         "corpora": list(texts),
         "runs": runs,
+        "at_equal_gain": at_equal_gain(gains_of(runs), against="plain"),
     }
     return [recording.write(assets / "runs" / f"{NAME}.json", results)]
+
+
+def gains_of(runs: list[dict]) -> Arms:
+    """Of each arm, by seed, its runs by growing rate: (learnt, forgetting)."""
+    arms: Arms = {}
+    for run in sorted(runs, key=lambda run: run["rate"]):
+        by_seed = arms.setdefault(run["arm"], [[] for _ in run["by_seed"]])
+        for points, scores in zip(by_seed, run["by_seed"], strict=True):
+            points.append((scores["learnt"], scores["forgetting"]))
+    return arms
 
 
 def _rounded(matrix: Tensor) -> list[list[float]]:

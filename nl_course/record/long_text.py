@@ -6,9 +6,12 @@ of positions. `less_attention` is the difference from full attention on the very
 several seeds the intervals are Student's over the seeds. A single seed has one from resampling the windows, which says
 how sure this model's mean is, not how another seed of the same memory would come out.
 
+The protocol is that of protocol.py: each model at the rate that its own search found, the same steps for all, three
+seeds. The loss on text has not settled in these steps, as `settled` says of each run: it is a budget.
+
 A part, one model from one seed, is kept as soon as it is done:
 
-    nl-course record long-text                           everything that is missing
+    nl-course record long-text                           everything that is missing, the searches first
     python -m nl_course.record.long_text titans 0        one part
 """
 
@@ -21,7 +24,8 @@ from torch import Tensor, nn
 
 from nl_course.errors import check_choice
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, make_part, selected
+from nl_course.record.protocol import Comparison, Trial
+from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.seeds import reach
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, evaluate_windows, token_losses
@@ -33,7 +37,7 @@ UNITS = (
 )
 
 
-class LongText(Recipe):
+class LongText(Comparison):
     """Loss by position in a long context. A part is (model, seed)."""
 
     name = "long-text"
@@ -42,22 +46,26 @@ class LongText(Recipe):
         """The model called `name`."""
         return parts.sized(self.config, name, self.config["models"][check_choice("model", name, self.config["models"])])
 
-    def identity(self, name: str, seed: int) -> dict[str, Any]:
-        """The whole config, except what chooses models and what is computed from the parts; the model, seed, device."""
-        asked = {key: value for key, value in self.config.items() if key not in ("models", "seeds", "resamples")}
-        return asked | {"model": self.shape_of(name).to_dict(), "seed": seed, "device": self.device}
-
-    def make(self, folder: Path, name: str, seed: int) -> Part:
-        """Trains a model on short windows and measures its loss in long ones."""
-        config, shape = self.config, self.shape_of(name)
-        training = TrainingConfig(**config["training"], seed=seed)
-        made = self.provenance("commit", "recorded")
-        stream = library(config["corpus"]).stream("train")
+    def trial(self, rate: float, seed: int, name: str) -> Trial:
+        """A model, taught short windows of text at a rate from a seed."""
+        training = TrainingConfig(**self.config["training"], learning_rate=rate, seed=seed)
+        stream = library(self.config["corpus"]).stream("train")
 
         def data(step: int) -> tuple[Tensor, Tensor]:
             return batch(stream, step, training.batch_size, training.length, seed)
 
-        model, run = parts.trained(shape, data, training, folder, self.device)
+        return Trial(self.shape_of(name), training, data, taught={"corpus": self.config["corpus"]})
+
+    def identity(self, name: str, seed: int) -> dict[str, Any]:
+        """The training, what is measured, and the device."""
+        asked = selected(self.config, "curve_every", "windows", "bins", "batch", "state_lengths")
+        return {**self.reported(name, seed).identity(), **asked, "device": self.device}
+
+    def make(self, folder: Path, name: str, seed: int) -> Part:
+        """Trains a model on short windows and measures its loss in long ones."""
+        config, shape = self.config, self.shape_of(name)
+        made = self.provenance("commit", "recorded")
+        model, run = self.trained(folder, name, seed)
         model.eval()
         by_window = losses_by_window(model, config, self.device)
         means = [round(sum(column) / len(column), 3) for column in zip(*by_window, strict=True)]
@@ -78,17 +86,22 @@ class LongText(Recipe):
 
     def run(self, assets: Path) -> list[Path]:
         """Makes the parts that are missing; writes `runs/long-text.json`."""
+        keys = []
+        for seed in self.config["seeds"]:  # first seeds first
+            keys += [(name, seed) for name in self.config["models"]]
+        parts_made = self.searched_and_made(keys)
         models, by_window = {}, {}
         for name in self.config["models"]:
-            made = [self.part(name, seed) for seed in self.config["seeds"]]
+            made = [parts_made[name, seed] for seed in self.config["seeds"]]
             losses = torch.tensor([part["by_window"] for part in made], dtype=torch.float64)  # (seeds, windows, bins)
             by_window[name] = losses
             by_seed = []
             for part, means in zip(made, losses.mean(dim=1).tolist(), strict=True):
-                own = selected(part, "seed", "training_seconds", "made", "curve")
+                own = selected(part, *parts.OF_A_RUN)
                 by_seed.append({**own, "loss": [round(mean, 4) for mean in means]})
             models[name] = {
-                **selected(made[0], "memory", "options", "levels", "hidden", "parameters", "state"),
+                **selected(made[0], "memory", "options", "path", "levels", "hidden", "parameters", "state"),
+                "search": self.search(name),
                 "loss": stretches(losses, self.config),
                 "less_attention": stretches(losses - by_window["attention"], self.config),
                 "seeds": by_seed,

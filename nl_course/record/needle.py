@@ -9,9 +9,12 @@ needle with its question has 21 bytes (style "mark"), and hay stands between the
 a needle alone has 61 bytes. Its texts need at least 357 bytes, with a uuid 405, and with four needles 543, before any
 hay (`NeedleTask.bytes_used`): a config with that style needs stages longer than that.
 
+The protocol is that of protocol.py: each memory at the rate that its own search found, the same curriculum for all,
+three seeds. The last stage is longer than two tenths of the steps, so that `settled` compares losses of one stage.
+
 A part, one memory from one seed, is kept as soon as it is done:
 
-    nl-course record needle                               everything that is missing
+    nl-course record needle                               everything that is missing, the searches first
     python -m nl_course.record.needle ttt-linear 0        one part
 """
 
@@ -22,7 +25,8 @@ from typing import Any
 from nl_course.errors import check_choice
 from nl_course.model import LanguageModel
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, selected
+from nl_course.record.protocol import Comparison, Trial
+from nl_course.record.recipe import Part, selected
 from nl_course.record.sizes import settings_replaced
 from nl_course.tasks.needle import NeedleTask, mixed, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
@@ -35,7 +39,7 @@ UNITS = (
 )
 
 
-class Needle(Recipe):
+class Needle(Comparison):
     """Recall of a needle by length. A part is (model, seed)."""
 
     name = "needle"
@@ -45,22 +49,19 @@ class Needle(Recipe):
         """The recording's config, the same for every device; the quick one lasts seconds."""
         return settings_replaced(cls.name, quick)
 
-    def parts_folder(self, beside: Path | None) -> Path:
-        """The parts of this very config: all that is asked of a part, but its model, is in the folder's name."""
-        asked = {key: value for key, value in self.config.items() if key not in ("models", "seeds")}
-        return parts.parts_folder(f"needle-{parts.mark(asked)}", beside)
-
     def shape_of(self, name: str) -> parts.Shape:
         """The model called `name`."""
         return parts.sized(self.config, name, self.config["models"][check_choice("model", name, self.config["models"])])
 
-    def identity(self, name: str, seed: int) -> dict[str, Any]:
-        """The model and the seed; the rest is in the folder's name."""
-        return {**self.shape_of(name).to_dict(), "seed": seed}
+    def trial(self, rate: float, seed: int, name: str) -> Trial:
+        """A model, taught the curriculum at a rate from a seed."""
+        training, data = curriculum(self.config, rate, seed)
+        return Trial(self.shape_of(name), training, data, taught=selected(self.config, "stages", "style"))
 
-    def run_folder(self, name: str, seed: int) -> Path:
-        """Named like the part, since the folder around it already says what is asked."""
-        return self.folder / f"{name}-{seed}"
+    def identity(self, name: str, seed: int) -> dict[str, Any]:
+        """The training and what is asked."""
+        asked = selected(self.config, "kinds", "curve_every", "lengths", "samples", "depths", "batch", "piece")
+        return {**self.reported(name, seed).identity(), **asked}
 
     def model_path(self, name: str, seed: int) -> Path:
         """Where a part's trained model is kept."""
@@ -68,9 +69,8 @@ class Needle(Recipe):
 
     def make(self, folder: Path, name: str, seed: int) -> Part:
         """Trains a model on the curriculum and asks it for needles."""
-        training, data = curriculum(self.config, seed)
         shape = self.shape_of(name)
-        model, run = parts.trained(shape, data, training, folder, self.device)
+        model, run = self.trained(folder, name, seed)
         made = self.provenance("commit", "recorded")
         save_model(model, self.model_path(name, seed))
         model = load_model(self.model_path(name, seed), self.device)  # as shipped: weights in bf16
@@ -90,9 +90,13 @@ class Needle(Recipe):
     def run(self, assets: Path) -> list[Path]:
         """Makes the parts that are missing; writes the checkpoints of the first seed and `runs/needle.json`."""
         first_seed = self.config["seeds"][0]
+        keys = []
+        for seed in self.config["seeds"]:  # first seeds first
+            keys += [(name, seed) for name in self.config["models"]]
+        parts_made = self.searched_and_made(keys)
         written, models = [], {}
         for name in self.config["models"]:
-            made = [self.part(name, seed) for seed in self.config["seeds"]]
+            made = [parts_made[name, seed] for seed in self.config["seeds"]]
             checkpoint = assets / "checkpoints" / f"needle-{name}.safetensors"
             model = load_model(self.model_path(name, first_seed))
             save_model(model, checkpoint, info={"trained_as": name, "seed": first_seed, **self.recording.about()})
@@ -101,10 +105,11 @@ class Needle(Recipe):
             for kind in self.config["kinds"]:
                 recalls[kind] = pooled([part["recall"][kind] for part in made])
             models[name] = {
-                **selected(made[0], "memory", "options", "conv", "hidden", "parameters", "state"),
+                **selected(made[0], "memory", "options", "path", "conv", "hidden", "parameters", "state"),
+                "search": self.search(name),
                 "checkpoint": checkpoint.name,
                 "recall": recalls,
-                "seeds": [selected(part, "seed", "training_seconds", "made", "curve") for part in made],
+                "seeds": [selected(part, *parts.OF_A_RUN) for part in made],
             }
         return [*written, self.recording.write(assets / "runs" / "needle.json", {"units": UNITS, "models": models})]
 
@@ -115,8 +120,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return Needle(device, quick, assets).run(assets)
 
 
-def curriculum(config: dict[str, Any], seed: int) -> tuple[TrainingConfig, Data]:
-    """The training config, and step -> (inputs, targets): stage after stage, each step with rows of every kind."""
+def curriculum(config: dict[str, Any], rate: float, seed: int) -> tuple[TrainingConfig, Data]:
+    """The training config at a rate, and step -> (inputs, targets): stage after stage, with rows of every kind in each
+    step."""
     tasks_of_stages = []
     for stage in config["stages"]:
         tasks = []
@@ -140,6 +146,7 @@ def curriculum(config: dict[str, Any], seed: int) -> tuple[TrainingConfig, Data]
         steps=sum(stage["steps"] for stage in config["stages"]),
         batch_size=sum(last["rows"].values()),
         length=last["length"],
+        learning_rate=rate,
         seed=seed,
     )
     return training, stages(*tasks_of_stages)

@@ -1,12 +1,12 @@
 """Optimizers as memories, asked for what they are for: one small language model, equal steps, each at its best rate.
 
-Every arm first tries three rates from the first seed. The rate whose loss on one half of the held-out text is lowest is
-taken, and all seeds are then run at it; what is reported is the loss on the other half. `at_edge` says that the best
-rate was the least or the largest tried, so that a better one may lie beyond. Weight decay is 0 for all, since its
-strength would follow the rate. Gradients are clipped alike. `dgd` erases as the paper has it; `dgd, weak erase` a
-hundredth of that, and plain gradient descent, `sgd`, is the same with no erase at all.
+The protocol is that of protocol.py: each arm has rates of its own to choose from, is tried at each from a seed that is
+not reported, and then trained from all seeds at the best. The steps are a budget, the same for all; `settled` says of
+each run whether its loss still fell. Weight decay is 0 for all, since its strength would follow the rate. Gradients are
+clipped alike. `dgd` erases as the paper has it; `dgd, weak erase` a hundredth of that, and plain gradient descent,
+`sgd`, is the same with no erase at all.
 
-A part, one arm at one rate from one seed, is kept as soon as it is done: `nl-course record optimizers` goes on.
+A part, one arm from one seed, is kept as soon as it is done: `nl-course record optimizers` goes on.
 """
 
 import time
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from nl_course.errors import check_choice
 from nl_course.model import ModelConfig
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, selected
+from nl_course.record.protocol import Comparison, Trial
+from nl_course.record.recipe import Part, selected
+from nl_course.record.seeds import over_seeds
 from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, Diverged, TrainingConfig, default_optimizer, evaluate, gradient, train
@@ -28,34 +30,42 @@ from nl_course.training.estimate import parameter_count
 
 BASE = "adamw"  # whose time is the unit
 UNITS = (
-    "losses in nats per byte of held-out text that served for nothing else, `loss` the mean of the seeds "
-    "and `spread` their standard deviation; a loss of null is a run that stopped being numbers; seconds of a whole "
-    "step, forward pass to update, the median of rounds in which all took turns"
+    "losses in nats per byte of held-out text, `loss` the mean of the seeds, `low` and `high` Student's 95 % interval "
+    "over them and `spread` their standard deviation; `search`: the loss of the last tenth of training at each rate, "
+    "from `search_seed`; a loss of null is a run that stopped being numbers; seconds of a whole step, forward pass to "
+    "update, the median of rounds in which all took turns"
 )
 
 
-class Optimizers(Recipe):
-    """Optimizers on one small model. A part is (arm, rate, seed)."""
+class Optimizers(Comparison):
+    """Optimizers on one small model. A part is (arm, seed)."""
 
     name = "optimizers"
 
-    def identity(self, arm: str, rate: float, seed: int) -> dict[str, Any]:
-        """The training, the model, the text, and what is measured."""
-        return {
-            "training": training_of(self.config, arm, rate, seed).to_dict(),
-            "model": ModelConfig(**self.config["model"]).to_dict(),
-            "device": self.device,
-            **selected(self.config, "corpus", "windows", "curve_every"),
-        }
+    def rates(self, arm: str) -> list[float]:
+        """The rates that are tried for an arm: what a rate means differs from optimizer to optimizer."""
+        return self.config["arms"][check_choice("arm", arm, self.config["arms"])]["rates"]
 
-    def file_name(self, arm: str, rate: float, seed: int) -> str:
-        """The arm without commas and blanks, its rate, the seed."""
-        return f"{arm.replace(', ', '-').replace(' ', '-')}-{rate:g}-{seed}"
+    def trial(self, rate: float, seed: int, arm: str) -> Trial:
+        """The model, trained with an arm's optimizer at a rate from a seed."""
+        training = training_of(self.config, arm, rate, seed)
+        taught = {"corpus": self.config["corpus"]}
+        return Trial(ModelConfig(**self.config["model"]), training, data_of(self.config, training), taught)
 
-    def make(self, folder: Path, arm: str, rate: float, seed: int) -> Part:
+    def identity(self, arm: str, seed: int) -> dict[str, Any]:
+        """The training, what is measured, and the device."""
+        trial = self.reported(arm, seed).identity()
+        return {**trial, **selected(self.config, "windows", "curve_every"), "device": self.device}
+
+    def file_name(self, arm: str, *rest: Any) -> str:
+        """The arm without commas and blanks, and the seed, or of a searched run the rate."""
+        return super().file_name(arm.replace(", ", "-").replace(" ", "-"), *rest)
+
+    def make(self, folder: Path, arm: str, seed: int) -> Part:
         """Trains the model with an arm's optimizer and measures it. A run that diverged has losses of None."""
-        config, training = self.config, training_of(self.config, arm, rate, seed)
-        search, report = halves(config)
+        config, trial = self.config, self.reported(arm, seed)
+        training, report = trial.training, library(config["corpus"]).stream("held_out")
+        rate = training.learning_rate
         about = {"rate": rate, "seed": seed, "made": self.provenance("commit", "recorded")}
         with seeded(seed):
             model = parts.build(ModelConfig(**config["model"]))
@@ -68,19 +78,18 @@ class Optimizers(Recipe):
             return built[-1]
 
         try:
-            run = train(
-                model, data_of(config, training), training, held_out=search, optimizer=optimizer, progress=False
-            )
+            run = train(model, trial.data, training, held_out=report, optimizer=optimizer, progress=False)
         except Diverged:
-            return {**about, "search_loss": None, "loss": None, "held_out": [], "curve": [], "state_bytes": None}
+            nothing = {"loss": None, "settled": None, "held_out": [], "curve": [], "state_bytes": None}
+            return {**about, **nothing}
         if run.step < training.steps:
             raise KeyboardInterrupt
         windows = {"length": training.length, "batches": config["windows"] // 8, "batch_size": 8}
         return {
             **about,
-            "search_loss": round(evaluate(model, search, **windows).loss, 4),
             "loss": round(evaluate(model, report, **windows).loss, 4),
             "held_out": [{"step": step, "loss": round(loss, 4)} for step, loss in run.held_out],
+            "settled": parts.settled(run.metrics),
             "curve": parts.curve(run, config["curve_every"]),
             "state_bytes": state_bytes(built[-1]),
         }
@@ -88,6 +97,10 @@ class Optimizers(Recipe):
     def run(self, assets: Path) -> list[Path]:
         """Makes the parts that are missing; writes `runs/optimizers.json`."""
         times = step_times(self.config, self.device)
+        keys = []
+        for seed in self.config["seeds"]:
+            keys += [(arm, seed) for arm in self.config["arms"]]
+        self.searched_and_made(keys)
         arms = {}
         for arm, about in self.config["arms"].items():
             arms[arm] = self.arm(arm, about, times)
@@ -101,25 +114,25 @@ class Optimizers(Recipe):
         return [self.recording.write(assets / "runs" / "optimizers.json", results)]
 
     def arm(self, arm: str, about: dict[str, Any], times: dict[str, float]) -> dict[str, Any]:
-        """An arm at its best rate: the rate is searched on the first seed, then every seed is trained with it."""
-        first_seed, *other_seeds = self.config["seeds"]
-        search = [self.part(arm, rate, first_seed) for rate in about["rates"]]
-        best = min((part for part in search if part["search_loss"] is not None), key=lambda part: part["search_loss"])
-        made = [best, *(self.part(arm, best["rate"], seed) for seed in other_seeds)]
+        """An arm at the rate that its search found: every seed."""
+        search = self.search(arm)
+        made = [self.part(arm, seed) for seed in self.config["seeds"]]
         losses = [part["loss"] for part in made]
         all_numbers = None not in losses
         return {
             "optimizer": about["optimizer"],
             "options": about.get("options", {}),
-            "search": [{"rate": part["rate"], "loss": part["search_loss"]} for part in search],
-            "rate": best["rate"],
-            "at_edge": best["rate"] in (min(about["rates"]), max(about["rates"])),
+            "search": search["tried"],
+            "search_seed": search["seed"],
+            "rate": search["rate"],
+            "at_edge": search["at_edge"],
             "loss": round(mean(losses), 4) if all_numbers else None,
+            **(ends_of(losses) if all_numbers else {}),
             "spread": round(stdev(losses), 4) if all_numbers and len(losses) > 1 else None,
             "step_seconds": round(times[arm], 5),
             "times_adamw": round(times[arm] / times[BASE], 2),
-            "state_bytes": best["state_bytes"],
-            "seeds": [selected(part, "seed", "loss", "held_out", "curve", "made") for part in made],
+            "state_bytes": made[0]["state_bytes"],
+            "seeds": [selected(part, "seed", "loss", "settled", "held_out", "curve", "made") for part in made],
         }
 
 
@@ -128,10 +141,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     return Optimizers(device, quick, assets).run(assets)
 
 
-def halves(config: dict) -> tuple[Tensor, Tensor]:
-    """Held-out text to choose rates by, and held-out text to report."""
-    stream = library(config["corpus"]).stream("held_out")
-    return stream[: len(stream) // 2], stream[len(stream) // 2 :]
+def ends_of(losses: list[float]) -> dict[str, float]:
+    """The ends of Student's 95 % interval, `low` and `high`; nothing of a single seed."""
+    return {key: value for key, value in over_seeds(losses).items() if key in ("low", "high")}
 
 
 def training_of(config: dict, arm: str, rate: float, seed: int) -> TrainingConfig:

@@ -5,7 +5,7 @@ A part is one model from one seed, trained and measured. See recipe.py for how p
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,12 @@ from nl_course.tasks.recall import mqar
 from nl_course.training import IGNORED, Data, Run, TrainingConfig, train
 from nl_course.training.estimate import parameter_count
 
+# What a recording keeps of each run beside its results.
+OF_A_RUN = ("seed", "rate", "settled", "training_seconds", "made", "curve")
 TOLERANCE = 0.02  # share by which two models' parameters may differ
+TENTH = 0.1  # share of a run's steps over which its loss is averaged
+STILL_FALLS = 0.05  # a loss that fell by less than this share over the last tenth has settled
+NEAR_ZERO = 0.02  # nats; so has a loss below this, however fast it still falls
 Shape = ModelConfig | NestedConfig
 
 
@@ -114,13 +119,16 @@ def trained(
     folder: Path,
     device: str = "cpu",
     watch: Callable[[LanguageModel, int], None] | None = None,
+    prepare: Callable[[LanguageModel], None] | None = None,
 ) -> tuple[LanguageModel, Run]:
     """A model of that shape, begun and trained from the config's seed, and its run. A run that was stopped continues
-    from `folder`. `watch`, if given, is called with the model and the step before each step that is run. Raises
-    KeyboardInterrupt if it is stopped."""
+    from `folder`. `prepare` changes the fresh model before it is trained; `watch` is called with the model and the step
+    before each step that is run. Raises KeyboardInterrupt if it is stopped."""
     with seeded(training.seed):
         model = build(shape)
         begin(model)
+    if prepare is not None:
+        prepare(model)
     model.to(device)
     if watch is not None:
         data = watched(model, data, watch)
@@ -144,6 +152,36 @@ def curve(run: Run, every: int) -> list[dict[str, Any]]:
     """A run's loss at every `every`-th logged step, and at the last."""
     points = [{"step": line["step"], "loss": round(line["loss"], 4)} for line in run.metrics]
     return points[::every] + points[-1:]
+
+
+def settled(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether a run was still improving when its budget ended. `metrics` are its logged steps in order, or a curve kept
+    of them, each with a "loss" in nats.
+
+    Returns `loss`, the mean over the last tenth of the steps, `before`, over the tenth before it, `fell`, the share by
+    which it fell from one to the other (below 0: it rose), and `settled`: it fell by less than STILL_FALLS, or lies
+    below NEAR_ZERO. Data are fresh at each step, so that a training loss is measured on texts not seen before. `before`
+    and `fell` are None where one step alone was logged; that is never settled. Raises CourseError for no steps at all.
+    """
+    if not metrics:
+        raise CourseError("a run without a logged step has no loss that could have settled.")
+    losses = [line["loss"] for line in metrics]
+    count = max(1, round(TENTH * len(losses)))
+    last = _mean(losses[-count:])
+    if len(losses) < 2 * count:
+        return {"loss": round(last, 5), "before": None, "fell": None, "settled": False}
+    before = _mean(losses[-2 * count : -count])
+    fell = 1 - last / before if before > 0 else 0.0
+    return {
+        "loss": round(last, 5),
+        "before": round(before, 5),
+        "fell": round(fell, 4),
+        "settled": fell < STILL_FALLS or last < NEAR_ZERO,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def path_of(model: nn.Module) -> str:
@@ -172,6 +210,8 @@ def described(shape: Shape, model: LanguageModel, run: Run, every: int, about: d
     """What stands beside the results of any part: the model, its training, and from which commit it came."""
     return {
         **about_model(shape, model),
+        "rate": run.config.learning_rate,
+        "settled": settled(run.metrics),
         "training_seconds": round(run.metrics[-1]["seconds"], 1),
         "made": {key: about[key] for key in ("commit", "recorded")},
         "curve": curve(run, every),

@@ -18,7 +18,7 @@
 Searched runs are parts of the recipe like its others: kept as soon as they are done, and continued where they stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,55 +27,28 @@ from typing import Any
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.record import parts
+from nl_course.record.parts import settled
 from nl_course.record.recipe import Part, Recipe, selected
 from nl_course.training import Data, Diverged, Run, TrainingConfig
-
-TENTH = 0.1  # share of a run's steps over which its loss is averaged
-STILL_FALLS = 0.05  # a loss that fell by less than this share over the last tenth has settled
-NEAR_ZERO = 0.02  # nats; so has a loss below this, however fast it still falls
-
-
-# -- whether a run was done --------------------------------------------------------------------------------------------
-def settled(metrics: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Whether a run was still improving when its budget ended. `metrics` are its logged steps in order, or a curve kept
-    of them, each with a "loss" in nats.
-
-    Returns `loss`, the mean over the last tenth of the steps, `before`, over the tenth before it, `fell`, the share by
-    which it fell from one to the other (below 0: it rose), and `settled`: it fell by less than STILL_FALLS, or lies
-    below NEAR_ZERO. Data are fresh at each step, so that a training loss is measured on texts not seen before. `before`
-    and `fell` are None where one step alone was logged; that is never settled. Raises CourseError for no steps at all.
-    """
-    if not metrics:
-        raise CourseError("a run without a logged step has no loss that could have settled.")
-    losses = [line["loss"] for line in metrics]
-    count = max(1, round(TENTH * len(losses)))
-    last = _mean(losses[-count:])
-    if len(losses) < 2 * count:
-        return {"loss": round(last, 5), "before": None, "fell": None, "settled": False}
-    before = _mean(losses[-2 * count : -count])
-    fell = 1 - last / before if before > 0 else 0.0
-    return {
-        "loss": round(last, 5),
-        "before": round(before, 5),
-        "fell": round(fell, 4),
-        "settled": fell < STILL_FALLS or last < NEAR_ZERO,
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 # -- one run, and the search for its rate ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Trial:
     """One training run: a model, its training, and its data, step -> (inputs, targets). `taught` is what decides the
-    data beside the training config, as JSON."""
+    data beside the training config, as JSON. `prepare` changes the fresh model before it is trained; what it does must
+    be in `taught` too."""
 
     shape: parts.Shape
     training: TrainingConfig
     data: Data
     taught: dict[str, Any]
+    prepare: Callable[[LanguageModel], None] | None = None
+
+    def run(self, folder: Path, device: str = "cpu") -> tuple[LanguageModel, Run]:
+        """The trained model and its run; a run that was stopped continues from `folder`. Raises Diverged if the loss
+        stops being a number."""
+        return parts.trained(self.shape, self.data, self.training, folder, device, prepare=self.prepare)
 
     def identity(self) -> dict[str, Any]:
         """All that the trained model depends on, as JSON."""
@@ -86,8 +59,9 @@ class Comparison(Recipe):
     """A recipe that compares trained models by the protocol. `config["search"]` has the `rates` and the `seed`; a
     single rate is taken as it is, without a search.
 
-    Subclasses define `trial` and, where a search at one size serves others, `searched_at`. A part's key ends with its
-    seed. Its training run is named by the trial alone: a part that is asked more later is not trained again."""
+    Subclasses define `trial`, and where they need to `rates` (of a model that has its own) and `searched_at` (of models
+    that take another one's rate). A part's key ends with its seed. Its training run is named by the trial alone: a part
+    that is asked more later is not trained again."""
 
     @cached_property
     def searches(self) -> "Search":
@@ -97,6 +71,10 @@ class Comparison(Recipe):
     def trial(self, rate: float, seed: int, *model: Any) -> Trial:
         """How the model under that key (a part's key without its seed) is trained at a rate from a seed."""
         raise NotImplementedError
+
+    def rates(self, *model: Any) -> list[float]:
+        """The rates that are tried for that model."""
+        return self.config["search"]["rates"]
 
     def searched_at(self, *model: Any) -> tuple[Any, ...]:
         """The key of the model whose search gives this one its rate: its own, or that of the same memory at another
@@ -114,8 +92,7 @@ class Comparison(Recipe):
 
     def trained(self, folder: Path, *key: Any) -> tuple[LanguageModel, Run]:
         """The model of a part and its run; a run that was stopped continues from `folder`."""
-        trial = self.reported(*key)
-        return parts.trained(trial.shape, trial.data, trial.training, folder, self.device)
+        return self.reported(*key).run(folder, self.device)
 
     def rate(self, seed: int, *model: Any) -> float:
         """The rate of a reported run: the best of the search. Raises CourseError for the seed of the search."""
@@ -130,10 +107,10 @@ class Comparison(Recipe):
 
         Raises CourseError if no rate's loss stayed a number.
         """
-        rates = self.config["search"]["rates"]
+        searched = self.searched_at(*model)
+        rates = self.rates(*searched)
         if len(rates) == 1:
             return {"rate": rates[0], "at_edge": False, "seed": None, "tried": []}
-        searched = self.searched_at(*model)
         found = self.searches.made([(*searched, rate) for rate in rates])
         numbers = [part for part in found if part["loss"] is not None]
         if not numbers:
@@ -148,11 +125,12 @@ class Comparison(Recipe):
 
     def search_keys(self, keys: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """The searched runs that parts with these keys need, each once: a model's key and a rate."""
-        rates = self.config["search"]["rates"]
-        if len(rates) == 1:
-            return []
-        models = dict.fromkeys(self.searched_at(*key[:-1]) for key in keys)
-        return [(*model, rate) for model in models for rate in rates]
+        wanted = []
+        for model in dict.fromkeys(self.searched_at(*key[:-1]) for key in keys):
+            rates = self.rates(*model)
+            if len(rates) > 1:
+                wanted += [(*model, rate) for rate in rates]
+        return wanted
 
     def searched_and_made(self, keys: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], Part]:
         """The parts of all keys, by key, made in that order; first of all the searches that they need."""
@@ -187,7 +165,7 @@ class Search(Recipe):
         trial = self.trial(*key)
         about = {"rate": key[-1], "seed": trial.training.seed, "made": self.provenance("commit", "recorded")}
         try:
-            _, run = parts.trained(trial.shape, trial.data, trial.training, folder, self.device)
+            _, run = trial.run(folder, self.device)
         except Diverged:
             print(f"search: {', '.join(map(str, key))}: diverged", flush=True)
             return {**about, "loss": None, "settled": False, "seconds": None}

@@ -40,9 +40,11 @@ class Recording:
         self.commit, self._started = commit(), time.perf_counter()
 
     def about(self) -> dict[str, Any]:
-        """The provenance so far; `command` makes the recording again."""
+        """The provenance so far; `command` makes the recording again. `path` is that of the models' memories: no recipe
+        asks for another than what is fastest."""
         return {
             "command": f"nl-course record {self.name}",
+            "path": "auto",
             "config": self.config,
             "commit": self.commit,
             "recorded": time.strftime("%Y-%m-%d"),

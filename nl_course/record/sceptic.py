@@ -6,9 +6,12 @@ by the names under `switches`; some are also trained with one, from the same see
 and softmax attention answer the same questions of pairs that no model was trained on: what any account of the others
 must also explain.
 
+The protocol is that of protocol.py: each model, also one that is trained with an ablation, at the rate that its own
+search found, with as many steps as the task's others and three seeds. Each run says whether its loss had settled.
+
 A part, one model of one task, trained in one way from one seed, is kept as soon as it is done:
 
-    nl-course record sceptic                                             everything that is missing
+    nl-course record sceptic                                             everything that is missing, searches first
     python -m nl_course.record.sceptic recall titans "as trained" 0      one part
 
 `runs/sceptic.json` holds `rows`, one a (task, model, trained_with, asked_with); `units` says what is in them.
@@ -23,13 +26,13 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.switches import Ablation, ablate, ablated, can_be_ablated
 from nl_course.model import LanguageModel
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, make_part, selected
+from nl_course.record.protocol import Comparison, Trial
+from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
 from nl_course.renamed import translate
-from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
-from nl_course.training import Data, Run, TrainingConfig, train
+from nl_course.training import Data, TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
 
 USUAL = "as trained"  # the name of no ablation
@@ -50,7 +53,7 @@ UNITS = (
 )
 
 
-class Sceptic(Recipe):
+class Sceptic(Comparison):
     """Memories asked with their inner loop changed. A part is (task, model, trained_with, seed)."""
 
     name = "sceptic"
@@ -72,29 +75,39 @@ class Sceptic(Recipe):
         """Where a part's trained model is kept."""
         return self.folder / f"{self.file_name(task, name, trained_with, seed)}.safetensors"
 
-    def training(self, task: str, name: str, seed: int) -> TrainingConfig:
-        """How a model is trained on a task. Some models take more steps than the task's others."""
-        about = self.config["tasks"][task]
-        steps = about["steps"].get(name, about["training"]["steps"])
-        return TrainingConfig(**about["training"] | {"steps": steps}, seed=seed)
+    def rates(self, task: str, name: str, trained_with: str) -> list[float]:
+        """The rates that are tried on a task."""
+        return self.config["tasks"][check_choice("task", task, self.config["tasks"])]["rates"]
+
+    def trial(self, rate: float, seed: int, task: str, name: str, trained_with: str) -> Trial:
+        """A model of a task, trained in one way at a rate from a seed."""
+        check_choice("switches", trained_with, self.config["switches"])
+        shape, about = shape_of(self.config, task, name), self.config["tasks"][task]
+        training = TrainingConfig(**about["training"], learning_rate=rate, seed=seed)
+        taught = {"kind": about["kind"], "pairs": about.get("pairs"), **self.config["switches"][trained_with]}
+        ablation = ablation_named(self.config["switches"], trained_with)
+        prepare = None
+        if ablation.changed:
+
+            def prepare(model: LanguageModel) -> None:
+                ablate(model, ablation)
+
+        return Trial(shape, training, data_of(about, training), taught, prepare)
 
     def identity(self, task: str, name: str, trained_with: str, seed: int) -> dict[str, Any]:
-        """The task, the model, how it is trained and in which ways asked, the seed and the device."""
-        model = shape_of(self.config, task, name).to_dict()
-        check_choice("switches", trained_with, self.config["switches"])
-        asked = {key: value for key, value in self.config["tasks"][task].items() if key not in ("models", "seeds")}
+        """The training, what is asked and in which ways, and the device."""
+        trial = self.reported(task, name, trained_with, seed).identity()
+        about = self.config["tasks"][task]
+        measured = ("asked_pairs", "asked_rows", "looked_at", "window", "windows")
+        asked = {key: about[key] for key in measured if key in about}
         asked |= selected(self.config, "curve_every", "batch", "switches")
-        asked |= {"steps": self.training(task, name, seed).steps, "model": model, "trained_with": trained_with}
-        del asked["retrained"]
-        return asked | {"seed": seed, "device": self.device}
+        return {**trial, **asked, "trained_with": trained_with, "device": self.device}
 
     def make(self, folder: Path, task: str, name: str, trained_with: str, seed: int) -> Part:
         """Trains a model in one way and asks it in all."""
         shape, about = shape_of(self.config, task, name), self.config["tasks"][task]
-        training = self.training(task, name, seed)
         made = self.provenance("commit", "recorded")
-        ablation = ablation_named(self.config["switches"], trained_with)
-        model, run = trained(shape, ablation, data_of(about, training), training, folder, self.device)
+        model, run = self.trained(folder, task, name, trained_with, seed)
         path = self.model_path(task, name, trained_with, seed)
         save_model(model, path)
         model = load_model(path, self.device)  # as shipped: weights in bf16
@@ -118,14 +131,15 @@ class Sceptic(Recipe):
             task, _, trained_with, seed = key
             return tasks[task]["seeds"].index(seed), trained_with != USUAL
 
-        made = {key: self.part(*key) for key in sorted(self.keys(), key=urgency)}
+        made = self.searched_and_made(sorted(self.keys(), key=urgency))
         rows, models, written = [], {}, []
         for task, name, trained_with in dict.fromkeys(key[:3] for key in self.keys()):
             seeds = [made[task, name, trained_with, seed] for seed in tasks[task]["seeds"]]
             title = name if trained_with == USUAL else f"{name}, {trained_with}"
             models.setdefault(task, {})[title] = {
-                **selected(seeds[0], "memory", "options", "hidden", "parameters"),
-                "seeds": [selected(part, "seed", "training_seconds", "made", "curve") for part in seeds],
+                **selected(seeds[0], "memory", "options", "path", "hidden", "parameters"),
+                "search": self.search(task, name, trained_with),
+                "seeds": [selected(part, *parts.OF_A_RUN) for part in seeds],
             }
             for asked_with in seeds[0]["asked"]:
                 about = {"task": task, "model": name, "trained_with": trained_with, "asked_with": asked_with}
@@ -177,21 +191,6 @@ def shape_of(config: dict[str, Any], task: str, name: str) -> parts.Shape:
     about = config["tasks"][check_choice("task", task, config["tasks"])]
     spec = config["models"][check_choice("model", name, about["models"])]
     return parts.sized({**config, **about}, name, spec)
-
-
-def trained(
-    shape: parts.Shape, ablation: Ablation, data: Data, training: TrainingConfig, folder: Path, device: str = "cpu"
-) -> tuple[LanguageModel, Run]:
-    """As `parts.trained`, with an ablation that holds while the model learns."""
-    with seeded(training.seed):
-        model = parts.build(shape)
-        parts.begin(model)
-    if ablation.changed:
-        ablate(model, ablation)
-    run = train(model.to(device), data, training, folder=folder, resume="auto", progress=False)
-    if run.step < training.steps:
-        raise KeyboardInterrupt
-    return model, run
 
 
 def ablation_named(switches: dict[str, dict], name: str) -> Ablation:

@@ -10,9 +10,12 @@ width, one layer and as many parameters; parity with the same models is in the r
 The delta rule and self-modifying Titans are here twice: with steps up to 1, which at most erase what is stored under a
 key, and as `-negative` with steps up to 2, which may reverse its sign (Grazzi et al. 2024, arXiv 2411.12537).
 
+The protocol is that of protocol.py: each model has the rate that its own search found on the task, and as many steps
+as the others, three seeds. Each run says whether its loss had settled by then.
+
 A part, one model of one task from one seed, is kept as soon as it is done:
 
-    nl-course record state-tracking                                everything that is missing
+    nl-course record state-tracking                                everything that is missing, the searches first
     python -m nl_course.record.state_tracking swaps titans 0       one part
 """
 
@@ -21,7 +24,8 @@ from typing import Any
 
 from nl_course.errors import check_choice
 from nl_course.record import parts
-from nl_course.record.recipe import Part, Recipe, make_part, selected
+from nl_course.record.protocol import Comparison, Trial
+from nl_course.record.recipe import Part, make_part, selected
 from nl_course.tasks.formal import FormalTask, formal_accuracy, group
 from nl_course.training import TrainingConfig
 
@@ -32,26 +36,30 @@ UNITS = (
 )
 
 
-class StateTracking(Recipe):
+class StateTracking(Comparison):
     """Word problems of groups. A part is (task, model, seed)."""
 
     name = "state-tracking"
 
+    def trial(self, rate: float, seed: int, task: str, name: str) -> Trial:
+        """A model of a task, taught at a rate from a seed."""
+        settings = self.config["training"]
+        data = task_of(self.config, task, settings["batch_size"], seed)
+        training = TrainingConfig(**settings, length=data.length, learning_rate=rate, seed=seed)
+        return Trial(shape_of(self.config, task, name), training, data, taught=self.config["tasks"][task])
+
     def identity(self, task: str, name: str, seed: int) -> dict[str, Any]:
-        """What is taught and asked, the model, the seed and the device."""
-        asked = selected(self.config, "training", "curve_every", "asked_lengths", "asked_rows", "asked_steps")
-        model = shape_of(self.config, task, name).to_dict()
-        return asked | {"task": self.config["tasks"][task], "model": model, "seed": seed, "device": self.device}
+        """The training, what is asked, and the device."""
+        asked = selected(self.config, "curve_every", "asked_lengths", "asked_rows", "asked_steps")
+        return {**self.reported(task, name, seed).identity(), **asked, "device": self.device}
 
     def make(self, folder: Path, task: str, name: str, seed: int) -> Part:
         """Trains a model on one group and asks it at longer lengths."""
         config, shape = self.config, shape_of(self.config, task, name)
-        data = task_of(config, task, config["training"]["batch_size"], seed)
-        training = TrainingConfig(**config["training"], length=data.length, seed=seed)
         made = self.provenance("commit", "recorded")
-        model, run = parts.trained(shape, data, training, folder, self.device)
+        model, run = self.trained(folder, task, name, seed)
         questions = task_of(config, task, config["asked_rows"])
-        lengths = [data.lengths, *((length, length) for length in config["asked_lengths"])]
+        lengths = [questions.lengths, *((length, length) for length in config["asked_lengths"])]
         rows = []
         for counts in formal_accuracy(model, questions, lengths, steps=config["asked_steps"]):
             rows.append(
@@ -69,15 +77,21 @@ class StateTracking(Recipe):
 
     def run(self, assets: Path) -> list[Path]:
         """Makes the parts that are missing; writes `runs/state-tracking.json`."""
+        keys = []
+        for seed in self.config["seeds"]:  # first seeds first
+            for task in self.config["tasks"]:
+                keys += [(task, name, seed) for name in self.config["models"]]
+        parts_made = self.searched_and_made(keys)
         tasks = {}
         for task, about in self.config["tasks"].items():
             models = {}
             for name in self.config["models"]:
-                made = [self.part(task, name, seed) for seed in self.config["seeds"]]
+                made = [parts_made[task, name, seed] for seed in self.config["seeds"]]
                 models[name] = {
-                    **selected(made[0], "memory", "options", "hidden", "parameters"),
+                    **selected(made[0], "memory", "options", "path", "hidden", "parameters"),
+                    "search": self.search(task, name),
                     "asked": pooled([part["asked"] for part in made]),
-                    "seeds": [selected(part, "seed", "training_seconds", "made", "curve") for part in made],
+                    "seeds": [selected(part, *parts.OF_A_RUN) for part in made],
                 }
             chance = round(1 / len(group(about["group"]).elements), 4)
             tasks[task] = {**about, "chance": chance, "models": models}

@@ -38,7 +38,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
     assert json.loads(record("hope", tmp_path, quick=True)[-1].read_text())["tasks"] == found["tasks"]
 
 
-def test_models_of_a_task_are_equal_in_size_and_names_are_checked():
+def test_models_of_a_task_are_equal_in_size_and_names_are_checked(tmp_path):
     config = recipe.settings()
     for about in config["tasks"].values():
         shapes = [parts.sized(about, name, spec) for name, spec in about["models"].items()]
@@ -47,7 +47,7 @@ def test_models_of_a_task_are_equal_in_size_and_names_are_checked():
     with pytest.raises(CourseError, match="more than the 100 asked"):
         parts.sized({**about, "parameters": 100}, "hope", about["models"]["hope"])
     with pytest.raises(CourseError, match="parity"):
-        recipe.part(config, "party", "hope", 0, None)
+        recipe.Hope(folder=tmp_path).part("party", "hope", 0)
 
 
 def test_memories_are_held_still_and_let_go():

@@ -35,7 +35,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
     assert again["models"] == found["models"]
 
 
-def test_every_model_has_as_many_parameters():
+def test_every_model_has_as_many_parameters(tmp_path):
     config = recipe.Needle.settings()
     shapes = [parts.sized(config, name, spec) for name, spec in config["models"].items()]
     counts = [LanguageModel(shape).parameter_count() for shape in shapes]
@@ -43,13 +43,14 @@ def test_every_model_has_as_many_parameters():
     with pytest.raises(CourseError, match="more than the 20,000 asked for"):
         parts.sized({**config, "parameters": 20_000}, "ttt-linear", config["models"]["ttt-linear"])
     with pytest.raises(CourseError, match="ttt-linear"):
-        recipe.Needle().part("ttt_linear", 0)
+        recipe.Needle(folder=tmp_path).part("ttt_linear", 0)
 
 
 def test_the_curriculum_follows_its_stages():
     config = recipe.Needle.settings()
-    training, data = recipe.curriculum(config, seed=5)
+    training, data = recipe.curriculum(config, 0.01, seed=5)
     assert training.steps == sum(s["steps"] for s in config["stages"]) and training.seed == 5
+    assert training.learning_rate == 0.01 and config["stages"][-1]["steps"] > 0.2 * training.steps
     step = 0
     for stage in config["stages"]:
         for at in (step, step + stage["steps"] - 1):
@@ -58,7 +59,7 @@ def test_the_curriculum_follows_its_stages():
             answers = stage["rows"]["passkey"] + stage["needles"] * (stage["rows"]["number"] + stage["rows"]["word"])
             assert int((targets != -100).sum()) == 5 * answers
         step += stage["steps"]
-    assert not torch.equal(data(0)[0], recipe.curriculum(config, seed=6)[1](0)[0])
+    assert not torch.equal(data(0)[0], recipe.curriculum(config, 0.01, seed=6)[1](0)[0])
 
 
 def test_seeds_are_pooled_and_shown():

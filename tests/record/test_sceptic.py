@@ -47,7 +47,7 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
     names = [c.stem for c in checkpoints]
     assert "sceptic-text-self-modifying" in names and "sceptic-recall-titans" in names and len(names) == 8
     assert load_model(checkpoints[0]).parameter_count() == found["models"]["recall"]["ttt-linear"]["parameters"]
-    monkeypatch.setattr(recipe, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
     assert json.loads(record("sceptic", tmp_path, quick=True)[-1].read_text())["rows"] == found["rows"]
 
 
