@@ -3,6 +3,9 @@
 A recipe is a module here with `run(assets, device, quick)`: it trains or measures from
 `nl_course/record/configs/NAME.json` and writes under the folder `assets`. `quick` shrinks it to seconds, to test the
 recipe itself.
+
+Recipes that compare models keep to one protocol (protocol.py). Those that can be cut go on where they were; started
+twice at once they use two cores, and take half as long.
 """
 
 from importlib import import_module
@@ -20,18 +23,18 @@ RECIPES = {
     "decode": "notebook 09's seconds and bytes for one more token after 1k to 128k (minutes on one core)",
     "corpora": "notebook 09's three corpora in a row, clocks and a plain MLP (about eight minutes on one core)",
     "first-training": "notebook 01's training, for machines too weak to train live (half a minute)",
-    "frontier": "notebook 09's recall against bytes of state, every memory (forty minutes on one core; can be cut)",
-    "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (a quarter of an hour on one core)",
+    "frontier": "notebook 09's recall against bytes of state, every memory (under three hours on one core; can be cut)",
+    "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (an hour on one core; can be cut)",
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
     "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
-    "long-text": "notebook 09's loss by place in a long context, every memory (twenty minutes on one core; can be cut)",
+    "long-text": "notebook 09's loss by place in a long context, every memory (100 minutes on one core; can be cut)",
     "mechanisms": "a case for each mechanism, with it and without (half an hour on one core; can be cut)",
-    "needle": "notebook 05's needles: windowed attention and each memory (hours on one core; can be cut)",
+    "needle": "notebook 05's needles: windowed attention and each memory (four hours on one core; can be cut)",
     "optimizers": "notebook 09's optimizers on one small model, each at its best rate (ten minutes on one core)",
     "reading": "notebook 08's TTT-E2E, and the same network without its loop, on text (half an hour on one core)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
-    "sceptic": "notebook 08's trained memories with their inner loop changed (twenty minutes on one core; can be cut)",
-    "state-tracking": "notebook 09's word problems of groups, three seeds (ten minutes on one core; can be cut)",
+    "sceptic": "notebook 08's trained memories with their inner loop changed (an hour on one core; can be cut)",
+    "state-tracking": "notebook 09's word problems of groups, three seeds (20 minutes on one core; can be cut)",
     "wirings": "notebook 05's MAC, MAG and MAL with one thing changed at a time (an hour on one core; can be cut)",
 }
 

@@ -10,6 +10,7 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.record import parts, recipe
 from nl_course.record.protocol import Comparison, Trial, settled
+from nl_course.record.provenance import read_config
 from nl_course.record.seeds import difference
 from nl_course.tasks.targets import IGNORED
 from nl_course.training import Diverged, TrainingConfig
@@ -103,7 +104,7 @@ def test_the_rate_with_the_lowest_loss_is_taken_and_every_searched_loss_kept(tmp
 def test_a_rate_between_others_is_at_no_edge_and_one_that_diverges_is_not_taken(tmp_path, monkeypatch):
     losses = {1e-5: 3.0, 1e-3: 2.0, 0.03: None}
 
-    def trained(shape, data, training, folder, device):
+    def trained(shape, data, training, folder, device, prepare):
         if losses[training.learning_rate] is None:
             raise Diverged("no numbers")
         metrics = [{"step": i, "loss": losses[training.learning_rate], "seconds": 1.0} for i in range(4)]
@@ -187,3 +188,15 @@ def test_the_path_of_a_model_is_named():
     shape = parts.sized(MODEL, "linear", {"memory": "linear"})
     assert parts.path_of(parts.build(shape)) == "auto"
     assert parts.path_of(LanguageModel(shape, path="reference")) == "reference"
+
+
+@pytest.mark.parametrize("name", ["frontier", "state-tracking", "sceptic", "hope", "long-text", "needle", "optimizers"])
+def test_every_comparison_searches_from_a_seed_that_it_does_not_report_and_has_three(name):
+    config = read_config(name)
+    models = [model for model in config.get("models", {}).values() if "seeds" in model]  # the frontier's
+    groups = [config, *config.get("tasks", {}).values(), *models, *config.get("arms", {}).values()]
+    seeds = [group["seeds"] for group in groups if "seeds" in group]
+    rates = [group["rates"] for group in (*groups, config["search"]) if "rates" in group]
+    assert seeds and all(len(set(some)) == 3 and config["search"]["seed"] not in some for some in seeds)
+    assert rates and all(len(some) == 3 and some == sorted(some) for some in rates)
+    assert "learning_rate" not in config.get("training", {})
