@@ -66,8 +66,8 @@ class Frontier(Comparison):
         return Trial(shape, training, data, taught={"pairs": self.config["pairs"]})
 
     def searched_at(self, name: str, size: str) -> tuple[str, str]:
-        """A memory's rate is searched at one size, and used at all."""
-        return name, self.config["search"]["size"]
+        """A memory's rate is searched at one size, where the config names one, and used at all."""
+        return name, self.config["search"].get("size", size)
 
     def identity(self, name: str, size: str, seed: int) -> dict[str, Any]:
         """The training, with the rate that was found, and what is asked."""
