@@ -134,6 +134,7 @@ def read_out(arrays: dict) -> str:
         f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
         f"{steps_of(chosen):,} steps in {chosen['runs'][0]['training_seconds']:.0f} s to a loss of "
         f"{last_losses(chosen)} nats a question (guessing a value: {math.log(model['vocab'] // 2):.2f})"
+        f"{trained_out(chosen)}"
         f"{made_by(chosen)}.\n"
         f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
         f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
@@ -154,6 +155,15 @@ def steps_of(point: dict) -> int:
 def last_losses(point: dict) -> str:
     """The training loss of each seed's last step: whether it had learnt its task at all when it was asked."""
     return ", ".join(f"{run['curve'][-1]['loss']:.2f}" for run in point["runs"])
+
+
+def trained_out(point: dict) -> str:
+    """The rate that was searched for a point, and from how many seeds its loss had settled; nothing of a recording that
+    does not say so."""
+    ends = [run["settled"]["settled"] for run in point["runs"] if "settled" in run]
+    if not ends or "rate" not in point:
+        return ""
+    return f", at a learning rate of {point['rate']:g}; it had settled from {sum(ends)} of {len(ends)} seeds"
 
 
 def described(model: dict) -> str:

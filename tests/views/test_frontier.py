@@ -120,3 +120,17 @@ def test_bad_input_is_refused_in_words(view):
     with pytest.raises(CourseError, match="no model of"):
         compute(0, "all", "huge")
     assert module.recorded() is recorded()
+
+
+def test_a_point_says_its_rate_and_from_how_many_seeds_its_loss_had_settled():
+    runs = [{"settled": {"settled": True}}, {"settled": {"settled": False}}]
+    said = module.trained_out({"rate": 0.005, "runs": runs})
+    assert said == ", at a learning rate of 0.005; it had settled from 1 of 2 seeds"
+    assert module.trained_out({"runs": [{}]}) == ""  # a recording made before rates were searched
+
+
+def test_a_question_in_the_published_form_says_so_and_is_not_one_as_taught():
+    row = {"pairs": 8, "length": 32, "power": module.TEACHING}
+    assert module.question(row) == "8 pairs in 32 tokens" and module.as_taught(row)
+    published = {**row, "filler": "any"}
+    assert module.question(published).endswith("keys in the filler") and not module.as_taught(published)
