@@ -41,7 +41,8 @@ def compute(
     return {
         "kind": kind, "cut": cut, "token": token, "names": found.names, "learned": learned, "text_bytes": int(ends[-1]),
         "seen": {name: np.where(sizes[row] > 0, sizes[row], np.nan) for name, sizes in found.seen.items()},
-        "reach": f"bytes {first}–{last}", "bytes": found.bytes, "cache": found.cache, "worth": shares,
+        "residual": found.residual, "reach": f"bytes {first}–{last}", "bytes": found.bytes, "cache": found.cache,
+        "worth": shares,
         "worth_title": "Pass keys recalled" if worth == WORTH[1] else "Change of the output", "length": length,
         "back": {name: _earliest(sizes[row]) for name, sizes in found.seen.items()},
     }  # fmt: skip

@@ -57,6 +57,9 @@ GRAPHS = {
          ("add", "attention", "3 attend"), ("attention", "o", "")],
     ),
 }  # fmt: skip
+# With a residual path around attention: what goes past it in MAL, and what attention is called in the others.
+PAST_ATTENTION = ("memory", "o", "4 add the read")
+ADDED_TO = {"MAC": "word + attention", "MAG": "word + attention"}
 LOOKS = {"LMM": "titans", "MAC": "mac", "MAG": "mag", "MAL": "mal"}
 BYTES = ("memory", "attention", "persistent", "convolutions")
 
@@ -115,6 +118,8 @@ def draw(arrays: dict, figure) -> None:
 def _wiring(arrays: dict, figure) -> list[dict]:
     """Arrows as lines with a head, boxes as annotations, which it returns. What is cut is grey and dotted."""
     boxes, arrows = GRAPHS[arrays["kind"]]
+    if arrays["residual"] and arrays["kind"] == "MAL":
+        arrows = [*arrows, PAST_ATTENTION]
     lit, off = theme.style("outer").color, theme.MUTED
     words = []
     for start, end, said in arrows:
@@ -133,6 +138,8 @@ def _wiring(arrays: dict, figure) -> list[dict]:
     for name, (x, y, text, part) in boxes.items():
         dead = part and part == arrays["cut"]
         text = f"“{arrays['names'][arrays['token'] - 1]}”" if name == "x" else text
+        if name == "attention" and arrays["residual"]:
+            text = ADDED_TO.get(arrays["kind"], text)
         text += f"<br>{arrays['reach']}" if name == "attention" and not dead else "<br>(cut)" if dead else ""
         words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="#F4F4F4" if dead else "white", borderpad=5,
                           bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).color,
@@ -141,6 +148,12 @@ def _wiring(arrays: dict, figure) -> list[dict]:
 
 
 def _passes(arrays: dict, start: str, end: str) -> bool:
-    """Arrows through an attention that is cut, where its place passes on what it is given (MAC, MAL)."""
-    through = {"MAC": {("x", "attention"), ("attention", "new")}, "MAL": {("add", "attention"), ("attention", "o")}}
+    """Arrows through an attention that is cut, where its place passes on what it is given: in MAC always, in MAG with a
+    residual path, and in MAL without one."""
+    through = {"MAC": {("x", "attention"), ("attention", "new"), ("attention", "gate")}}
+    if arrays["residual"]:
+        through["MAG"] = {("x", "attention"), ("attention", "gate")}
+    else:
+        through["MAC"].remove(("attention", "gate"))
+        through["MAL"] = {("add", "attention"), ("attention", "o")}
     return arrays["cut"] == "attention" and (start, end) in through.get(arrays["kind"], ())

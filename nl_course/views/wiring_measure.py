@@ -71,7 +71,8 @@ def model_of(name: str, learned: bool) -> LanguageModel:
 @dataclass(frozen=True)
 class Measured:
     """One text in one layer. `seen` by part (g, g): the relative change of the part at the end of the reader's word
-    (row) when a word (column) is another, NaN ahead of it; `bytes` by part; `change` of the output by what is cut."""
+    (row) when a word (column) is another, NaN ahead of it; `bytes` by part; `change` of the output by what is cut.
+    `residual`: there is a residual path around the layer's attention."""
 
     names: list[str]
     ends: np.ndarray
@@ -80,6 +81,7 @@ class Measured:
     cache: int
     change: dict[str, float]
     near: int
+    residual: bool
 
 
 def measure(name: str, learned: bool, cut: str, text: str) -> Measured:
@@ -98,6 +100,7 @@ def measure(name: str, learned: bool, cut: str, text: str) -> Measured:
         cache=2 * layer.config.width * len(tokens) * layer.dtype.itemsize,
         change=changes(name, learned, text),
         near=near,
+        residual=getattr(layer.config, "attention_residual", False),
     )
 
 
