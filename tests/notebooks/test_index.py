@@ -1,4 +1,4 @@
-"""The glossary, the table of evidence and the results are as their data and the notebooks make them, and lead where they say."""
+"""The glossary, the evidence and the results are as their data and the notebooks make them, and lead where they say."""
 
 import json
 import re

@@ -158,7 +158,14 @@ def test_a_setting_that_a_recording_leaves_out_has_the_value_that_the_row_names(
 # -- rules and what is said --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("rule", "true"),
-    [("a.low > 0.5", True), ("a.high < b", False), ("b >= 2", True), ("b <= 2", True), ("b == 2", True), ("b > -1", True)],
+    [
+        ("a.low > 0.5", True),
+        ("a.high < b", False),
+        ("b >= 2", True),
+        ("b <= 2", True),
+        ("b == 2", True),
+        ("b > -1", True),
+    ],
 )
 def test_rules_compare_values_and_ends_of_intervals(rule, true):
     assert results.holds(rule, {"a": Number(1.0, 0.6, 3.0), "b": Number(2.0)}) is true
@@ -235,7 +242,10 @@ def test_the_page_opens_with_three_sentences_that_count():
 
 
 def test_a_recipe_has_its_command_and_the_time_of_all_its_trainings(monkeypatch):
-    tree = {"about": {"command": "nl-course record x", "wall_seconds": 1.3, "threads": 2}, "runs": [{"training_seconds": 90}] * 4}
+    tree = {
+        "about": {"command": "nl-course record x", "wall_seconds": 1.3, "threads": 2},
+        "runs": [{"training_seconds": 90}] * 4,
+    }
     monkeypatch.setattr(results, "recording", lambda name: tree)
     assert results.cost("x") == "`nl-course record x`: 6 min on 2 cores"
     monkeypatch.setitem(tree["about"], "wall_seconds", 600)
