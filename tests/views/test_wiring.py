@@ -122,6 +122,29 @@ def test_draw_shows_those_arrays(kind, cut):
     )
 
 
+def drawn(kind: str, cut: str, residual: bool) -> dict[str, str]:
+    """The arrows of a picture by name, each solid or dotted."""
+    arrays, figure = compute(kind, cut, LAST) | {"residual": residual}, go.Figure()
+    draw(arrays, figure)
+    return {trace.name: trace.line.dash for trace in figure.data if " to " in (trace.name or "")}
+
+
+@pytest.mark.parametrize("kind", ["MAC", "MAG", "MAL"])
+def test_with_a_residual_path_a_cut_attention_passes_on_what_the_layer_passes_on(kind):
+    """MAC and MAG then pass the word on; in MAL the read goes past attention, and through it nothing."""
+    arrays = compute(kind, "nothing", LAST, model="untrained")
+    assert arrays["residual"] is True
+    with_path, without = drawn(kind, "attention", True), drawn(kind, "attention", False)
+    solid = {"MAC": ("x to attention", "attention to gate"), "MAG": ("x to attention", "attention to gate")}
+    for arrow in solid.get(kind, ()):
+        assert with_path[arrow] == "solid"
+    if kind == "MAG":
+        assert without["x to attention"] == "dot"
+    if kind == "MAL":
+        assert with_path["memory to o"] == "solid" and "memory to o" not in without
+        assert with_path["add to attention"] == "dot" and without["add to attention"] == "solid"
+
+
 def test_controls_drive_picture_and_sentence(view):
     assert all(control.description for control in view.controls_by_name.values())
     assert "MAC, nothing cut. At word 19, “key?”" in view.readout and "5 output back to word 1, “The”" in view.readout
