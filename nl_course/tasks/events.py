@@ -1,13 +1,15 @@
-"""Events of several tokens: a key, a value, and what comes after them. Two texts in which that decides what holds.
+"""Events: a key and a value that are told, and what becomes of them later. Three texts.
 
     aftermath    k v ! !   k v . .   ...  then keys are asked: only an event with "!" behind it counts
     new_day      NEW k v k v ...  NEW k v ...  then keys are asked: only what was said since the last NEW holds
+    retold       k v k v k v ...  the same keys again and again, mostly with the same value: now and then one changes
 
 A memory that writes token by token has stored a pair before it reads what decides about it. In `aftermath` it must
 come back to a write that it has already made, in `new_day` it must drop all that it holds at once. Titans' momentum and
-retention can do that (arXiv 2501.00663, equations 10 and 13): both are gates of the token that decides.
+retention can do that (arXiv 2501.00663, equations 10 and 13): both are gates of the token that decides. `retold` asks
+nothing; it says which tokens are new, so that one can see whether a memory's surprise does.
 
-Token 0 is blank. Each row ends in questions, a blank and a key each, and is scored there alone.
+Token 0 is blank. In the first two, each row ends in questions, a blank and a key each, and is scored there alone.
 
 Axes: rows, length.
 """
@@ -22,6 +24,7 @@ BLANK = 0
 COUNTS, PASSES = 1, 2  # of `aftermath`: the events that they follow count, or do not
 NEW, UNKNOWN = 1, 2  # of `new_day`: a day begins; nothing was said today of the key that is asked
 MARKS = 3  # tokens before the first key
+NO_VALUE, FIRST, KNOWN, CHANGED = range(4)  # of `retold`: the kinds of token
 
 
 def vocabulary(names: int) -> int:
@@ -106,6 +109,52 @@ def new_day(
     asked_gone = torch.multinomial(gone.double(), half, replacement=True, generator=rng)
     asked = _shuffled(torch.cat([asked_today, asked_gone], dim=1), rng)  # (rows, questions)
     return _asked(text, asked, answer.gather(1, asked))
+
+
+def retold(
+    rows: int, told: int = 32, keys: int = 6, changes: float = 0.15, names: int = 16, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of a key and a value, mostly told before: (tokens, targets, kind), int64, each (rows, 2 * told).
+
+    Each pair tells one of the row's `keys` keys, drawn at random. The first time its value is drawn (FIRST). Later it
+    is the same as the last time (KNOWN), or, with the chance `changes`, another one (CHANGED). `kind` has these at the
+    values and NO_VALUE at the keys. The target of a key is the value behind it: next-token prediction, scored where a
+    memory can help. Raises CourseError unless `changes` is from 0 to 1 and there are as many names as keys.
+    """
+    check_int("rows", rows, 1)
+    check_int("told", told, 1)
+    check_int("keys", keys, 1)
+    vocabulary(names)
+    if names < keys:
+        raise CourseError(f"{keys} keys need {keys} names at least, not {names}.")
+    if not 0 <= changes <= 1:
+        raise CourseError(f"changes must be from 0 to 1, not {changes}.")
+    rng = torch.Generator().manual_seed(seed)
+    cast = _different(rows, names, keys, rng)  # (rows, keys)
+    which = torch.randint(keys, (rows, told), generator=rng)
+    fresh = torch.randint(names, (rows, told), generator=rng)
+    shift = torch.randint(1, names, (rows, told), generator=rng)
+    moves = torch.rand(rows, told, generator=rng) < changes
+
+    held = torch.full((rows, keys), -1)  # the value that each key has now; -1 before it was told
+    values, kinds = [], []
+    for i in range(told):
+        before = held.gather(1, which[:, i : i + 1])[:, 0]  # (rows,)
+        changed = (before + shift[:, i]) % names  # never the same as before
+        value = torch.where(moves[:, i], changed, before)
+        value = torch.where(before < 0, fresh[:, i], value)
+        kind = torch.where(moves[:, i], CHANGED, KNOWN)
+        kinds.append(torch.where(before < 0, FIRST, kind))
+        values.append(value)
+        held.scatter_(1, which[:, i : i + 1], value[:, None])
+    names_told = MARKS + cast.gather(1, which)  # (rows, told)
+    values = MARKS + names + torch.stack(values, dim=1)
+    kinds = torch.stack(kinds, dim=1)
+
+    tokens = torch.stack([names_told, values], dim=-1).flatten(1)  # (rows, 2 told)
+    targets = torch.stack([values, torch.full_like(values, IGNORED)], dim=-1).flatten(1)
+    kind = torch.stack([torch.full_like(kinds, NO_VALUE), kinds], dim=-1).flatten(1)
+    return tokens, targets, kind
 
 
 def _among(keys: Tensor, names: int) -> Tensor:

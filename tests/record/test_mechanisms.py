@@ -98,6 +98,34 @@ def test_a_score_is_the_share_of_right_answers():
     assert case.ask(knows_all, {"rows": 3, "pairs": 2, "names": 4}, "cpu") == {"score": 0.6667, "questions": 6}
 
 
+def test_surprise_is_scored_against_what_is_known():
+    new, known = parts.torch.tensor([3.0, 5.0]), parts.torch.tensor([1.0, 3.0, 4.0, 6.0])
+    assert recipe.above(new, known) == 0.5625  # 3 is above one and equal to one, 5 above three: 4.5 of 8 pairs
+    question = {"rows": 3, "told": 12, "keys": 3, "changes": 0.4, "names": 4}
+    _, _, kind = recipe.retold(3, told=12, keys=3, changes=0.4, names=4, seed=recipe.ASKED_SEED)
+
+    def told_apart(given, state, trace):  # surprised at what changed alone; its loss is high at what is known
+        surprise = (kind == recipe.CHANGED).float()[..., None].expand(-1, -1, 2)
+        trace.scope("layers.0").add("surprise", surprise)
+        sure = parts.torch.nn.functional.one_hot(given.roll(-1, dims=1), 11).float()
+        known_next = (kind.roll(-1, dims=1) == recipe.KNOWN)[..., None]
+        return sure.masked_fill(known_next, 0.0), state
+
+    found = recipe.CASES["surprise"].ask(told_apart, question, "cpu")
+    assert found["score"] == 1.0 and found["loss"] == 0.0 and found["first"] == 0.5
+    assert found["surprise"] == {"changed": 1.4142, "known": 0.0, "first": 0.0}
+    assert found["questions"] == int((kind == recipe.CHANGED).sum()) > 0
+
+
+def test_an_arm_without_training_is_the_other_one_as_it_begins(tmp_path, monkeypatch):
+    made = recipe.Mechanisms(config=settings("mechanisms", quick=True), folder=tmp_path)
+    assert made.searched_at("surprise", "untrained") == ("surprise", "trained")
+    monkeypatch.setattr(made, "rate", lambda *_: 1e-2)
+    monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained"))
+    part = made.part("surprise", "untrained", 0)
+    assert part["seed"] == 0 and "curve" not in part and 0 <= part["asked"][0]["score"] <= 1
+
+
 def test_a_difference_is_taken_seed_by_seed():
     def seeds(*scores):
         return [{"asked": [{"score": score}]} for score in scores]

@@ -4,7 +4,22 @@ import pytest
 import torch
 
 from nl_course.errors import CourseError
-from nl_course.tasks.events import BLANK, COUNTS, MARKS, NEW, PASSES, UNKNOWN, aftermath, new_day, vocabulary
+from nl_course.tasks.events import (
+    BLANK,
+    CHANGED,
+    COUNTS,
+    FIRST,
+    KNOWN,
+    MARKS,
+    NEW,
+    NO_VALUE,
+    PASSES,
+    UNKNOWN,
+    aftermath,
+    new_day,
+    retold,
+    vocabulary,
+)
 from nl_course.training import IGNORED
 
 
@@ -60,8 +75,28 @@ def test_a_new_day_ends_what_was_said():
     assert counts == {1, 2}
 
 
+def test_what_is_told_again_is_known_or_changed():
+    tokens, targets, kind = retold(40, told=20, keys=3, changes=0.3, names=5, seed=2)
+    assert tokens.shape == targets.shape == kind.shape == (40, 40) and tokens.max() < vocabulary(5)
+    assert (kind[:, ::2] == NO_VALUE).all() and (targets[:, 1::2] == IGNORED).all()
+    assert torch.equal(targets[:, ::2], tokens[:, 1::2])
+    for row, kinds in zip(tokens.tolist(), kind.tolist(), strict=True):
+        held = {}
+        for key, value, what in zip(row[::2], row[1::2], kinds[1::2], strict=True):
+            assert MARKS <= key < MARKS + 5 <= value
+            if key in held:
+                assert what == (KNOWN if held[key] == value else CHANGED)
+            else:
+                assert what == FIRST
+            held[key] = value
+        assert len(held) <= 3
+    again = kind[(kind == KNOWN) | (kind == CHANGED)]
+    assert (again == CHANGED).float().mean() == pytest.approx(0.3, abs=0.06)
+    assert not (retold(20, changes=0.0)[2] == CHANGED).any() and not (retold(20, changes=1.0)[2] == KNOWN).any()
+
+
 def test_rows_are_of_the_seed():
-    for rows in (aftermath, new_day):
+    for rows in (aftermath, new_day, retold):
         first, again, other = rows(4, seed=5), rows(4, seed=5), rows(4, seed=6)
         assert all(map(torch.equal, first, again)) and not torch.equal(first[0], other[0])
 
@@ -72,6 +107,8 @@ def test_rows_are_of_the_seed():
         (aftermath, {"pairs": 1}, "pairs"),
         (aftermath, {"behind": 0}, "behind"),
         (aftermath, {"pairs": 9, "names": 8}, "9 pairs need 9 names"),
+        (retold, {"keys": 5, "names": 4}, "5 keys need 5 names"),
+        (retold, {"changes": 1.5}, "from 0 to 1, not 1.5"),
         (new_day, {"days": 1}, "days"),
         (new_day, {"questions": 3}, "even"),
         (new_day, {"most": 4, "names": 4}, "more than 4 names"),
