@@ -13,9 +13,10 @@ from torch import Tensor
 from nl_course.model import LanguageModel
 from nl_course.presets import preset
 from nl_course.record.provenance import Recording, read_config
+from nl_course.record.texts import recording_libraries
 from nl_course.seeding import seeded
 from nl_course.tasks.repeats import repeated_passages, repeated_strings
-from nl_course.tasks.text import batch, library
+from nl_course.tasks.text import batch
 from nl_course.training import Data, TrainingConfig, evaluate, token_losses, train
 from nl_course.training.checkpoint import save_model
 
@@ -26,8 +27,9 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     shorter = dict(steps=3, warmup=1, evaluate_every=0) if quick else {}
     training = TrainingConfig.from_dict({**config["training"], **shorter})
     recording = Recording("attention", config, device)
-    streams = [library(corpus).stream("train") for corpus in config["corpora"]]
-    held_out = {corpus: library(corpus).stream("held_out") for corpus in config["corpora"]}
+    texts = recording_libraries(config, config["corpora"])
+    streams = [text.stream("train") for text in texts]
+    held_out = {corpus: text.stream("held_out") for corpus, text in zip(config["corpora"], texts, strict=True)}
 
     with seeded(training.seed):
         model = LanguageModel(preset(config["preset"])).to(device)

@@ -27,8 +27,9 @@ from nl_course.nested.probe import follow
 from nl_course.record.equal_gain import Arms, at_equal_gain
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings_replaced
+from nl_course.record.texts import recording_domain
 from nl_course.seeding import seeded
-from nl_course.tasks.continual import domain, domain_stream, visits
+from nl_course.tasks.continual import Domain, domain_stream, visits
 from nl_course.training import TrainingConfig, evaluate_windows, train
 
 
@@ -62,6 +63,12 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         "at_equal_gain": at_equal_gain(gains_of(runs.values(), config), against="plain"),
     }
     return [recording.write(assets / "runs" / "continual.json", results)]
+
+
+def domain_of(config: dict, name: str) -> Domain:
+    """A corpus that the models are trained on, read or are asked about."""
+    corpora = config["corpora"] if "corpora" in config else (config["old"], config["new"])
+    return recording_domain(config, name, [*config["general"], *corpora])
 
 
 def _rounded(losses: list[float]) -> list[float]:
@@ -110,7 +117,7 @@ def trained(config: dict, levels: int, seed: int, device: str = "cpu") -> Nested
     with seeded(seed):
         model = NestedLanguageModel(sizes(config, [0] * levels, [0] * levels)).to(device)
     training = TrainingConfig.from_dict({**config["training"], "seed": seed})
-    general = [domain(name) for name in config["general"]]
+    general = [domain_of(config, name) for name in config["general"]]
     train(model, visits(general, 1, training.batch_size, training.length, seed), training, progress=False)
     return model.requires_grad_(False)
 
@@ -129,7 +136,7 @@ def clocked(start: NestedLanguageModel, config: dict, arm: dict, rate: float) ->
 
 def streams(config: dict, seed: int) -> Tensor:
     """A text for each reader, (readers, 3 visits + 1): the old corpus, the new one, the old one going on."""
-    old, new = domain(config["old"]), domain(config["new"])
+    old, new = domain_of(config, config["old"]), domain_of(config, config["new"])
     rows = []
     for reader in range(config["readers"]):
         both = domain_stream([old, new], config["bytes_each"], rounds=2, seed=1000 * seed + reader)
@@ -139,6 +146,6 @@ def streams(config: dict, seed: int) -> Tensor:
 
 def probe_windows(config: dict, side: str) -> Tensor:
     """Windows of held-out books of the old or the new corpus, (windows, window + 1)."""
-    stream = domain(config[side]).held_out
+    stream = domain_of(config, config[side]).held_out
     starts = evaluate_windows(stream, config["window"], config["windows"])
     return torch.stack([stream[s : s + config["window"] + 1] for s in starts]).long()

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from nl_course.nested.probe import follow
-from nl_course.record.continual import clocked, levels_wanted, trained
+from nl_course.record.continual import clocked, domain_of, levels_wanted, trained
 from nl_course.record.equal_gain import Arms, at_equal_gain
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings
-from nl_course.tasks.continual import domain, domain_stream, transfer
+from nl_course.tasks.continual import domain_stream, transfer
 from nl_course.training import evaluate_windows
 
 NAME = "corpora"
@@ -117,7 +117,7 @@ def summary(seeds: list[Tensor]) -> dict[str, float]:
 
 def streams(config: dict, seed: int) -> Tensor:
     """A text for each reader, (readers, visits * bytes_each + 1): every corpus once; the last byte is only a target."""
-    corpora = [domain(name) for name in config["corpora"]]
+    corpora = [domain_of(config, name) for name in config["corpora"]]
     rows = []
     for reader in range(config["readers"]):
         tokens = domain_stream(corpora, config["bytes_each"], seed=1000 * seed + reader).tokens
@@ -127,6 +127,6 @@ def streams(config: dict, seed: int) -> Tensor:
 
 def windows_of(config: dict, name: str) -> Tensor:
     """Windows of held-out books of a corpus, (windows, window + 1)."""
-    stream = domain(name).held_out
+    stream = domain_of(config, name).held_out
     starts = evaluate_windows(stream, config["window"], config["windows"])
     return torch.stack([stream[s : s + config["window"] + 1] for s in starts]).long()

@@ -10,8 +10,9 @@ import torch
 
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
+from nl_course.record.texts import recording_library
 from nl_course.seeding import seeded
-from nl_course.tasks.text import decode, encode, library
+from nl_course.tasks.text import decode, encode
 from nl_course.training import TrainingConfig, train
 from nl_course.training.checkpoint import save_model
 
@@ -22,7 +23,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     shorter = dict(steps=3, warmup=1, evaluate_every=2) if quick else {}
     training = TrainingConfig(**{**config["training"], **shorter})
     recording = Recording("first-training", config, device)
-    text = library(config["corpus"])
+    text = recording_library(config, config["corpus"])
     with seeded(training.seed):
         model = LanguageModel(ModelConfig(**config["model"])).to(device)
 

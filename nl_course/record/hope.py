@@ -28,8 +28,9 @@ from nl_course.record.hope_measures import FROZEN, MEASURES
 from nl_course.record.protocol import Comparison, Trial
 from nl_course.record.provenance import read_config
 from nl_course.record.recipe import Part, make_part, selected
+from nl_course.record.texts import recording_library
 from nl_course.tasks.formal import FormalTask
-from nl_course.tasks.text import batch, library
+from nl_course.tasks.text import batch
 from nl_course.training import Data, TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
 
@@ -39,7 +40,7 @@ UNITS = (
     "(0.5 is chance). Under `frozen` the same with those memories held still. later_facts: see hope_measures.py"
 )
 # What of a task's config decides the data that its models are taught.
-TAUGHT = ("kind", "lengths", "pairs", "vocab")
+TAUGHT = ("kind", "lengths", "pairs", "vocab", "split")
 
 
 class Hope(Comparison):
@@ -152,7 +153,7 @@ def data_of(about: dict[str, Any], training: TrainingConfig) -> Data:
     if about["kind"] == "parity":
         return FormalTask("parity", tuple(about["lengths"]), rows=training.batch_size, seed=training.seed)
     if about["kind"] == "text":
-        stream = library("prose").stream("train")
+        stream = recording_library(about).stream("train")
         return lambda step: batch(stream, step, training.batch_size, training.length, training.seed)
 
     return parts.recall_rows(about["pairs"], about["vocab"], training)

@@ -18,6 +18,7 @@ from nl_course.presets import preset
 from nl_course.record import parts
 from nl_course.record.provenance import Recording
 from nl_course.record.sizes import settings_replaced
+from nl_course.record.texts import recording_libraries
 from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, TrainingConfig, evaluate_windows, token_losses, train
@@ -29,7 +30,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     config = settings_replaced("inner-loop", quick)
     training = TrainingConfig.from_dict(config["training"])
     recording = Recording("inner-loop", config, device)
-    streams = [library(corpus).stream("train") for corpus in config["corpora"]]
+    streams = [text.stream("train") for text in recording_libraries(config, config["corpora"])]
     data = halves(streams, training)
 
     models, results_of, written = {}, {}, []

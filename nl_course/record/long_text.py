@@ -27,6 +27,7 @@ from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial
 from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.seeds import reach
+from nl_course.record.texts import recording_library, split_of
 from nl_course.tasks.text import batch, library
 from nl_course.training import TrainingConfig, evaluate_windows, token_losses
 
@@ -49,12 +50,13 @@ class LongText(Comparison):
     def trial(self, rate: float, seed: int, name: str) -> Trial:
         """A model, taught short windows of text at a rate from a seed."""
         training = TrainingConfig(**self.config["training"], learning_rate=rate, seed=seed)
-        stream = library(self.config["corpus"]).stream("train")
+        stream = recording_library(self.config, self.config["corpus"]).stream("train")
 
         def data(step: int) -> tuple[Tensor, Tensor]:
             return batch(stream, step, training.batch_size, training.length, seed)
 
-        return Trial(self.shape_of(name), training, data, taught={"corpus": self.config["corpus"]})
+        taught = {"corpus": self.config["corpus"], "split": split_of(self.config)}
+        return Trial(self.shape_of(name), training, data, taught)
 
     def identity(self, name: str, seed: int) -> dict[str, Any]:
         """The training, what is measured, and the device."""

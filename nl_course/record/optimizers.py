@@ -23,6 +23,7 @@ from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial
 from nl_course.record.recipe import Part, selected
 from nl_course.record.seeds import over_seeds
+from nl_course.record.texts import recording_library, split_of
 from nl_course.seeding import seeded
 from nl_course.tasks.text import batch, library
 from nl_course.training import Data, Diverged, TrainingConfig, default_optimizer, evaluate, gradient, train
@@ -49,7 +50,7 @@ class Optimizers(Comparison):
     def trial(self, rate: float, seed: int, arm: str) -> Trial:
         """The model, trained with an arm's optimizer at a rate from a seed."""
         training = training_of(self.config, arm, rate, seed)
-        taught = {"corpus": self.config["corpus"]}
+        taught = {"corpus": self.config["corpus"], "split": split_of(self.config)}
         return Trial(ModelConfig(**self.config["model"]), training, data_of(self.config, training), taught)
 
     def identity(self, arm: str, seed: int) -> dict[str, Any]:
@@ -160,7 +161,7 @@ def training_of(config: dict, arm: str, rate: float, seed: int) -> TrainingConfi
 
 def data_of(config: dict, training: TrainingConfig) -> Data:
     """step -> (inputs, targets), the same for every arm of a seed."""
-    stream = library(config["corpus"]).stream("train")
+    stream = recording_library(config, config["corpus"]).stream("train")
     return lambda step: batch(stream, step, training.batch_size, training.length, training.seed)
 
 

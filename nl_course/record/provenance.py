@@ -9,6 +9,7 @@ from typing import Any
 
 from nl_course.errors import CourseError
 from nl_course.files import course_root, write_atomically
+from nl_course.record.texts import split_said
 from nl_course.training.run_folder import machine
 
 
@@ -41,11 +42,13 @@ class Recording:
 
     def about(self) -> dict[str, Any]:
         """The provenance so far; `command` makes the recording again. `path` is that of the models' memories: no recipe
-        asks for another than what is fastest."""
+        asks for another than what is fastest. `split` is that of its config (texts.py), absent where it has none."""
+        split = split_said(self.config)
         return {
             "command": f"nl-course record {self.name}",
             "path": "auto",
             "config": self.config,
+            **({} if split is None else {"split": split}),
             "commit": self.commit,
             "recorded": time.strftime("%Y-%m-%d"),
             "wall_seconds": round(time.perf_counter() - self._started, 1),

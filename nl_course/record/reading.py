@@ -25,6 +25,7 @@ from nl_course.record import reading_measures as measures
 from nl_course.record.recipe import Part, Recipe, make_part
 from nl_course.record.seeds import over_seeds
 from nl_course.record.sizes import settings_replaced
+from nl_course.record.texts import recording_library
 from nl_course.seeding import seeded
 from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig
@@ -69,7 +70,7 @@ class Reading(Recipe):
         shape = shapes(about)[check_choice("model", name, MODELS)]
         warmup = about["inner_warmup"] if name == "meta" else 0.0
         training = TrainingConfig(**about["training"], inner_warmup=warmup, seed=seed)
-        stream = library(about["corpus"]).stream("train")
+        stream = recording_library(about, about["corpus"]).stream("train")
         model, run = parts.trained(shape, stream, training, folder, self.device)
         made = self.provenance("commit", "recorded")
         save_model(model, self.model_path(name, seed))

@@ -13,9 +13,9 @@ from torch import nn
 
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record.provenance import Recording, read_config
+from nl_course.record.texts import recording_library
 from nl_course.roles import param_roles
 from nl_course.seeding import seeded
-from nl_course.tasks.text import library
 from nl_course.training import TrainingConfig, evaluate, train
 
 
@@ -25,7 +25,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     if quick:
         config = {**config, **config["quick"]}
     recording = Recording("scaling", config, device)
-    text = library(config["corpus"])
+    text = recording_library(config, config["corpus"])
     streams = {split: text.stream(split) for split in ("train", "held_out")}
     jobs = [(shape, tokens) for tokens in config["tokens"] for shape in config["models"]]
     runs = []

@@ -30,8 +30,9 @@ from nl_course.record.protocol import Comparison, Trial
 from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.sceptic_measures import distances, inner_losses, recall_of, text_of
 from nl_course.record.seeds import reach
+from nl_course.record.texts import recording_library, split_of
 from nl_course.renamed import translate
-from nl_course.tasks.text import batch, library
+from nl_course.tasks.text import batch
 from nl_course.training import Data, TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
 
@@ -85,6 +86,8 @@ class Sceptic(Comparison):
         shape, about = shape_of(self.config, task, name), self.config["tasks"][task]
         training = TrainingConfig(**about["training"], learning_rate=rate, seed=seed)
         taught = {"kind": about["kind"], "pairs": about.get("pairs"), **self.config["switches"][trained_with]}
+        if about["kind"] == "text":
+            taught["split"] = split_of(about)
         ablation = ablation_named(self.config["switches"], trained_with)
         prepare = None
         if ablation.changed:
@@ -232,7 +235,7 @@ def data_of(about: dict, training: TrainingConfig) -> Data:
     """step -> (inputs, targets)."""
     if about["kind"] == "recall":
         return parts.recall_rows(about["pairs"], about["vocab"], training)
-    stream = library("prose").stream("train")
+    stream = recording_library(about).stream("train")
     return lambda step: batch(stream, step, training.batch_size, training.length, training.seed)
 
 

@@ -38,11 +38,15 @@ class Domain:
         return f"Domain({self.name}: {self.train.numel():,} bytes to learn from, {self.held_out.numel():,} held out)"
 
 
-@lru_cache(maxsize=8)
-def domain(name: str) -> Domain:
-    """One of DOMAINS, e.g. "numpy-code"."""
+@lru_cache(maxsize=16)
+def domain(name: str, apart_from: tuple[str, ...] = ()) -> Domain:
+    """One of DOMAINS, e.g. "numpy-code". `apart_from` names domains too: no line of 40 bytes or more that is held out
+    in one of them stands in the text to learn from."""
     corpus, package = DOMAINS[check_choice("domain", name, DOMAINS)]
     texts = library(corpus, package)
+    if apart_from:
+        others = [library(*DOMAINS[check_choice("domain", other, DOMAINS)]) for other in apart_from]
+        texts = texts.without_shared_lines(others=others)
     return Domain(name, texts.stream("train"), texts.stream("held_out"))
 
 

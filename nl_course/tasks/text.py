@@ -11,7 +11,9 @@ differs, a warning says which package and which versions.
 Whole documents are held out, but documents repeat each other: in `prose` 9 % of the held-out bytes are lines of 40 or
 more bytes that stand in a training document too, in `code` 6 %. On the course's small models such lines cost 0.1 nats
 per byte less than others, so held-out losses are about 0.01 nats per byte lower than on text that shares no line with
-the training text. The course's recordings were made with this split; `Library.without_shared_lines` is one without.
+the training text. `Library.without_shared_lines` takes such lines out of the training documents. Recordings whose
+`about` says `"split": "no shared lines"` were made with it (`record/texts.py`), those without that entry with the split
+as it is. The held-out text is the same in both.
 """
 
 import hashlib
@@ -105,11 +107,13 @@ class Library:
             shared += sum(len(line) for line in document.text.split(b"\n") if line.strip() in known)
         return shared / max(self.nbytes("held_out"), 1)
 
-    def without_shared_lines(self, least: int = LONG_LINE) -> "Library":
-        """The same library, but no line of at least `least` bytes stands on both sides: each that is held out is taken
-        out of the training documents. What is held out stays as it is."""
+    def without_shared_lines(self, least: int = LONG_LINE, others: Sequence["Library"] = ()) -> "Library":
+        """The same library, but no line of at least `least` bytes stands on both sides: each that is held out, here or
+        in one of the `others`, is taken out of the training documents. What is held out stays as it is."""
         check_int("least", least, 1)
         held_out = _long_lines(self.held_out, least)
+        for other in others:
+            held_out |= _long_lines(other.held_out, least)
         train = []
         for document in self.train:
             left = [line for line in document.text.split(b"\n") if line.strip() not in held_out]
