@@ -175,5 +175,5 @@ def test_every_reader_reads_each_corpus_once():
     tokens = corpora.streams(config, 1)
     assert tokens.shape == (2, 3 * 128 + 1) and not torch.equal(tokens[0], tokens[1])
     for place, name in enumerate(config["corpora"]):
-        text = bytes(corpora.domain(name).train.tolist())
+        text = bytes(corpora.domain_of(config, name).train.tolist())
         assert bytes(tokens[0, place * 128 : (place + 1) * 128].tolist()) in text

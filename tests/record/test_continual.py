@@ -54,7 +54,7 @@ def test_arms_have_equal_parameters_and_the_same_start_where_they_say_so(config)
 def test_streams_change_the_corpus_and_go_on_where_they_stopped(config):
     tokens = continual.streams(config, 0)
     assert tokens.shape == (config["readers"], 3 * 256 + 1) and not torch.equal(tokens[0], tokens[1])
-    old = continual.domain(config["old"]).train
+    old = continual.domain_of(config, config["old"]).train
     text = bytes(old.tolist())
     first, third = (bytes(tokens[0, i * 256 : (i + 1) * 256].tolist()) for i in (0, 2))
     assert first + third in text
