@@ -12,7 +12,8 @@ its chunk, and not before. "hope-at-rest" is the same HOPE with a level that nev
 papers are kept as they came out.
 
 The protocol is that of protocol.py: each memory at the rate that its own search found (at the middle size, from a seed
-that is not reported), the same steps for all, three seeds. Each run says whether its loss had settled by then.
+that is not reported), the same steps for all, three seeds (five of linear attention, whose recall in long texts differs
+most from seed to seed). Each run says whether its loss had settled by then.
 
 Batching the seeds of a model (torch.func.vmap over stacked weights) was measured and does not pay: on one core a step
 of three seeds together took 1.25 to 1.45 times as long as three steps apart (attention, linear, gated-delta, ttt-linear

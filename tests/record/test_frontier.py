@@ -50,7 +50,7 @@ def test_models_of_a_size_are_equal_and_six_have_every_size(device):
         assert max(found) / min(found) < 1 + 2 * parts.TOLERANCE
     for name in ("attention", "window", "linear", "gated-delta", "ttt-linear", "titans"):
         model = config["models"][name]
-        assert model["sizes"] == list(config["sizes"]) and len(model["seeds"]) == 3
+        assert model["sizes"] == list(config["sizes"]) and len(model["seeds"]) >= 3
     steps = {recipe.training_of(config, size, 0.01, 0).steps for size in config["sizes"]}
     assert steps == {config["training"]["steps"]}  # equal tokens
 
