@@ -121,6 +121,8 @@ def test_several_values_are_seeds_and_differences_are_taken_seed_by_seed():
     difference = results.less(told, results.number([0.9, 1.9, 2.9]))
     assert (difference.value, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
     assert results.less(told, Number(0.5)) == Number(1.5)
+    longer = results.number([0.9, 1.9, 2.9, 7.0])
+    assert results.less(told, longer) == difference == results.less(told, results.number([0.9, 1.9, 2.9]))
     turned = Number(1.0, 0.5, 2.0, (1.0,)).negated()
     assert turned == Number(-1.0, -2.0, -0.5, (-1.0,))
 

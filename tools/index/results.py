@@ -137,9 +137,11 @@ def _of_seeds(values: Sequence[float]) -> Number:
 
 
 def less(first: Number, second: Number) -> Number:
-    """The difference of two numbers: seed by seed where both have the same seeds, else without an interval."""
-    if first.by_seed and len(first.by_seed) == len(second.by_seed):
-        told = difference(first.by_seed, second.by_seed)
+    """The difference of two numbers: seed by seed over the seeds that both have, else without an interval. Recordings
+    count their seeds from 0, so that the seeds of the shorter one are the first of the other."""
+    common = min(len(first.by_seed or ()), len(second.by_seed or ()))
+    if common:
+        told = difference(first.by_seed[:common], second.by_seed[:common])
         return Number(told["mean"], told.get("low"), told.get("high"), tuple(told["values"]))
     return Number(first.value - second.value)
 
