@@ -177,8 +177,8 @@ TRIED = {  # the search that was made for a case, in two sentences
         "the third, and the first for it."
     ),
     "depth": (
-        "The case comes from the frontier, where TTT-MLP recalled 24 pairs better than TTT-Linear from every seed, at "
-        "one rate for both and with seven times the bytes. One more task was tried on one seed: 16 pairs taught from "
+        "The case comes from the frontier, where TTT-MLP recalled 24 pairs better than TTT-Linear from every seed, with "
+        "seven times the bytes. One more task was tried on one seed: 16 pairs taught from "
         "the start at width 32, of which neither recalled more than a sixth after 300 steps."
     ),
     "self-modification": (
