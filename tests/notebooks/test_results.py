@@ -17,7 +17,7 @@ from tools.run_notebooks import ROOT
 ROWS = places.data("results")
 RECORDINGS = {
     "05-live-training", "books", "continual", "corpora", "decode", "frontier", "hope", "inner-loop", "long-text",
-    "needle", "optimizers", "reading", "sceptic", "state-tracking",
+    "mechanisms", "needle", "optimizers", "reading", "sceptic", "state-tracking",
 }  # fmt: skip
 TREE = {
     "bins": [0, 32, 64],

@@ -15,7 +15,7 @@ from nl_course.tasks.text import Library, library
 from nl_course.training import TrainingConfig
 
 OWN = {"split": "no shared lines"}
-QUOTE_A_LOSS = ["reading", "inner-loop", "attention", "scaling", "optimizers", "long-text", "hope", "sceptic"]
+QUOTE_A_LOSS = ["reading", "inner-loop", "attention", "optimizers", "long-text", "hope", "sceptic"]
 QUOTE_A_LOSS += ["continual", "corpora"]
 
 
