@@ -187,7 +187,8 @@ TRIED = {  # the search that was made for a case, in two sentences
         "one; no model got beyond guessing among the values of the row. With one token for each event both kinds that "
         "were tried learned it, the keys alone in about half as many steps as all memories; after 600 steps the first "
         "reported seed had not settled (.81 with moving keys, .42 without), so that there are 1,000. In these the "
-        "plain rung nearly catches up, and its loss still falls: what is shown is a faster learner, not a better memory."
+        "plain rung nearly catches up, and its loss still falls: what is shown is a faster learner, not a better "
+        "memory."
     ),
     "levels": (
         "Tried on one seed at one rate: 4 and 8 keys, levels of 7 to 64 units, in a chain and side by side, an old "
