@@ -53,6 +53,8 @@ UNITS = (
     "its steps and of the tenth before, in nats an answer"
 )
 
+OF_RUNS = ("seed", "training_seconds", "made", "curve", "settled")  # of a point's runs, what is kept of each by itself
+
 
 class Frontier(Comparison):
     """Recall against bytes of state. A part is (model, size, seed)."""
@@ -104,14 +106,13 @@ class Frontier(Comparison):
         points = []
         for name, size, seeds in points_wanted:
             of_seeds = [made[name, size, seed] for seed in seeds]
-            runs = [selected(part, *self.kept_of_runs()) for part in of_seeds]
-            points.append({**point(name, size, of_seeds, self.search(name, size)), "runs": runs})
+            points.append(point(name, size, of_seeds, self.search(name, size), self.kept_of_runs()))
         results = {"units": UNITS, "sizes": self.config["sizes"], "points": points}
         return [self.recording.write(assets / "runs" / f"{self.name}.json", results)]
 
     def kept_of_runs(self) -> tuple[str, ...]:
         """What the recording keeps of each run by itself."""
-        return ("seed", "training_seconds", "made", "curve", "settled")
+        return OF_RUNS
 
 
 def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
@@ -156,8 +157,11 @@ def ask(model: LanguageModel, vocab: int, question: dict[str, Any], device: str 
 
 
 # -- a point of the frontier: the seeds together -----------------------------------------------------------------------
-def point(name: str, size: str, made: list[Part], search: dict[str, Any]) -> dict[str, Any]:
-    """The parts of one memory and size as one point with its config, its search, and what was asked of it."""
+def point(
+    name: str, size: str, made: list[Part], search: dict[str, Any], of_runs: tuple[str, ...] = OF_RUNS
+) -> dict[str, Any]:
+    """The parts of one memory and size as one point with its config, its search, what was asked of it, and of each run
+    what `of_runs` names."""
     by_question = zip(*(part["asked"] for part in made), strict=True)
     return {
         "memory": name,
@@ -170,6 +174,7 @@ def point(name: str, size: str, made: list[Part], search: dict[str, Any]) -> dic
         "rate": search["rate"],
         "search": search,
         "asked": [pooled(rows) for rows in by_question],
+        "runs": [selected(part, *of_runs) for part in made],
     }
 
 
