@@ -53,7 +53,7 @@ _DEEP = {"norm": True, "residual": True, "bias": True}
 OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(("titans", "mac", "mag", "mal"), _DEEP)
 OPTIONS["self-modifying"] = {"kind": "linear", "chunk": 8, "read": "running", "max_step": 1.0}
 # Taps of the short convolution that every model here has once: without it linear memories cannot do recall. A memory
-# that has its own gets none in front: with both, MAG did not learn to recall (notebook 05).
+# that has its own gets none in front: the models with both are what `nl-course record wirings` compares them with.
 CONV = 4
 RECALL_PAIRS = 4
 RECALL_LENGTH = 64  # tokens per row

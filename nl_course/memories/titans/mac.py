@@ -10,9 +10,11 @@ the persistent tokens, in this order:
     5.  o_i = (RMSNorm(m_i) * SiLU(W_g RMSNorm(y_i))) W_O                                                 (eq. 25)
 
 Equations 22 and 23 print no residual path around attention, but the paper says that there are some "in all blocks", and
-equation 25 leaves its gate open. Both are readings of ours, and without either of them MAC did not learn to recall in
-the same training (notebook 05 shows it). Without the path y_i is a mixture of tokens, random at first, and the memory's
-keys and values no longer know which token they belong to. `attention_residual` and `gate` choose.
+equation 25 leaves the form of its gate to the reader. The path and the gate's linear layer W_g are our readings;
+`attention_residual` and `gate` choose. Without the path y_i is a mixture of tokens, random at first, so that the
+memory's keys and values do not belong to one token. With both, and with an attention that starts from zero
+(`begin_in_model`), MAC learns to recall from every seed (notebook 09); the course's earlier wiring had none of them and
+did not. What each is worth by itself is what `nl-course record wirings` compares.
 
 Two traps. On paper the attention reads [P | h | s]. In plain causal order s_1 would see the row h_C, which was
 retrieved with the query of token C: a look into the future. So here s_i sees h only up to its own. And step 4 must not
