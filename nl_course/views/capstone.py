@@ -88,7 +88,10 @@ def describe_point(
 ) -> str:
     """A table, smallest state first: the point (marked >) among those of `beside` that were asked the same."""
     length = answered(point, pairs, length)["length"]
-    same = [p for p in beside if any((a["pairs"], a["length"]) == (pairs, length) for a in p["asked"])]
+    same = []
+    for other in beside:
+        if (pairs, length) in [(a["pairs"], a["length"]) for a in other["asked"]]:
+            same.append(other)
     rows = sorted([point, *same], key=lambda p: answered(p, pairs, length)["bytes"])
     lines = [f"recall of {pairs} pairs in {length} tokens, size {point['size']}"]
     for row in rows:

@@ -96,6 +96,9 @@ def compute(
     everything = {key(p): p for p in run["points"]}
     rows = {key(p): p["asked"][asked] for p in points}
     taught = [i for i, row in enumerate(run["points"][0]["asked"]) if as_taught(row)]
+    by_pairs = {}
+    for p in points:
+        by_pairs[key(p)] = [p["asked"][i] for i in taught]
     return {
         "axis": axis,
         "seeds": seeds,
@@ -104,7 +107,7 @@ def compute(
         "points": {key(p): p for p in points},
         "rows": rows,
         "frontier": on_the_frontier({name: (row["bytes"], row["mean"]) for name, row in rows.items()}),
-        "by_pairs": {key(p): [p["asked"][i] for i in taught] for p in points},
+        "by_pairs": by_pairs,
         "chosen": everything[check_choice("point", point, everything)] if point else points[0],
         "widths": {name: about["width"] for name, about in run["sizes"].items()},
     }
