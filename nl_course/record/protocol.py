@@ -45,10 +45,12 @@ class Trial:
     taught: dict[str, Any]
     prepare: Callable[[LanguageModel], None] | None = None
 
-    def run(self, folder: Path, device: str = "cpu") -> tuple[LanguageModel, Run]:
-        """The trained model and its run; a run that was stopped continues from `folder`. Raises Diverged if the loss
-        stops being a number."""
-        return parts.trained(self.shape, self.data, self.training, folder, device, prepare=self.prepare)
+    def run(
+        self, folder: Path, device: str = "cpu", watch: Callable[[LanguageModel, int], None] | None = None
+    ) -> tuple[LanguageModel, Run]:
+        """The trained model and its run; a run that was stopped continues from `folder`. `watch` as in
+        `parts.trained`. Raises Diverged if the loss stops being a number."""
+        return parts.trained(self.shape, self.data, self.training, folder, device, watch=watch, prepare=self.prepare)
 
     def identity(self) -> dict[str, Any]:
         """All that the trained model depends on, as JSON."""

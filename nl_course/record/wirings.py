@@ -19,6 +19,7 @@ A part is one layer from one seed:
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from torch import Tensor, nn
 from nl_course.memories import Trace
 from nl_course.memories.titans.hybrid import Hybrid
 from nl_course.model import LanguageModel
-from nl_course.record import parts
 from nl_course.record.frontier import Frontier
 from nl_course.record.protocol import Trial
 from nl_course.record.recipe import Part
@@ -49,7 +49,8 @@ class Wirings(Frontier):
         trial = super().trial(rate, seed, name, size)
         if not self.config["models"][name].get("attention_drawn"):
             return trial
-        return replace(trial, taught={**trial.taught, "attention_drawn": True})
+        drawn = partial(draw_attention, seed=seed)
+        return replace(trial, taught={**trial.taught, "attention_drawn": True}, prepare=drawn)
 
     def make(self, folder: Path, name: str, size: str, seed: int) -> Part:
         """As the frontier's, with the signals on the way."""
@@ -64,12 +65,10 @@ class Wirings(Frontier):
         task = mqar(WATCHED_ROWS, trial.training.length, max(self.config["pairs"]), trial.shape.vocab, seed=10**9 + 1)
 
         def watch(model: LanguageModel, step: int) -> None:
-            if step == 0 and "attention_drawn" in trial.taught:
-                draw_attention(model, trial.training.seed)
             if step in looked_at and hasattr(model.layers[0].memory, "merge"):
                 self.signals.append({"step": step, **signals(model, task)})
 
-        return parts.trained(trial.shape, trial.data, trial.training, folder, self.device, watch)
+        return trial.run(folder, self.device, watch)
 
     def kept_of_runs(self) -> tuple[str, ...]:
         """With the signals of each run."""

@@ -3,10 +3,10 @@
     c1=k3 c2=k1 ...    c2:v5 c1:v8 ...    k1? k3? ...     answers v5 v8 ...
 
 Each event is one token, such as "name 2 stands for key 1" or "name 2 has value 5", so that nothing needs a convolution.
-Which name stands for which key is drawn anew for each row. To file a value under its key, a memory must therefore make
-keys that depend on the text before: its projections have to change while it reads. A memory with fixed projections can
-file the value under the name only, and the question does not say the name. It can still guess among the values of the
-row: a share of 1 / names is right without any binding.
+Which name stands for which key is drawn anew for each row. The straight way to file a value under its key is to make
+keys that depend on the text before, by projections that change while it is read. With fixed projections a value is
+filed under its name, which the question does not say. (That is no proof that they cannot learn the task: given enough
+steps they nearly do, see record/mechanisms.py.) A share of 1 / names is right by guessing among the values of the row.
 
 Token 0 is blank. Axes: rows, length.
 """

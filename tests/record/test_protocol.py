@@ -104,7 +104,7 @@ def test_the_rate_with_the_lowest_loss_is_taken_and_every_searched_loss_kept(tmp
 def test_a_rate_between_others_is_at_no_edge_and_one_that_diverges_is_not_taken(tmp_path, monkeypatch):
     losses = {1e-5: 3.0, 1e-3: 2.0, 0.03: None}
 
-    def trained(shape, data, training, folder, device, prepare):
+    def trained(shape, data, training, folder, device, watch, prepare):
         if losses[training.learning_rate] is None:
             raise Diverged("no numbers")
         metrics = [{"step": i, "loss": losses[training.learning_rate], "seconds": 1.0} for i in range(4)]

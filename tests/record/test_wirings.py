@@ -43,7 +43,7 @@ def test_each_wiring_differs_from_its_layer_in_what_its_name_says():
         differing |= {key for key, value in changed["options"].items() if usual["options"][key] != value}
         wanted = named.get(change, set())
         assert differing == (wanted - {"gate"} if layer == "mal" else wanted), name
-        assert ("attention_drawn" in other.taught) == (change == "attention drawn")
+        assert ("attention_drawn" in other.taught) == (other.prepare is not None) == (change == "attention drawn")
 
 
 def test_a_drawn_attention_is_not_zero_and_the_usual_one_is():
