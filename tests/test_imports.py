@@ -19,7 +19,7 @@ FLOORS = (
     ("errors", "files", "limits", "manifest", "tensor_files", "renamed", "roles", "seeding"),
     ("memories", "scaling", "tasks"),
     ("model", "presets", "optimizers"),
-    ("nested", "official"),
+    ("nested", "official", "family"),
     ("training",),
     ("record", "views", "exercises", "suite"),
     ("export", "benches", "app"),
