@@ -10,6 +10,8 @@ from nl_course.memories import (
     TTT,
     Attention,
     AttentionConfig,
+    Cached,
+    CachedConfig,
     DeltaConfig,
     DeltaNet,
     GatedDeltaConfig,
@@ -72,6 +74,11 @@ def _gain(**options) -> Callable[[], Memory]:
     return lambda: SharedGain(SelfModifyingConfig(**sizes | options))
 
 
+def _cached(path: str = "auto", memory: str = "delta", **options) -> Callable[[], Memory]:
+    sizes = dict(width=WIDTH, heads=2, memory=memory, segment=3, states=2)
+    return lambda: Cached(CachedConfig(**sizes | options), path=path)
+
+
 def _matrix(memory, config, path: str = "auto", **options) -> Callable[[], Memory]:
     return lambda: memory(config(width=WIDTH, heads=2, chunk=4, **options), path=path)
 
@@ -101,6 +108,9 @@ CASES = [
     Case("gated-delta-reference", _matrix(GatedDeltaNet, GatedDeltaConfig, "reference", conv=2)),
     # One read of 4 features nearly cancels here, and its norm divides bf16's errors by little.
     Case("gated-delta-plain", _matrix(GatedDeltaNet, GatedDeltaConfig, negative=True, gate=False), bf16_band=0.1),
+    Case("cached", _cached(), grows=True),
+    Case("cached-restart", _cached("reference", "retnet", gate="similarity", restart=True), grows=True, compiles=False),
+    Case("cached-ttt", _cached(memory="ttt-linear", options=dict(mini_batch=4)), grows=True, compiles=False),
     Case("ttt-linear", _ttt()),
     Case("ttt-linear-reference", _ttt("reference"), compiles=False),
     # Its inner LayerNorm is over 4 features only: where they are nearly equal, bf16's errors are divided by little.

@@ -1,8 +1,8 @@
 """The memories of the course, by name.
 
-base.py says what a memory is, attention/, linear/, ttt/, titans/ and hope/ hold one stage each, common/ what several
-stages share, ablations/ the memories with one part changed. A new memory needs its file, a line in MEMORIES here, and a
-case in the tests' suite.
+base.py says what a memory is, attention/, linear/, ttt/, titans/ and hope/ hold one stage each, cached/ a memory and
+copies of what it was, common/ what several stages share, ablations/ the memories with one part changed. A new memory
+needs its file, a line in MEMORIES here, and a case in the tests' suite.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from nl_course.errors import CourseError, check_choice, shortened
 from nl_course.memories.attention.attention import Attention, AttentionConfig
 from nl_course.memories.attention.latent import LatentAttention, LatentAttentionConfig
 from nl_course.memories.base import Memory, State
+from nl_course.memories.cached.layer import Cached, CachedConfig
 from nl_course.memories.hope.layer import SelfModifying, SelfModifyingConfig
 from nl_course.memories.linear.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
 from nl_course.memories.linear.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
@@ -39,6 +40,7 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "mac": (MAC, MACConfig),
     "mag": (MAG, MAGConfig),
     "mal": (MAL, MALConfig),
+    "cached": (Cached, CachedConfig),
 }
 # A state says by that name whose it is. (A TTT memory names itself by its inner model.)
 for _name, (_memory, _) in MEMORIES.items():
@@ -99,6 +101,8 @@ __all__ = [
     "TTT",
     "Attention",
     "AttentionConfig",
+    "Cached",
+    "CachedConfig",
     "DeltaConfig",
     "DeltaNet",
     "GatedDeltaConfig",
