@@ -5,8 +5,27 @@ Nothing here needs a model or torch; `fit` alone needs scipy, and loads it when 
 """
 
 from nl_course.moved import renamed_name
-from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens, mha_bytes_per_token
-from nl_course.scaling.cache import bytes_per_token, cache_bytes, reshaped, tokens_in, window_bytes
+from nl_course.scaling.breakeven import (
+    FIXED_MEMORIES,
+    FixedMemory,
+    break_even_tokens,
+    cheaper_than_all_cached,
+    mha_bytes_per_token,
+    state_is_own_cache,
+)
+from nl_course.scaling.cache import (
+    all_cached,
+    bytes_per_token,
+    cache_bytes,
+    index_bytes,
+    kept_bytes,
+    read_bytes,
+    reshaped,
+    state_bytes,
+    tail_bytes,
+    tokens_in,
+    window_bytes,
+)
 from nl_course.scaling.fit import Fit, fit_law, fit_parameters
 from nl_course.scaling.formats import BYTES, bytes_per_value, readable_bytes, readable_tokens
 from nl_course.scaling.hardware import (
@@ -49,11 +68,13 @@ __all__ = [
     "accelerator",
     "accelerators",
     "activation_bytes",
+    "all_cached",
     "attention_intensity",
     "break_even_tokens",
     "bytes_per_token",
     "bytes_per_value",
     "cache_bytes",
+    "cheaper_than_all_cached",
     "data_constrained_loss",
     "decode_bytes",
     "decode_flops",
@@ -61,8 +82,10 @@ __all__ = [
     "effective_epochs",
     "fit_law",
     "fit_parameters",
+    "index_bytes",
     "intensity",
     "kaplan_loss",
+    "kept_bytes",
     "law",
     "laws",
     "max_batch",
@@ -72,10 +95,14 @@ __all__ = [
     "models",
     "own_runs",
     "prefill_flops",
+    "read_bytes",
     "read_table",
     "readable_bytes",
     "readable_tokens",
     "reshaped",
+    "state_bytes",
+    "state_is_own_cache",
+    "tail_bytes",
     "tokens_in",
     "training_budget",
     "uniform",

@@ -2,18 +2,18 @@
 
     T* = state bytes / cache bytes per token
 
-The states here are sizes by formula, of memories as wide as the model (their own notebooks measure the real
-ones). Where a paper does not publish heads or number format the answer is a range, not a number: the width of
-a head decides.
+The states here are sizes by formula, of memories as wide as the model (their own notebooks measure the real ones).
+Where a paper does not publish heads or number format the answer is a range, not a number: the width of a head decides.
+Of models that people run it is exact: see `state_is_own_cache` and `cheaper_than_all_cached`.
 """
 
 import math
 from dataclasses import dataclass
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.scaling.cache import tokens_in
+from nl_course.scaling.cache import all_cached, bytes_per_token, state_bytes, tokens_in
 from nl_course.scaling.formats import bytes_per_value
-from nl_course.scaling.shapes import ModelShape
+from nl_course.scaling.shapes import ModelShape, model
 
 RULES = ("matrix", "affine", "mlp")
 
@@ -81,6 +81,36 @@ def break_even_tokens(
     if isinstance(against, (str, ModelShape)):
         return tokens_in(against, nbytes, dtype)
     return math.inf if check_min("bytes per token", against, 0) == 0 else nbytes / against
+
+
+# -- models that people run ------------------------------------------------------------------------------------
+def _hybrid(shape: str | ModelShape) -> ModelShape:
+    """The model, if some of its layers keep a state and others a cache. Raises CourseError if not."""
+    shape = model(shape)
+    if not shape.is_hybrid:
+        raise CourseError(f"{shape.title} is no hybrid: it needs layers with a state and layers with a cache.")
+    return shape
+
+
+def state_is_own_cache(shape: str | ModelShape, dtype: str | float = "bf16") -> float:
+    """Tokens at which a hybrid's own cache is as large as its states: below it the states are the larger part.
+
+    Tails of convolutions and indexer keys are left out. Raises CourseError for a model that is no hybrid.
+    """
+    return break_even_tokens(state_bytes(_hybrid(shape)), model(shape), dtype)
+
+
+def cheaper_than_all_cached(shape: str | ModelShape, dtype: str | float = "bf16") -> float:
+    """Tokens from which a hybrid keeps less than the same model with a cache in every layer:
+
+        state bytes / (bytes per token if every layer kept a cache - bytes per token of its own)
+
+    `math.inf` where a state stands beside a cache in every layer, which saves nothing. Windows are taken as full:
+    they are the same in both. Raises CourseError for a model that is no hybrid.
+    """
+    shape = _hybrid(shape)
+    saved = bytes_per_token(all_cached(shape), dtype) - bytes_per_token(shape, dtype)
+    return break_even_tokens(state_bytes(shape), saved)
 
 
 # Memories of the 1.3B class (24 layers of 2,048). Titans' and HOPE's head counts and number formats are not

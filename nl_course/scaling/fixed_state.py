@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min, shortened
 from nl_course.scaling.breakeven import FIXED_MEMORIES, FixedMemory, break_even_tokens
-from nl_course.scaling.cache import bytes_per_token
+from nl_course.scaling.cache import bytes_per_token, read_bytes
 from nl_course.scaling.formats import TB, bytes_per_value
-from nl_course.scaling.hardware import Accelerator, accelerator, decode_bytes, decode_flops
+from nl_course.scaling.hardware import Accelerator, accelerator, decode_flops
 from nl_course.scaling.shapes import ModelShape, model
 
 
@@ -128,10 +128,8 @@ def _row(memory: FixedMemory) -> int:
 def cache_traffic(shape: str | ModelShape, context: float, dtype: str | float = "bf16") -> Traffic:
     """Attention to `context` tokens for one more, one sequence: every key and value read, one written."""
     shape = model(shape)
-    read = decode_bytes(shape, context, 1, dtype, dtype) - decode_bytes(shape, 0, 1, dtype, dtype)
-    return Traffic(
-        decode_flops(shape, context) - 2 * shape.matmul_parameters, read, bytes_per_token(shape, dtype, full=True)
-    )  # fmt: skip
+    flops = decode_flops(shape, context) - decode_flops(shape, 0)
+    return Traffic(flops, read_bytes(shape, context, 1, dtype), bytes_per_token(shape, dtype, full=True))
 
 
 def weights_traffic(parameters: float, batch: int = 1, dtype: str | float = "bf16") -> Traffic:

@@ -1,9 +1,9 @@
 """What fits beside the weights in an accelerator's memory, and how fast one token can follow another.
 
-A decode step reads every weight it needs once and every cached key and value once; the time it takes is
-bounded by the slower of reading and computing (the roofline: Williams, Waterman and Patterson 2009). Bytes
-and operations are counted here, times are bounds from data sheets: real servers reach a share of them, which
-is what the efficiencies are for.
+A decode step reads every weight it needs once and every cached key and value once, and it reads and writes every state.
+The time it takes is bounded by the slower of moving and computing (the roofline: Williams, Waterman and Patterson
+2009). Bytes and operations are counted here, times are bounds from data sheets: real servers reach a share of them,
+which is what the efficiencies are for.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
-from nl_course.scaling.cache import cache_bytes
+from nl_course.scaling.cache import cache_bytes, index_bytes, read_bytes, state_bytes, tail_bytes
 from nl_course.scaling.formats import GB, TB, bytes_per_value
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model, read_table
 
@@ -70,11 +70,28 @@ def accelerator(name: str | Accelerator) -> Accelerator:
 def _pair_flops(group: LayerGroup, heads: int, absorbed: bool) -> int:
     """Operations of one layer for one query token and one token it reads: scores, and the weighted sum of
     values."""
+    if group.kind == "state":
+        return 0
     if group.kind != "latent":
         return 4 * heads * group.head_dim
     if absorbed:  # the up-projection is folded into the query: all heads read the latent itself
         return 2 * heads * (group.kv_rank + group.rope_dim + group.kv_rank)
     return 2 * heads * (group.head_dim + group.rope_dim + group.head_dim)
+
+
+# Operations per number of a state and token, as in `fixed_state`: answer 2, what is known of the key 2, write 2,
+# retention 1; a decaying sum does not ask what is known.
+STATE_FLOPS = {"delta": 7, "sum": 5}
+
+
+def _state_flops(group: LayerGroup) -> int:
+    """Operations of one layer's state for one token: read, written, kept. 0 for a layer without one."""
+    return STATE_FLOPS[group.rule] * group.state_values
+
+
+def _index_flops(group: LayerGroup) -> float:
+    """Operations by which one layer's indexer scores one earlier token for one query."""
+    return 2 * group.index_heads * group.index_values
 
 
 def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = False) -> float:
@@ -83,26 +100,32 @@ def prefill_flops(shape: str | ModelShape, context: float, *, square: bool = Fal
     P are the parameters that a token is multiplied with: not the experts that it did not choose, and not an input
     embedding beside the output matrix, of which it reads one row. The second term counts the causal half of all pairs;
     `square=True` is a kernel that computes the full square and masks afterwards. In a sliding layer each token reads at
-    most its window.
+    most its window, in a chunked one what stands before it in its chunk, in a sparse one what its indexer picks after
+    scoring all pairs. A state is written once per token.
     """
     shape, T = model(shape), check_min("context", context, 0)
 
     def pairs(group: LayerGroup) -> float:
         """Pairs of query and key in one sequence: the causal half, or in a window at most that many keys per query."""
-        w = group.tokens_kept(T)
-        return T * T if square else T * w - w * w / 2
+        if square:
+            return T * T
+        w = group.tokens_kept(T) if group.top_k is None else min(T, group.top_k)
+        return T * w / 2 if group.kind == "chunked" else T * w - w * w / 2
 
     attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=False) * pairs(g) for g in shape.layers)
-    return 2 * shape.matmul_parameters * T + attention
+    scored = T * T if square else T * T / 2
+    beside = sum(g.count * (_state_flops(g) * T + _index_flops(g) * scored) for g in shape.layers)
+    return 2 * shape.matmul_parameters * T + attention + beside
 
 
 def decode_flops(shape: str | ModelShape, context: float) -> float:
     """Operations for one token after `context` others: 2 P + 4 L d_attn T (latents in absorbed form), P as in
-    `prefill_flops`."""
+    `prefill_flops`; for states and indexers what their layers add."""
     shape = model(shape)
     check_min("context", context, 0)
-    attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_kept(context) for g in shape.layers)
-    return 2 * shape.matmul_parameters + attention
+    attention = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) * g.tokens_read(context) for g in shape.layers)
+    beside = sum(g.count * (_state_flops(g) + _index_flops(g) * context) for g in shape.layers)
+    return 2 * shape.matmul_parameters + attention + beside
 
 
 # -- bytes ---------------------------------------------------------------------------------------------------
@@ -136,8 +159,11 @@ def decode_bytes(
     weights: str | float = "bf16",
     kv: str | float = "bf16",
 ) -> float:
-    """Bytes read from memory for one decode step of `batch` sequences, `context` tokens each."""
-    return weights_touched(shape, batch) * bytes_per_value(weights) + cache_bytes(shape, context, batch, kv)
+    """Bytes moved for one decode step of `batch` sequences, `context` tokens each: weights and cache read, states and
+    tails of convolutions read and written. The one entry that a cache writes is left out."""
+    of_weights = weights_touched(shape, batch) * bytes_per_value(weights)
+    fixed = state_bytes(shape, batch) + tail_bytes(shape, batch, kv)
+    return of_weights + read_bytes(shape, context, batch, kv) + 2 * fixed
 
 
 def intensity(
@@ -155,10 +181,14 @@ def intensity(
 def attention_intensity(shape: str | ModelShape, kv: str | float = "bf16") -> float:
     """Operations per byte of reading the cache alone, the limit that batch and context cannot move.
 
-    heads / kv_heads at 16 bits; for latents 2 heads (2 kv_rank + rope_dim) / (b (kv_rank + rope_dim)).
+    heads / kv_heads at 16 bits; for latents 2 heads (2 kv_rank + rope_dim) / (b (kv_rank + rope_dim)). Keys of
+    indexers, and states, are no part of it. Raises CourseError for a model that keeps no cache at all.
     """
     shape, size = model(shape), bytes_per_value(kv)
-    growing = [g for g in shape.layers if g.kind != "local"] or list(shape.layers)
+    cached = [g for g in shape.layers if g.kind != "state"]
+    if not cached:
+        raise CourseError(f"{shape.title} keeps no cache, so there is no intensity of reading one.")
+    growing = [g for g in cached if g.grows] or cached
     flops = sum(g.count * _pair_flops(g, shape.heads, absorbed=True) for g in growing)
     return flops / (size * sum(g.count * g.values_per_token for g in growing))
 
@@ -174,15 +204,23 @@ class MemoryBudget:
     cache: float
     per_user: float
     max_batch: float
+    index: float = 0.0
+    state: float = 0.0
+    tails: float = 0.0
+
+    @property
+    def kept(self) -> float:
+        """What all users keep together: cache, indexer keys, states, tails of convolutions."""
+        return self.cache + self.index + self.state + self.tails
 
     @property
     def left(self) -> float:
         """Usable bytes that nothing fills; negative if it overflows."""
-        return self.usable - self.weights - self.cache
+        return self.usable - self.weights - self.kept
 
     @property
     def fits(self) -> bool:
-        """Whether weights, cache and what is set aside fit."""
+        """Whether weights, what users keep, and what is set aside fit."""
         return self.left >= 0
 
 
@@ -198,11 +236,11 @@ def memory_budget(
     share: float = 0.9,
     other: float = 0.0,
 ) -> MemoryBudget:
-    """Weights, cache and what is left in `count` accelerators that hold one copy of the model between them.
+    """Weights, cache, states and what is left in `count` accelerators that hold one copy of the model between them.
 
     `share` of the memory is taken as usable (servers keep about a tenth for buffers and fragments); `other`
-    bytes are set aside for activations. `max_batch` = floor((share memory - weights - other) / cache of one
-    sequence), `math.inf` when a sequence keeps nothing. Splitting is taken as even and free, which real
+    bytes are set aside for activations. `max_batch` = floor((share memory - weights - other) / all that one
+    sequence keeps), `math.inf` when a sequence keeps nothing. Splitting is taken as even and free, which real
     tensor parallelism is not quite.
     """
     shape, device = model(shape), accelerator(device)
@@ -213,13 +251,25 @@ def memory_budget(
     usable = share * memory - check_min("other", other, 0)
     check_int("batch", batch)
     of_weights = weight_bytes(shape, weights)
-    of_one = cache_bytes(shape, context, 1, kv)  # the cache of one sequence
+    cache, index = cache_bytes(shape, context, 1, kv), index_bytes(shape, context, 1, kv)
+    state, tails = state_bytes(shape), tail_bytes(shape, 1, kv)
+    of_one = cache + index + state + tails  # all that one sequence keeps
     room = usable - of_weights
     if of_one:
         most = max(0, math.floor(room / of_one))
     else:
         most = math.inf if room >= 0 else 0
-    return MemoryBudget(memory, usable, of_weights, batch * of_one, of_one, most)
+    return MemoryBudget(
+        memory,
+        usable,
+        weights=of_weights,
+        cache=batch * cache,
+        per_user=of_one,
+        max_batch=most,
+        index=batch * index,
+        state=batch * state,
+        tails=batch * tails,
+    )
 
 
 def max_batch(shape: str | ModelShape, device: str | Accelerator, context: float, count: int = 1, **settings) -> float:

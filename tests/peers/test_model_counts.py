@@ -2,12 +2,15 @@
 configurations, on the meta device: shapes without numbers.
 
 The widths here are those of the models' config.json; what the table holds beside them (heads, layers, vocabulary) must
-be the same."""
+be the same. Of models that read more than text the language part is counted."""
+
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
-from nl_course.scaling import model, models
+from nl_course.scaling import kept_bytes, model, models, state_bytes, tail_bytes
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed; `make peers` does it.")
 
@@ -91,8 +94,107 @@ CONFIGURATIONS = {
     "deepseek-v2": deepseek(5120, 12_288, 60, 128, 102_400, 2, 1, 1536, 160, 2, 1536),
     "deepseek-v3": deepseek(7168, 18_432, 61, 128, 129_280, 3, 3, 2048, 256, 1, 1536),
 }
-CONFIG_NAMES = {"Gemma3": "Gemma3TextConfig"}
-MODEL_NAMES = {"GPT2": "GPT2LMHeadModel"}
+NANO = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME"  # Mamba-2, experts, attention
+NEMOTRON = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"  # Mamba-2, MLP, attention
+BLOCKS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
+KIMI_LINEAR = (4, 8, 12, 16, 20, 24, 27)  # layers with attention, counted from 1: the checkpoint's own list
+
+
+def layer_list(layers, full):
+    return ["full_attention" if i + 1 in full else "linear_attention" for i in range(layers)]
+
+
+def nano(hidden, expert):
+    blocks = dict(layers_block_type=[BLOCKS[letter] for letter in NANO])
+    attention = dict(num_attention_heads=32, num_key_value_heads=2, head_dim=128)
+    states = dict(mamba_num_heads=64, mamba_head_dim=64, ssm_state_size=128, n_groups=8)
+    experts = dict(n_routed_experts=128, num_experts_per_tok=6, moe_intermediate_size=expert)
+    shared = dict(moe_shared_expert_intermediate_size=2 * expert)
+    return "NemotronH", dict(hidden_size=hidden), blocks | attention | states | experts | shared
+
+
+def qwen35_397b():
+    experts = dict(num_experts=512, num_experts_per_tok=10, moe_intermediate_size=1024)
+    heads = dict(num_attention_heads=32, linear_num_value_heads=64, shared_expert_intermediate_size=1024)
+    return "Qwen3_5Moe", dict(hidden_size=4096, num_hidden_layers=60), experts | heads
+
+
+def granite():
+    sizes = dict(hidden_size=4096, intermediate_size=768, num_hidden_layers=40, vocab_size=100_352)
+    attention = dict(num_attention_heads=32, num_key_value_heads=8, layer_types=layer_list(40, (6, 16, 26, 36)))
+    states = dict(mamba_n_heads=128, mamba_d_head=64, mamba_d_state=128, mamba_n_groups=1)
+    experts = dict(num_local_experts=72, num_experts_per_tok=10, shared_intermediate_size=1536)
+    return "GraniteMoeHybrid", sizes | attention, states | experts | dict(tie_word_embeddings=True)
+
+
+def falcon_h1():
+    states = dict(mamba_d_ssm=4096, mamba_n_heads=32, mamba_d_head=128, mamba_n_groups=2, mamba_d_state=256)
+    return plain(5120, 21_504, 72, 20, 4, 261_120, "FalconH1", head_dim=128, **states)
+
+
+def gemma4_31b():
+    kinds = dict(num_global_key_value_heads=4, global_head_dim=512, attention_k_eq_v=True, sliding_window=1024)
+    return plain(
+        5376, 21_504, 60, 32, 16, 262_144, "Gemma4", True, head_dim=256, hidden_size_per_layer_input=0, **kinds
+    )
+
+
+def kimi_k2():
+    kind, *sizes = deepseek(7168, 18_432, 61, 64, 163_840, 3, 1, 2048, 384, 1, 1536)
+    return kind, *sizes, dict(num_experts_per_tok=8, n_group=1, topk_group=1)
+
+
+# Where nothing follows the class, its defaults are the checkpoint's configuration.
+CONFIGURATIONS |= {
+    "llama-4-scout": ("Llama4",),
+    "nemotron-h-8b": ("NemotronH", dict(layers_block_type=[BLOCKS[letter] for letter in NEMOTRON])),
+    "nemotron-3-nano-30b-a3b": nano(2688, 1856),
+    "falcon-h1-34b": falcon_h1(),
+    "gemma-3n-e4b": ("Gemma3n",),
+    "gemma-4-31b": gemma4_31b(),
+    "kimi-k2": kimi_k2(),
+    "kimi-linear-48b-a3b": ("KimiLinear", dict(layer_types=layer_list(27, KIMI_LINEAR))),
+    "deepseek-v3.2": ("DeepseekV32",),
+    "qwen3-next-80b-a3b": ("Qwen3Next",),
+    "qwen3.5-9b": ("Qwen3_5",),
+    "qwen3.5-35b-a3b": ("Qwen3_5Moe",),
+    "qwen3.5-397b-a17b": qwen35_397b(),
+    "granite-4.0-h-small": granite(),
+    "minimax-m2": ("MiniMaxM2",),
+    "olmo-hybrid-7b": ("OlmoHybrid",),
+    "ling-3.0-flash": ("BailingHybrid",),
+    "glm-5": ("GlmMoeDsa",),
+    "glm-5.3-flash": ("Glm5Next",),
+}
+TEXT_PARTS = ("Gemma3", "Gemma3n", "Gemma4", "Llama4", "Qwen3_5", "Qwen3_5Moe")  # of models that see as well
+CONFIG_NAMES = {kind: f"{kind}TextConfig" for kind in TEXT_PARTS}
+MODEL_NAMES = {
+    "GPT2": "GPT2LMHeadModel",
+    "Glm5Next": "Glm5NextForConditionalGeneration",
+}  # the latter sees: left out below
+KINDS = {  # transformers' words for a layer -> ours
+    **{"linear_attention": "state", "sliding_attention": "local", "chunked_attention": "chunked"},
+    "hybrid": "cached",  # with a state beside it
+    **{"full_attention": "cached", "indexed_attention": "cached", "global": "cached", "latent": "cached"},
+}
+
+
+def configuration(name):
+    kind, *options = CONFIGURATIONS[name]
+    merged = {}
+    for some in options:
+        merged |= some
+    return kind, getattr(transformers, CONFIG_NAMES.get(kind, f"{kind}Config"))(**merged)
+
+
+def on_meta(kind, config):
+    with torch.device("meta"):
+        return getattr(transformers, MODEL_NAMES.get(kind, f"{kind}ForCausalLM"))(config)
+
+
+def language_sizes(theirs):
+    """Numbers in each parameter of the language part, tied weights once."""
+    return {parameter: w.numel() for parameter, w in theirs.named_parameters() if ".visual." not in parameter}
 
 
 def test_every_counted_model_is_here():
@@ -101,12 +203,9 @@ def test_every_counted_model_is_here():
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_table_counts_as_transformers_does(name):
-    kind, options = CONFIGURATIONS[name]
-    config = getattr(transformers, CONFIG_NAMES.get(kind, f"{kind}Config"))(**options)
-    with torch.device("meta"):
-        theirs = getattr(transformers, MODEL_NAMES.get(kind, f"{kind}ForCausalLM"))(config)
-    shape = model(name)
-    sizes = {parameter: w.numel() for parameter, w in theirs.named_parameters()}  # tied weights once
+    kind, config = configuration(name)
+    theirs, shape = on_meta(kind, config), model(name)
+    sizes = language_sizes(theirs)
     assert shape.parameters == sum(sizes.values())
     experts = sum(size for parameter, size in sizes.items() if ".experts." in parameter)
     unused = 0
@@ -114,6 +213,74 @@ def test_the_table_counts_as_transformers_does(name):
         unused = experts * (shape.experts - shape.experts_used) // shape.experts
     assert shape.active == shape.parameters - unused
     embedding, output = theirs.get_input_embeddings().weight, theirs.get_output_embeddings().weight
-    assert shape.lookup_parameters == (0 if embedding is output else embedding.numel())
+    assert shape.lookup_parameters - shape.per_layer_tables == (0 if embedding is output else embedding.numel())
+    assert shape.per_layer_tables == sizes.get("model.embed_tokens_per_layer.weight", 0)
     assert embedding.shape == (shape.vocab, shape.width)
-    assert shape.depth == config.num_hidden_layers and shape.heads == config.num_attention_heads
+    config = config.get_text_config()
+    assert shape.heads == config.num_attention_heads
+    kinds = layers_in(config)
+    assert shape.depth == config.num_hidden_layers if kinds is None else layers_of(shape) == kinds
+
+
+def layers_of(shape):
+    """How many layers keep what, by the table."""
+    counts = Counter()
+    for group in shape.layers:
+        if not group.parallel:
+            counts[KINDS.get(group.kind, group.kind)] += group.count
+    return counts
+
+
+def layers_in(config):
+    """How many layers keep what, by a configuration. Blocks of an MLP or of experts alone keep nothing, nor do layers
+    that read the cache of an earlier one. None where it names no layers: all are alike then."""
+    names = getattr(config, "layers_block_type", None) or getattr(config, "layer_types", None)
+    if names is None:
+        return None
+    own = len(names) - (getattr(config, "num_kv_shared_layers", 0) or 0)
+    return Counter(KINDS[name] for name in names[:own] if name not in ("mlp", "moe"))
+
+
+WITH_STATES = [name for name in CONFIGURATIONS if state_bytes(name)]
+
+
+@pytest.mark.parametrize("name", WITH_STATES)
+def test_convolutions_are_as_wide_as_transformers_ones(name):
+    kind, config = configuration(name)
+    convolutions = {p: w for p, w in on_meta(kind, config).named_parameters() if "conv1d.weight" in p}
+    (group,) = [group for group in model(name).layers if group.kind == "state"]
+    channels = sum(w.shape[0] for w in convolutions.values())
+    assert channels == group.count * group.conv_channels
+    assert {w.shape[-1] for w in convolutions.values()} == {group.conv_width}
+
+
+# The sizes of a state are their own options, so a small model around it keeps states of the checkpoint's size.
+SMALL = dict(hidden_size=64, intermediate_size=32, vocab_size=32, num_hidden_layers=2, num_experts_per_tok=1)
+SMALL |= dict(num_attention_heads=4, num_key_value_heads=4)
+SMALL |= dict(layer_types=layer_list(2, (2,)), pad_token_id=0, bos_token_id=1, eos_token_id=2)
+GRANITE = dict(mamba_n_heads=128, mamba_d_head=64, mamba_d_state=128, mamba_n_groups=1, mamba_expand=128)
+AROUND = {
+    "qwen3-next-80b-a3b": ("Qwen3Next", dict(num_experts=2, moe_intermediate_size=8)),
+    "kimi-linear-48b-a3b": ("KimiLinear", dict(num_local_experts=2, moe_intermediate_size=8)),
+    "granite-4.0-h-small": ("GraniteMoeHybrid", dict(num_local_experts=2, shared_intermediate_size=8) | GRANITE),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_layer_s_state_has_the_bytes_that_transformers_keeps(name):
+    """Of a model in 16 bits the state stays in 32. Of the convolution transformers keeps all four inputs under its
+    taps; three are enough for the next token, and the table counts those."""
+    kind, options = AROUND[name]
+    config = getattr(transformers, f"{kind}Config")(
+        **SMALL | options | dict(num_attention_heads=4, num_key_value_heads=4)
+    )
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(config).to(torch.bfloat16).eval()
+    with torch.no_grad():
+        kept = theirs(torch.tensor([[5, 6, 7, 8, 9, 10]]), use_cache=True).past_key_values.layers[0]
+    (group,) = [group for group in model(name).layers if group.kind == "state"]
+    one = replace(model(name), layers=(replace(group, count=1),))
+    state, convolution = kept.recurrent_states[0], kept.conv_states[0]
+    assert state.dtype == torch.float32 and convolution.dtype == torch.bfloat16
+    assert state_bytes(one) == state.nbytes
+    assert tail_bytes(one) == convolution.nbytes * (group.conv_width - 1) / group.conv_width
+    assert kept_bytes(one, 10**6) == state_bytes(one) + tail_bytes(one)

@@ -152,7 +152,11 @@ def test_the_largest_batch_fits_and_one_more_does_not(name, context, count):
     assert not memory_budget(name, "h200", context, most + 1, count).fits
 
 
-@given(st.sampled_from(sorted(models())), st.integers(0, 10**6), st.integers(1, 256))
+# In a chunked layer the first token of a chunk reads less than the one before it: a longer context can be faster.
+STEADY = sorted(name for name, shape in models().items() if "chunks" not in shape.attention)
+
+
+@given(st.sampled_from(STEADY), st.integers(0, 10**6), st.integers(1, 256))
 def test_longer_contexts_and_larger_batches_are_never_faster(name, context, batch):
     base = decode_step(name, "h100", context, batch).seconds
     assert decode_step(name, "h100", context + 1000, batch).seconds >= base
@@ -162,7 +166,7 @@ def test_longer_contexts_and_larger_batches_are_never_faster(name, context, batc
 @given(st.sampled_from(sorted(models())), st.integers(1, 200_000))
 def test_desk_adds_up(name, context):
     filled = memory_budget(name, "b200", context, 3, 2, "fp8", "fp8", other=1e9)
-    assert filled.weights + filled.cache + filled.left + 1e9 == pytest.approx(0.9 * 2 * 183_359 * 2**20)
+    assert filled.weights + filled.kept + filled.left + 1e9 == pytest.approx(0.9 * 2 * 183_359 * 2**20)
     assert filled.cache == cache_bytes(name, context, 3, "fp8")
 
 
