@@ -9,6 +9,7 @@ probe.py (what was learned).
 from nl_course.nested.clocks import updates_after
 from nl_course.nested.config import LevelConfig, NestedConfig
 from nl_course.nested.e2e import E2E_PRESETS, E2EPreset, e2e_config, reconfigured, with_inner_loop, without_inner_loop
+from nl_course.nested.in_place import InPlace, InPlaceState
 from nl_course.nested.levels import Level, NestedBlock
 from nl_course.nested.model import NestedLanguageModel
 from nl_course.nested.presets import PRESETS, preset
@@ -19,6 +20,8 @@ __all__ = [
     "E2E_PRESETS",
     "PRESETS",
     "E2EPreset",
+    "InPlace",
+    "InPlaceState",
     "Level",
     "LevelConfig",
     "NestedBlock",
