@@ -33,6 +33,7 @@ from nl_course.memories import (
     TTTConfig,
 )
 from nl_course.memories.ablations.gain import SharedGain
+from nl_course.memories.ablations.inner_muon import InnerMuon, InnerMuonConfig
 from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.suite.case import (
     WIDTH,
@@ -128,6 +129,9 @@ CASES = [
     Case("titans-norm", _titans(norm=True, residual=True, bias=True, activation="gelu"), compiles=False),
     Case("titans-pooled", _titans(memory=PooledTitans, max_step=0.1), compiles=False),
     Case("titans-pooled-reference", _titans("reference", PooledTitans, momentum=False), compiles=False),
+    Case("inner-muon", _titans(memory=InnerMuon, config=InnerMuonConfig), compiles=False),
+    Case("inner-muon-reference", _titans("reference", InnerMuon, InnerMuonConfig, layers=1, chunk=5), compiles=False),
+    Case("inner-sgd", _titans(memory=InnerMuon, config=InnerMuonConfig, inner_optimizer="sgd"), compiles=False),
     Case("mac", _titans(memory=MAC, config=MACConfig, segment=4), period=4),
     Case(
         "mac-reference",

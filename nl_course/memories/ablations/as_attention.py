@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nl_course.errors import CourseError
+from nl_course.memories.ablations.inner_muon import InnerMuon
 from nl_course.memories.ablations.pooled import PooledTitans
 from nl_course.memories.ablations.switches import ablation_of
 from nl_course.memories.base import State
@@ -57,9 +58,10 @@ class AsAttention:
 
 @torch.no_grad()
 def as_attention(memory: TTT | Titans, x: Tensor) -> AsAttention:
-    """The parts of the formula for a text x (B, T, D) read from its beginning. Raises CourseError for memories whose
-    write is another (self-modifying Titans erase, pooled gates wait) and for several inner steps."""
-    if not isinstance(memory, (TTT, Titans)) or isinstance(memory, PooledTitans):
+    """The parts of the formula for a text x (B, T, D) read from its beginning. Raises CourseError for several inner
+    steps, and for memories whose write is another: self-modifying Titans erase, pooled gates wait, Muon turns the sum.
+    """
+    if not isinstance(memory, (TTT, Titans)) or isinstance(memory, (PooledTitans, InnerMuon)):
         raise CourseError(f"{type(memory).__name__} is not written as attention here: only TTT and Titans are.")
     learner = memory if isinstance(memory, TTT) else memory.neural
     if ablation_of(learner).inner_steps > 1:

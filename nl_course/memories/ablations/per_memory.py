@@ -29,6 +29,7 @@ from nl_course.errors import CourseError, check_choice
 from nl_course.memories.ablations.ablation import Ablation
 from nl_course.memories.ablations.gain import SharedGain
 from nl_course.memories.ablations.hope_inner_steps import learn_hope
+from nl_course.memories.ablations.inner_muon import InnerMuonMemory
 from nl_course.memories.ablations.inner_steps import learn_titans, learn_ttt
 from nl_course.memories.ablations.pooled import PooledMemory
 from nl_course.memories.attention.cache import TokenCache
@@ -49,6 +50,7 @@ from nl_course.memories.ttt.layer import TTT, TTTState
 
 PARTS = ("memory", "attention", "persistent")  # of a hybrid
 NO_PARTS = "it has no parts beside its memory"
+ONLY_INPUTS = ("inner_steps", "last_layer_only", "momentum", "frozen", "without")  # lacked where only inputs can change
 
 
 class Adapter:
@@ -242,7 +244,16 @@ class AblatedPooledMemory(AblatedNeuralMemory):
     def lacks(memory: PooledMemory) -> dict[str, str]:
         """See `Adapter.lacks`."""
         reason = "pooled gates know no such thing"
-        return dict.fromkeys(("inner_steps", "last_layer_only", "momentum", "frozen", "without"), reason)
+        return dict.fromkeys(ONLY_INPUTS, reason)
+
+
+class AblatedInnerMuonMemory(AblatedNeuralMemory):
+    """A neural memory that is written by whole chunks: only its inputs can be changed."""
+
+    @staticmethod
+    def lacks(memory: InnerMuonMemory) -> dict[str, str]:
+        """See `Adapter.lacks`."""
+        return dict.fromkeys(ONLY_INPUTS, "a chunk is written as one step")
 
 
 class AblatedHybrid(Adapter):
@@ -502,6 +513,7 @@ class AblatedSelfModifying(Adapter):
 ADAPTERS: dict[type, type[Adapter]] = {
     TTT: AblatedTTT,
     PooledMemory: AblatedPooledMemory,
+    InnerMuonMemory: AblatedInnerMuonMemory,
     NeuralMemory: AblatedNeuralMemory,
     MAC: AblatedMAC,
     MAG: AblatedMAG,
