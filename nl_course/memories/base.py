@@ -294,6 +294,12 @@ class Memory(StateOwner):
         return super().state_settings() or {"width": self.width}
 
     @property
+    def position_period(self) -> int | None:
+        """After how many tokens what a memory does depends on their number alike: 1 where it never depends on it, None
+        where every position is another one (joining.py)."""
+        return None
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the parameters."""
         return next(self.parameters()).dtype

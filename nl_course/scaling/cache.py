@@ -166,3 +166,25 @@ def reshaped(shape: str | ModelShape, kv_heads: int | None = None, window: int |
 
     label = f"{shape.title}, {kv_heads or 'own'} kv heads" + (f", window {window}" if window else "")
     return replace(shape, title=label, layers=tuple(changed(group) for group in shape.layers))
+
+
+def on_one_device(shape: str | ModelShape, devices: int) -> ModelShape:
+    """What one of `devices` keeps of a model whose heads are dealt out among them (tensor parallelism).
+
+    Each device has heads of its own, of caches and states alike, and at least one: where there are fewer heads than
+    devices they are repeated. A latent serves all heads, and so every device keeps all of it; likewise an indexer's
+    keys. A convolution's channels go with their heads. Raises CourseError for a number of devices that does not divide
+    the query heads.
+    """
+    shape = model(shape)
+    if shape.heads % check_int("devices", devices, 1):
+        raise CourseError(f"{shape.heads} query heads cannot be dealt out evenly among {devices} devices.")
+
+    def share(count: int | None) -> int | None:
+        return None if count is None else math.ceil(count / devices)
+
+    def dealt(group: LayerGroup) -> LayerGroup:
+        heads = dict(kv_heads=share(group.kv_heads), state_heads=share(group.state_heads))
+        return replace(group, **heads, conv_channels=share(group.conv_channels))
+
+    return replace(shape, heads=shape.heads // devices, layers=tuple(dealt(group) for group in shape.layers))

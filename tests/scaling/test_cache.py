@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from nl_course.errors import CourseError
 from nl_course.scaling import (
+    LayerGroup,
+    ModelShape,
     bytes_per_token,
     cache_bytes,
+    kept_bytes,
     model,
     models,
+    on_one_device,
     reshaped,
     tokens_in,
     uniform,
@@ -171,3 +175,25 @@ def test_bad_input_is_named():
         tokens_in("llama-3.1-8b", -1)
     with pytest.raises(CourseError, match="cannot share"):
         reshaped("llama-3.1-8b", kv_heads=5)
+
+
+# -- several devices ---------------------------------------------------------------------------------------------------
+def test_heads_are_dealt_out_and_latents_repeated():
+    """By hand: 8 key-value heads over 4 and 16 devices; a latent stays whole; 32 heads of a state are dealt out."""
+    plain = uniform(24, 16, 128, 8)
+    assert cache_bytes(on_one_device(plain, 4), 1000) == cache_bytes(plain, 1000) / 4
+    assert cache_bytes(on_one_device(plain, 16), 1000) == cache_bytes(plain, 1000) / 8  # 8 heads, each on two devices
+    latent = ModelShape("l", "l", 1, 16, (LayerGroup(3, "latent", 128, kv_rank=512, rope_dim=64),), 9)
+    assert kept_bytes(on_one_device(latent, 8), 1000) == kept_bytes(latent, 1000)
+    sizes = dict(state_heads=32, key_width=128, value_width=128, conv_width=4, conv_channels=8192)
+    state = ModelShape("s", "s", 1, 16, (LayerGroup(3, "state", **sizes),), 9)
+    assert kept_bytes(on_one_device(state, 8), 1000) == kept_bytes(state, 1000) / 8
+
+
+def test_one_device_keeps_all_and_none_is_refused():
+    for name in models():
+        assert kept_bytes(on_one_device(name, 1), 5000) == kept_bytes(name, 5000)
+    with pytest.raises(CourseError, match="devices"):
+        on_one_device("llama-3.1-8b", 0)
+    with pytest.raises(CourseError, match="among 5 devices"):
+        on_one_device("llama-3.1-8b", 5)

@@ -102,6 +102,11 @@ class MatrixMemory(Memory):
         """Of the matrix: the recurrence adds up a whole past, which needs float32 at least."""
         return torch.promote_types(self.dtype, torch.float32)
 
+    @property
+    def position_period(self) -> int | None:
+        """1: a matrix and its gates know nothing of positions."""
+        return 1
+
     # -- what a subclass is asked for ----------------------------------------------------------------------------
     def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """q, k (b, h, t, d_k) as the memory uses them; the first of these tokens stands at `position`."""

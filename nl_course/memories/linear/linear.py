@@ -107,6 +107,11 @@ class Retention(MatrixMemory):
         theta = config.rope_theta
         self.rotary = None if theta is None else Rotary(config.head_dim, theta)
 
+    @property
+    def position_period(self) -> int | None:
+        """None where queries and keys are turned by their positions."""
+        return 1 if self.rotary is None else None
+
     def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """q, k (b, h, t, d_k), turned by the position of each token."""
         if self.rotary is None:

@@ -62,6 +62,11 @@ class Titans(Memory):
         self.gate = nn.Linear(config.width, config.width, bias=False)
         self.output = nn.Linear(config.width, config.width, bias=False)
 
+    @property
+    def position_period(self) -> int:
+        """The chunk, which says when the anchor moves."""
+        return self.config.chunk
+
     def init_state(self, batch_size: int) -> TitansState:
         """M_0, after the persistent tokens were written into it."""
         neural = self.neural.init_state(1)

@@ -186,6 +186,11 @@ class TTT(Memory):
             self.shift = nn.Parameter(torch.zeros(h, 1, f))
         self.post_norm = nn.LayerNorm(d, eps=1e-6)
 
+    @property
+    def position_period(self) -> int:
+        """The mini-batch: within it a token's position counts, for its rotation and for its step."""
+        return self.config.mini_batch
+
     # -- the state ---------------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> TTTState:
         """W_0 in every row of the batch, and nothing written yet."""
