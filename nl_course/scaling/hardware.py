@@ -12,7 +12,7 @@ from functools import cache
 
 from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.scaling.cache import cache_bytes, index_bytes, read_bytes, state_bytes, tail_bytes
-from nl_course.scaling.formats import GB, TB, bytes_per_value
+from nl_course.scaling.formats import GB, GIB, TB, bytes_per_value
 from nl_course.scaling.shapes import LayerGroup, ModelShape, model, read_table
 
 
@@ -42,6 +42,16 @@ class Accelerator:
     def memory_gb(self) -> float:
         """The memory in 10^9 bytes."""
         return self.memory_bytes / GB
+
+    @property
+    def sheet_unit(self) -> str:
+        """What the data sheet's GB turns out to be: "10^9 bytes" or "2^30 bytes" where it is within 0.6 % of one,
+        else "neither": a part is held back, or the number is a rounded one."""
+        unit = self.memory_bytes / self.sheet_gb
+        for name, size in (("10^9 bytes", GB), ("2^30 bytes", GIB)):
+            if abs(unit / size - 1) < 0.006:
+                return name
+        return "neither"
 
     @property
     def ridge(self) -> float:
