@@ -1,4 +1,4 @@
-"""The memory desk: weights and caches on one accelerator's memory, how many readers fit, how fast they go.
+"""The memory desk: weights, caches and states on one accelerator's memory, how many readers fit, how fast they go.
 
 Everything is arithmetic on published shapes and data sheets (`nl_course.scaling`); speeds are upper bounds.
 """
@@ -16,6 +16,7 @@ from nl_course.scaling import (
     models,
     readable_bytes,
     readable_tokens,
+    state_is_own_cache,
     tokens_in,
 )
 from nl_course.views.kit import theme
@@ -47,7 +48,8 @@ def compute(settings: dict) -> dict:
     filled = memory_budget(shape, device, s["context"], s["readers"], s["count"], s["weights"], s["kv"])
     step = decode_step(shape, device, s["context"], s["readers"], s["count"], s["weights"], s["kv"])
     per_reader = tokens_in(shape, filled.weights / s["readers"], s["kv"])
-    fits_up_to = tokens_in(shape, max(0.0, filled.usable - filled.weights) / s["readers"], s["kv"])
+    room = max(0.0, filled.usable - filled.weights) / s["readers"]
+    fits_up_to = tokens_in(shape, room, s["kv"], everything=True)
     contexts = np.array(CONTEXTS)
     return {
         **s,
@@ -62,21 +64,27 @@ def compute(settings: dict) -> dict:
         "step": step,
         "crossing": per_reader,
         "fits_up_to": fits_up_to,
+        "state_is_own_cache": state_is_own_cache(shape, s["kv"]) if shape.is_hybrid else None,
     }
 
 
 def draw(arrays: dict, figure) -> None:
     """Above: the desk as one stacked bar. Below: the cache as the context grows, with the two crossings marked."""
     filled, cache_style, weight_style = arrays["desk"], theme.style("attention"), theme.style("outer")
+    state_style = theme.style("gated-delta")
     weights = min(filled.weights, filled.usable)
-    cache = min(filled.cache, filled.usable - weights)
+    states = min(filled.state + filled.tails, filled.usable - weights)
+    cache = min(filled.cache + filled.index, filled.usable - weights - states)
     parts = [
         ("weights", weights, weight_style.color, ""),
+        ("states", states, state_style.color, "\\"),
         ("cache", cache, cache_style.color, "/"),
         ("left", max(0.0, filled.left), "#FFFFFF", ""),
         ("kept free for buffers", filled.memory - filled.usable if filled.fits else 0.0, theme.MUTED, "."),
-        ("does not fit", filled.weights + filled.cache - weights - cache, OVERFLOW, "x"),
+        ("does not fit", filled.weights + filled.kept - weights - states - cache, OVERFLOW, "x"),
     ]
+    if not filled.state:
+        parts = [part for part in parts if part[0] != "states"]
     for name, size, color, pattern in parts:
         figure.add_bar(
             x=[size / 1e9],
@@ -92,6 +100,9 @@ def draw(arrays: dict, figure) -> None:
         ("weights", shown, np.full(len(shown), filled.weights), weight_style.color, "dash"),
         ("usable memory", shown, np.full(len(shown), filled.usable), theme.INK, "dot"),
     ]
+    if filled.state:
+        level = np.full(len(shown), filled.state + filled.tails)
+        lines.append(("states of all readers", shown, level, state_style.color, "dashdot"))
     for name, x, y, color, dash in lines:
         figure.add_scatter(
             x=x, y=y / 1e9, mode="lines", name=name, line=dict(color=color, dash=dash), xaxis="x2", yaxis="y2",
@@ -109,6 +120,8 @@ def draw(arrays: dict, figure) -> None:
     if filled.weights < filled.usable and arrays["fits_up_to"] <= shown[-1]:
         room = filled.usable - filled.weights
         marks.append(("desk full", arrays["fits_up_to"], room, "x", theme.INK))
+    if arrays["state_is_own_cache"]:
+        marks.append(("cache = states", arrays["state_is_own_cache"], filled.state, "square", state_style.color))
     figure.add_scatter(
         x=[m[1] for m in marks], y=[m[2] / 1e9 for m in marks], text=[m[0] for m in marks], mode="markers+text",
         textposition=["top left", *["bottom right"] * (len(marks) - 1)], xaxis="x2", yaxis="y2",
@@ -154,7 +167,7 @@ def read_out(arrays: dict) -> str:
     limit = f" (beyond the model's own {readable_tokens(arrays['max_context'])})" if arrays["beyond"] else ""
     head = (
         f"{arrays['title']} ({arrays['attention']}) on {arrays['device_title']}: weights "
-        f"{readable_bytes(filled.weights)}, cache {readable_bytes(filled.cache)} for {readers} of "
+        f"{readable_bytes(filled.weights)}, {_kept(filled)} for {readers} of "
         f"{readable_tokens(arrays['context'])} tokens{limit}. "
     )
     if filled.weights > filled.usable:
@@ -176,7 +189,24 @@ def read_out(arrays: dict) -> str:
             if crossing == np.inf
             else f"The cache outweighs the weights beyond {crossing:,.0f} tokens a reader."
         )
+        + _state_or_cache(arrays)
     )
+
+
+def _kept(filled) -> str:
+    """What all readers keep, in words: the cache, and beside it what the model has."""
+    parts = [f"cache {readable_bytes(filled.cache)}"]
+    if filled.index:
+        parts.append(f"keys of the indexer {readable_bytes(filled.index)}")
+    if filled.state:
+        parts.append(f"states {readable_bytes(filled.state)} (and {readable_bytes(filled.tails)} of convolutions)")
+    return ", ".join(parts)
+
+
+def _state_or_cache(arrays: dict) -> str:
+    """For a hybrid: up to which length its states are the larger part of what a reader keeps."""
+    tokens = arrays["state_is_own_cache"]
+    return "" if tokens is None else f" Up to {tokens:,.0f} tokens a reader's states are larger than its cache."
 
 
 class MemoryDesk(View):

@@ -55,6 +55,36 @@ def test_marks_stand_where_lines_cross():
     assert found["desk full"][1] == pytest.approx(0.9 * H100 - 16.06, rel=1e-3)
 
 
+HYBRID = dict(SETTINGS, model="qwen3-next-80b-a3b", count=4, context=4096)
+
+
+def test_a_hybrids_states_stand_beside_its_cache():
+    """36 layers of 32 heads of 128 x 128 in 32 bits, and 12 that cache 2 heads of 256 in 16 bits, for 16 readers."""
+    state, tails, cache = 36 * 32 * 128 * 128 * 4, 36 * 3 * 8192 * 2, 12 * 2 * 2 * 256 * 2 * 4096
+    figure = go.Figure()
+    draw(compute(HYBRID), figure)
+    bars = {trace.name: trace.x[0] for trace in figure.data if trace.type == "bar"}
+    assert bars["states"] == pytest.approx(16 * (state + tails) / 1e9) and bars["cache"] == pytest.approx(
+        16 * cache / 1e9
+    )
+    assert sum(bars.values()) == pytest.approx(4 * H100)
+    level = next(trace for trace in figure.data if trace.name == "states of all readers")
+    assert np.allclose(level.y, 16 * (state + tails) / 1e9)
+    marks = next(trace for trace in figure.data if trace.name == "marks")
+    assert dict(zip(marks.text, marks.x))["cache = states"] == pytest.approx(3072)
+    arrays = compute(HYBRID)
+    room = 0.9e9 * 4 * H100 - 2 * 79_674_391_296 - 16 * (state + tails)
+    assert arrays["fits_up_to"] == pytest.approx(room / 16 / (12 * 2 * 2 * 256 * 2))
+
+
+def test_a_hybrid_and_a_sparse_model_in_words():
+    said = read_out(compute(HYBRID))
+    assert "cache 1.6 GB, states 1.2 GB (and 28.3 MB of convolutions) for 16 readers of 4k tokens" in said
+    assert said.endswith("Up to 3,072 tokens a reader's states are larger than its cache.")
+    sparse = read_out(compute(dict(HYBRID, model="deepseek-v3.2", device="gb200", count=72)))
+    assert "cache 4.6 GB, keys of the indexer 1.0 GB for 16 readers" in sparse and "states" not in sparse
+
+
 def test_every_control_drives_the_picture(view):
     changes = dict(model="gemma-3-27b", context=131072, readers=2, device="b200", count=8, weights="fp8", kv="int4")
     for name, value in changes.items():
