@@ -111,6 +111,7 @@ MEMORY_CONFIGS = {
     "retnet": "RetentionConfig",
     "delta": "DeltaConfig",
     "gated-delta": "GatedDeltaConfig",
+    "kda": "KDAConfig",
     "ttt-linear": "TTTLinearConfig",
     "ttt-mlp": "TTTMLPConfig",
     "titans": "TitansConfig",

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 
 from nl_course.memories import (
+    KDA,
     MAC,
     MAG,
     MAL,
@@ -16,6 +17,7 @@ from nl_course.memories import (
     DeltaNet,
     GatedDeltaConfig,
     GatedDeltaNet,
+    KDAConfig,
     LatentAttention,
     LatentAttentionConfig,
     LinearAttention,
@@ -112,6 +114,10 @@ CASES = [
     Case("cached", _cached(), grows=True),
     Case("cached-restart", _cached("reference", "retnet", gate="similarity", restart=True), grows=True, compiles=False),
     Case("cached-ttt", _cached(memory="ttt-linear", options=dict(mini_batch=4)), grows=True, compiles=False),
+    Case("gated-delta-grouped", _matrix(GatedDeltaNet, GatedDeltaConfig, head_dim=3, key_heads=1)),
+    Case("kda", _matrix(KDA, KDAConfig, value_dim=6)),
+    Case("kda-reference", _matrix(KDA, KDAConfig, "reference", conv=2, lower_bound=-5.0)),
+    Case("kda-bounded", _matrix(KDA, KDAConfig, "chunked", conv=0, lower_bound=-5.0, key_heads=1)),
     Case("ttt-linear", _ttt()),
     Case("ttt-linear-reference", _ttt("reference"), compiles=False),
     # Its inner LayerNorm is over 4 features only: where they are nearly equal, bf16's errors are divided by little.

@@ -16,6 +16,7 @@ from nl_course.memories.base import Memory, State
 from nl_course.memories.cached.layer import Cached, CachedConfig
 from nl_course.memories.hope.layer import SelfModifying, SelfModifyingConfig
 from nl_course.memories.linear.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories.linear.kda import KDA, KDAConfig
 from nl_course.memories.linear.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
 from nl_course.memories.titans.lmm import Titans, TitansConfig
 from nl_course.memories.titans.mac import MAC, MACConfig
@@ -33,6 +34,7 @@ MEMORIES: dict[str, tuple[type[Memory], type]] = {
     "retnet": (Retention, RetentionConfig),
     "delta": (DeltaNet, DeltaConfig),
     "gated-delta": (GatedDeltaNet, GatedDeltaConfig),
+    "kda": (KDA, KDAConfig),
     "ttt-linear": (TTT, TTTLinearConfig),
     "ttt-mlp": (TTT, TTTMLPConfig),
     "titans": (Titans, TitansConfig),
@@ -94,6 +96,7 @@ def build_memory(name: str, width: int, heads: int, path: str = "auto", **option
 
 
 __all__ = [
+    "KDA",
     "MAC",
     "MAG",
     "MAL",
@@ -107,6 +110,7 @@ __all__ = [
     "DeltaNet",
     "GatedDeltaConfig",
     "GatedDeltaNet",
+    "KDAConfig",
     "LatentAttention",
     "LatentAttentionConfig",
     "LinearAttention",

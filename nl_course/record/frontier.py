@@ -5,7 +5,7 @@ same rows of multi-query recall with fresh pairs (tasks/recall.py), step for ste
 than it was taught with, in longer texts, and in the published form, in which keys stand in the filler too. The bytes of
 its state are counted after a text of the evaluated length.
 
-Six memories are trained at every size, the others of the course at the middle one. Every model has a short
+Seven memories are trained at every size, the others of the course at the middle one. Every model has a short
 convolution: the memory's own, or one before it (Zoology gives every model one too). TTT-E2E's fast MLP and HOPE's level
 learn the next token of what is read: a value after its key is one, so that a pair gets into their weights at the end of
 its chunk, and not before. "hope-at-rest" is the same HOPE with a level that never moves. Results that contradict the

@@ -32,6 +32,7 @@ from nl_course.model import LanguageModel, ModelConfig
 
 CLOSE = dict(rtol=1e-10, atol=1e-10)
 NAMES = ["linear", "retnet", "delta", "gated-delta"]
+LAYERS = [*NAMES, "kda"]
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -233,7 +234,7 @@ def layer(name, **options):
     return build_memory(name, width=8, heads=2, **options).double()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_both_paths_of_a_layer_agree(name):
     x = random(2, 11, 8)
     slow, fast = layer(name, path="reference"), layer(name, path="chunked", chunk=4)
@@ -241,7 +242,7 @@ def test_both_paths_of_a_layer_agree(name):
     torch.testing.assert_close(fast(x)[1].matrix, slow(x)[1].matrix, **CLOSE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_the_shares_of_all_values_add_up_to_the_read(name):
     memory, trace = layer(name, chunk=4), Trace()
     memory(random(2, 11, 8), None, trace)
@@ -269,7 +270,7 @@ def test_an_overwritten_value_has_no_share_left():
     assert LinearAttention.weights(memory, q, k, None, None)[0, 0, 1].min() > 0.99
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_the_trace_says_what_a_token_by_token_account_says(name):
     memory, trace = layer(name, chunk=4), Trace()
     x = random(2, 11, 8)
@@ -279,7 +280,11 @@ def test_the_trace_says_what_a_token_by_token_account_says(name):
     step, log_a = memory.gates(x)
     S = state.matrix
     for t in range(11):
-        a = 1.0 if log_a is None else log_a[:, :, t, None, None].exp()
+        a = 1.0
+        if log_a is not None:
+            kept = log_a[:, :, t].exp()
+            # One share for each row of S, or one for all.
+            a = kept[..., None] if name == "kda" else kept[..., None, None]
         beta = 1.0 if step is None else step[:, :, t, None, None]
         k_t, v_t = k[:, :, t, None], v[:, :, t, None]
         before, old = (k_t @ S - v_t).square().sum((-2, -1)), a * S
@@ -289,7 +294,7 @@ def test_the_trace_says_what_a_token_by_token_account_says(name):
             "loss_after": (k_t @ S - v_t).square().sum((-2, -1)),
             "write_norm": (S - old).norm(dim=(-2, -1)),
             "step_size": torch.as_tensor(beta, dtype=v.dtype).expand(2, 2, 1, 1)[..., 0, 0],
-            "retention": torch.as_tensor(a, dtype=v.dtype).expand(2, 2, 1, 1)[..., 0, 0],
+            "retention": torch.ones(2, 2).double() if log_a is None else kept,
         }.items():
             torch.testing.assert_close(trace[name_][:, t], value, **CLOSE)
 
@@ -330,7 +335,7 @@ def test_the_forgetting_gate_is_mamba_2s_and_starts_as_there():
     assert 0.001 <= start.min() <= start.max() <= 0.1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_in_bf16_the_matrix_is_kept_in_float32(name):
     memory = layer(name).bfloat16()
     y, state = memory(random(3, 70, 8, dtype=torch.bfloat16))
@@ -339,7 +344,7 @@ def test_in_bf16_the_matrix_is_kept_in_float32(name):
     assert state.nbytes == memory.state_bytes(70, 3) == memory.state_bytes(7, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_autocast_leaves_the_recurrence_in_float32(name):
     memory, x = layer(name).float(), random(2, 70, 8, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -351,7 +356,7 @@ def test_autocast_leaves_the_recurrence_in_float32(name):
     assert (y - expected).abs().max() < 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_language_model_reads_with_it(name):
     torch.manual_seed(0)
     model = LanguageModel(ModelConfig(vocab=11, width=8, layers=2, heads=2, hidden=8, memory=name)).double()

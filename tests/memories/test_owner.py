@@ -45,7 +45,7 @@ SIZES = {
     "self-modifying": dict(chunk=4),
     "mac": dict(chunk=4, segment=4),
     **{name: dict(chunk=4, window=4) for name in ("mag", "mal")},
-    **{name: dict(chunk=4) for name in ("linear", "retnet", "delta", "gated-delta", "titans")},
+    **{name: dict(chunk=4) for name in ("linear", "retnet", "delta", "gated-delta", "kda", "titans")},
 }
 
 # Another value of every option. A new option is missing here, and the test below fails: either a state's meaning
@@ -59,6 +59,7 @@ OTHER = dict(
     **dict(kind=("linear", "mlp"), backbone="transformer", mini_batch=8, base_rate=0.5, position_factor="sum"),
     **dict(share_qk=False, norm=(True, False), residual=(True, False), bias=(True, False)),
     **dict(stop_gradient="first-order", recompute=1),
+    **{"key_heads": 1, "lower_bound": -5.0},
     # Titans and its layers
     **dict(layers=3, expansion=3, activation=("gelu", "silu"), persistent=2, retention=False, max_step=0.05),
     **dict(momentum=(True, False), segment=8, attention_residual=False),

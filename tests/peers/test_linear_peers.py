@@ -1,24 +1,28 @@
-"""The linear memories against the plain PyTorch functions of flash-linear-attention (package `fla-core`), and our whole
-Gated DeltaNet layer against that of Qwen3-Next in Hugging Face transformers.
+"""The linear memories against the plain PyTorch functions of flash-linear-attention (package `fla-core`) and of Hugging
+Face transformers, and our whole layers against theirs: Gated DeltaNet against Qwen3-Next's, Kimi Delta Attention
+against those of Kimi Linear and GLM-5.3.
 
 Both scale queries by d_k^(-1/2), which ours do not (their norm takes it out again), and compute in float32."""
 
 import pytest
 import torch
 
-from nl_course.memories import GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories import KDA, GatedDeltaConfig, GatedDeltaNet, KDAConfig
 from nl_course.memories.common.inner_model import unit
 from nl_course.memories.linear.chunks import hebb_chunked
 from nl_course.memories.linear.delta import delta_chunked, delta_reference, gated_delta_reference
+from nl_course.memories.linear.kda import kda_reference
+from nl_course.memories.linear.kda_chunk import kda_chunked
 from nl_course.memories.linear.linear import retnet_retention
 from tests.peers import FLOAT32, from_file, moved, random
-from tests.peers.weights import qwen3_next_gated_delta
+from tests.peers.weights import kimi_delta, qwen3_next_gated_delta
 
 linear = from_file("fla-core", "fla/ops/linear_attn/naive.py")
 retention = from_file("fla-core", "fla/ops/retention/naive.py")
 gla = from_file("fla-core", "fla/ops/simple_gla/naive.py")
 delta = from_file("fla-core", "fla/ops/delta_rule/naive.py")
 gated = from_file("fla-core", "fla/ops/gated_delta_rule/naive.py")
+kda = from_file("fla-core", "fla/ops/kda/naive.py")
 
 TOKENS, KEYS, VALUES = 96, 8, 6
 SCALE = KEYS**-0.5
@@ -101,15 +105,16 @@ def test_gated_deltanets_gradients():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("heads", "key_heads"), [(3, 3), (4, 2)])
 @torch.no_grad()
-def test_the_whole_gated_deltanet_layer_is_qwen3_nexts():
+def test_the_whole_gated_deltanet_layer_is_qwen3_nexts(heads, key_heads):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed; `make peers` does it.")
     qwen = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
     # They add epsilon to the mean square of scaled reads, we to that of unscaled ones: d_k times as large.
     config = transformers.Qwen3NextConfig(
         hidden_size=24,
-        linear_num_key_heads=3,
-        linear_num_value_heads=3,
+        linear_num_key_heads=key_heads,
+        linear_num_value_heads=heads,
         linear_key_head_dim=KEYS,
         linear_value_head_dim=VALUES,
         linear_conv_kernel_dim=4,
@@ -119,8 +124,94 @@ def test_the_whole_gated_deltanet_layer_is_qwen3_nexts():
     )
     torch.manual_seed(0)
     peer = moved(qwen.Qwen3NextGatedDeltaNet(config, 0))
-    memory = GatedDeltaNet(GatedDeltaConfig(width=24, heads=3, head_dim=KEYS, value_dim=VALUES, chunk=16)).double()
-    memory.load_state_dict(qwen3_next_gated_delta(peer.state_dict(), heads=3, keys=KEYS, values=VALUES))
+    sizes = dict(width=24, heads=heads, head_dim=KEYS, value_dim=VALUES, chunk=16, key_heads=key_heads)
+    memory = GatedDeltaNet(GatedDeltaConfig(**sizes)).double()
+    theirs = qwen3_next_gated_delta(peer.state_dict(), heads, keys=KEYS, values=VALUES, key_heads=key_heads)
+    memory.load_state_dict(theirs)
+    x = random(2, 100, 24)
+    y, _ = memory(x)
+    torch.testing.assert_close(y, peer(x), rtol=1e-4, atol=1e-4)
+
+
+# -- Kimi Delta Attention ----------------------------------------------------------------------------------------------
+def by_channel():
+    """`problem` with a log of alpha for every channel, (b, h, t, d_k), and a key that forgets nearly all at times."""
+    q, k, v, beta, _, S = problem()
+    log_a = -random(2, 3, TOKENS, KEYS, seed=6).exp().float()
+    log_a[..., 0] *= 40
+    return q, k, v, beta, log_a, S
+
+
+def ours(q, k, v, beta, log_a, S):
+    """Both of our paths: o and the last S."""
+    yield kda_reference(SCALE * q, k, v, beta, log_a.exp(), S)
+    yield kda_chunked(SCALE * q, k, v, beta, log_a, S, 64)
+
+
+def test_kda_is_flash_linear_attentions():
+    q, k, v, beta, log_a, S = by_channel()
+    given = swapped(q, k, v, log_a, beta)
+    theirs = kda.naive_recurrent_kda(*given, initial_state=S, output_final_state=True)
+    for o, last in ours(q, k, v, beta, log_a, S):
+        torch.testing.assert_close(o, theirs[0].transpose(1, 2), **FLOAT32)
+        torch.testing.assert_close(last, theirs[1], **FLOAT32)
+
+
+def test_kda_is_transformers_functions():
+    kimi = pytest.importorskip("transformers.models.kimi_linear.modeling_kimi_linear")
+    q, k, v, beta, log_a, S = by_channel()
+    given = swapped(q, k, v, log_a, beta)
+    for function in (kimi.recurrent_kimi_delta_attention, kimi.chunk_kimi_delta_attention):
+        theirs = function(*given, initial_state=S, output_final_state=True)
+        for o, last in ours(q, k, v, beta, log_a, S):
+            torch.testing.assert_close(o, theirs[0].transpose(1, 2), **FLOAT32)
+            torch.testing.assert_close(last, theirs[1], **FLOAT32)
+
+
+def test_kdas_gradients():
+    kimi = pytest.importorskip("transformers.models.kimi_linear.modeling_kimi_linear")
+    given = [z.requires_grad_() for z in by_channel()]
+    q, k, v, beta, log_a, S = given
+    direction = random(2, 3, TOKENS, VALUES, seed=9).float()
+    theirs, _ = kimi.recurrent_kimi_delta_attention(*swapped(q, k, v, log_a, beta), S, False)
+    expected = torch.autograd.grad((theirs.transpose(1, 2) * direction).sum(), given)
+    for o, _ in ours(q, k, v, beta, log_a, S):
+        mine = torch.autograd.grad((o * direction).sum(), given)
+        for a, b in zip(mine, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_whole_kda_layer_is_kimi_linears():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed; `make peers` does it.")
+    kimi = pytest.importorskip("transformers.models.kimi_linear.modeling_kimi_linear")
+    config = transformers.KimiLinearConfig(**KIMI, num_hidden_layers=1, layer_types=["linear_attention"])
+    assert_is_their_kda(kimi.KimiLinearDeltaAttention(config, 0), None)
+
+
+@torch.no_grad()
+def test_the_whole_bounded_kda_layer_is_glm_5_3s():
+    glm = pytest.importorskip("transformers.models.glm5_next.modeling_glm5_next")
+    configs = pytest.importorskip("transformers.models.glm5_next.configuration_glm5_next")
+    config = configs.Glm5NextTextConfig(**KIMI, num_hidden_layers=1, layer_types=["linear_attention"])
+    assert config.linear_lower_bound == -5
+    assert_is_their_kda(glm.Glm5NextTextLinearAttention(config, 0), -5.0)
+
+
+# They add epsilon to the mean square of scaled reads, we to that of unscaled ones: d_k times as large.
+KIMI = dict(
+    hidden_size=24, linear_head_dim=KEYS, linear_num_heads=3, linear_conv_kernel_dim=4, rms_norm_eps=1e-6 / KEYS
+)
+
+
+def assert_is_their_kda(peer, lower_bound):
+    """Our KDA layer with their weights gives their outputs. Their weights have no start of their own."""
+    for number, parameter in enumerate(peer.parameters()):
+        parameter.copy_(0.5 * random(*parameter.shape, seed=number))
+    peer = moved(peer)
+    sizes = dict(width=24, heads=3, head_dim=KEYS, chunk=64, lower_bound=lower_bound)
+    memory = KDA(KDAConfig(**sizes)).double()
+    memory.load_state_dict(kimi_delta(peer.state_dict()))
     x = random(2, 100, 24)
     y, _ = memory(x)
     torch.testing.assert_close(y, peer(x), rtol=1e-4, atol=1e-4)

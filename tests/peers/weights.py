@@ -31,22 +31,45 @@ def llama(state_dict: Mapping[str, Tensor], layers: int, heads: int, kv_heads: i
     return weights
 
 
-def qwen3_next_gated_delta(state_dict: Mapping[str, Tensor], heads: int, keys: int, values: int) -> dict[str, Tensor]:
-    """A Qwen3NextGatedDeltaNet with as many key heads as value heads, for a GatedDeltaNet. Per head they keep rows for
-    q, k, v and the gate together, and for the step and the interval."""
-    rows = state_dict["in_proj_qkvz.weight"].unflatten(0, (heads, -1))
-    q, k, v, gate = rows.split([keys, keys, values, values], dim=1)
-    step, interval = state_dict["in_proj_ba.weight"].unflatten(0, (heads, 2)).unbind(1)
+def qwen3_next_gated_delta(
+    state_dict: Mapping[str, Tensor], heads: int, keys: int, values: int, key_heads: int | None = None
+) -> dict[str, Tensor]:
+    """A Qwen3NextGatedDeltaNet for a GatedDeltaNet. For each key head they keep rows for q, k, and v and the gate of
+    the value heads that it serves together, and for their steps and intervals."""
+    groups = key_heads or heads
+    served = heads // groups
+    rows = state_dict["in_proj_qkvz.weight"].unflatten(0, (groups, -1))
+    q, k, v, gate = rows.split([keys, keys, served * values, served * values], dim=1)
+    step, interval = state_dict["in_proj_ba.weight"].unflatten(0, (groups, 2, served)).unbind(1)
     return {
         "query.weight": q.flatten(0, 1),
         "key.weight": k.flatten(0, 1),
         "value.weight": v.flatten(0, 1),
         "gate.weight": gate.flatten(0, 1),
         "conv.weight": state_dict["conv1d.weight"][:, 0],
-        "step.weight": step,
-        "interval.weight": interval,
+        "step.weight": step.flatten(0, 1),
+        "interval.weight": interval.flatten(0, 1),
         "interval_bias": state_dict["dt_bias"],
         "log_rate": state_dict["A_log"],
         "norm.weight": state_dict["norm.weight"],
         "output.weight": state_dict["out_proj.weight"],
+    }
+
+
+def kimi_delta(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A KimiLinearDeltaAttention, or GLM-5.3's layer with a bound, for a KDA."""
+    return {
+        "query.weight": state_dict["q_proj.weight"],
+        "key.weight": state_dict["k_proj.weight"],
+        "value.weight": state_dict["v_proj.weight"],
+        "conv.weight": state_dict["conv1d.weight"][:, 0],
+        "step.weight": state_dict["b_proj.weight"],
+        "interval.down.weight": state_dict["forget_gate.f_a_proj.weight"],
+        "interval.up.weight": state_dict["forget_gate.f_b_proj.weight"],
+        "interval_bias": state_dict["forget_gate.dt_bias"],
+        "log_rate": state_dict["forget_gate.A_log"].flatten(),
+        "gate.down.weight": state_dict["g_a_proj.weight"],
+        "gate.up.weight": state_dict["g_b_proj.weight"],
+        "norm.weight": state_dict["o_norm.weight"],
+        "output.weight": state_dict["o_proj.weight"],
     }

@@ -18,7 +18,7 @@ def test_a_quick_run_has_every_point_and_a_second_one_goes_on_from_its_parts(tmp
     found, config = json.loads(run.read_text()), settings("frontier", quick=True)
     assert "frontier" in RECIPES and run == tmp_path / "runs" / "frontier.json"
     grid = recipe.grid(config)
-    assert [(p["memory"], p["size"], p["seeds"]) for p in found["points"]] == grid and len(grid) == 16
+    assert [(p["memory"], p["size"], p["seeds"]) for p in found["points"]] == grid and len(grid) == 17
     for point in found["points"]:
         assert abs(point["parameters"] / config["sizes"][point["size"]]["parameters"] - 1) < parts.TOLERANCE
         assert len(point["asked"]) == len(config["asked"]) and len(point["runs"]) == len(point["seeds"])
@@ -41,14 +41,14 @@ def test_a_quick_run_has_every_point_and_a_second_one_goes_on_from_its_parts(tmp
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_models_of_a_size_are_equal_and_six_have_every_size(device):
+def test_models_of_a_size_are_equal_and_seven_have_every_size(device):
     config = settings("frontier", device)
     counts = {size: [] for size in config["sizes"]}
     for name, size, _ in recipe.grid(config):
         counts[size].append(parts.build(recipe.shape_of(config, name, size)).parameter_count())
     for found in counts.values():
         assert max(found) / min(found) < 1 + 2 * parts.TOLERANCE
-    for name in ("attention", "window", "linear", "gated-delta", "ttt-linear", "titans"):
+    for name in ("attention", "window", "linear", "gated-delta", "kda", "ttt-linear", "titans"):
         model = config["models"][name]
         assert model["sizes"] == list(config["sizes"]) and len(model["seeds"]) >= 3
     steps = {recipe.training_of(config, size, 0.01, 0).steps for size in config["sizes"]}

@@ -1,4 +1,4 @@
-"""Memories of one matrix: linear attention, RetNet, the delta rule, Gated DeltaNet."""
+"""Memories of one matrix: linear attention, RetNet, the delta rule, Gated DeltaNet, Kimi Delta Attention."""
 
 from nl_course.memories.linear.delta import (
     DeltaConfig,
@@ -9,6 +9,8 @@ from nl_course.memories.linear.delta import (
     delta_reference,
     gated_delta_reference,
 )
+from nl_course.memories.linear.kda import KDA, KDAConfig, kda_reference
+from nl_course.memories.linear.kda_chunk import kda_chunked
 from nl_course.memories.linear.layer import MatrixConfig, MatrixMemory, MatrixState, unit
 from nl_course.memories.linear.linear import (
     LinearAttention,
@@ -22,10 +24,12 @@ from nl_course.memories.linear.linear import (
 )
 
 __all__ = [
+    "KDA",
     "DeltaConfig",
     "DeltaNet",
     "GatedDeltaConfig",
     "GatedDeltaNet",
+    "KDAConfig",
     "LinearAttention",
     "LinearAttentionConfig",
     "MatrixConfig",
@@ -37,6 +41,8 @@ __all__ = [
     "delta_reference",
     "gated_delta_reference",
     "half_life",
+    "kda_chunked",
+    "kda_reference",
     "linear_attention_reference",
     "retention_reference",
     "retnet_retention",

@@ -77,7 +77,7 @@ def _read_and_write(
     is (I + A) W = beta (V - d K S), so one triangular solve gives U and P in W = U - P S before S is known. The
     matrix that the next chunk begins with is then linear in S, and the loop over chunks is one product per chunk.
     """
-    tokens, key_dim, value_dim = q.shape[2], k.shape[-1], v.shape[-1]
+    tokens = q.shape[2]
     chunk = min(chunk, tokens)  # a short piece is not filled up to a whole chunk
     q, k, v, beta = (in_chunks(z, chunk) for z in (q, k, v, beta[..., None]))  # (b, h, n, c, d), beta (b, h, n, c, 1)
     if log_a is None:
@@ -93,20 +93,42 @@ def _read_and_write(
         # ... and what token j wrote has faded by the last row of D at the chunk's end.
         write_keys = k * D[..., -1, :, None]  # (b, h, n, c, d_k)
         retention = since[..., -1:, :]  # (b, h, n, 1, 1)
+    mixing = delta_mixing(k, D)  # (b, h, n, t, j)
+    scores = (q @ k.mT).tril() if D is None else q @ k.mT * D  # (b, h, n, t, j)
+    o, S, w = solved(v, beta, mixing, scores, read_keys, read_queries, write_keys, retention, S)
+    return joined(o, tokens), S, joined(w, tokens)  # (b, h, t, d_v), (b, h, d_k, d_v), (b, h, t, d_v)
+
+
+def solved(
+    v: Tensor,
+    beta: Tensor,
+    mixing: Tensor,
+    scores: Tensor,
+    read_keys: Tensor,
+    read_queries: Tensor,
+    write_keys: Tensor,
+    retention: Tensor | float,
+    S: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The solve and the loop over chunks, for any way of forgetting: v (b, h, n, c, d_v), beta (b, h, n, c, 1), and
+    what the caller let fade: `mixing` and `scores` (b, h, n, t, j), how much of write j the key (j < t) and the query
+    (j <= t) of token t meet; `read_keys` and `read_queries` (b, h, n, c, d_k), which meet S as it stood when the chunk
+    began; `write_keys` (b, h, n, c, d_k), as far as their writes last to its end; `retention`, what then remains of S,
+    (b, h, n, 1 or d_k, 1). Returns o (b, h, n, c, d_v), the last S, and the writes (b, h, n, c, d_v)."""
+    key_dim, value_dim = write_keys.shape[-1], v.shape[-1]
     # W = U - P S solves the chunk's writes for any S: the right sides of both stand side by side.
-    A = beta * delta_mixing(k, D)  # (b, h, n, c, c)
+    A = beta * mixing  # (b, h, n, c, c)
     right = beta * torch.cat([v, read_keys], dim=-1)  # (b, h, n, c, d_v + d_k)
-    solved = torch.linalg.solve_triangular(A, right, upper=False, unitriangular=True)  # (b, h, n, c, d_v + d_k)
-    U, P = solved.split([value_dim, key_dim], dim=-1)  # (b, h, n, c, d_v), (b, h, n, c, d_k)
+    solution = torch.linalg.solve_triangular(A, right, upper=False, unitriangular=True)  # (b, h, n, c, d_v + d_k)
+    U, P = solution.split([value_dim, key_dim], dim=-1)  # (b, h, n, c, d_v), (b, h, n, c, d_k)
     # At the chunk's end: retention S + K^T W = (retention I - K^T P) S + K^T U.
-    eye = torch.eye(key_dim, dtype=k.dtype, device=k.device)  # (d_k, d_k)
+    eye = torch.eye(key_dim, dtype=v.dtype, device=v.device)  # (d_k, d_k)
     moves = retention * eye - write_keys.mT @ P  # (b, h, n, d_k, d_k)
     starts, S = _carried(moves, write_keys.mT @ U, S)  # (b, h, n, d_k, d_v), (b, h, d_k, d_v)
     # With every chunk's start known, all chunks are read at once.
     w = U - P @ starts  # (b, h, n, c, d_v)
-    scores = (q @ k.mT).tril() if D is None else q @ k.mT * D  # (b, h, n, t, j)
     o = scores @ w + read_queries @ starts  # (b, h, n, c, d_v)
-    return joined(o, tokens), S, joined(w, tokens)  # (b, h, t, d_v), (b, h, d_k, d_v), (b, h, t, d_v)
+    return o, S, w
 
 
 def delta_mixing(k: Tensor, D: Tensor | None) -> Tensor:
@@ -179,11 +201,25 @@ class DeltaNet(MatrixMemory):
     def weights(self, q: Tensor, k: Tensor, step: Tensor, log_a: Tensor | None) -> Tensor:
         """The writes' weights, with each write traced back to the values it was made of, (b, h, t, t): an overwritten
         value has weight 0. (q k^T D) (I + A)^{-1} beta over all tokens."""
-        D = None if log_a is None else decay_between(log_a)  # (b, h, t, t)
-        scores = super().weights(q, k, step, log_a)  # (b, h, t, t)
-        A = step[..., None] * delta_mixing(k, D)  # (b, h, t, t)
+        scores = self.scores(q, k, log_a)  # (b, h, t, t)
+        A = step[..., None] * self.scores(k, k, log_a).tril(-1)  # (b, h, t, t)
         mixed = torch.linalg.solve_triangular(A, scores, upper=False, left=False, unitriangular=True)
         return mixed * step[..., None, :]
+
+
+def first_interval_bias(*shape: int) -> Tensor:
+    """Mamba-2's start for the forgetting gates: numbers of this shape, whose softplus lies between 0.001 and 0.1."""
+    # Drawn evenly on a log scale: some heads forget within a few tokens, others over a thousand.
+    interval = torch.empty(*shape).uniform_(math.log(0.001), math.log(0.1)).exp()
+    # The number whose softplus is the interval.
+    return interval + torch.log(-torch.expm1(-interval))
+
+
+def softplus(u: Tensor) -> Tensor:
+    """log(1 + exp(u)), elementwise."""
+    # PyTorch's softplus cannot be compiled with a backward pass here: version 2.13 expects its gradient in another
+    # memory layout than it comes in.
+    return -logsigmoid(-u)
 
 
 @dataclass(frozen=True)
@@ -203,19 +239,14 @@ class GatedDeltaNet(DeltaNet):
     def __init__(self, config: GatedDeltaConfig, path: str = "auto"):
         super().__init__(config, path)
         self.interval = nn.Linear(config.width, config.heads, bias=False)
-        # Drawn evenly on a log scale: some heads forget within a few tokens, others over a thousand.
-        interval = torch.empty(config.heads).uniform_(math.log(0.001), math.log(0.1)).exp()  # (h,)
-        # The number whose softplus is the interval.
-        self.interval_bias = nn.Parameter(interval + torch.log(-torch.expm1(-interval)))
+        self.interval_bias = nn.Parameter(first_interval_bias(config.heads))
         self.log_rate = nn.Parameter(torch.empty(config.heads).uniform_(1, 16).log())  # A
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (b, t, width) -> beta and log alpha = -Delta exp(A), both (b, h, t)."""
         beta, _ = super().gates(x)
         interval = self.interval(x).to(beta.dtype) + self.interval_bias
-        # softplus(u) = -logsigmoid(-u). PyTorch's softplus cannot be compiled with a backward pass here: version 2.13
-        # expects its gradient in another memory layout than it comes in.
-        Delta = -logsigmoid(-interval).mT  # (b, h, t)
+        Delta = softplus(interval).mT  # (b, h, t)
         return beta, -Delta * self.log_rate.to(beta.dtype).exp()[:, None]
 
     def token_by_token(

@@ -7,7 +7,8 @@
 The state is S (b, h, d_k, d_v), in float32 at least, and the last inputs of the convolution: the same size for ever.
 No read is scaled by d_k^(-1/2): normalizing it makes a scale meaningless. (Other code scales; mind it when
 comparing.)
-Axes: b batch, h heads, t time, d_k head width of queries and keys, d_v of values.
+Axes: b batch, h heads, g heads of queries and keys (mostly h too), t time, d_k head width of queries and keys, d_v of
+values.
 """
 
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ MATRIX_PATHS = ("auto", "reference", "chunked")
 class MatrixConfig:
     """Sizes of one layer: `heads` matrices of `head_dim` x `value_dim` (both width / heads if not given).
     `chunk` tokens are read at once (a matter of speed only), `conv` is the width of the convolution on q, k
-    and v (0: none), `gate` multiplies what is read by SiLU(x W_g). Raises CourseError for sizes that do not fit."""
+    and v (0: none), `gate` multiplies what is read by SiLU(x W_g). With `key_heads`, a divisor of `heads`, there are
+    only so many heads of queries and keys, and each serves heads / key_heads matrices, one after another, as in
+    Qwen3-Next. Raises CourseError for sizes that do not fit."""
 
     width: int
     heads: int
@@ -40,6 +43,7 @@ class MatrixConfig:
     chunk: int = 64
     conv: int = 0
     gate: bool = False
+    key_heads: int | None = None
 
     def __post_init__(self):
         check_int("width", self.width, 1)
@@ -55,6 +59,11 @@ class MatrixConfig:
             object.__setattr__(self, "value_dim", self.head_dim)
         check_int("head_dim", self.head_dim, 1)
         check_int("value_dim", self.value_dim, 1)
+        if self.key_heads is None:
+            object.__setattr__(self, "key_heads", self.heads)
+        check_int("key_heads", self.key_heads, 1)
+        if self.heads % self.key_heads:
+            raise CourseError(f"key_heads must divide heads ({self.heads}): {self.key_heads} does not.")
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ class MatrixMemory(Memory):
     matrix before and after the token's own write), `write_norm`, all (B, T, h); `value` and `read` (B, T, h,
     d_v); and `weights` (B, T, h, positions), the share of each past value in each read. Weights of tokens
     that an earlier call read are not a number: the state keeps no token apart. From an empty state, `weights`
-    @ `value` is `read`.
+    @ `value` is `read`. A memory with a gate for every channel traces `retention` (B, T, h, d_k).
     """
 
     outside_state = ("chunk",)  # a matter of speed
@@ -86,7 +95,7 @@ class MatrixMemory(Memory):
         super().__init__(config.width)
         self.config = config
         self.path = check_choice("path", path, MATRIX_PATHS)
-        keys, values = config.heads * config.head_dim, config.heads * config.value_dim
+        keys, values = config.key_heads * config.head_dim, config.heads * config.value_dim
         self.query = nn.Linear(config.width, keys, bias=False)
         self.key = nn.Linear(config.width, keys, bias=False)
         self.value = nn.Linear(config.width, values, bias=False)
@@ -136,8 +145,20 @@ class MatrixMemory(Memory):
 
     def weights(self, q: Tensor, k: Tensor, step: Tensor | None, log_a: Tensor | None) -> Tensor:
         """The share of each value in each read, (b, h, t, t)."""
+        return self.scores(q, k, log_a)
+
+    def scores(self, q: Tensor, k: Tensor, log_a: Tensor | None) -> Tensor:
+        """How much of each write each read meets, 0 for later ones: q, k (b, h, t, d_k) -> (b, h, t, t)."""
         scores = q @ k.mT  # (b, h, t, t)
         return scores.tril() if log_a is None else scores * decay_between(log_a)
+
+    def hebb(self, q: Tensor, k: Tensor, w: Tensor, log_a: Tensor | None, S: Tensor) -> Tensor:
+        """What q reads, (b, h, t, d_v), where each token ties w (b, h, t, d_v) to its key and looks up nothing."""
+        return hebb_chunked(q, k, w, log_a, S, self.config.chunk)[0]
+
+    def gated(self, y: Tensor, x: Tensor) -> Tensor:
+        """What was read, y (b, t, h d_v), times SiLU(x W_g), where there is a gate."""
+        return y if self.gate is None else y * silu(self.gate(x))
 
     # -- the memory ----------------------------------------------------------------------------------------------
     def init_state(self, batch_size: int) -> MatrixState:
@@ -147,7 +168,7 @@ class MatrixMemory(Memory):
         return MatrixState(matrix, None if self.conv is None else self.conv.init_state(batch_size), 0)
 
     def state_bytes(self, tokens: int, batch_size: int = 1) -> int:
-        """h d_k d_v numbers of float32 at least, and (taps - 1) (2 h d_k + h d_v) for the convolution."""
+        """h d_k d_v numbers of float32 at least, and (taps - 1) (2 g d_k + h d_v) for the convolution."""
         c = self.config
         matrix = c.heads * c.head_dim * c.value_dim * self.accum_dtype.itemsize
         conv_state = 0 if self.conv is None else self.conv.state_size * self.dtype.itemsize
@@ -172,23 +193,26 @@ class MatrixMemory(Memory):
                 self._explain(trace, q, k, v, step, log_a, state, o)
         # Each head is normalized by itself, before the heads stand side by side.
         y = rearrange(self.norm(o.to(x.dtype)), "b h t d -> b t (h d)")  # (b, t, h d_v)
-        if self.gate is not None:
-            y = y * silu(self.gate(x))
+        y = self.gated(y, x)
         return self.output(y), MatrixState(S, conv_state, state.position + tokens)
 
     def project(self, x: Tensor, state: MatrixState) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """x (b, t, width) -> q, k (b, h, t, d_k), v (b, h, t, d_v) as the recurrence takes them, and the last inputs
-        of the convolution for the next call (b, taps - 1, 2 h d_k + h d_v)."""
+        of the convolution for the next call (b, taps - 1, 2 g d_k + h d_v)."""
         c, conv_state = self.config, state.conv_state
-        qkv = torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)  # (b, t, 2 h d_k + h d_v)
+        qkv = torch.cat([self.query(x), self.key(x), self.value(x)], dim=-1)  # (b, t, 2 g d_k + h d_v)
         if self.conv is not None:
             qkv, conv_state = self.conv(qkv, conv_state)  # its activation is applied inside
         elif self.activation == "silu":
             qkv = silu(qkv)
-        keys = c.heads * c.head_dim
-        q, k, v = qkv.split([keys, keys, c.heads * c.value_dim], dim=-1)  # (b, t, h d_k) twice, (b, t, h d_v)
-        q, k, v = (rearrange(z, "b t (h d) -> b h t d", h=c.heads) for z in (q, k, v))  # (b, h, t, d_k or d_v)
+        keys = c.key_heads * c.head_dim
+        q, k, v = qkv.split([keys, keys, c.heads * c.value_dim], dim=-1)  # (b, t, g d_k) twice, (b, t, h d_v)
+        q, k = (rearrange(z, "b t (g d) -> b g t d", g=c.key_heads) for z in (q, k))  # (b, g, t, d_k)
+        v = rearrange(v, "b t (h d) -> b h t d", h=c.heads)  # (b, h, t, d_v)
         q, k = self.queries_and_keys(q, k, state.position)
+        if c.key_heads < c.heads:
+            # Neighboring matrices share a head of keys: key head 0 serves matrices 0 to heads / key_heads - 1.
+            q, k = (z.repeat_interleave(c.heads // c.key_heads, dim=1) for z in (q, k))  # (b, h, t, d_k)
         return q, k, v, conv_state
 
     @torch.no_grad()
@@ -204,7 +228,7 @@ class MatrixMemory(Memory):
         o: Tensor,
     ) -> None:
         """All traces follow from the writes w, since any of these memories is Hebb's rule on (k, w)."""
-        S, chunk = state.matrix, self.config.chunk
+        S = state.matrix
 
         def add(name: str, value: Tensor) -> None:
             """A trace has time on axis 1: (b, h, t, ...) -> (b, t, h, ...)."""
@@ -218,12 +242,12 @@ class MatrixMemory(Memory):
         if trace.wants("write_norm") or trace.wants("loss_before") or trace.wants("loss_after"):
             w = self.writes(k, v, step, log_a, S)  # (b, h, t, d_v)
             # A read with the token's own key is what the memory says under it after the write.
-            after = hebb_chunked(k, k, w, log_a, S, chunk)[0]  # (b, h, t, d_v)
+            after = self.hebb(k, k, w, log_a, S)  # (b, h, t, d_v)
             # Reading with the next token's key is the look-up before that token's write.
             older = None if log_a is None else log_a[:, :, :-1]
             before = k[:, :, :1] @ S  # (b, h, 1, d_v)
             if k.shape[2] > 1:
-                later = hebb_chunked(k[:, :, 1:], k[:, :, :-1], w[:, :, :-1], older, S, chunk)[0]
+                later = self.hebb(k[:, :, 1:], k[:, :, :-1], w[:, :, :-1], older, S)
                 before = torch.cat([before, later], dim=2)  # (b, h, t, d_v)
             # The change k^T w of the matrix has this norm: it is an outer product.
             add("write_norm", k.norm(dim=-1) * w.norm(dim=-1))
