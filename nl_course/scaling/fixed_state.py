@@ -14,6 +14,9 @@ and an add; what grows with f alone, such as norms and gates, is left out):
 In bytes: every copy is read once and written once. With `every` = c > 1 tokens between writes, the state is read to
 answer each token but written once in c, and the open chunk's inputs and errors are kept and read beside it: fewer
 bytes, and as many operations and a few more. None of it is shared by sequences: a batch shares the weights alone.
+
+A text that is there already, a prompt or a row of training, is another matter: a chunk of it is one matrix product
+(`chunk_traffic`), for which the state is read once. So there the size of a chunk decides how busy a machine can be.
 """
 
 from dataclasses import dataclass
@@ -109,6 +112,42 @@ def state_traffic(memory: str | FixedMemory, writing: Writing | None = None, eve
     written = memory.copies / c * N + row
     once_a_chunk = N * writing.retention + 2 * N * writing.momentum
     return Traffic(flops - once_a_chunk * (1 - 1 / c) + 2 * waiting * row, read * size, written * size)
+
+
+def chunk_traffic(
+    memory: str | FixedMemory,
+    writing: Writing | None = None,
+    chunk: int = 1,
+    *,
+    reads_chunk: bool = True,
+    newton_schulz_steps: int = 0,
+) -> Traffic:
+    """One token's share of a chunk that is read and written at once, as in training or with a prompt; else as
+    `state_traffic`. The best case: each copy of the state is read once and written once per chunk.
+
+    Beside the state every token moves its query, key, value and answer, in bf16. With `reads_chunk` tokens also answer
+    from the pairs of their own chunk, which is attention's work, c / 2 pairs per token. Without, they read what the
+    chunk began with alone, as LaCT's do. `newton_schulz_steps` orthogonalize each matrix of the chunk's write: per step
+    4 s^2 l + 2 s^3 operations, s and l being its shorter and its longer side.
+    """
+    if isinstance(memory, str):
+        writing = WRITINGS[check_choice("memory", memory, WRITINGS)] if writing is None else writing
+        memory = FIXED_MEMORIES[memory]
+    flops = state_traffic(memory, writing, every=chunk).flops
+    if not reads_chunk:
+        flops -= (chunk - 1) * _row(memory)
+    heads = memory.layers * memory.width // memory.head_dim
+    flops += check_int("newton_schulz_steps", newton_schulz_steps) * heads * _newton_schulz_flops(memory) / chunk
+    state = memory.copies * memory.values * bytes_per_value(memory.dtype) / chunk
+    row = memory.layers * memory.width * bytes_per_value("bf16")
+    return Traffic(flops, state + 3 * row, state + row)
+
+
+def _newton_schulz_flops(memory: FixedMemory) -> int:
+    """Of one step on the matrices of one head: X X^T, its square, and the product with X."""
+    short = memory.head_dim
+    long, matrices = (short * memory.expansion, 2) if memory.rule == "mlp" else (short, 1)
+    return matrices * (4 * short * short * long + 2 * short**3)
 
 
 def _behind_the_first(memory: FixedMemory) -> int:

@@ -13,6 +13,7 @@ from nl_course.scaling.fixed_state import (
     Traffic,
     Writing,
     cache_traffic,
+    chunk_traffic,
     even_traffic_tokens,
     state_traffic,
     weights_traffic,
@@ -91,6 +92,34 @@ def test_cache_and_weights_by_hand():
     assert weights_traffic(1000, batch=4) == Traffic(2000, 500, 0)
     both = weights_traffic(1000) + found
     assert both.bytes == 2000 + found.bytes and both.times(3).flops == 3 * both.flops
+
+
+def test_a_chunk_at_once_by_hand():
+    # Per token: k S, S += k e, q S, 2 * 64 each; on average 1.5 of 4 pairs are earlier ones of the chunk, each with a
+    # product q k of 8 and a sum over e of 8. In bytes: a quarter of 64 numbers in and out, q, k, v and y in bf16.
+    found = chunk_traffic(head("matrix"), Writing(), chunk=4)
+    assert found == Traffic(6 * 64 + 1.5 * 2 * 16, 64 + 3 * 16, 64 + 16)
+    assert chunk_traffic(head("matrix"), Writing(), chunk=4, reads_chunk=False).flops == 6 * 64
+    assert chunk_traffic(head("matrix"), Writing()).flops == state_traffic(head("matrix"), Writing()).flops
+
+
+def test_newton_schulz_by_hand():
+    # 8 x 8: a Gram matrix, its square and their product with the matrix, 2 * 8^3 each. 4 x 16 and 16 x 4: two of
+    # 2 * 4 * 4 * 16 and one of 2 * 4^3, for both matrices.
+    for memory, one_step in ((head("matrix"), 6 * 8**3), (head("mlp", 4), 2 * (2 * 512 + 128))):
+        without, with_it = (chunk_traffic(memory, Writing(), 16, newton_schulz_steps=n) for n in (0, 5))
+        assert with_it.flops - without.flops == 5 * one_step / 16
+        assert with_it.bytes == without.bytes
+
+
+def test_a_chunk_alone_makes_no_small_state_busy():
+    """Without reading its own chunk, a head of f has at most 6 f^2 operations for 4 numbers of f in bf16."""
+    busiest = chunk_traffic("linear", Writing(), chunk=10**6, reads_chunk=False)
+    assert 0.99 * 0.75 * 64 < busiest.intensity < 0.75 * 64 < accelerator("h100").ridge
+    wide = chunk_traffic("titans-wide-bf16", chunk=512, reads_chunk=False)
+    assert wide.intensity > accelerator("h100").ridge > chunk_traffic("titans-wide-bf16", chunk=16).intensity
+    with pytest.raises(CourseError, match="newton_schulz_steps"):
+        chunk_traffic("linear", newton_schulz_steps=-1)
 
 
 def test_every_byte_moved_has_few_operations_and_no_batch_changes_that():
