@@ -32,6 +32,51 @@ SETTINGS = {  # JupyterLab's own, by plugin
     "docmanager-extension/plugin": {"autosave": False},
 }
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+# Figures, and the views they stand in, as the page shows them: what was drawn, where the sliders and lists stand, what
+# is said. A figure's model has the same id in the kernel.
+SHOWN = """
+() => [...document.querySelectorAll('.nl-plot')].map(plot => {
+  const drawn = plot.firstChild, view = plot.closest('.nl-view');
+  const all = (selector, read) => view ? [...view.querySelectorAll(selector)].map(read) : [];
+  return {
+    model: plot.dataset.model,
+    revision: Number(drawn.dataset.revision ?? -1),
+    traces: (drawn.data ?? []).map(trace => trace.type ?? 'scatter'),
+    svgs: drawn.querySelectorAll('.main-svg').length,
+    sliders: all('.noUi-handle', handle => Number(handle.getAttribute('aria-valuenow'))),
+    lists: all('select', list => list.selectedOptions[0]?.textContent ?? ''),
+    said: all('[role=status]', line => line.textContent).at(-1) ?? '',
+  };
+})
+"""
+# The same as the kernel has it.
+TRUE = """
+import gc as _gc, json as _json
+import ipywidgets as _W
+from nl_course.views.kit.plot import Plot as _Plot
+from nl_course.views.kit.shell import View as _View
+_all = [thing for thing in _gc.get_objects() if isinstance(thing, (_Plot, _View))]
+_views = {view._plot.model_id: view for view in _all if isinstance(view, _View) and hasattr(view, "_plot")}
+_true = {}
+for _plot in _all:
+    if not isinstance(_plot, _Plot) or _plot.comm is None:
+        continue
+    _about = {"revision": _plot.figure["revision"], "traces": [trace["type"] for trace in _plot.figure["data"]]}
+    if _plot.model_id in _views:
+        _view = _views[_plot.model_id]
+        _sliders = (_W.IntSlider, _W.FloatSlider, _W.IntRangeSlider, _W.FloatRangeSlider)
+        _about |= {"said": _view.readout, "sliders": [], "lists": [], "name": _view.name}
+        for _control in _view.controls_by_name.values():
+            if isinstance(_control, _sliders):
+                _value = _control.value
+                _about["sliders"] += [*_value] if isinstance(_value, tuple) else [_value]
+            if isinstance(_control, _W.SelectionSlider):
+                _about["sliders"].append(_control.index)
+            if isinstance(_control, _W.Dropdown):
+                _about["lists"].append(str(_control.label))
+    _true[_plot.model_id] = _about
+print(_json.dumps(_true))
+"""
 CLUTTER = "#jp-menu-panel, #jp-top-panel, #jp-bottom-panel, .jp-Toolbar, .jp-SideBar"
 PLOT = """
 view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .shapelayer path, .infolayer text')]
@@ -99,6 +144,7 @@ class Lab:
     def __init__(self, folder, browser):
         self.folder, self.browser = Path(folder), browser
         self.token, self.asked = secrets.token_hex(16), []
+        self.received = []  # the length of each message that a page got over a websocket
 
     def __enter__(self) -> "Lab":
         self._private = tempfile.TemporaryDirectory(prefix="nl-lab-")
@@ -154,7 +200,7 @@ class Lab:
         context = self.browser.new_context(viewport={"width": width, "height": height})
         context.on("request", lambda request: self.asked.append(request.url))
         page = context.new_page()
-        page.on("websocket", lambda socket: self.asked.append(socket.url))
+        page.on("websocket", lambda socket: self._heard(socket))
         page.goto(f"{self.address}/lab/tree/{path}?token={self.token}&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
         page.wait_for_function(
@@ -167,10 +213,23 @@ class Lab:
             page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
             context.close()
 
+    def _heard(self, socket) -> None:
+        self.asked.append(socket.url)
+        socket.on("framereceived", lambda frame: self.received.append(len(frame)))
+
     def strangers(self) -> list[str]:
         """The addresses that pages asked for and that are not this Lab: nothing may leave the machine."""
         own = (f"127.0.0.1:{self.port}", "")
         return [url for url in self.asked if urlsplit(url).netloc not in own]
+
+
+def _alike(shown, true) -> bool:
+    """Whether a value on the page is the kernel's; a page rounds numbers."""
+    if isinstance(true, list):
+        return len(shown) == len(true) and all(map(_alike, shown, true))
+    if isinstance(true, float):
+        return abs(shown - true) <= 1e-6 + 1e-3 * abs(true)
+    return shown == true
 
 
 class Page:
@@ -191,6 +250,40 @@ class Page:
         )
         self.page.set_default_timeout(30_000)
 
+    def kernel(self, code: str) -> str:
+        """What `code` prints in the notebook's kernel."""
+        return self.page.evaluate(
+            f"""async code => {{
+              const asked = ({KERNEL}).requestExecute({{ code, store_history: false }});
+              let said = "";
+              asked.onIOPub = ({{ header, content }}) => {{
+                if (header.msg_type === "stream" && content.name === "stdout") said += content.text;
+                if (header.msg_type === "error") said += content.traceback.join("\\n");
+              }};
+              await asked.done;
+              return said;
+            }}""",
+            code,
+        )
+
+    def throttle(self, factor: int) -> None:
+        """Makes the page as slow as on a processor `factor` times slower; 1 is the machine's own speed."""
+        self._devtools = getattr(self, "_devtools", None) or self.page.context.new_cdp_session(self.page)
+        self._devtools.send("Emulation.setCPUThrottlingRate", {"rate": factor})
+
+    def reload(self) -> None:
+        """Saves the notebook, loads the page anew and waits for the notebook and its kernel, which lived on."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        address = self.page.url.replace("&reset", "").replace("?reset", "")
+        self.page.goto(address)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        self.page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=90_000)
+
+    def second_view(self) -> None:
+        """Opens the notebook a second time beside itself, on the same kernel."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:clone')")
+        self.page.wait_for_function("() => document.querySelectorAll('.jp-NotebookPanel').length === 2")
+
     def errors(self) -> list[str]:
         """Error outputs of cells, widgets that could not be shown, and errors said inside views."""
         return self.page.evaluate(
@@ -204,6 +297,33 @@ class Page:
               return [...failed, ...shown];
             }"""
         )
+
+    def disagreements(self, shown_times: int = 1) -> list[str]:
+        """What the page shows otherwise than the kernel has it: pictures, sliders, lists, sentences, by figure."""
+        true, shown, wrong = json.loads(self.kernel(TRUE)), self.page.evaluate(SHOWN), []
+        for model, wanted in true.items():
+            name = wanted.pop("name", "chart")
+            copies = [copy for copy in shown if copy["model"] == model]
+            if name != "chart" and len(copies) != shown_times:
+                wrong.append(f"{name} stands {len(copies)} times on the page, not {shown_times}")
+            for copy in copies:
+                if not copy["svgs"]:
+                    wrong.append(f"{name} is not drawn")
+                for key, value in wanted.items():
+                    if not _alike(copy[key], value):
+                        wrong.append(f"{name}: {key} on the page {copy[key]}, in the kernel {value}")
+        known = [copy for copy in shown if copy["model"] in true]
+        if len(known) < len(shown):
+            wrong.append(f"{len(shown) - len(known)} figures of the page are not the kernel's")
+        return wrong
+
+    def agree(self, seconds: float = 120, shown_times: int = 1) -> None:
+        """Waits until page and kernel agree on every figure; raises AssertionError saying where they do not."""
+        until = time.monotonic() + seconds
+        while wrong := self.disagreements(shown_times):
+            if time.monotonic() > until:
+                raise AssertionError("\n".join(wrong))
+            self.page.wait_for_timeout(500)
 
     def broken_pictures(self) -> list[str]:
         """Addresses of pictures in the text that did not load."""

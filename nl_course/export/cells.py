@@ -11,7 +11,7 @@ import plotly.io
 from nbconvert import HTMLExporter
 
 from nl_course.export.maths import with_mathml
-from nl_course.views.kit.shell import STILL
+from nl_course.views.kit.plot import STILL
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -100,16 +100,19 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
 
 
 def view(content: dict[str, Any], plot: str) -> str:
-    """A view at the settings it opens with: title, question, plot, and the sentence that says what it shows."""
+    """A view at the settings it opens with: title, question, plot, and the sentence that says what it shows. A chart
+    has only the last two."""
+    title = f"<p><strong>{escape(content['title'])}</strong></p>" if content["title"] else ""
     question = ""
     if content["question"]:
         question = f"<p class='asked'><em>Predict first.</em> {escape(content['question'])}</p>"
     drawing = figure(json.loads(content["figure"]), plot, content["read_out"])
-    controls = ", ".join(content["controls"])
+    controls = ""
+    if content["controls"]:
+        controls = f"<br><small>In JupyterLab you can move: {escape(', '.join(content['controls']))}.</small>"
     return (
-        f"<figure class='view'><p><strong>{escape(content['title'])}</strong></p>{question}{drawing}"
-        f"<figcaption>{escape(content['read_out'])}<br><small>In JupyterLab you can move: {escape(controls)}."
-        "</small></figcaption></figure>"
+        f"<figure class='view'>{title}{question}{drawing}"
+        f"<figcaption>{escape(content['read_out'])}{controls}</figcaption></figure>"
     )
 
 
@@ -125,7 +128,7 @@ def figure(drawing: dict[str, Any], plot: str, description: str) -> str:
         full_html=False,
         div_id=re.sub(r"\W", "-", plot),
         validate=False,
-        config={"responsive": True, "displaylogo": False},
+        config={"responsive": True, "displayModeBar": False},
     )
     label = f' role="img" aria-label="{escape(description)}"' if description else ""
     return f"<div class='plot'{label}>{html}</div>"

@@ -17,7 +17,7 @@ def run_notebook(path: Path, jobs: int = 1) -> tuple[nbformat.NotebookNode, str]
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    from nl_course.views.kit.shell import STILLS
+    from nl_course.views.kit.plot import STILLS
 
     notebook = nbformat.read(path, as_version=4)
     # Outputs of an earlier run must not pass for those of a cell that this run did not reach.

@@ -144,7 +144,7 @@ def draw(arrays: dict, figure) -> None:
     axis = dict(range=[0.4, last + 0.6], domain=(0.64, 1))
     figure.update_layout(
         margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
-        orientation="v", bgcolor="rgba(255,255,255,0.7)"),
+        orientation="v", bgcolor=theme.VEIL),
         xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
                    tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=9)),
         yaxis=dict(showgrid=False, title="place within the key"),

@@ -221,15 +221,10 @@ class Frontier(View):
             "axis": W.ToggleButtons(options=AXES, description="Recall against"),
         }
 
-    def _redraw(self):
-        super()._redraw()
-        for trace in self.figure.data:
-            if trace.customdata is not None and not trace._click_callbacks:
-                trace.on_click(self.clicked)
-
-    def clicked(self, trace, points, _) -> None:
+    def point_clicked(self, trace, point):
         """A click on a point chooses it, as the list does."""
-        if points.point_inds:
-            self.set(point=str(trace.customdata[points.point_inds[0]]))
+        names = self.figure.data[trace].customdata
+        if names is not None:
+            self.set(point=str(names[point]))
 
     compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)

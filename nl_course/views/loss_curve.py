@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Line
-from nl_course.views.kit.sync import settle
+from nl_course.views.kit.plot import Plot, still
 
 EVERY = 0.25  # seconds between two redraws
 
@@ -34,12 +34,11 @@ class LossCurve:
         self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live",
         name: str = "loss-curve",
     ):  # fmt: skip
-        self.title, self.label, self.vocab = title, label, vocab
+        self.title, self.label, self.vocab, self.name = title, label, vocab, name
         self.steps, self.losses, self.held_out = [], [], []
         self._drawn = -math.inf
         outer = theme.style("outer")
-        self.figure = go.FigureWidget(layout=dict(template=theme.template(), width=820, height=340))
-        self.figure._config = {**self.figure._config, "displaylogo": False}
+        self.figure = go.Figure(layout=dict(width=820, height=340))
         thin = dict(color=outer.color, width=1)
         self.figure.add_scatter(x=[], y=[], mode="lines", name="each step", line=thin, opacity=0.35)
         self.figure.add_scatter(x=[], y=[], mode="lines", name="running mean", line=dict(color=outer.color, width=3))
@@ -56,7 +55,8 @@ class LossCurve:
         self.over = W.IntSlider(value=20, min=1, max=100, description="Running mean over (steps)")
         self.over.style.description_width, self.over.layout.width = "initial", "440px"
         self.over.observe(lambda change: self.draw(), "value")
-        self.widget = W.VBox([self.over, self.figure, self._readout], layout=W.Layout(overflow="visible"))
+        self._plot = Plot(self.figure, title)
+        self.widget = W.VBox([self.over, self._plot, self._readout], layout=W.Layout(overflow="visible"))
         self.widget.add_class("nl-view")
         self.widget.add_class(f"nl-{name}")
         self.draw()
@@ -94,12 +94,11 @@ class LossCurve:
     def draw(self) -> None:
         """Brings the picture and its sentence up to date."""
         self._drawn = time.monotonic()
-        with self.figure.batch_update():
-            for trace, ys in zip(self.figure.data, (self.losses, self.smooth)):
-                trace.x, trace.y = list(self.steps), list(ys)
-            self.figure.data[2].x = [step for step, _ in self.held_out]
-            self.figure.data[2].y = [loss for _, loss in self.held_out]
-        settle(self.figure)  # a browser that is still loading the plot starts from here
+        for trace, ys in zip(self.figure.data, (self.losses, self.smooth)):
+            trace.x, trace.y = list(self.steps), list(ys)
+        self.figure.data[2].x = [step for step, _ in self.held_out]
+        self.figure.data[2].y = [loss for _, loss in self.held_out]
+        self._plot.show(self.figure)
         self._readout.text = self.readout
 
     @property
@@ -119,4 +118,9 @@ class LossCurve:
         return f"{self.title} ({self.label}): {self.readout}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
-        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        said = f"{self.title} ({self.label}): {self.readout}"
+        return {
+            **self.widget._repr_mimebundle_(**kwargs),
+            **still(self.name, said, self.figure),
+            "text/plain": repr(self),
+        }

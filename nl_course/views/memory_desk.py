@@ -79,7 +79,7 @@ def draw(arrays: dict, figure) -> None:
         ("weights", weights, weight_style.color, ""),
         ("states", states, state_style.color, "\\"),
         ("cache", cache, cache_style.color, "/"),
-        ("left", max(0.0, filled.left), "#FFFFFF", ""),
+        ("left", max(0.0, filled.left), "white", ""),
         ("kept free for buffers", filled.memory - filled.usable if filled.fits else 0.0, theme.MUTED, "."),
         ("does not fit", filled.weights + filled.kept - weights - states - cache, OVERFLOW, "x"),
     ]

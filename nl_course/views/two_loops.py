@@ -201,7 +201,7 @@ def _arrange(arrays: dict, figure) -> None:
     )
     figure.update_layout(
         margin=dict(l=58, r=12, t=52, b=46),
-        legend=dict(x=0.51, y=0.02, xanchor="right", yanchor="bottom", orientation="v", bgcolor="rgba(255,255,255,0.8)",
+        legend=dict(x=0.51, y=0.02, xanchor="right", yanchor="bottom", orientation="v", bgcolor=theme.VEIL,
                     title=dict(text="slope here")),
         xaxis=dict(domain=(0, 0.53), title=name, range=[*RANGES[arrays["number"]]]),
         yaxis=dict(title="outer loss", range=[-0.08 * top, top]),

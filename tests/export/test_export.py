@@ -16,7 +16,7 @@ from nl_course.export import all_notebooks, cells, chosen, export, slides
 from nl_course.export.maths import with_mathml
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
-from nl_course.views.kit.shell import STILL
+from nl_course.views.kit.plot import STILL
 
 
 class Page(HTMLParser):

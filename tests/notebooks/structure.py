@@ -136,7 +136,7 @@ def metadata_and_outputs_are_clean(book):
             if output.output_type == "error":
                 yield f"{first(cell)} stores an error: {output.ename}."
             if any("plotly" in kind for kind in output.get("data", {})):
-                yield f"{first(cell)} stores a plotly figure; show a FigureWidget or a view."
+                yield f"{first(cell)} stores a plotly figure; show a chart or a view."
     normal = normalise(nbformat.from_dict(book.notebook.copy()))
     if nbformat.writes(normal) != nbformat.writes(book.notebook):
         yield "it is not in its committed form; run `make notebooks`."

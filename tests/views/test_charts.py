@@ -1,7 +1,10 @@
 """Charts: the theme's styles, a sentence in the picture's place, axes with names."""
 
+import json
+
 from nl_course.views.kit import theme
 from nl_course.views.kit.charts import chart
+from nl_course.views.kit.plot import STILL, STILLS
 
 
 def test_a_chart_says_what_it_shows_and_uses_the_theme():
@@ -33,10 +36,11 @@ def test_ticks_and_levels_of_logarithmic_axes():
     assert narrow.figure.data[0].line.color == theme.MUTED
 
 
-def test_what_is_shown_stands_in_the_widgets_state():
-    """A browser that is still loading the plot misses the messages; it starts from the state."""
-    picture = chart("It rises.").line([1, 2], [3, 4], "a")
-    assert picture.figure._widget_data == []
-    picture._repr_mimebundle_()
-    assert [trace["name"] for trace in picture.figure._widget_data] == ["a"]
-    assert "template" in picture.figure._widget_layout
+def test_a_chart_travels_to_pages_without_a_kernel(monkeypatch):
+    picture = chart("It rises.", y="GB").line([1, 2], [3, 4], "a")
+    assert STILL not in picture._repr_mimebundle_()
+    monkeypatch.setenv(STILLS, "1")
+    shown = picture._repr_mimebundle_()[STILL]
+    figure = json.loads(shown["figure"])
+    assert shown["read_out"] == "It rises." and [trace["name"] for trace in figure["data"]] == ["a"]
+    assert figure["layout"]["yaxis"]["title"]["text"] == "GB" and "colorway" in figure["layout"]["template"]["layout"]

@@ -1,7 +1,5 @@
 """The frontier view: the recorded numbers as they are, the frontier by hand, clicks and the list, words."""
 
-from types import SimpleNamespace
-
 import plotly.graph_objects as go
 import pytest
 
@@ -87,15 +85,15 @@ def test_list_and_click_choose_a_point_and_say_its_config(view):
     assert f"a loss of {point['runs'][0]['curve'][-1]['loss']:.2f}" in view.readout and "value: 3.47" in view.readout
     ring = next(trace for trace in view.figure.data if trace.name == "chosen")
     assert (ring.x[0], ring.y[0]) == (row["bytes"], row["mean"])
-    trace = next(trace for trace in view.figure.data if trace.name == "Gated DeltaNet")
-    assert trace._click_callbacks
-    view.clicked(trace, SimpleNamespace(point_inds=[1]), None)
+    names = [trace.name for trace in view.figure.data]
+    view.point_clicked(names.index("Gated DeltaNet"), 1)
     assert view.settings["point"] == "Gated DeltaNet, middle" and view.readout.startswith("Gated DeltaNet, middle")
     view.set(axis=AXES[1])
-    line = next(trace for trace in view.figure.data if trace.name == "linear (Hebb), large")
-    view.clicked(line, SimpleNamespace(point_inds=[0]), None)
+    names = [trace.name for trace in view.figure.data]
+    view.point_clicked(names.index("linear (Hebb), large"), 0)
     assert view.settings["point"] == "linear (Hebb), large"
-    view.clicked(line, SimpleNamespace(point_inds=[]), None)
+    view.point_clicked(names.index("chosen"), 0)
+    assert view.settings["point"] == "linear (Hebb), large"
     view.set(axis=AXES[0])
 
 

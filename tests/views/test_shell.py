@@ -1,10 +1,14 @@
 """The shell that every view stands on, driven as a learner would through a toy view."""
 
+import json
+
 import ipywidgets as W
 import numpy as np
 import pytest
 
 from nl_course.errors import CourseError
+from nl_course.views.kit.lasting import Lasting
+from nl_course.views.kit.plot import plain
 from nl_course.views.kit.shell import Prediction, View
 
 
@@ -212,9 +216,32 @@ def test_the_printed_form_is_the_sentence(view):
 
 def test_only_what_changed_is_sent(view, monkeypatch):
     sent = []
-    send = view.figure._send_update_msg
-    monkeypatch.setattr(view.figure, "_send_update_msg", lambda **k: (sent.append(k), send(**k)))
+    monkeypatch.setattr(view._plot, "send", lambda content: sent.append(content))
     view.set(label="other")
     [message] = sent
-    assert message["restyle_data"] == {"name": ["other"]}
-    assert message["relayout_data"] == {"title.text": "other"}
+    change = {"revision": view._plot.figure["revision"], "data": {0: {"name": "other"}}}
+    assert message == {"difference": {**change, "layout": {"title.text": "other"}}}
+
+
+def test_a_browser_that_missed_something_is_sent_all(view, monkeypatch):
+    sent = []
+    view.set(frequency=5)
+    monkeypatch.setattr(Lasting, "send_state", lambda plot, key=None: sent.append(plot.get_state(key)))
+    latest = view._plot.figure["revision"]
+    view._plot._asked(view._plot, {"ask": "state", "revision": latest}, [])
+    assert sent == []
+    view._plot._asked(view._plot, {"ask": "state", "revision": latest - 1}, [])
+    [state] = sent
+    assert state["figure"]["revision"] == latest and state["figure"]["layout"]["title"]["text"] == "wave"
+    assert "_esm" not in state
+    view._readout._asked(view._readout, {"ask": "state", "text": view.readout}, [])
+    assert len(sent) == 1
+    view._readout._asked(view._readout, {"ask": "state", "text": ""}, [])
+    assert sent[1]["text"] == "The wave has 5 crests."
+
+
+def test_the_state_is_the_picture_also_after_differences(view):
+    view.set(frequency=3, label="third")
+    assert view._plot.figure["data"] == plain(view.figure)["data"]
+    assert view._plot.figure["layout"] == plain(view.figure)["layout"]
+    assert len(json.dumps(view._plot.get_state())) < 40_000

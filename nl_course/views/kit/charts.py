@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from ipywidgets import HTML, Layout, VBox
 
 from nl_course.views.kit import theme
-from nl_course.views.kit.sync import settle
+from nl_course.views.kit.plot import Plot, still
 
 
 def _style(memory: str) -> theme.Style:
@@ -27,8 +27,7 @@ class Chart:
 
     def __init__(self, says: str, layout: dict):
         self.says = says
-        self.figure = go.FigureWidget(layout=dict(template=theme.template(), **layout))
-        self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
+        self.figure = go.Figure(layout=layout)
 
     def line(self, x, y, name: str, memory: str = "attention", dash: str | None = None, **more) -> "Chart":
         """A line in the color and dash of `memory` (or another dash)."""
@@ -82,11 +81,10 @@ class Chart:
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         self._spread()
-        settle(self.figure)
-        sentence = HTML(f"<p style='max-width:75em;line-height:1.4;margin:2px 4px'>{self.says}</p>")
-        box = VBox([self.figure, sentence], layout=Layout(overflow="visible"))
+        sentence = HTML(f"<p style='max-width:70ch;line-height:1.4;margin:2px 4px'>{self.says}</p>")
+        box = VBox([Plot(self.figure, self.says), sentence], layout=Layout(overflow="visible"))
         box.add_class("nl-chart")
-        return {**box._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        return {**box._repr_mimebundle_(**kwargs), **still("chart", self.says, self.figure), "text/plain": repr(self)}
 
 
 def chart(says: str, x: str = "", y: str = "", log: str = "", height: int = 340, **layout) -> Chart:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import anywidget
 import ipywidgets as W
 import traitlets
+
+from nl_course.views.kit.lasting import Lasting, script
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,16 @@ class Prediction:
         return f"{said}; it came out {came:.3g}{', close to it.' if close else '. What makes the difference?'}"
 
 
-class Line(anywidget.AnyWidget):
+class Line(Lasting):
     """A line of text that screen readers announce when it changes (`role` status, or alert for errors)."""
 
-    _esm = """
-    export default { render({ model, el }) {
-      el.setAttribute("role", model.get("role"));
-      el.setAttribute("aria-live", model.get("role") === "alert" ? "assertive" : "polite");
-      el.style.cssText = "white-space: pre-wrap; max-width: min(60em, 100%); line-height: 1.4; margin: 2px 4px";
-      if (model.get("role") === "alert") el.style.color = "#B00020";
-      const show = () => { el.textContent = model.get("text"); };
-      model.on("change:text", show); show();
-    } };
-    """
+    _esm = script("alive", "line")
     text = traitlets.Unicode("").tag(sync=True)
     role = traitlets.Unicode("status").tag(sync=True)
+
+    def knows(self, browser: dict) -> bool:
+        """Whether the browser shows the latest text."""
+        return browser.get("text") == self.text
 
     def __repr__(self) -> str:
         return f"Line({self.text!r})"

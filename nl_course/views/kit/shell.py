@@ -38,12 +38,8 @@ import plotly.graph_objects as go
 import traitlets
 
 from nl_course.errors import CourseError, check_text
-from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper
-from nl_course.views.kit.sync import send_changes, settle
-
-STILLS = "NL_COURSE_STILLS"  # where this is "1", a view's output also holds what `still` returns, under
-STILL = "application/vnd.nl-course.view+json"
+from nl_course.views.kit.plot import Plot, still
 
 
 def pure(*functions: Callable) -> list[staticmethod]:
@@ -101,6 +97,9 @@ class View:
     def adjust(self, name: str) -> None:
         """Called with the name of the control that changed, before the recompute."""
 
+    def point_clicked(self, trace: int, point: int) -> None:
+        """Called with the places of a trace in the figure and of the point in it that was clicked."""
+
     def __init__(self, strict: bool | None = None, **settings):
         self.strict = os.environ.get("NL_COURSE_STRICT") == "1" if strict is None else strict
         self._cache, self._held, self.predicted, self._arrays = OrderedDict(), False, None, None
@@ -108,10 +107,8 @@ class View:
         self.controls_by_name = {**shown, **folded}
         for name, control in self.controls_by_name.items():
             self._prepare(name, control)
-        self._size = dict(width=self.width, height=self.height)
-        self.figure = go.FigureWidget(layout=dict(template=theme.template(), **self._size))
-        self.figure._config = {**self.figure._config, "displaylogo": False}
-        self._picture = None
+        self.figure = self._empty()
+        self._plot = Plot(self.figure, self.title or self.name, self.point_clicked)
         self._readout, self._error, self._verdict = Line(), Line(role="alert"), Line()
         self.stepper = stepper(self.controls_by_name[self.step_by]) if self.step_by else []
         self.fold = fold(folded.values())
@@ -121,9 +118,9 @@ class View:
                 *self._ask(),
                 W.HBox([*shown.values(), *self.stepper], layout=W.Layout(flex_flow="row wrap")),
                 *self.fold,
-                self.figure,
-                self._readout,
                 self._error,
+                self._plot,
+                self._readout,
             ],
             layout=W.Layout(overflow="visible"),
         )
@@ -182,20 +179,18 @@ class View:
         return f"{self.title or self.name}: {self.error or self.readout}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
-        settle(self.figure)
-        still = {STILL: self.still()} if os.environ.get(STILLS) == "1" else {}
-        return {**self.widget._repr_mimebundle_(**kwargs), **still, "text/plain": repr(self)}
+        return {**self.widget._repr_mimebundle_(**kwargs), **self.still(), "text/plain": repr(self)}
 
     def still(self) -> dict:
-        """What the view shows now, for a page without a kernel: words, the controls' labels, the figure as JSON."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "question": self.prediction.question if self.prediction else "",
-            "controls": [control.description for control in self.controls_by_name.values()],
-            "read_out": self.error or self.readout,
-            "figure": go.Figure(self.figure).to_json(),
-        }
+        """What the view shows now, for a page without a kernel; see `plot.still`."""
+        return still(
+            self.name,
+            self.error or self.readout,
+            self.figure,
+            self.title,
+            self.prediction.question if self.prediction else "",
+            [control.description for control in self.controls_by_name.values()],
+        )
 
     # how it works
 
@@ -222,12 +217,15 @@ class View:
 
     def _redraw(self) -> None:
         self._arrays = self._computed(self.settings)
-        picture = go.Figure(layout=self._size)
+        picture = self._empty()
         self.draw(self._arrays, picture)
-        send_changes(self.figure, self._picture, picture)
-        self._picture = picture
+        self._plot.show(picture)
+        self.figure = picture
         self._readout.text = self.read_out(self._arrays)
         self._compare()
+
+    def _empty(self) -> go.Figure:
+        return go.Figure(layout=dict(width=self.width, height=self.height))
 
     def _computed(self, settings: dict):
         key = tuple((name, repr(value)) for name, value in settings.items())

@@ -53,6 +53,20 @@ _VARIANTS = {
 }
 
 MUTED, INK, GRID = "#8A8F98", "#1B1F24", "#E3E6EA"
+VEIL = "rgba(255,255,255,0.8)"  # behind words that stand on a picture
+# In the browser INK, GRID, VEIL and "white" become the page's own ink and paper (kit/files/plot.js). On dark paper each
+# memory has a lighter color of about the same hue: at least 4.5 : 1 against #111111, and again at least 27 apart.
+DARK = {
+    "#1437DC": "#7669FD",
+    "#849663": "#EEF033",
+    "#0096F8": "#BFCEFC",
+    "#003A36": "#81FED7",
+    "#BA8A10": "#F6AF74",
+    "#7A3200": "#E4470D",
+    "#5A0A8F": "#9A6CB6",
+    "#C12D86": "#C55C79",
+}
+PLAIN = "rgba(0,0,0,0)"  # no color: the page shows through
 _INDEX = Style(MUTED, "dot", ".", "x")  # a text index on disk is no memory of the course, and grey
 SIZES = "Viridis"  # heat maps of sizes
 SIGNS = "RdBu"  # heat maps of signed values; use zmid=0
@@ -82,8 +96,8 @@ def template() -> go.layout.Template:
             font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
             title=dict(font=dict(size=15), x=0.01, xanchor="left"),
             margin=dict(l=60, r=20, t=44, b=48),
-            paper_bgcolor="white",
-            plot_bgcolor="white",
+            paper_bgcolor=PLAIN,
+            plot_bgcolor=PLAIN,
             colorway=[s.color for s in _FAMILIES.values()],
             xaxis=axis,
             yaxis=axis,

@@ -1,0 +1,128 @@
+"""A plotly figure as a small widget of our own: plotly.js is loaded once per page, and the state is the whole picture.
+
+plotly's FigureWidget ships five megabytes of JavaScript with every figure and fills the figure by messages; a browser
+that is late misses them, and shows empty axes. Here the widget's state always holds the whole figure. A browser starts
+from it: at the first showing, in a second output, after a reload. What changes then is sent as a difference with a
+number, and a browser that missed one asks for the whole.
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import ipywidgets as W
+import plotly
+import plotly.graph_objects as go
+import traitlets
+
+from nl_course.views.kit import theme
+from nl_course.views.kit.lasting import FILES, Lasting, script
+from nl_course.views.kit.sync import changes
+
+STILLS = "NL_COURSE_STILLS"  # where this is "1", an output also holds what `still` returns, under
+STILL = "application/vnd.nl-course.view+json"
+MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
+LEAST_WIDTH = 300  # of a figure with one panel; where the page is narrower, it scrolls sideways
+LEAST_WIDTH_OF_PANELS = 620  # of a figure with several
+
+
+class Library(W.Widget):
+    """plotly.js, packed by gzip: one per kernel, which the figures of a page read together. It is never shown."""
+
+    source = traitlets.Bytes().tag(sync=True)
+
+
+_library: Library | None = None
+
+
+def library() -> Library:
+    """The kernel's one copy of plotly.js; made anew where all widgets were closed."""
+    global _library
+    if _library is None or _library.comm is None:
+        file = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+        _library = Library(source=gzip.compress(file.read_bytes(), 1, mtime=0))
+    return _library
+
+
+@lru_cache(maxsize=1)
+def _template() -> dict:
+    return theme.template().to_plotly_json()
+
+
+def plain(figure: go.Figure) -> dict:
+    """A figure as JSON that any plotly.js draws: `data` and `layout`, with the course's template."""
+    drawing = json.loads(figure.to_json())
+    layout = {**drawing["layout"], "template": _template()}
+    return {"data": drawing["data"], "layout": layout}
+
+
+def still(
+    name: str, read_out: str, figure: go.Figure, title: str = "", question: str = "", controls: Sequence[str] = ()
+) -> dict:
+    """What a page without a kernel shows in a widget's place, as part of its output; nothing unless STILLS asks.
+
+    It holds words, the controls' labels, and the figure as JSON.
+    """
+    if os.environ.get(STILLS) != "1":
+        return {}
+    words = {"name": name, "title": title, "question": question, "controls": [*controls], "read_out": read_out}
+    return {STILL: {**words, "figure": json.dumps(plain(figure))}}
+
+
+class Plot(Lasting):
+    """A figure in the browser; `show` brings another one. `label` is what a screen reader calls it."""
+
+    _esm = script(
+        "alive",
+        "plot",
+        INK=theme.INK,
+        GRID=theme.GRID,
+        VEIL=theme.VEIL,
+        DARK=list(theme.DARK.items()),
+        MOST_WIDTH=MOST_WIDTH,
+    )
+    _css = FILES / "kit.css"
+    library = traitlets.Unicode().tag(sync=True)
+    figure = traitlets.Dict().tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    least_width = traitlets.Int(LEAST_WIDTH).tag(sync=True)
+
+    def __init__(self, figure: go.Figure, label: str, on_click: Callable[[int, int], None] | None = None):
+        self.on_click = on_click
+        panels = sum(name.startswith("xaxis") for name in figure.layout.to_plotly_json())
+        super().__init__(
+            library=library().model_id,
+            figure={"revision": 0, **plain(figure)},
+            label=label,
+            least_width=LEAST_WIDTH_OF_PANELS if panels > 1 else LEAST_WIDTH,
+        )
+
+    def show(self, figure: go.Figure) -> None:
+        """Makes the browser draw `figure`: what differs from the last one is sent, or all where the traces differ."""
+        after, before, revision = plain(figure), self.figure, self.figure["revision"] + 1
+        if [trace["type"] for trace in before["data"]] != [trace["type"] for trace in after["data"]]:
+            self.figure = {"revision": revision, **after}
+            return
+        data = {i: changes(*traces) for i, traces in enumerate(zip(before["data"], after["data"], strict=True))}
+        data = {i: edits for i, edits in data.items() if edits}
+        layout = changes(before["layout"], after["layout"])
+        if not data and not layout:
+            return
+        # In place: assigning the trait would send the whole figure.
+        self.figure.update(revision=revision, **after)
+        self.send({"difference": {"revision": revision, "data": data, "layout": layout}})
+
+    def knows(self, browser: dict) -> bool:
+        """Whether the browser has the latest figure."""
+        return browser.get("revision") == self.figure["revision"]
+
+    def heard(self, content: dict) -> None:
+        """A click on a point of the figure."""
+        if "click" in content and self.on_click:
+            self.on_click(content["click"]["trace"], content["click"]["point"])
+
+    def __repr__(self) -> str:
+        return f"Plot({self.label!r})"
