@@ -133,6 +133,6 @@ def test_what_is_shown_stands_in_the_widgets_state(view):
     """A browser that is still loading the plot misses the messages that drew it; it starts from the state."""
     view.set(readers=2)
     view._repr_mimebundle_()
-    state = {trace["name"]: trace for trace in view.figure._widget_data}
+    state = {trace["name"]: trace for trace in view._plot.figure["data"]}
     assert state["cache"]["x"] == pytest.approx([2 * 131072 * 8192 / 1e9])
-    assert view.figure._widget_layout["barmode"] == "stack"
+    assert view._plot.figure["layout"]["barmode"] == "stack"
