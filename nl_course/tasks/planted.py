@@ -3,6 +3,7 @@
     books = PlantedBooks(length=262_144)                      # books that none of the course's models was trained on
     text = books.text(0)                                      # its first book has four facts in its first 512 bytes
     right = recalled(model, state, [text.first_facts])        # asked of a state, which stays as it was
+    right = recalled_by_all(model, states, [text.facts])      # asked of several states of one reading
 
 A fact is a needle of `nl_course.tasks.needle` in its short form, <plumb:48213>: a key from the held-out words, an
 answer of random digits (so log2 10 bits each), and neither stands anywhere else in the text. With `every`, a further
@@ -18,8 +19,9 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.memories import State
+from nl_course.memories.joining import join
 from nl_course.tasks.documents import Document
 from nl_course.tasks.needle import KINDS, word_list
 from nl_course.tasks.text import hashed, library
@@ -183,4 +185,42 @@ def recalled(model: nn.Module, state: State, facts: Sequence[Sequence[Fact]], ba
     by_row: list[list[bool]] = [[] for _ in facts]
     for (row, _), verdict in zip(questions, right, strict=True):
         by_row[row].append(verdict)
+    return by_row
+
+
+@torch.no_grad()
+def recalled_by_all(
+    model: nn.Module, states: Sequence[State], facts: Sequence[Sequence[Fact]], choose: str = "surest"
+) -> list[list[bool]]:
+    """Whether each fact of each row is answered exactly when several `states` of the same rows are asked.
+
+    Every state is given the key and says the answer byte by byte, a branch for each question. `choose` "surest" takes
+    the answer whose own bytes were likeliest, by whichever state; "mean" takes, byte by byte, what is likeliest by the
+    mean of all states' probabilities. Nothing tells the states apart but what they say.
+    """
+    check_choice("choose", choose, ("surest", "mean"))
+    questions = [(row, fact) for row, facts_of_row in enumerate(facts) for fact in facts_of_row]
+    by_row: list[list[bool]] = [[] for _ in facts]
+    if not questions:
+        return by_row
+    rows, facts_here = zip(*questions)
+    device = next(model.parameters()).device
+    keys = [list(fact.mark.removesuffix(fact.answer.encode() + b">\n")) for fact in facts_here]
+    given = torch.tensor(keys, device=device).repeat(len(states), 1)  # (states questions, bytes)
+    branches = join(model, [state.rows(list(rows)) for state in states])
+    said, sure = [], 0
+    for _ in range(ANSWER):
+        logits, branches = model(given, branches)
+        log_p = logits[:, -1].log_softmax(dim=-1).unflatten(0, (len(states), -1))  # (states, questions, vocab)
+        if choose == "mean":
+            log_p = log_p.exp().mean(dim=0, keepdim=True).log().expand_as(log_p)
+        likeliest = log_p.max(dim=-1)
+        said.append(likeliest.indices)
+        sure = sure + likeliest.values  # (states, questions)
+        given = likeliest.indices.reshape(-1, 1)
+    answers = torch.stack(said, dim=-1)  # (states, questions, ANSWER)
+    surest = sure.argmax(dim=0).tolist()
+    for number, (row, fact) in enumerate(questions):
+        answer = answers[surest[number], number].tolist()
+        by_row[row].append(answer == list(fact.answer.encode()))
     return by_row

@@ -1,11 +1,15 @@
 """Planted facts: where they stand, that nothing else tells them, and that asking a state changes nothing."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 
 from nl_course.errors import CourseError
+from nl_course.memories import State
+from nl_course.memories.owner import StateOwner
 from nl_course.model import LanguageModel, ModelConfig
-from nl_course.tasks.planted import LEAST, Fact, PlantedBooks, recalled
+from nl_course.tasks.planted import LEAST, Fact, PlantedBooks, recalled, recalled_by_all
 from nl_course.tasks.text import library
 
 
@@ -82,6 +86,64 @@ def test_asking_leaves_the_state_as_it_was():
     before = {name: t.clone() for name, t in state.tensors().items()}
     recalled(model, state, [text.facts])
     assert all(torch.equal(t, before[name]) for name, t in state.tensors().items())
+
+
+@dataclass(frozen=True)
+class Knows(State):
+    """What a row will say, (b, 5), how surely, (b,), and how much of it it has said, (b,)."""
+
+    answer: torch.Tensor
+    sure: torch.Tensor
+    place: torch.Tensor
+
+    @classmethod
+    def of(cls, *rows: tuple[str, float]) -> "Knows":
+        answers = torch.tensor([list(answer.encode()) for answer, _ in rows])
+        return cls(answers, torch.tensor([sure for _, sure in rows]), torch.zeros(len(rows), dtype=torch.long))
+
+
+class Recites(StateOwner):
+    """A model that says what its state has in store, whatever it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, tokens, state):
+        due = state.answer.gather(1, state.place[:, None])  # (b, 1)
+        logits = torch.zeros(len(tokens), tokens.shape[1], 256)
+        logits[:, -1] = logits[:, -1].scatter(1, due, state.sure[:, None])
+        return logits, replace(state, place=state.place + 1)
+
+
+def test_of_several_states_the_surest_answers_or_their_mean():
+    """Row 0: one state is sure of the right answer, two mildly agree on another. Row 1: the sure one is wrong."""
+    facts = [[Fact("plumb", "48213", 0), Fact("grape", "11111", 20)], [Fact("river", "55555", 0)]]
+    right = Knows.of(("48213", 9.0), ("99999", 9.0))
+    others = [Knows.of(("11111", 8.0), ("55555", 8.9)), Knows.of(("11111", 8.0), ("55555", 8.9))]
+    assert recalled_by_all(Recites(), [right, *others], facts) == [[True, False], [False]]
+    assert recalled_by_all(Recites(), [right, *others], facts, "mean") == [[False, True], [True]]
+    assert recalled_by_all(Recites(), others, facts) == [[False, True], [True]]
+    assert recalled_by_all(Recites(), [right], [[], []]) == [[], []]
+    with pytest.raises(CourseError, match="choose"):
+        recalled_by_all(Recites(), [right], facts, "best")
+
+
+def test_asked_of_one_state_alone_it_is_plain_recall():
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(width=16, layers=1, heads=2, hidden=16, memory="delta"))
+    text = PlantedBooks(length=512, rows=4).text(0)
+    with torch.no_grad():
+        model.embedding.weight.mul_(30)
+        _, state = model(torch.tensor([list(text.text)]))
+    # The facts of a model that knows nothing: those that it would say.
+    said = []
+    for fact in text.facts:
+        prompt = torch.tensor([list(f"\n<{fact.key}:".encode())])
+        answer = [token.item() for token in model.generate(prompt, 5, temperature=0, state=state)]
+        said.append(Fact(fact.key, bytes(answer).decode("latin-1"), 0))
+    said = [fact for fact in said if fact.answer.isascii()] or text.facts
+    assert recalled_by_all(model, [state], [said]) == recalled(model, state, [said])
 
 
 @pytest.mark.parametrize(
