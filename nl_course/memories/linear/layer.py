@@ -81,10 +81,10 @@ class MatrixMemory(Memory):
     (path "reference") and `by_chunks` (path "chunked"; "auto" is this, and token by token for a single token).
 
     Traces per token and head: `step_size`, `retention`, `loss_before` and `loss_after` (|k S - v|^2 with the
-    matrix before and after the token's own write), `write_norm`, all (B, T, h); `value` and `read` (B, T, h,
-    d_v); and `weights` (B, T, h, positions), the share of each past value in each read. Weights of tokens
-    that an earlier call read are not a number: the state keeps no token apart. From an empty state, `weights`
-    @ `value` is `read`. A memory with a gate for every channel traces `retention` (B, T, h, d_k).
+    matrix before and after the token's own write), `write_norm`, all (B, T, h); `key` (B, T, h, d_k), `value`
+    and `read` (B, T, h, d_v); and `weights` (B, T, h, positions), the share of each past value in each read.
+    Weights of tokens that an earlier call read are not a number: the state keeps no token apart. From an empty
+    state, `weights` @ `value` is `read`. A memory with a gate for every channel traces `retention` (B, T, h, d_k).
     """
 
     outside_state = ("chunk",)  # a matter of speed
@@ -237,6 +237,7 @@ class MatrixMemory(Memory):
         one = torch.ones_like(k[..., 0])  # (b, h, t)
         add("step_size", one if step is None else step)
         add("retention", one if log_a is None else log_a.exp())
+        add("key", k)
         add("value", v)
         add("read", o)
         if trace.wants("write_norm") or trace.wants("loss_before") or trace.wants("loss_after"):

@@ -1,0 +1,1 @@
+"""The stage: a machine that reads, drawn as it learns."""

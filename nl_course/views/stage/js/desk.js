@@ -1,0 +1,96 @@
+// The desk: the same text, kept by attention. One column per token, beside the matrices that never grow. Both are drawn
+// to one scale: a dot is a number that has to be kept.
+import { prepared, say } from "./canvas.js";
+import { clamp, count, mix } from "./numbers.js";
+import { alpha, signed, channels } from "./palette.js";
+
+export function drawDesk(canvas, frame) {
+  const { take, t, phase, colors, width, cache, states } = frame;
+  const tokens = cache.tokens;
+  const rows = cache.rows; // numbers per token
+  const left = states ? Math.round(width * 0.3) : 0;
+  const dot = Math.max(0.6, Math.min(1.6, (width - left - 26) / tokens));
+  const tall = rows * dot;
+  const top = 40;
+  const height = top + tall + 44;
+  const ctx = prepared(canvas, width, height);
+  const read = t + 1;
+  // Attention: a column per token.
+  const x = left + 26;
+  say(ctx, "attention keeps every token", x, 16, colors.memories.attention, { size: 13, bold: true });
+  say(ctx, "a column for each byte read", x, 31, colors.soft, { size: 11 });
+  ctx.drawImage(cacheImage(cache, colors), 0, 0, read, rows, x, top, read * dot, tall);
+  ctx.strokeStyle = colors.faint;
+  ctx.lineWidth = 1;
+  ctx.strokeRect(x - 0.5, top - 0.5, tokens * dot + 1, tall + 1);
+  ctx.fillStyle = colors.ink;
+  ctx.fillRect(x + read * dot - 1, top - 3, 2, tall + 6);
+  const line = top + tall + 18;
+  const grown = frame.attentionBytes;
+  say(ctx, `${count(mix(grown[t], grown[t + 1], phase))} bytes`, x, line, colors.ink, { size: 15, bold: true });
+  say(ctx, `+${count(grown[t + 1] - grown[t])} per byte read`, x, line + 16, colors.soft, { size: 11 });
+  if (!states) return height;
+  // The memory: the matrices of all heads, as many dots as numbers.
+  say(ctx, frame.label, 0, 16, colors.memories[frame.name] ?? colors.ink, { size: 13, bold: true });
+  say(ctx, "one size for ever", 0, 31, colors.soft, { size: 11 });
+  let y = top;
+  ctx.imageSmoothingEnabled = false;
+  for (const { W, S, scale, momentum } of states) {
+    ctx.drawImage(matrixImage(W, frame.m, frame.f, scale, colors), 0, y, frame.f * dot, frame.m * dot);
+    if (momentum) {
+      const beside = matrixImage(S, frame.m, frame.f, momentum, colors);
+      ctx.drawImage(beside, frame.f * dot, y, frame.f * dot, frame.m * dot);
+    }
+    y += frame.m * dot;
+  }
+  // What is left of the bytes: the last inputs of its convolutions.
+  const copies = states[0].momentum ? 2 : 1;
+  const rest = frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f;
+  ctx.fillStyle = alpha(colors.soft, 0.35);
+  ctx.fillRect(0, y + 1, copies * frame.f * dot, (rest / copies / frame.f) * dot);
+  y += 1 + (rest / copies / frame.f) * dot;
+  ctx.strokeStyle = colors.faint;
+  ctx.strokeRect(-0.5, top - 0.5, copies * frame.f * dot + 1, y - top + 1);
+  say(ctx, `${count(frame.memoryBytes[t + 1])} bytes`, 0, line, colors.ink, { size: 15, bold: true });
+  say(ctx, "always", 0, line + 16, colors.soft, { size: 11 });
+  return height;
+}
+
+/** The whole cache as a picture, a pixel per number; made once per color scheme. */
+function cacheImage(cache, colors) {
+  if (cache.image?.colors === colors) return cache.image.canvas;
+  const { tokens, rows, data, scale } = cache;
+  const canvas = document.createElement("canvas");
+  canvas.width = tokens;
+  canvas.height = rows;
+  const ctx = canvas.getContext("2d");
+  const pixels = ctx.createImageData(tokens, rows);
+  const paper = channels(colors.paper);
+  for (let t = 0; t < tokens; t++) {
+    for (let row = 0; row < rows; row++) {
+      const share = Math.pow(clamp(Math.abs(data[t * rows + row]) / scale), 0.7);
+      const ink = channels(row < rows / 2 ? colors.key : colors.value);
+      const at = 4 * (row * tokens + t);
+      for (let c = 0; c < 3; c++) pixels.data[at + c] = mix(paper[c], ink[c], share);
+      pixels.data[at + 3] = 255;
+    }
+  }
+  ctx.putImageData(pixels, 0, 0);
+  cache.image = { canvas, colors };
+  return canvas;
+}
+
+/** A matrix as a picture, a pixel per number. */
+export function matrixImage(W, m, f, scale, colors) {
+  const canvas = document.createElement("canvas");
+  canvas.width = f;
+  canvas.height = m;
+  const ctx = canvas.getContext("2d");
+  for (let i = 0; i < m; i++) {
+    for (let j = 0; j < f; j++) {
+      ctx.fillStyle = signed(colors, W[i * f + j] / scale);
+      ctx.fillRect(j, i, 1, 1);
+    }
+  }
+  return canvas;
+}

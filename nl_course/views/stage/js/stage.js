@@ -1,0 +1,420 @@
+// The stage: the parts put together, the clock that runs them, and the hands that stop it.
+//
+//     const stage = mount(element, take, { live, request })
+//     stage.show(t, phase)      any frame, the same for a recording and a live model
+//
+// `request(kind, data)` asks a kernel to read again; a recording has none, and then the controls that need one are absent.
+import { at, durations, EVENT } from "./clock.js";
+import { clamp, count, percent, unpack } from "./numbers.js";
+import { AS_LEARNED, quantile, replay, writeOnce } from "./replay.js";
+import { colorsFor, isDark } from "./palette.js";
+import { makeCanvas } from "./canvas.js";
+import { makeText } from "./text.js";
+import { drawWrite, letterOf } from "./write.js";
+import { drawDesk, matrixImage } from "./desk.js";
+import { drawAsk } from "./ask.js";
+import { makeOuter } from "./outer.js";
+
+const SPEEDS = [1, 2, 5, 10, 20];
+let stages = 0; // how many were mounted on this page: ids of labels must differ
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "text") node.textContent = value;
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== undefined) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export function mount(element, firstTake, { live = false, request = () => {}, reduced = false } = {}) {
+  const number = ++stages;
+  const id = (name) => `nl-stage-${number}-${name}`;
+  const state = { t: 0, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, gains: { ...AS_LEARNED } };
+  let take, bytes, runs, text, colors, seconds, cache, drawnWidth = 0;
+  const root = make("div", { class: "nl-stage", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": "The stage: a machine that reads" });
+  element.append(root);
+
+  // -- what stands where -----------------------------------------------------------------------------------------------
+  const play = make("button", { class: "nl-stage-play", type: "button", onclick: () => toggle(), text: "▶ Read" });
+  const back = make("button", { type: "button", "aria-label": "One byte back", onclick: () => step(-1), text: "◀" });
+  const next = make("button", { type: "button", "aria-label": "One byte on: watch its write", onclick: () => step(1), text: "▶▏" });
+  const speed = make("select", { id: id("speed"), onchange: () => setSpeed(Number(speed.value)) });
+  for (const words of SPEEDS) speed.append(make("option", { value: words, selected: words === 10, text: `${words} words/s` }));
+  const memory = make("select", { id: id("memory"), onchange: () => setMemory(Number(memory.value)) });
+  const title = make("div", { class: "nl-stage-title" },
+    make("strong", { text: "A machine that reads, and learns while it reads" }));
+  const about = make("span", { class: "nl-stage-about" });
+  title.append(about);
+  const controls = make("div", { class: "nl-stage-controls" }, play, back, next,
+    make("label", { for: id("speed"), class: "nl-stage-hidden", text: "Speed" }), speed,
+    make("label", { for: id("memory"), class: "nl-stage-hidden", text: "Memory" }), memory);
+  const words = make("div", { class: "nl-stage-text", role: "slider", tabindex: 0, "aria-label": "Place in the text" });
+  const legend = make("div", { class: "nl-stage-legend" });
+  const heads = make("div", { class: "nl-stage-heads", role: "group", "aria-label": "Heads of the memory" });
+  const writePart = make("section", { class: "nl-stage-write", "aria-label": "The write" });
+  const writeCanvas = makeCanvas(writePart, "The write of this byte");
+  const gates = make("div", { class: "nl-stage-gates", role: "group", "aria-label": "Turn the gates of the next write" });
+  writePart.append(heads, gates);
+  const deskPart = make("section", { class: "nl-stage-desk", "aria-label": "What is kept" });
+  const deskCanvas = makeCanvas(deskPart, "What attention and the memory keep");
+  const askPart = make("section", { class: "nl-stage-ask", "aria-label": "Ask for the fact" });
+  const askCanvas = makeCanvas(askPart, "Each memory's answer, word by word");
+  const side = make("div", { class: "nl-stage-side" }, deskPart, askPart);
+  const columns = make("div", { class: "nl-stage-columns" }, writePart, side);
+  const outerPart = make("section", { class: "nl-stage-outer", "aria-label": "The outer loop" });
+  const readout = make("p", { class: "nl-stage-readout", role: "status" });
+  root.append(make("div", { class: "nl-stage-head" }, title, controls), words, legend, columns, outerPart, readout);
+  const outer = makeOuter(outerPart, { id, make, onCheckpoint: (index) => setCheckpoint(index), changed: () => draw() });
+  const sliders = makeGates();
+  const placing = live ? makePlacing() : null;
+
+  // -- the take ---------------------------------------------------------------------------------------------------------
+  function setTake(taken) {
+    take = taken;
+    bytes = new TextEncoder().encode(take.text);
+    take.bytes = bytes;
+    runs = new Map();
+    memory.replaceChildren();
+    take.memories.forEach((one, index) => {
+      if (one.checkpoints.some((checkpoint) => checkpoint.heads.length)) {
+        memory.append(make("option", { value: index, text: one.label }));
+      }
+    });
+    memory.hidden = memory.options.length < 2;
+    state.memory = Math.max(0, take.memories.findIndex((one) => one.name === take.shown.memory));
+    state.checkpoint = take.memories[state.memory].checkpoints.length - 1;
+    state.head = take.shown.head;
+    state.t = clamp(state.t, 0, bytes.length - 1);
+    memory.value = state.memory;
+    cache = unpackCache(take.memories.find((one) => one.cache));
+    text = makeText(words, take, bytes, (t) => go(t));
+    words.setAttribute("aria-valuemin", 1);
+    words.setAttribute("aria-valuemax", bytes.length);
+    deskPart.hidden = !cache;
+    placing?.setTake(take);
+    settle();
+  }
+
+  function unpackCache(one) {
+    if (!one) return null;
+    const { shape, data } = unpack(one.cache);
+    return { tokens: shape[0], rows: shape[1] * shape[2], data, scale: quantile([...data].map(Math.abs), 0.98), bytes: one.bytes };
+  }
+
+  const one = () => take.memories[state.memory];
+  const checkpoint = () => one().checkpoints[state.checkpoint];
+
+  /** The replay of a head, made once. */
+  function run(head = state.head) {
+    const key = `${state.memory} ${state.checkpoint} ${head}`;
+    if (!runs.has(key)) {
+      const made = replay(checkpoint().heads[head]);
+      made.mostLoss = quantile(made.writes.map((write) => Math.max(write.before, write.after)), 0.97);
+      made.stampScale = quantile(made.writes.flatMap((write) => [...write.S].map(Math.abs)), 0.998);
+      made.stampMost = made.head.momentum.some((gate) => gate > 0) ? made.stampScale : 0;
+      runs.set(key, made);
+    }
+    return runs.get(key);
+  }
+
+  /** After the memory, the checkpoint, the head or the speed changed. */
+  function settle() {
+    state.head = Math.min(state.head, checkpoint().heads.length - 1);
+    seconds = durations(take, run(), state.speed);
+    about.textContent = ` ${one().label} · ${count(one().parameters)} weights · trained ${count(checkpoint().step)} outer steps`;
+    makeHeads();
+    outer.setTake(take, one(), state.checkpoint);
+    draw();
+  }
+
+  function makeHeads() {
+    heads.replaceChildren(make("span", { text: `${checkpoint().heads.length} heads write at each byte; shown large:` }));
+    checkpoint().heads.forEach((head, index) => {
+      const button = make("button", { type: "button", "aria-label": `Head ${head.head} of layer ${head.layer}`,
+        "aria-pressed": index === state.head, onclick: () => { state.head = index; settle(); } });
+      button.append(document.createElement("canvas"));
+      heads.append(button);
+    });
+  }
+
+  function makeGates() {
+    const made = {};
+    const rows = [
+      ["step", "step ×", 0, 3, 0.05], ["momentum", "momentum ×", 0, 1.5, 0.05], ["keep", "retention ×", 0.5, 1, 0.01],
+    ];
+    for (const [name, label, low, high, by] of rows) {
+      const input = make("input", { type: "range", id: id(name), min: low, max: high, step: by, value: 1 });
+      const value = make("output", { for: id(name), text: "1" });
+      input.addEventListener("input", () => {
+        state.gains[name] = Number(input.value);
+        value.textContent = input.value;
+        pause();
+        draw();
+      });
+      input.addEventListener("change", () => { if (live) request("gains", { ...state.gains }); });
+      gates.append(make("label", { for: id(name), text: label }), input, value);
+      made[name] = { input, value };
+    }
+    gates.append(make("button", { type: "button", text: "As learned", onclick: () => {
+      state.gains = { ...AS_LEARNED };
+      for (const { input, value } of Object.values(made)) [input.value, value.textContent] = [1, "1"];
+      if (live) request("gains", { ...state.gains });
+      draw();
+    } }));
+    return made;
+  }
+
+  /** A live model reads the learner's own text, and a fact that is dropped into it. */
+  function makePlacing() {
+    const box = make("input", { type: "text", id: id("text"), class: "nl-stage-own" });
+    const key = make("input", { type: "text", id: id("key"), size: 6 });
+    const answer = make("input", { type: "text", id: id("answer"), size: 6 });
+    const chip = make("button", { type: "button", class: "nl-stage-chip", draggable: true,
+      title: "Drag it to a place in the text above, or press it to put the fact before the word that is read" });
+    let plain = "";
+    let place = 0;
+    const send = () => request("text", { text: box.value, key: key.value, answer: answer.value, place });
+    const naming = () => { chip.textContent = `⠿ <${key.value}:${answer.value}>`; };
+    for (const input of [box, key, answer]) input.addEventListener("change", send);
+    for (const input of [key, answer]) input.addEventListener("input", naming);
+    const drop = (t) => {
+      const { first, last } = take.fact;
+      // A place in the text without the fact and the line breaks around it.
+      const inside = t < first ? t : Math.max(first, t - (last - first + 2));
+      place = clamp(inside, 0, plain.length);
+      send();
+    };
+    chip.addEventListener("click", () => drop(state.t));
+    chip.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", "fact"));
+    words.addEventListener("dragover", (event) => event.preventDefault());
+    words.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const t = text.letters.indexOf(event.target);
+      if (t >= 0) drop(t);
+    });
+    const row = make("div", { class: "nl-stage-placing" },
+      make("label", { for: id("text"), text: "Your text" }), box,
+      make("label", { for: id("key"), text: "fact" }), key,
+      make("label", { for: id("answer"), text: "is" }), answer, chip);
+    legend.after(row);
+    return { setTake(taken) {
+      const whole = new TextDecoder("latin1").decode(bytes);
+      const { first, last } = taken.fact;
+      plain = whole.slice(0, Math.max(0, first - 1)) + (first ? " " : "") + whole.slice(last + 2);
+      place = Math.max(0, first - 1);
+      box.value = taken.plain ?? plain;
+      key.value = taken.fact.key;
+      answer.value = taken.fact.answer;
+      naming();
+    } };
+  }
+
+  // -- time -------------------------------------------------------------------------------------------------------------
+  let began = 0, origin = 0, ends = 0, ticket = 0;
+  const clockNow = () => performance.now() / 1000;
+
+  function toggle() {
+    if (state.playing) return pause();
+    if (state.t >= bytes.length - 1) state.t = 0;
+    state.playing = true;
+    play.textContent = "⏸ Pause";
+    origin = state.t;
+    began = clockNow();
+    ends = 0;
+    loop();
+  }
+
+  function pause() {
+    if (!state.playing) return;
+    state.playing = false;
+    cancelAnimationFrame(ticket);
+    play.textContent = "▶ Read";
+    state.phase = 1;
+    draw();
+  }
+
+  function loop() {
+    const elapsed = clockNow() - began;
+    const now = at(seconds, origin, elapsed);
+    const event = seconds[now.t] > 0.3;
+    state.t = now.t;
+    // A byte that passes in a blink is shown as it is when it has been written.
+    state.phase = event ? now.phase : 1;
+    draw();
+    const stop = now.over || (ends && elapsed >= ends);
+    if (stop) {
+      state.playing = false;
+      play.textContent = "▶ Read";
+      state.phase = 1;
+      draw();
+    } else if (state.playing) ticket = requestAnimationFrame(loop);
+  }
+
+  /** One byte on, with its write as an event; or back, at once. */
+  function step(by) {
+    const wasEvent = ticket;
+    cancelAnimationFrame(wasEvent);
+    state.playing = false;
+    play.textContent = "▶ Read";
+    const target = clamp(state.t + by, 0, bytes.length - 1);
+    if (by !== 1 || target === state.t || reduced) return go(target);
+    state.t = target;
+    const start = clockNow();
+    const event = () => {
+      state.phase = clamp((clockNow() - start) / EVENT);
+      draw();
+      if (state.phase < 1) ticket = requestAnimationFrame(event);
+    };
+    event();
+  }
+
+  function go(t, phase = 1) {
+    pause();
+    cancelAnimationFrame(ticket);
+    state.t = clamp(t, 0, bytes.length - 1);
+    state.phase = phase;
+    draw();
+  }
+
+  function wordStep(by) {
+    const firsts = take.words.map(([first]) => first);
+    const index = take.words.findIndex(([first, last]) => first <= state.t && state.t <= last);
+    go(firsts[clamp(index + by, 0, firsts.length - 1)]);
+  }
+
+  function setSpeed(wordsPerSecond) {
+    state.speed = wordsPerSecond;
+    origin = state.t;
+    began = clockNow();
+    settle();
+  }
+
+  function setMemory(index) {
+    state.memory = index;
+    state.checkpoint = one().checkpoints.length - 1;
+    settle();
+  }
+
+  function setCheckpoint(index) {
+    state.checkpoint = index;
+    settle();
+  }
+
+  root.addEventListener("keydown", (event) => {
+    const tag = event.target.tagName;
+    const typing = tag === "INPUT" || tag === "SELECT" || tag === "TEXTAREA";
+    if (typing) return event.stopPropagation();
+    if (event.key === " " && tag !== "BUTTON") toggle();
+    else if (event.key === "ArrowRight") event.shiftKey ? wordStep(1) : step(1);
+    else if (event.key === "ArrowLeft") event.shiftKey ? wordStep(-1) : step(-1);
+    else if (event.key === "Home") go(0);
+    else if (event.key === "End") go(bytes.length - 1);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  // -- a frame ----------------------------------------------------------------------------------------------------------
+  function draw() {
+    if (!take || !colors) return;
+    const current = run();
+    const { t, phase } = state;
+    const [before, S] = [current.W(t), current.S(t)];
+    const turned = Object.values(state.gains).some((gain) => gain !== 1);
+    const write = turned ? writeOnce(current.head, t, before, S, state.gains) : current.writes[t];
+    write.size ??= Math.hypot(...before);
+    const frame = { take, bytes, run: current, t, phase, colors, before, write, name: one().name, label: one().label };
+    text.show(t, current, colors);
+    drawWrite(writeCanvas, { ...frame, width: writePart.clientWidth });
+    drawHeads(phase === 1 || phase > 0.9 ? t + 1 : t);
+    if (cache) {
+      const now = phase < 0.9 ? t : t + 1;
+      const states = checkpoint().heads.map((_, index) => {
+        const other = run(index);
+        return { W: other.W(now), S: other.S(now), scale: other.scale, momentum: other.stampMost };
+      });
+      const { m, f } = current.head;
+      drawDesk(deskCanvas, { ...frame, width: deskPart.clientWidth, cache, states, m, f, attentionBytes: cache.bytes, memoryBytes: one().bytes });
+    }
+    const trails = take.memories.map((other, index) => {
+      const chosen = index === state.memory ? checkpoint() : other.checkpoints[other.checkpoints.length - 1];
+      return { name: other.name, label: other.label, ...chosen.answers };
+    });
+    drawAsk(askCanvas, { ...frame, width: askPart.clientWidth, trails });
+    outer.draw(colors, t);
+    tell(current, write, turned, trails);
+  }
+
+  function drawHeads(t) {
+    heads.querySelectorAll("canvas").forEach((canvas, index) => {
+      const other = run(index);
+      const { m, f } = other.head;
+      canvas.width = f;
+      canvas.height = m;
+      canvas.getContext("2d").drawImage(matrixImage(other.W(t), m, f, other.scale, colors), 0, 0);
+    });
+  }
+
+  function tell(current, write, turned, trails) {
+    const word = take.words.find(([first, last]) => first <= state.t && state.t <= last);
+    const spelled = new TextDecoder().decode(bytes.slice(word[0], word[1] + 1)).trim();
+    const place = `Byte ${state.t + 1} of ${bytes.length}, “${letterOf(bytes[state.t])}” in “${spelled}”`;
+    words.setAttribute("aria-valuenow", state.t + 1);
+    words.setAttribute("aria-valuetext", place);
+    if (state.playing && state.phase < 1) return;
+    if (state.playing) return;
+    const rank = current.writes.filter((other) => other.moved > write.moved).length + 1;
+    const answer = trails.map((trail) => {
+      const last = trail.at.filter((end) => end <= state.t + 1).length - 1;
+      return last < 0 ? "" : `${trail.label} ${percent(trail.probability[last])}`;
+    }).filter(Boolean).join(", ");
+    readout.textContent = `${place}: the write moves W by ${write.moved.toFixed(2)} (number ${rank} of ${bytes.length} by size), ` +
+      `and the inner loss on this byte goes from ${write.before.toFixed(2)} to ${write.after.toFixed(2)}` +
+      `${turned ? " with your gates" : ""}.${answer ? ` Asked now for ${take.fact.answer}: ${answer}.` : ""}`;
+  }
+
+  // -- colors, size, life -----------------------------------------------------------------------------------------------
+  function recolor() {
+    const dark = isDark(root);
+    root.dataset.theme = dark ? "dark" : "light";
+    colors = colorsFor(dark);
+    legend.replaceChildren(make("span", { class: "nl-stage-scale", style: `--from:transparent;--to:${colors.surprise}` }),
+      "the stronger the color, the more the memory was surprised · click a letter · space reads, arrows step");
+    draw();
+  }
+
+  const resized = new ResizeObserver(() => {
+    if (Math.abs(root.clientWidth - drawnWidth) < 1) return;
+    drawnWidth = root.clientWidth;
+    root.classList.toggle("nl-stage-narrow", drawnWidth < 560);
+    root.classList.toggle("nl-stage-middle", drawnWidth < 900);
+    draw();
+  });
+  const themed = new MutationObserver(recolor);
+  setTake(firstTake);
+  recolor();
+  resized.observe(root);
+  for (const node of [document.documentElement, document.body]) {
+    themed.observe(node, { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-light", "data-theme"] });
+  }
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", recolor);
+
+  return {
+    root, state, setTake, play: toggle, pause, step, setMemory, setCheckpoint, outer,
+    show(t, phase = 1) { go(t, phase); },
+    set(gains) { Object.assign(state.gains, gains); draw(); },
+    seconds: () => [...seconds],
+    run,
+    destroy() {
+      pause();
+      resized.disconnect();
+      themed.disconnect();
+      scheme.removeEventListener("change", recolor);
+      root.remove();
+    },
+  };
+}
