@@ -36,8 +36,12 @@ def join(model: nn.Module, states: Sequence[State]) -> State:
     ends = [dict(tree.leaves(state, is_leaf=_is_end)) for state in states]
     if any(end.keys() != ends[0].keys() for end in ends):
         raise CourseError("the states to join have different parts.")
-    joined = iter([_joined(name, [end[name] for end in ends], period) for name in ends[0]])
-    return tree.map_leaves(states[0], lambda _: next(joined), is_leaf=_is_end)
+    joined = []
+    for name in ends[0]:
+        parts = [end[name] for end in ends]
+        joined.append(_joined(name, parts, period))
+    in_order = iter(joined)
+    return tree.map_leaves(states[0], lambda _: next(in_order), is_leaf=_is_end)
 
 
 def position_period(model: nn.Module) -> int | None:
