@@ -14,7 +14,7 @@ equation 25 leaves the form of its gate to the reader. The path and the gate's l
 `attention_residual` and `gate` choose. Without the path y_i is a mixture of tokens, random at first, so that the
 memory's keys and values do not belong to one token. With both, and with an attention that starts from zero
 (`begin_in_model`), MAC learns to recall from every seed (notebook 09); the course's earlier wiring had none of them and
-did not. What each is worth by itself is what `nl-course record wirings` compares.
+did not. Notebook 05 shows the layer with each of them taken back (`nl-course record wirings`).
 
 Two traps. On paper the attention reads [P | h | s]. In plain causal order s_1 would see the row h_C, which was
 retrieved with the query of token C: a look into the future. So here s_i sees h only up to its own. And step 4 must not

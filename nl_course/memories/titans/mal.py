@@ -6,7 +6,7 @@ arXiv 2501.00663, section 4.3 (equations 29 to 31), P the persistent tokens:
 
 M is the memory with its norm, gate and projection (lmm.py). The residual paths around it and around attention follow
 the paper's "in all blocks", and the norm is our choice. The path around attention carries M(x) alone, since the block
-itself adds x to what the layer returns. (`nl-course record wirings` compares MAL with it and without.) P's rows of y
+itself adds x to what the layer returns. (Without the path MAL does not learn to recall: notebook 05.) P's rows of y
 are the prefix that every query sees. They are made once per text.
 
 Axes: b batch, h heads, t tokens, s tokens in the window's cache, n persistent tokens, f head width, d model width.
