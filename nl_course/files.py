@@ -22,6 +22,7 @@ import psutil
 
 from nl_course.errors import CourseError
 
+PICTURES = ("previews", "diagrams")  # the folders under assets/ with pictures that notebooks show
 _PACKAGE = Path(__file__).resolve().parent
 JSON_DEPTH = 100  # lists and objects inside each other; the deepest file of the course has about 30
 _A_DAY = 24 * 3600  # seconds

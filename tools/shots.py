@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from nl_course.files import PICTURES
 from tools.browser import Lab, NoBrowser, Page, chromium
 from tools.run_notebooks import ROOT, all_notebooks
 
@@ -26,10 +27,11 @@ FIT = """view => {
 
 
 def copy_course(folder: Path, recorded: bool = True) -> Path:
-    """Copies the notebooks and previews into a folder, so that running them changes nothing; returns the folder."""
+    """Copies the notebooks and their pictures into a folder, so that running them changes nothing; returns the folder."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    if PREVIEWS.is_dir():
-        shutil.copytree(PREVIEWS, folder / "assets/previews")
+    for kind in PICTURES:
+        if (ROOT / "assets" / kind).is_dir():
+            shutil.copytree(ROOT / "assets" / kind, folder / "assets" / kind)
     for path in (folder / "notebooks").glob("*.ipynb") if recorded else []:
         switch = r"USE_RECORDED = False"
         path.write_text(re.sub(switch, "USE_RECORDED = True", path.read_text("utf-8")), "utf-8")

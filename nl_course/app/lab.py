@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.files import (
+    PICTURES,
     cache_folder,
     check_folder,
     check_writable,
@@ -95,9 +96,10 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
             contents[f"notebooks/{name}"] = transform(path.read_text(encoding="utf-8")).encode()
         for name, path in pages.items():
             contents[f"notebooks/{name}"] = path.read_bytes()
-        for path in sorted((root / "assets" / "previews").glob("*")):
-            contents[f"assets/previews/{path.name}"] = path.read_bytes()
-        for part in ("notebooks", "assets", "assets/previews"):
+        for kind in PICTURES:
+            for path in sorted((root / "assets" / kind).glob("*")):
+                contents[f"assets/{kind}/{path.name}"] = path.read_bytes()
+        for part in ("notebooks", "assets", *(f"assets/{kind}" for kind in PICTURES)):
             if (folder / part).is_symlink():
                 raise CourseError(f"{folder / part} is a link, and a copy is not written through links; remove it.")
             (folder / part).mkdir(parents=True, exist_ok=True)

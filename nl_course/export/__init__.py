@@ -24,7 +24,7 @@ import nbformat
 
 from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.export.running import run_notebook
-from nl_course.files import check_folder, course_root, reason
+from nl_course.files import PICTURES, check_folder, course_root, reason
 from nl_course.manifest import Manifest
 
 PLAIN_FILES = ("LICENSE", "CITATION.cff", "environment.yml")  # files that pages link to and that are copied as they are
@@ -150,13 +150,14 @@ def chosen(root: Path, names: Sequence[str] | None) -> list[Path]:
 
 
 def fixed_files(root: Path) -> dict[str, bytes]:
-    """What the pages show or need, by its path in the export: previews, plotly's script, the style, files that they
+    """What the pages show or need, by its path in the export: pictures, plotly's script, the style, files that they
     link to."""
     import plotly
 
     files = {}
-    for path in sorted((root / "assets" / "previews").iterdir()):
-        files[f"previews/{path.name}"] = path.read_bytes()
+    for kind in PICTURES:
+        for path in sorted((root / "assets" / kind).glob("*")):
+            files[f"{kind}/{path.name}"] = path.read_bytes()
     files["files/plotly.min.js"] = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes()
     for name in ("course.css", "slides.js"):
         files[f"files/{name}"] = (resources.files("nl_course.export") / "files" / name).read_bytes()

@@ -11,6 +11,7 @@ import plotly.io
 from nbconvert import HTMLExporter
 
 from nl_course.export.maths import with_mathml
+from nl_course.files import PICTURES
 from nl_course.views.kit.plot import STILL
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -53,13 +54,13 @@ def prepared(cell: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
 
 def with_links(text: str) -> str:
     """The text with its links as the pages need them: links to notebooks and Markdown lead to their pages, pictures
-    stand in `previews`, and a link to a file of the package becomes the file's name."""
+    stand in `previews` and `diagrams`, and a link to a file of the package becomes the file's name."""
     return _LINK.sub(_page_link, _FILE.sub(r"\1", text))
 
 
 def _page_link(match: re.Match) -> str:
     path = match["path"]
-    if path.startswith("assets/previews/"):
+    if path.startswith(tuple(f"assets/{kind}/" for kind in PICTURES)):
         target = path.removeprefix("assets/")
     elif path.endswith((".ipynb", ".md")):
         target = page_of(path)

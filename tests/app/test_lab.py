@@ -37,6 +37,8 @@ def course(tmp_path, monkeypatch):
     (root / "notebooks").mkdir(parents=True)
     (root / "assets" / "previews").mkdir(parents=True)
     (root / "assets" / "previews" / "view.png").write_bytes(b"picture")
+    (root / "assets" / "diagrams").mkdir()
+    (root / "assets" / "diagrams" / "loops.svg").write_bytes(b"drawing")
     for name in ("00_start_here", "01_attention", "02_scaling"):
         (root / "notebooks" / f"{name}.ipynb").write_text(notebook(f"print('{name}')", "answer = 1", tags=["solution"]))
     (root / "notebooks" / "glossary.md").write_text("# Glossary\n")
@@ -57,6 +59,7 @@ def edit(folder, name, text):
 
 def test_a_copy_has_the_notebooks_and_the_pictures_they_show(course, copy):
     assert (copy / "notebooks" / "../assets/previews/view.png").read_bytes() == b"picture"
+    assert (copy / "notebooks" / "../assets/diagrams/loops.svg").read_bytes() == b"drawing"
     for source in (course / "notebooks").iterdir():
         assert (copy / "notebooks" / source.name).read_text() == source.read_text()
     assert str(lab.copy_course(copy)) == "The copy is up to date."
@@ -159,7 +162,13 @@ def test_no_link_is_written_through(course, copy, tmp_path):
     (copy / "notebooks" / "02_scaling.ipynb").unlink()
     (copy / "notebooks" / "02_scaling.ipynb").mkdir()
     copied = lab.copy_course(copy)
-    names = ["01_attention.ipynb", "02_scaling.ipynb", "assets/previews/view.png", "glossary.md"]
+    names = [
+        "01_attention.ipynb",
+        "02_scaling.ipynb",
+        "assets/previews/view.png",
+        "assets/diagrams/loops.svg",
+        "glossary.md",
+    ]
     assert sorted(copied.left_alone) == names and "Left alone, because it is a link" in str(copied)
     assert {path.read_text() for path in theirs.iterdir()} == {"theirs"}
     assert (copy / "notebooks" / "01_attention.ipynb").is_symlink()
@@ -167,7 +176,7 @@ def test_no_link_is_written_through(course, copy, tmp_path):
         lab.copy_course(copy, reset="01")
 
 
-@pytest.mark.parametrize("part", ["notebooks", "assets", "assets/previews", lab._WRITTEN])
+@pytest.mark.parametrize("part", ["notebooks", "assets", "assets/previews", "assets/diagrams", lab._WRITTEN])
 def test_a_copy_whose_own_folder_or_list_is_a_link_is_refused(copy, tmp_path, part):
     (copy / part).rename(tmp_path / "moved")
     (copy / part).symlink_to(tmp_path / "moved")

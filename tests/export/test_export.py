@@ -104,6 +104,7 @@ def test_formulas_become_mathml_and_code_is_left_alone():
         ("[x](README.md#one)", "[x](index.html#one)"),
         ('<img src="../assets/previews/wave.png" alt="a">', '<img src="previews/wave.png" alt="a">'),
         ("![a](assets/previews/wave.png)", "![a](previews/wave.png)"),
+        ("![a](../assets/diagrams/loops.svg)", "![a](diagrams/loops.svg)"),
         ("[LICENSE](LICENSE)", "[LICENSE](LICENSE)"),
         ("[`Rotary`](../nl_course/memories/attention/rope.py), so", "`Rotary`, so"),
         ("[arxiv](https://arxiv.org/abs/2501.00663)", "[arxiv](https://arxiv.org/abs/2501.00663)"),

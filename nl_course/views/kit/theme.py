@@ -72,6 +72,26 @@ SIZES = "Viridis"  # heat maps of sizes
 SIGNS = "RdBu"  # heat maps of signed values; use zmid=0
 
 
+class Ink(NamedTuple):
+    """A color (hex) on light paper and the one that means the same on dark paper."""
+
+    light: str
+    dark: str
+
+
+# One color per symbol, wherever it is written or drawn: formulas, diagrams, views. Each stands at least 5 : 1 against
+# its paper. The letter stands beside the color everywhere, so that the color alone never says anything.
+SYMBOLS = {
+    "k": Ink("#0A71C0", "#3FA9FF"),
+    "v": Ink("#88280A", "#FBA173"),
+    "q": Ink("#366E35", "#4DEBC6"),
+    "W": Ink("#63367D", "#C78ECB"),
+    "error": Ink("#D41771", "#EE7389"),
+    "surprise": Ink("#946604", "#FEDD4A"),
+}
+PAPER = Ink("#FFFFFF", "#15181C")
+
+
 def style(memory: str) -> Style:
     """The style of a memory or variant by its name, e.g. `style("gqa")`. Raises KeyError for a name without a style."""
     if memory == "index":
