@@ -27,7 +27,7 @@ FIT = """view => {
 
 
 def copy_course(folder: Path, recorded: bool = True) -> Path:
-    """Copies the notebooks and their pictures into a folder, so that running them changes nothing; returns the folder."""
+    """Copies notebooks and pictures into a folder, so that running them changes nothing; returns the folder."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
     for kind in PICTURES:
         if (ROOT / "assets" / kind).is_dir():
