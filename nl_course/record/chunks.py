@@ -93,7 +93,6 @@ class Chunks(Comparison):
             "units": UNITS,
             "seeds": seeds,
             "chunks": chunks,
-            "asked": self.config["asked"],
             "models": [self.described(*model, by_model[model]) for model in models],
             "less": [self.compared(chunk, by_model) for chunk in chunks],
         }
@@ -102,11 +101,11 @@ class Chunks(Comparison):
     def described(self, inner: str, chunk: int, of_seeds: list[Part]) -> dict[str, Any]:
         """One model: its search, its runs, and for each question its recall with every size of chunk."""
         recall = []
-        for number in range(len(self.config["asked"])):
-            rows = []
+        for number, question in enumerate(self.config["asked"]):
+            by_chunk = []
             for size in self.config["read_with"]:
-                rows.append({"read_with": size, **over_seeds(shares(of_seeds, number, size))})
-            recall.append(rows)
+                by_chunk.append({"read_with": size, **over_seeds(shares(of_seeds, number, size))})
+            recall.append({**question, "by_chunk": by_chunk})
         of_all = {name: of_seeds[0][name] for name in ("options", "hidden", "parameters")}
         of_each = ("seed", "training_seconds", "made", "settled", "curve")
         runs = [{name: part[name] for name in of_each} for part in of_seeds]
@@ -116,9 +115,9 @@ class Chunks(Comparison):
     def compared(self, chunk: int, by_model: dict[tuple[str, int], list[Part]]) -> dict[str, Any]:
         """For each question Muon's recall less SGD's, seed by seed, both with that chunk."""
         gains = []
-        for number in range(len(self.config["asked"])):
+        for number, question in enumerate(self.config["asked"]):
             muon, sgd = (shares(by_model[inner, chunk], number, chunk) for inner in ("muon", "sgd"))
-            gains.append(difference(muon, sgd))
+            gains.append({**question, **difference(muon, sgd)})
         return {"chunk": chunk, "gains": gains}
 
 

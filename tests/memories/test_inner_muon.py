@@ -87,6 +87,14 @@ def test_one_matrix_by_hand(path):
     torch.testing.assert_close(state.memory["W1"][0, 0], M, **CLOSE)
 
 
+def test_a_text_may_be_cut_inside_a_chunk():
+    _, memory = pair("chunked", "muon", chunk=8, layers=1)
+    x = draw(2, 11, 8)
+    first, state = memory(x[:, :5])
+    second, _ = memory(x[:, 5:], state)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), memory(x)[0], **CLOSE)
+
+
 def written(order: list[int], values: float = 1.0) -> Tensor:
     """What six pairs of one chunk, written in that order with equal steps, leave in a memory that begins empty."""
     memory = InnerMuon(InnerMuonConfig(12, 1, layers=1, chunk=6, conv=0, persistent=0, retention=False)).double()

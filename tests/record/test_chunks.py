@@ -23,10 +23,10 @@ def test_a_quick_run_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
     for model in models.values():
         assert [run["seed"] for run in model["runs"]] == config["seeds"] == found["seeds"]
         assert [one["rate"] for one in model["search"]["tried"]] == config["search"]["rates"]
-        assert [[row["read_with"] for row in rows] for rows in model["recall"]] == [config["read_with"]]
+        assert [[row["read_with"] for row in asked["by_chunk"]] for asked in model["recall"]] == [config["read_with"]]
     for row in found["less"]:
         read = config["read_with"].index(row["chunk"])
-        muon, sgd = (models[inner, row["chunk"]]["recall"][0][read]["values"] for inner in ("muon", "sgd"))
+        muon, sgd = (models[inner, row["chunk"]]["recall"][0]["by_chunk"][read]["values"] for inner in ("muon", "sgd"))
         assert row["gains"][0]["values"] == pytest.approx([a - b for a, b in zip(muon, sgd, strict=True)], abs=1e-4)
     monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
     assert json.loads(record("chunks", tmp_path, quick=True)[0].read_text())["models"] == found["models"]
