@@ -85,7 +85,7 @@ view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .shap
 """
 
 
-OPPOSITE = {"ArrowRight": "ArrowLeft", "End": "Home"}
+OPPOSITE = {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}
 
 
 class NoBrowser(Exception):
@@ -279,10 +279,14 @@ class Page:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
         self.page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=90_000)
 
-    def second_view(self) -> None:
-        """Opens the notebook a second time beside itself, on the same kernel."""
+    @contextmanager
+    def second_view(self):
+        """Opens the notebook a second time beside itself, on the same kernel, and closes it at the end."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:clone')")
         self.page.wait_for_function("() => document.querySelectorAll('.jp-NotebookPanel').length === 2")
+        yield
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.close()")
+        self.page.wait_for_function("() => document.querySelectorAll('.jp-NotebookPanel').length === 1")
 
     def errors(self) -> list[str]:
         """Error outputs of cells, widgets that could not be shown, and errors said inside views."""
@@ -348,13 +352,9 @@ class Page:
         return self.view(name).evaluate(PLOT)
 
     def focus(self, name: str) -> str:
-        """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it.
-
-        For a list it is End: the arrows JupyterLab keeps for itself, to go from cell to cell, as long as a list is not
-        open (jupyter-widgets/ipywidgets, issue 3912).
-        """
+        """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it."""
         view = self.view(name)
-        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "End")):
+        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "ArrowDown")):
             if view.locator(selector).count():
                 view.locator(selector).first.focus()
                 return key

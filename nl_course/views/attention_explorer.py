@@ -155,7 +155,7 @@ def _ticks(arrays: dict) -> dict:
     shared = dict(range=[0.5, count + 0.5], showgrid=False, ticks="")
     if count > 80 or len(names) > 30:
         return dict(**shared, dtick=10)
-    return dict(**shared, tickvals=places, ticktext=names, tickfont=dict(size=9), tickangle=0)
+    return dict(**shared, tickvals=places, ticktext=names, tickfont=dict(size=11), tickangle=0)
 
 
 def read_out(arrays: dict) -> str:
@@ -196,7 +196,7 @@ class AttentionExplorer(View):
         options=ANSWERS,
         until="Choose a byte in the second copy of the text, with the mask on and temperature 1.",
     )
-    width, height = 820, 460
+    width, height = 820, 420
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model

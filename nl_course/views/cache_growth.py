@@ -146,7 +146,7 @@ def draw(arrays: dict, figure) -> None:
         margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
         orientation="v", bgcolor=theme.VEIL),
         xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
-                   tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=9)),
+                   tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=11)),
         yaxis=dict(showgrid=False, title="place within the key"),
         xaxis2=dict(**axis, anchor="y2", showticklabels=False),
         yaxis2=dict(domain=(0.46, 1), anchor="x2", rangemode="tozero"),

@@ -176,7 +176,7 @@ class Capacity(View):
         options=("Hebb", "delta rule", "both alike"),
         until="Set the pairs to twice the width, with random keys (cosine 0).",
     )
-    width, height = 920, 520
+    width, height = 920, 420
     continuous = False
 
     def controls(self):

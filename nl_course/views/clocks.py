@@ -207,7 +207,7 @@ class Clocks(View):
         options=ANSWERS,
         until="Let the slow period be four times the fast one or more, and the new task be learnt.",
     )
-    width, height = 920, 560
+    width, height = 920, 420
 
     def controls(self):
         return {

@@ -85,7 +85,7 @@ def loss_by_position(run: dict, against: bool = True) -> Chart:
         "One seed each: no ranking." if seeds == 1 else f"Means and Student's 95 % intervals of {seeds} seeds."
     )
     y = "nats per byte less full attention" if against else "nats per byte"
-    picture = chart(says, x="bytes read before", y=y, log="x", height=460)
+    picture = chart(says, x="bytes read before", y=y, log="x", height=420)
     for name, model in models.items():
         rows = model[what]
         high = [row["high"] - row["mean"] for row in rows]

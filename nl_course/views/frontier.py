@@ -203,7 +203,7 @@ class Frontier(View):
         options=("it does", "a few beat it", "most beat it"),
         until="Show all memories and all sizes, with 24 pairs asked.",
     )
-    width, height = 920, 500
+    width, height = 920, 420
 
     def controls(self):
         asked = [(words, i) for i, words in enumerate(questions())]

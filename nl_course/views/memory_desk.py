@@ -214,7 +214,7 @@ class MemoryDesk(View):
 
     name = "memory-desk"
     title = "The memory desk: how many readers fit?"
-    height = 470
+    height = 420
     prediction = Prediction(
         "Llama 3.1 8B, in 16 bits, on one H100 with 80 GB: how many readers of 128k tokens fit at once?",
         lambda arrays: arrays["desk"].max_batch if all(arrays[k] == v for k, v in ASKED.items()) else None,

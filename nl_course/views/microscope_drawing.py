@@ -59,8 +59,8 @@ def _chosen(arrays: dict, figure) -> None:
 
 def _arrange(arrays: dict, figure, count: int, t: int) -> None:
     ticks = dict(dtick=10)
-    if count <= 100:
-        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=8), tickangle=0)
+    if count <= 80:
+        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=11), tickangle=0)
     span = dict(range=[0.3, count + 0.7])
     who = f"byte {t}, “{arrays['names'][t - 1]}”"
     titles = (

@@ -186,7 +186,7 @@ class MillionBooks(View):
         options=FIXED,
         until="Set the books to 1, of a module's docstrings.",
     )
-    width, height = 940, 560
+    width, height = 940, 420
 
     def controls(self):
         return {

@@ -242,7 +242,7 @@ class NestedClocks(View):
     )
     step_by = "moment"
     continuous = False
-    width, height = 920, 500
+    width, height = 920, 420
 
     def controls(self):
         last = 2 * BOUNDARIES + 1

@@ -243,7 +243,7 @@ class OneTape(View):
         ),
         until=f"Drag the filler to {ASKED_FILLER}.",
     )
-    width, height = 920, 440
+    width, height = 920, 420
     rows = tuple(ROWS)[:6]
 
     def controls(self):
@@ -274,7 +274,7 @@ class LongerTape(OneTape):
     """The same tape with the rows that came later."""
 
     name = "one-tape-later"
-    height = 520
+    height = 420
     rows = tuple(ROWS)[:8]
 
 
@@ -282,5 +282,5 @@ class LastTape(OneTape):
     """The same tape with all rows: who neither keeps everything on the desk nor learns it looks it up."""
 
     name = "one-tape-last"
-    height = 560
+    height = 420
     rows = tuple(ROWS)

@@ -194,7 +194,7 @@ class SecondReading(View):
         until="Set the distance to 256 bytes or more, with the start made for the loop, the loop on and its own step.",
     )
     continuous = False
-    width, height = 920, 500
+    width, height = 920, 420
 
     def __init__(self, models: dict | None = None, rates: dict | None = None, strict: bool | None = None, **settings):
         if models is None:

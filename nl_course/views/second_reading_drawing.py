@@ -62,8 +62,8 @@ def _arrange(arrays: dict, figure) -> None:
     count = len(arrays["names"])
     span = dict(range=[0.5, count + 0.5], showgrid=False)
     ticks = dict(dtick=10)
-    if count <= 110:
-        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=8), tickangle=0)
+    if count <= 80:
+        ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=11), tickangle=0)
     titles = (
         (LEFT[0], TOP[1] + 0.1, f"Loss by byte, mean of the last {SMOOTH} (nats)"),
         (LEFT[0], BOTTOM[1], "What the first reading saves at each byte (nats)"),

@@ -47,7 +47,7 @@ def draw(arrays: dict, figure) -> None:
 
 def _arrange(arrays: dict, figure) -> None:
     words = arrays["words"]
-    ticks = dict(tickvals=np.arange(1, len(words) + 1), ticktext=words, tickangle=-90, tickfont=dict(size=9))
+    ticks = dict(tickvals=np.arange(1, len(words) + 1), ticktext=words, tickangle=-90, tickfont=dict(size=11))
     span = dict(range=[0.3, len(words) + 0.7], showgrid=False)
     highest = max(1.05, float(np.nanmax([d.max() for d in arrays["drift"].values()])) * 1.05)
     figure.update_layout(

@@ -1,5 +1,7 @@
 """How the surprise stream draws: surprise above, the answers to the needle's question below, one write at the right."""
 
+import math
+
 import numpy as np
 
 from nl_course.views.kit import theme
@@ -49,8 +51,9 @@ def draw(arrays: dict, figure) -> None:
 
 def _arrange(arrays: dict, figure) -> None:
     words, at, stands = arrays["words"], arrays["at"], arrays["response"]
-    size = dict(size=10 if len(words) <= 40 else 8)
-    ticks = dict(tickvals=np.arange(1, len(words) + 1), ticktext=words, tickangle=-90, tickfont=size)
+    every = max(1, math.ceil(len(words) / 50))  # as many words as have room
+    places = np.arange(1, len(words) + 1, every)
+    ticks = dict(tickvals=places, ticktext=words[::every], tickangle=-90, tickfont=dict(size=11))
     span = dict(range=[0.3, len(words) + 0.7], domain=LEFT, showgrid=False)
     titles = (
         (0, BANDS[0][1], "Surprise (gradient norm) and write, word by word"),

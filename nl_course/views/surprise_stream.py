@@ -203,7 +203,7 @@ class SurpriseStream(View):
         until=f"Set momentum to {ASKED:g}, with the needle in the first half of the text.",
     )
     step_by = "place"
-    width, height = 920, 520
+    width, height = 920, 420
 
     def controls(self):
         wide = W.Layout(width="860px", max_width="100%")

@@ -69,7 +69,7 @@ class TrainingBoard(View):
         lambda arrays: arrays["off"],
         until="Press Estimate, then Start, and wait for the last step.",
     )
-    width, height = 900, 560
+    width, height = 900, 420
 
     def __init__(self, folder=None, strict: bool | None = None, **settings):
         self._kept = tempfile.TemporaryDirectory(prefix="nl-course-runs-") if folder is None else None

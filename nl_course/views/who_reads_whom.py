@@ -233,8 +233,8 @@ def draw(arrays: dict, figure) -> None:
     names, row, memory = arrays["names"], arrays["token"] - 1, arrays["memory"]
     place = np.arange(1, len(names) + 1)
     maps = (("attention (softmax)", arrays["softmax"], SOFTMAX.style), (memory, arrays["own"], READ_OUTS[memory].style))
-    small = dict(size=10 if len(names) <= 24 else 7)
-    ticks = dict(tickvals=place, ticktext=names, tickangle=0, tickfont=small)
+    every = max(1, math.ceil(len(names) / 24))  # as many names as have room
+    ticks = dict(tickvals=place[::every], ticktext=names[::every], tickangle=0, tickfont=dict(size=11))
     axes, shapes = {}, []
     rows = np.nan_to_num([arrays["softmax"][row], arrays["own"][row]])
     scale = [min(0, rows.min()) - 0.02, max(1, rows.max()) + 0.02]  # one for both, so that bars can be compared

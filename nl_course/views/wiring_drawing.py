@@ -90,7 +90,7 @@ def draw(arrays: dict, figure) -> None:
         text=[f"{share:.0%}" for share in worth.values()], textposition="outside", cliponaxis=False,
         marker=dict(color=theme.style("outer").color, pattern=dict(shape="x")),
     )  # fmt: skip
-    small = dict(size=10 if len(place) <= 20 else 8)
+    small = dict(size=11)
     titles = (
         (0, 0.43, f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
         (0.78, 0.43, "Bytes kept after the text"), (0.78, 0.15, arrays["worth_title"]),

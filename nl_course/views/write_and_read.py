@@ -114,7 +114,7 @@ def draw(arrays: dict, figure) -> None:
         layout[f"yaxis{i}"] = dict(
             domain=y, anchor=f"x{i}", autorange="reversed", title="key's number" if below else "asked for", **named
         )
-        layout[f"xaxis{i}"]["tickfont"] = dict(size=10)
+        layout[f"xaxis{i}"]["tickfont"] = dict(size=11)
     figure.update_layout(
         **layout, shapes=shapes, margin=dict(l=56, r=16, t=16, b=48),
         coloraxis=dict(colorscale=theme.SIGNS, cmid=0, cmin=-1.5, cmax=1.5,
@@ -168,7 +168,7 @@ class WriteAndRead(View):
         until="Step to the second A.",
     )
     step_by = "writes"
-    width, height = 920, 540
+    width, height = 920, 420
 
     def controls(self):
         tape = W.Text(value="A B C D A", description="Keys written, in order")

@@ -7,6 +7,7 @@ import ipywidgets as W
 import pytest
 
 import nl_course.views
+from nl_course.views.kit.plot import plain
 from nl_course.views.kit.shell import View
 from nl_course.views.kit.sync import changes, flat
 from tests.generators import forget_what_views_computed, unchanged
@@ -28,6 +29,8 @@ pytestmark = pytest.mark.slow
 VIEWS = every_view()
 
 
+# Several panels of these would overlap in 420 pixels.
+TALL = {"inner-microscope", "optimizers", "self-modification", "state-map", "two-loops", "wiring"}
 CHANGED: dict[str, list[str]] = {}  # the random numbers that a view's first showing changed, by the view's name
 
 
@@ -92,6 +95,26 @@ def test_its_axes_are_named(view):
     axes = [axis for name, axis in layout.items() if name.startswith(("xaxis", "yaxis")) and axis.get("visible", True)]
     titled = sum(bool((axis.get("title") or {}).get("text")) for axis in axes)
     assert titled >= 1, "at least one axis must say what it counts, with its unit"
+
+
+def test_it_fits_the_screen_and_its_words_are_legible(view):
+    figure = plain(view.figure)
+    assert view.name in TALL or figure["layout"]["height"] <= 420
+    small = [size for size in font_sizes(figure) if size < 11]
+    assert not small, f"text of {min(small)} px; at least 11"
+
+
+def font_sizes(tree) -> list[float]:
+    """Every font size that a figure names."""
+    if isinstance(tree, list):
+        return [size for part in tree if isinstance(part, dict | list) for size in font_sizes(part)]
+    sizes = []
+    for key, value in tree.items():
+        if isinstance(value, dict | list):
+            sizes += font_sizes(value)
+            named = key.endswith("font") and isinstance(value, dict) and isinstance(value.get("size"), int | float)
+            sizes += [value["size"]] if named else []
+    return sizes
 
 
 def surroundings(view: View) -> list[dict]:

@@ -131,6 +131,11 @@ def test_a_prediction_is_remembered_and_compared(view):
     assert view.predict(9) == "You predicted 9; it came out 4. What makes the difference?"
     view.answer.value = "many"
     assert "'many' is not a number" in view.error and view.predicted == 9
+    assert "nl-wrong-field" in view.answer._dom_classes and "nl-wrong" not in view.widget._dom_classes
+    view.answer.value = "inf"
+    assert "'inf' is not a finite number" in view.error and view.predicted == 9
+    view.answer.value = "3"
+    assert view.error == "" and "nl-wrong-field" not in view.answer._dom_classes
 
 
 def test_a_prediction_among_options():
@@ -152,7 +157,10 @@ def test_bad_input_is_said_in_words_and_the_picture_stays(view):
     assert view.error == "the wave needs a name."
     assert "needs a name" in repr(view)
     assert view.figure.data[0].y is before
+    label = view.controls_by_name["label"]
+    assert "nl-wrong-field" in label._dom_classes and "nl-wrong" in view.widget._dom_classes
     view.controls_by_name["label"].value = "again"
+    assert "nl-wrong-field" not in label._dom_classes and "nl-wrong" not in view.widget._dom_classes
     assert view.error == "" and view.figure.data[0].name == "again"
     with pytest.raises(CourseError, match="no control 'speed'; it has: frequency"):
         view.set(speed=2)

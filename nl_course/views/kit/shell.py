@@ -114,7 +114,7 @@ class View:
         self.fold = fold(folded.values())
         self.widget = W.VBox(
             [
-                *([W.HTML(f"<strong>{escape(self.title)}</strong>")] if self.title else []),
+                *([W.HTML(f"<div class='nl-title'>{escape(self.title)}</div>")] if self.title else []),
                 *self._ask(),
                 W.HBox([*shown.values(), *self.stepper], layout=W.Layout(flex_flow="row wrap")),
                 *self.fold,
@@ -164,9 +164,12 @@ class View:
             options = ", ".join(self.prediction.options)
             raise CourseError(f"the prediction {answer!r} is not among the answers: {options}.")
         try:
-            self.predicted = answer if self.prediction.options else float(str(answer).replace(",", "."))
+            predicted = answer if self.prediction.options else float(str(answer).replace(",", "."))
         except ValueError:
             raise CourseError(f"the prediction {answer!r} is not a number like 12 or 0.5.") from None
+        if isinstance(predicted, float) and not math.isfinite(predicted):
+            raise CourseError(f"the prediction {answer!r} is not a finite number.")
+        self.predicted = predicted
         self._compare()
         return self.verdict
 
@@ -208,7 +211,7 @@ class View:
 
     def _changed(self, name: str) -> None:
         if not self._held:
-            with self._words():
+            with self._words(self.controls_by_name[name]):
                 # Before `adjust`, which may already use the value.
                 check_setting(self.controls_by_name[name], self.controls_by_name[name].value)
                 with self._hold():
@@ -250,7 +253,8 @@ class View:
             self._held = before
 
     @contextmanager
-    def _words(self):
+    def _words(self, field: W.Widget | None = None):
+        """Says what goes wrong and marks the `field` that brought it; the picture, now of other settings, is dimmed."""
         try:
             yield
             self._error.text = ""
@@ -262,6 +266,20 @@ class View:
             self._error.text = f"This view failed with {type(wrong).__name__}: {wrong} ({at})"
             if self.strict:
                 raise
+        finally:
+            self._mark(field if self._error.text else None)
+
+    def _mark(self, field: W.Widget | None) -> None:
+        """Marks the field that is wrong, and no other; dims the picture while it is not of the present settings."""
+        for control in self.controls_by_name.values():
+            if control is not field:
+                control.remove_class("nl-wrong-field")
+        if field is not None:
+            field.add_class("nl-wrong-field")
+        if self._error.text and field is not getattr(self, "answer", None):
+            self.widget.add_class("nl-wrong")
+        else:
+            self.widget.remove_class("nl-wrong")
 
     def _ask(self) -> list[W.Widget]:
         if self.prediction is None:
@@ -275,7 +293,8 @@ class View:
 
         def answered(change):
             if change.new not in (None, ""):
-                with self._words():
+                answer.remove_class("nl-wrong-field")
+                with self._words(answer):
                     self.predict(change.new)
 
         answer.observe(answered, "value")
