@@ -121,6 +121,15 @@ def test_no_two_symbols_share_a_color(scheme):
         assert sum(abs(a - b) for a, b in apart) > 0.3
 
 
+def test_the_stage_wears_the_same_colors():
+    palette = (ROOT / "nl_course/views/stage/js/palette.js").read_text("utf-8")
+    for scheme in ("light", "dark"):
+        line = re.search(rf"^  {scheme}: {{(.*)$", palette, re.M)[1]
+        worn = dict(re.findall(r'(\w+): "(#\w+)"', line))
+        for symbol, name in {"k": "key", "v": "value", "error": "error"}.items():
+            assert worn[name] == getattr(SYMBOLS[symbol], scheme), f"{scheme} {name}"
+
+
 # -- where they stand --------------------------------------------------------------------------------------------------
 def shown() -> list[tuple[str, str, str]]:
     """(notebook, alt text, path) of every diagram that a notebook shows."""

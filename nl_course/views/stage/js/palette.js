@@ -1,10 +1,11 @@
-// Colors: one per symbol, the same in formulas, diagrams and here. Ink and paper come from the page around the stage.
+// Colors: one per symbol, the same in formulas, diagrams and here: key, value and error are those of SYMBOLS in
+// views/kit/theme.py. Surprise is a fill behind words here, so it is lighter. Ink and paper come from the page around.
 import { clamp } from "./numbers.js";
 
 export const SYMBOLS = {
-  light: { key: "#0072B2", value: "#C85200", error: "#B8408F", surprise: "#E69F00", plus: "#6A1B7B", minus: "#15703A",
+  light: { key: "#0A71C0", value: "#88280A", error: "#D41771", surprise: "#E69F00", plus: "#6A1B7B", minus: "#15703A",
     ink: "#1B1F24", soft: "#59626E", faint: "#E3E6EA", paper: "#FFFFFF", panel: "#F7F8FA", outer: "#C12D86" },
-  dark: { key: "#5BB4F0", value: "#FF9248", error: "#F08BCB", surprise: "#F2B01E", plus: "#C58BE0", minus: "#5CC98A",
+  dark: { key: "#3FA9FF", value: "#FBA173", error: "#EE7389", surprise: "#F2B01E", plus: "#C58BE0", minus: "#5CC98A",
     ink: "#ECEFF3", soft: "#A9B3BF", faint: "#3A424D", paper: "#15191E", panel: "#1D2329", outer: "#F06FB8" },
 };
 export const MEMORIES = {
