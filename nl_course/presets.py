@@ -5,7 +5,7 @@ of the published comparisons (TTT, arXiv 2407.04620, table 3), MLP widths those 
 `ttt-mlp-*` are that paper's models: the Mamba backbone and a convolution of width 4 in every block. The micro ones have
 about as many parameters as `micro`: what their memories need is taken from the MLPs.
 
-So it is with the other stages at the large sizes: `gated-delta-*`, `titans-*`, `mac-*`, `mag-*`, `mal-*` and
+So it is with the other stages at the large sizes: `gated-delta-*`, `kda-*`, `titans-*`, `mac-*`, `mag-*`, `mal-*` and
 `self-modifying-*` have the transformer's widths and depths, and MLPs narrowed or widened until they weigh what it does,
 within 0.2 %. The papers' own widths of these sizes are not published in full; segments and windows of 512 are our
 choice. Models with clocks are in nl_course/nested/presets.py.
@@ -45,6 +45,7 @@ _SIZES = {
 # Memory: its options, then hidden width of the MLPs and parameters, size by size.
 _SAME_WEIGHT = {
     "gated-delta": ({}, (1776, 109_420_320), (2384, 335_498_496), (3568, 728_560_128), (4800, 1_280_480_256)),
+    "kda": ({}, (1952, 109_466_256), (2640, 335_129_472), (3952, 728_006_784), (5408, 1_280_528_640)),
     "titans": ({}, (1600, 109_456_560), (2208, 335_693_952), (3312, 729_442_944), (4608, 1_279_299_840)),
     "mac": ({"segment": 512}, (576, 109_474_992), (832, 334_956_672), (1264, 729_516_672), (1888, 1_280_971_008)),
     "mag": ({"window": 512}, (576, 109_465_776), (832, 334_932_096), (1264, 729_479_808), (1888, 1_280_921_856)),

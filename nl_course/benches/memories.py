@@ -19,6 +19,7 @@ LOCAL = {
     "retention": ("retnet", {}),
     "DeltaNet": ("delta", {}),
     "Gated DeltaNet": ("gated-delta", {}),
+    "Kimi Delta Attention": ("kda", {}),
     "TTT-Linear": ("ttt-linear", {}),
     "TTT-MLP": ("ttt-mlp", {}),
     "self-modifying Titans": ("self-modifying", {}),

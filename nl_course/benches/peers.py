@@ -1,6 +1,7 @@
-"""Our layers beside other people's, the same sizes and work: Gated DeltaNet beside Qwen3-Next's in Hugging Face
-transformers (plain PyTorch), Titans' memory beside titans-pytorch's (titans_peer.py), and self-modifying Titans beside
-nested-learning's, whose forward pass stands against ours and against our forward and backward pass (hope_peer.py).
+"""Our layers beside other people's, the same sizes and work: Gated DeltaNet beside Qwen3-Next's and Kimi Delta
+Attention beside Kimi Linear's in Hugging Face transformers (plain PyTorch), Titans' memory beside titans-pytorch's
+(titans_peer.py), and self-modifying Titans beside nested-learning's, whose forward pass stands against ours and against
+our forward and backward pass (hope_peer.py).
 
 Needs the peers' environment: `make peers` makes it and runs this.
 """
@@ -13,15 +14,18 @@ from nl_course.benches import hope_peer, titans_peer
 from nl_course.benches.measure import forward, forward_backward, in_turn, peak_bytes, ratio
 from nl_course.benches.memories import HEADS, TOKENS, WIDTH, build
 from nl_course.errors import CourseError
+from nl_course.seeding import seeded
 
 
 def rows() -> list[dict]:
     """Tokens per second of our layers and theirs, and the ratio in turn. Raises CourseError without the peers."""
     qwen = {"ours": build("Gated DeltaNet"), "theirs": _qwen3_next()}
+    kimi = {"ours": build("Kimi Delta Attention"), "theirs": _kimi_linear()}
     titans = {"ours": titans_peer.ours(), "theirs": titans_peer.theirs()}
     peaks = {which: peak_bytes(titans_peer.peak_program(which)) / 1e6 for which in titans}
     return [
         _row("Gated DeltaNet, Qwen3-Next's", qwen, TOKENS, rounds=5),
+        _row("Kimi Delta Attention, Kimi Linear's", kimi, TOKENS, rounds=3),
         _row("Titans, titans-pytorch's", titans, titans_peer.TOKENS, rounds=3)
         | {"peak, MB": peaks["ours"], "theirs, MB": peaks["theirs"]},
         *hope_peer.rows(),
@@ -63,3 +67,26 @@ def _qwen3_next() -> torch.nn.Module:
         layer_types=["linear_attention"],
     )
     return Qwen3NextGatedDeltaNet(config, 0)
+
+
+@seeded(0)
+@torch.no_grad()
+def _kimi_linear() -> torch.nn.Module:
+    try:
+        from transformers import KimiLinearConfig
+        from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
+    except ImportError as error:
+        raise CourseError("the bench 'peers' needs the environment that `make peers` makes.") from error
+    config = KimiLinearConfig(
+        hidden_size=WIDTH,
+        linear_num_heads=HEADS,
+        linear_head_dim=WIDTH // HEADS,
+        linear_conv_kernel_dim=4,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+    )
+    layer = KimiLinearDeltaAttention(config, 0)
+    # Only a whole model draws these two: they are memory as it came.
+    layer.forget_gate.A_log.zero_()
+    layer.forget_gate.dt_bias.normal_()
+    return layer

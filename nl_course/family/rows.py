@@ -123,6 +123,15 @@ ROWS: tuple[Row, ...] = (
         choices=_choices(retention="scalar", forget="first"),
     ),
     Row(
+        "Kimi Delta Attention (KDA)", "matrix", SQUARED, "one gate per token and key channel, before the look-up",
+        ONE_STEP, EXACT,
+        registered=("kda",),
+        function="nl_course.memories.linear.kda:kda_reference",
+        cell="03_memory_that_learns#72a-a-forget-gate-for-every",
+        source="arXiv 2510.26692",
+        choices=_choices(retention="channel", forget="first"),
+    ),
+    Row(
         "TTT-Linear", "matrix with LayerNorm and residual path", SQUARED, "none", ONE_STEP, PART,
         registered=("ttt-linear",),
         function="nl_course.memories.ttt.reference:learn",

@@ -25,6 +25,7 @@ MODELS = {
     "delta": ("delta", None, "delta rule (steps to 1)"),
     "delta-negative": ("delta", "diamond", "delta rule (steps to 2)"),
     "gated-delta": ("gated-delta", None, "Gated DeltaNet"),
+    "kda": ("kda", None, "Kimi Delta Attention"),
     "ttt-linear": ("ttt-linear", None, "TTT-Linear"),
     "ttt-mlp": ("ttt-mlp", None, "TTT-MLP"),
     "titans": ("titans", None, "LMM (Titans)"),

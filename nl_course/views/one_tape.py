@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nl_course.errors import CourseError
+from nl_course.memories.linear.kda_chunk import kda_chunked
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.neural import NeuralConfig, NeuralMemory
 from nl_course.seeding import seeded
@@ -76,6 +77,16 @@ def _matrix(rule: str, fades: bool) -> Callable[[Tape], Tensor]:
     return lambda tape: (tape.queries @ written(tape.pairs, rule, 1.0, tape.retention if fades else 1.0))[0]
 
 
+def _half_fades(tape: Tape) -> Tensor:
+    """The delta rule with a retention for every channel of the key (KDA): the first half keeps all, the others fade."""
+    k, v = tape.pairs.keys[:, None], tape.pairs.values[:, None]  # (1, 1, writes, d)
+    retention = torch.ones_like(k)
+    retention[..., tape.width // 2 :] = tape.retention
+    empty = k.new_zeros(1, 1, tape.width, tape.width)
+    _, S = kda_chunked(k, k, v, torch.ones_like(k[..., 0]), retention.log(), empty, chunk=64)
+    return tape.queries[0] @ S[0, 0]
+
+
 def _square(tape: Tape) -> int:
     return tape.width**2
 
@@ -126,6 +137,7 @@ ROWS: dict[str, Row] = {
     "Hebb with retention": Row("retnet", _matrix("hebb", True), _square),
     "delta rule": Row("delta", _matrix("delta", False), _square),
     "delta with retention": Row("gated-delta", _matrix("delta", True), _square),
+    "delta, half fades (KDA)": Row("kda", _half_fades, _square),
     "Titans (1 layer)": _titans(1),
     "Titans (2 layers)": _titans(2),
     "index on disk": Row("index", _looked_up, lambda tape: 2 * tape.writes * tape.width),
@@ -244,7 +256,7 @@ class OneTape(View):
         until=f"Drag the filler to {ASKED_FILLER}.",
     )
     width, height = 920, 420
-    rows = tuple(ROWS)[:6]
+    rows = tuple(ROWS)[:7]
 
     def controls(self):
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
@@ -275,7 +287,7 @@ class LongerTape(OneTape):
 
     name = "one-tape-later"
     height = 420
-    rows = tuple(ROWS)[:8]
+    rows = tuple(ROWS)[:9]
 
 
 class LastTape(OneTape):

@@ -42,6 +42,7 @@ ON_THE_MAP = (
     Place("attention (window 256)", "window", _named("attention", window=256)),
     Place("linear (Hebb)", "linear", _named("linear")),
     Place("delta rule", "delta", _named("delta")),
+    Place("Kimi Delta Attention", "kda", _named("kda")),
     Place("TTT-Linear", "ttt-linear", _named("ttt-linear")),
     Place("TTT-MLP", "ttt-mlp", _named("ttt-mlp")),
     Place("Titans, memory alone (LMM)", "titans", _named("titans")),

@@ -149,6 +149,18 @@ def _gated(knobs: Knobs) -> Memory:
     return memory
 
 
+def _by_channel(knobs: Knobs) -> Memory:
+    """Every second letter's channel fades, the others keep all: a letter is one channel of the key."""
+    memory = _delta(knobs, "kda", gate=False)
+    rates = torch.full((LETTER,), 1e-15, dtype=torch.float64)
+    rates[::2] = max(-math.log(knobs.retention), 1e-15)
+    with torch.no_grad():
+        memory.interval.up.weight.zero_()
+        memory.log_rate.zero_()
+        memory.interval_bias.copy_(rates + torch.log(-torch.expm1(-rates)))  # their softplus are the rates
+    return memory
+
+
 def _titans(knobs: Knobs) -> Memory:
     options = dict(layers=1, chunk=knobs.chunk, conv=0, persistent=0, max_step=1.0)
     keeps = dict(momentum=knobs.momentum > 0, retention=knobs.retention < 1)
@@ -174,6 +186,7 @@ READ_OUTS: dict[str, ReadOut] = {
     "Hebb that fades (RetNet)": ReadOut("retnet", _fading),
     "delta rule": ReadOut("delta", _delta),
     "gated delta rule": ReadOut("gated-delta", _gated),
+    "delta rule, every second letter fades (KDA)": ReadOut("kda", _by_channel),
     "Titans (one layer)": ReadOut("titans", _titans, by_place),
 }
 SOFTMAX = ReadOut("attention", _attention)

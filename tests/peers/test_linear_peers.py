@@ -7,6 +7,7 @@ Both scale queries by d_k^(-1/2), which ours do not (their norm takes it out aga
 import pytest
 import torch
 
+from nl_course.exercises.ex03.gates import TWO_GATES
 from nl_course.memories import KDA, GatedDeltaConfig, GatedDeltaNet, KDAConfig
 from nl_course.memories.common.inner_model import unit
 from nl_course.memories.linear.chunks import hebb_chunked
@@ -23,6 +24,7 @@ gla = from_file("fla-core", "fla/ops/simple_gla/naive.py")
 delta = from_file("fla-core", "fla/ops/delta_rule/naive.py")
 gated = from_file("fla-core", "fla/ops/gated_delta_rule/naive.py")
 kda = from_file("fla-core", "fla/ops/kda/naive.py")
+gdn2 = from_file("fla-core", "fla/ops/gdn2/naive.py")
 
 TOKENS, KEYS, VALUES = 96, 8, 6
 SCALE = KEYS**-0.5
@@ -179,6 +181,20 @@ def test_kdas_gradients():
         mine = torch.autograd.grad((o * direction).sum(), given)
         for a, b in zip(mine, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_exercise_about_two_gates_is_gated_deltanet_2():
+    q, k, v, _, log_a, S = (z[:1, :1].double() for z in by_channel())
+    erase, write = random(1, 1, TOKENS, KEYS, seed=7).sigmoid(), random(1, 1, TOKENS, VALUES, seed=8).sigmoid()
+    _, last = gdn2.naive_recurrent_gdn2(
+        *swapped(q, k, v, log_a, erase, write), initial_state=S, output_final_state=True
+    )
+    mine = S[0, 0]
+    for t in range(TOKENS):
+        k_t, v_t, alpha_t, erase_t, write_t = (z[0, 0, t] for z in (k, v, log_a.exp(), erase, write))
+        mine = TWO_GATES.solution(mine, k_t, v_t, alpha_t, erase_t, write_t)
+    torch.testing.assert_close(mine.float(), last[0, 0], **FLOAT32)
 
 
 @torch.no_grad()

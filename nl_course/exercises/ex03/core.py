@@ -1,10 +1,13 @@
-"""Exercises of notebook 03: outer products (3.1), sharpness (3.2), the delta rule as a gradient step (3.3)."""
+"""Exercises of notebook 03: outer products (3.1), sharpness (3.2), the delta rule as a gradient step (3.3).
+
+beyond.py has 3.4 and 3.5, gates.py has 3.6."""
 
 import math
 
 import torch
 
 from nl_course.exercises.ex03.beyond import CAPACITY, RETENTION
+from nl_course.exercises.ex03.gates import TWO_GATES
 from nl_course.exercises.framework.engine import Exercise, Wrong
 from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure, right_shape
 
@@ -248,7 +251,7 @@ new matrix; leave `S` as it was. The check compares with autograd's gradient.
 )
 
 
-EXERCISES = (HEBB, SHARPNESS, DELTA, RETENTION, CAPACITY)
+EXERCISES = (HEBB, SHARPNESS, DELTA, RETENTION, CAPACITY, TWO_GATES)
 
 DISCUSSION = (
     (

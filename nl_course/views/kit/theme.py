@@ -39,6 +39,7 @@ _VARIANTS = {
     "retnet": ("linear", "square"),
     "delta": ("delta", "circle"),
     "gated-delta": ("delta", "square"),
+    "kda": ("delta", "triangle-up"),
     "cached": ("delta", "cross"),
     "ttt-linear": ("ttt", "circle"),
     "ttt-mlp": ("ttt", "square"),
