@@ -37,6 +37,16 @@ def test_the_tape_holds_eight_pairs_filler_and_the_one_written_again():
     assert plain.writes == 13 and plain.last == tuple(range(8)) and torch.equal(plain.pairs.keys[0], keys[:13])
 
 
+def test_half_of_kdas_channels_fade():
+    tape = tape_of(12, 2, width=16, retention=0.9)
+    S, keeps = torch.zeros(16, 16, dtype=torch.float64), torch.ones(16, 1, dtype=torch.float64)
+    keeps[8:] = 0.9
+    for k, v in zip(tape.pairs.keys[0], tape.pairs.values[0]):
+        S = keeps * S
+        S = S + torch.outer(k, v - k @ S)
+    torch.testing.assert_close(ROWS["delta, half fades (KDA)"].answers(tape), tape.queries[0] @ S)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_titans_answers_beside_autograd(layers):
     tape = tape_of(12, 2, width=16, retention=0.9)
@@ -147,8 +157,8 @@ def test_controls_drive_picture_and_sentence(view):
 
 def test_the_tape_comes_back_with_more_rows(view):
     later = LongerTape(strict=True)
-    assert list(view.arrays["right"]) == list(ROWS)[:6] and "Titans" not in view.readout
-    assert list(later.arrays["right"]) == list(ROWS)[:8] and "Titans (2 layers) 6 (49,152 bytes)" in later.readout
+    assert list(view.arrays["right"]) == list(ROWS)[:7] and "Titans" not in view.readout
+    assert list(later.arrays["right"]) == list(ROWS)[:9] and "Titans (2 layers) 6 (49,152 bytes)" in later.readout
     last = LastTape(strict=True)
     assert list(last.arrays["right"]) == list(ROWS) and "index on disk 8 (10,240 bytes)" in last.readout
     for name in view.arrays["right"]:

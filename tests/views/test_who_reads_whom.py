@@ -58,6 +58,20 @@ def test_the_delta_rule_replaces_what_followed_before(memory, kept, step):
     assert np.allclose(weights, expected, atol=1e-6)
 
 
+def test_in_kda_every_second_letter_fades():
+    """Letters are numbered by their bytes, and each is one channel of the key: of a to d, the first and the third keep
+    what is tied to them."""
+    weights, miss = weights_of("delta rule, every second letter fades (KDA)", SHORT, 0.0, Knobs(retention=0.8))
+    expected = np.zeros((8, 8))
+    for t in range(8):
+        newest = max((s for s in range(1, t + 1) if SHORT[s - 1] == SHORT[t]), default=None)
+        if newest is not None:
+            kept = 1.0 if SHORT[t] in "ac" else 0.8
+            expected[t, newest] = kept ** (t - newest)
+    assert np.allclose(weights, expected, atol=1e-6)
+    assert miss < 1e-9
+
+
 def deltas_by_hand(text, kept, step, momentum, chunk):
     """Titans' recurrence on letters alone: M[letter before] holds a mix of places, and so does the ball S."""
     M, S = ({letter: np.zeros(len(text)) for letter in text} for _ in range(2))
