@@ -4,6 +4,7 @@ import torch
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
 from nl_course.exercises.framework.properties import Rng, compare, equals, holds, pure
+from nl_course.scaling import cache_bytes, models, state_bytes
 
 # ------------------------------------------------------------------------------- 9.5 a hybrid's bytes
 
@@ -48,6 +49,20 @@ def bytes_by_hand(tokens, layers, full, window, per_token, state):
     return sum(tokens * per_token if i < full else min(tokens, window) * per_token + state for i in range(layers))
 
 
+@holds("the models that people run come out, from Qwen3-Next to Kimi K3", hint=3)
+def people_run(answer, rng):
+    for shape in models().values():
+        kinds = sorted(group.kind for group in shape.layers)
+        if kinds not in (["global", "state"], ["latent", "state"]) or any(group.parallel for group in shape.layers):
+            continue
+        (cached,) = [group for group in shape.layers if group.grows]
+        (learning,) = [group for group in shape.layers if not group.grows]
+        tokens = rng.whole(1, shape.max_context)
+        per_token, state = 2 * cached.values_per_token, 4 * learning.state_values  # 16 bits, 32 bits
+        want = int(cache_bytes(shape, tokens) + state_bytes(shape))
+        compare(want, answer(tokens, shape.depth, cached.count, 0, per_token, state))
+
+
 hybrid_equals = equals("the bytes are right", draw_hybrid, bytes_by_hand, hint=3)
 
 
@@ -71,10 +86,10 @@ def wrong_hybrid_state_everywhere(tokens, layers, full, window, per_token, state
 HYBRID = Exercise(
     id="9.5",
     title="the bytes of a hybrid",
-    aim="To count what hybrids keep: a window, a fixed state and a few full layers, each with its own growth.",
+    aim="To count what hybrids keep: full layers, a fixed state, perhaps a window, each with its own growth.",
     task="""
-A hybrid has `layers` layers. `full` of them keep the whole cache. Each of the others keeps a cache of the last `window`
-tokens and, beside it, a memory of fixed size.
+A hybrid has `layers` layers. `full` of them keep the whole cache. Each of the others keeps a memory of fixed size and,
+beside it, a cache of the last `window` tokens. In Qwen3-Next and Kimi Linear `window` is 0, in MAG and MAL it is not.
 
 Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: bytes kept for one reader after `tokens` tokens.
 
@@ -90,6 +105,7 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
         all_full,
         short_text,
         slope,
+        people_run,
         hybrid_equals,
     ),
     hints=(
