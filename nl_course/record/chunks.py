@@ -29,6 +29,7 @@ from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial, settled
 from nl_course.record.recipe import Part, make_part
 from nl_course.record.seeds import difference, over_seeds
+from nl_course.seeding import seeded
 from nl_course.tasks.recall import accuracy, mqar
 from nl_course.training import TrainingConfig
 
@@ -126,7 +127,8 @@ def write_with(model: LanguageModel, inner: str) -> None:
     for layer in model.layers:
         before = layer.memory
         config = InnerMuonConfig(**asdict(before.config), inner_optimizer=inner)
-        layer.memory = InnerMuon(config)
+        with seeded(0):  # so that the caller's random numbers stay: these weights are replaced at once
+            layer.memory = InnerMuon(config)
         layer.memory.load_state_dict(before.state_dict())
 
 
