@@ -23,6 +23,7 @@ LABELS = {
     "linear": "linear (Hebb)",
     "delta": "delta rule",
     "gated-delta": "Gated DeltaNet",
+    "kda": "Kimi Delta Attention",
     "ttt-linear": "TTT-Linear",
     "ttt-mlp": "TTT-MLP",
     "titans": "Titans, memory alone (LMM)",
@@ -39,7 +40,7 @@ GROUPS = {
     "all": tuple(LABELS),
     "those of every size": EVERY_SIZE,
     "attention and windows": ("attention", "window", "ttt-e2e"),
-    "one matrix a head": ("linear", "delta", "gated-delta", "ttt-linear"),
+    "one matrix a head": ("linear", "delta", "gated-delta", "kda", "ttt-linear"),
     "deep memories": ("ttt-mlp", "titans", "mac", "mag", "mal", "ttt-e2e"),
     "Titans and HOPE": ("titans", "mac", "mag", "mal", "self-modifying", "hope", "hope-at-rest"),
 }
