@@ -91,6 +91,8 @@ SYMBOLS = {
     "surprise": Ink("#946604", "#FEDD4A"),
 }
 PAPER = Ink("#FFFFFF", "#15181C")
+# What a formula has that the one before it had not. Formulas take one color for light and dark pages: at least 4 : 1.
+NEW_TERM = "#D84315"
 
 
 def style(memory: str) -> Style:
