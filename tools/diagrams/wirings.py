@@ -9,7 +9,7 @@ COLUMN = 124  # from one wiring to the next
 
 def wirings() -> Drawing:
     """MAC, MAG and MAL side by side, as the course wires them: nl_course/memories/titans/{mac,mag,mal}.py."""
-    drawing = Drawing("titans-wirings", "Three ways to join memory and attention", height=560)
+    drawing = Drawing("titans-wirings", "Three ways to join memory and attention", height=574)
     drawing.alt = (
         "Three columns, from the input at the top to the output at the bottom. MAC: the old memory is read first, "
         "attention reads persistent tokens, that answer and the segment, the input is added, the sum y is written "
@@ -26,7 +26,7 @@ def wirings() -> Drawing:
     _context(drawing, 14)
     _gate(drawing, 14 + COLUMN)
     _layer(drawing, 14 + 2 * COLUMN)
-    said = "P: persistent tokens. Lines round a box: residual paths."
+    said = "4 write, 5 read. P: persistent tokens.\nLines at the side of a box: residual paths."
     drawing.text(200, 542, said, size=SMALL, anchor="middle", symbol="quiet")
     return drawing
 
