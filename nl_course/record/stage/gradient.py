@@ -10,6 +10,7 @@ Three modes: "exact"; "first-order", in which each surprise counts as a constant
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.lmm import Titans
 from nl_course.memories.titans.neural import NeuralMemory
 from nl_course.model import LanguageModel
+from nl_course.record.stage.linear import is_one_matrix, learn_linear
 
 MODES = ("exact", "first-order", "stopped")
 
@@ -41,15 +43,16 @@ class WalkBack:
 
 
 def can_walk_back(model: LanguageModel) -> bool:
-    """Whether the model is one layer of Titans' memory."""
-    return len(model.layers) == 1 and isinstance(model.layers[0].memory, Titans)
+    """Whether the model is one layer of Titans' memory, a plain matrix per head."""
+    memory = model.layers[0].memory
+    return len(model.layers) == 1 and isinstance(memory, Titans) and is_one_matrix(memory.config)
 
 
 def walk_back(model: LanguageModel, tokens: Tensor, question: Tensor, answer: Tensor, mode: str = "exact") -> WalkBack:
     """The backward pass for tokens (t,), then question (n,) and answer. Raises CourseError unless the model has one
     layer with Titans' memory."""
     if not can_walk_back(model):
-        raise CourseError("the gradient is walked back through one layer of Titans.")
+        raise CourseError("the gradient is walked back through one layer of Titans, a plain matrix per head.")
     neural, count = model.layers[0].memory.neural, len(tokens)
     seen: dict[str, Tensor] = {}
     inside = neural.write_inputs
@@ -66,9 +69,9 @@ def walk_back(model: LanguageModel, tokens: Tensor, question: Tensor, answer: Te
         return q, k, v, gates, after
 
     text = torch.cat([tokens, question, answer])[None]
-    config, path = neural.config, neural.path
-    neural.config = replace(config, stop_gradient="first-order" if mode == "first-order" else "none")
-    neural.path = "reference"
+    learn = neural.learn
+    stop = "first-order" if mode == "first-order" else "none"
+    neural.learn = partial(learn_linear, replace(neural.config, stop_gradient=stop))
     neural.write_inputs = kept
     try:
         with torch.enable_grad():
@@ -77,7 +80,7 @@ def walk_back(model: LanguageModel, tokens: Tensor, question: Tensor, answer: Te
             loss = cross_entropy(logits[0, -len(answer) :], answer, reduction="sum")
             loss.backward()
     finally:
-        neural.config, neural.path = config, path
+        neural.learn = learn
         del neural.write_inputs
 
     def gradient(name: str) -> Tensor:
@@ -113,9 +116,8 @@ def _projection_rows(neural: NeuralMemory, name: str, x: Tensor, flowed: Tensor)
     projection = neural.value if name == "v" else neural.key
     count = flowed.shape[1]
     rows = []
-    conv_states = neural.init_conv_states(1, name)
     with torch.enable_grad():
-        (made,), _ = neural.project(x[None], conv_states, name)  # (1, h, t', f)
+        (made,), _ = neural.project(x[None], neural.init_conv_states(1, name), name)  # (1, h, t', f)
         for t in range(count):
             (row,) = torch.autograd.grad(made[0, :, t], projection.weight, flowed[:, t], retain_graph=True)
             rows.append(row)

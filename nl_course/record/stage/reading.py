@@ -24,6 +24,7 @@ from torch import Tensor
 from nl_course.errors import CourseError, check_int, check_min
 from nl_course.memories import Trace
 from nl_course.memories.base import Memory
+from nl_course.memories.joining import join, position_period
 from nl_course.memories.linear.layer import MatrixMemory
 from nl_course.memories.titans.chunk import Gates
 from nl_course.memories.titans.lmm import Titans
@@ -218,13 +219,18 @@ def ask(model: LanguageModel, tokens: Tensor, ends: list[int], question: Tensor,
     asked = torch.cat([question, answer])[None, :-1]  # the last byte of the answer is only predicted
     first = len(question) - 1
     state, last = model.init_state(1), 0
-    probabilities, said = [], []
+    states = []
     for end in ends:
         check_int("end", end, 1, len(tokens))
         _, state = model(tokens[None, last:end], state)
         last = end
-        logits, _ = model(asked, state)
-        shares = logits[0, first:].softmax(-1)  # (answer, vocab)
-        probabilities.append(shares.gather(1, answer[:, None]).prod().item())
-        said.append(bytes(shares.argmax(-1).tolist()).decode("latin-1"))
-    return Answers(tuple(ends), np.array(probabilities), tuple(said))
+        states.append(state)
+    if position_period(model) == 1:
+        # A memory that counts no positions answers on all branches at once.
+        logits, _ = model(asked.expand(len(states), -1), join(model, states))  # (n, t, vocab)
+    else:
+        logits = torch.cat([model(asked, state)[0] for state in states])
+    shares = logits[:, first:].softmax(-1)  # (n, answer, vocab)
+    right = shares.gather(2, answer.expand(len(states), -1)[..., None])[..., 0]  # (n, answer)
+    said = [bytes(row).decode("latin-1") for row in shares.argmax(-1).tolist()]
+    return Answers(tuple(ends), right.prod(dim=1).numpy(), tuple(said))

@@ -11,16 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from nl_course.errors import check_choice
 from nl_course.files import write_atomically
-from nl_course.memories.titans.neural import NeuralMemory
 from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.needle import curriculum
 from nl_course.record.recipe import Part, Recipe, selected
 from nl_course.record.sizes import settings_replaced
+from nl_course.record.stage.linear import learn_by_hand
 from nl_course.record.stage.take import take
 from nl_course.record.stage.text import place_fact
 from nl_course.tasks.needle import NeedleTask
@@ -30,18 +28,9 @@ from nl_course.training.checkpoint import load_model, save_model
 SHOWN = "titans"  # the memory that the recording opens with, at every checkpoint
 
 
-def token_by_token(model: nn.Module) -> None:
-    """With chunks of one token the reference of Titans' memory is its fastest path."""
-    for module in model.modules():
-        if isinstance(module, NeuralMemory) and module.config.chunk == 1:
-            module.path = "reference"
-
-
 def load_stage_model(path: str | Path) -> LanguageModel:
     """A model of the stage, ready to read."""
-    model = load_model(path).eval()
-    token_by_token(model)
-    return model
+    return learn_by_hand(load_model(path).eval())
 
 
 class Stage(Recipe):
@@ -77,7 +66,7 @@ class Stage(Recipe):
                 save_model(model, self.model_path(name, step))
 
         made = self.provenance("commit", "recorded")
-        model, run = parts.trained(shape, data, training, folder, self.device, watch=watch, prepare=token_by_token)
+        model, run = parts.trained(shape, data, training, folder, self.device, watch=watch, prepare=learn_by_hand)
         watch(model, training.steps)
         part = parts.described(shape, model, run, self.config["curve_every"], made)
         task = NeedleTask(self.config["recall"]["kind"], style=self.config["style"])

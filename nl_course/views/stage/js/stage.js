@@ -32,7 +32,7 @@ function make(tag, attributes = {}, ...children) {
 export function mount(element, firstTake, { live = false, request = () => {}, reduced = false } = {}) {
   const number = ++stages;
   const id = (name) => `nl-stage-${number}-${name}`;
-  const state = { t: 0, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, gains: { ...AS_LEARNED } };
+  const state = { t: null, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, gains: { ...AS_LEARNED } };
   let take, bytes, runs, text, colors, seconds, cache, drawnWidth = 0;
   const root = make("div", { class: "nl-stage", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": "The stage: a machine that reads" });
   element.append(root);
@@ -87,7 +87,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     state.memory = Math.max(0, take.memories.findIndex((one) => one.name === take.shown.memory));
     state.checkpoint = take.memories[state.memory].checkpoints.length - 1;
     state.head = take.shown.head;
-    state.t = clamp(state.t, 0, bytes.length - 1);
+    state.t = state.t === null ? openingByte() : clamp(state.t, 0, bytes.length - 1);
     memory.value = state.memory;
     cache = unpackCache(take.memories.find((one) => one.cache));
     text = makeText(words, take, bytes, (t) => go(t));
@@ -97,6 +97,9 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     placing?.setTake(take);
     settle();
   }
+
+  /** The stage opens on the answer's first byte, just written: the text before it is read, the rest is not. */
+  const openingByte = () => take.fact.answer_first;
 
   function unpackCache(one) {
     if (!one) return null;

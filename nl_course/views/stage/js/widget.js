@@ -1,7 +1,7 @@
 // The stage as a widget: the take comes from Python, what the learner asks for goes back.
 import { mount } from "./stage.js";
 
-export function render({ model, el }) {
+function render({ model, el }) {
   const stage = mount(el, model.get("take"), {
     live: model.get("live"),
     request: (kind, data) => {
@@ -17,3 +17,5 @@ export function render({ model, el }) {
     stage.destroy();
   };
 }
+
+export default { render };
