@@ -139,11 +139,11 @@ def test_turned_gates_turn_and_come_back(model):
     plain = read(model, tokens).heads[0]
     with turned(model, Gains(step=0.5, keep=0.9)):
         other = read(model, tokens).heads[0]
-    assert np.allclose(other.step, plain.step / 2) and np.allclose(other.keep, plain.keep * 0.9)
+    assert np.allclose(other.step, plain.step / 2) and np.allclose(other.keep, plain.keep * 0.9, atol=1e-6)
     assert np.array_equal(read(model, tokens).heads[0].step, plain.step)
 
 
-@pytest.mark.parametrize("kind, tolerance", [("f16", 1e-3), ("f32", 0)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("f16", 1e-3), ("f32", 0)])
 def test_packing(kind, tolerance):
     array = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
     assert np.abs(unpacked(packed(array, kind)) - array).max() <= tolerance
@@ -156,7 +156,7 @@ def test_a_fact_has_its_place_and_every_byte_a_word():
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    ("wrong", "said"),
     [
         (lambda: place_fact("a", "b", "k y", "1"), "without spaces"),
         (lambda: place_fact("a crate", "b", "crate", "1"), "stands in the text already"),

@@ -13,7 +13,8 @@ in Titans), or at keep_t W_{t-1} ("faded", as in Gated DeltaNet).
 Axes: t tokens, m width of a key, f width of a value. Rows are vectors.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -181,6 +182,8 @@ def turned(model: LanguageModel, gains: Gains) -> Iterator[LanguageModel]:
     memories = [layer.memory.neural for layer in model.layers if isinstance(layer.memory, Titans)]
     if gains and not memories:
         raise CourseError("only the gates of Titans can be turned on the stage.")
+    if gains and not all(neural.config.momentum and neural.config.retention for neural in memories):
+        raise CourseError("only the gates of Titans with momentum and retention can be turned on the stage.")
     for neural in memories if gains else []:
         # An attribute of the object hides the class's method, and taking it away brings that back.
         object.__setattr__(neural, "gates", _turned_gates(neural.gates, gains))
@@ -191,12 +194,11 @@ def turned(model: LanguageModel, gains: Gains) -> Iterator[LanguageModel]:
             vars(neural).pop("gates", None)
 
 
-def _turned_gates(gates, gains: Gains):  # noqa: ANN001
+def _turned_gates(gates: Callable[[Tensor], Gates], gains: Gains) -> Callable[[Tensor], Gates]:
     def with_gains(x: Tensor) -> Gates:
-        alpha, eta, theta = gates(x).plain()
-        momentum = (eta * gains.momentum).clamp(1e-12, MOST_MOMENTUM)
-        keep = ((1 - alpha) * gains.keep).clamp(min=1e-12)
-        return Gates(theta * gains.step, momentum.log(), keep.log())
+        step, log_momentum, log_retention = gates(x)
+        momentum = (log_momentum.exp() * gains.momentum).clamp(1e-12, MOST_MOMENTUM)
+        return Gates(step * gains.step, momentum.log(), log_retention + math.log(max(gains.keep, 1e-12)))
 
     return with_gains
 

@@ -98,6 +98,10 @@ class Stage(Recipe):
             last = max(by_step)
             recorded[name] = by_step if name == SHOWN else {last: by_step[last]}
         form = take(place_fact(), recorded)
+        for memory in form["memories"]:
+            recalls = {found["step"]: found for found in made[memory["name"]]["recall"]}
+            for checkpoint in memory["checkpoints"]:
+                checkpoint["recall"] = recalls[checkpoint["step"]]
         about = {"about": self.recording.about(), "models": made}
         path = write_atomically(
             assets / "stage.json", lambda temporary: temporary.write_text(json.dumps({**about, **form}) + "\n", "utf-8")

@@ -347,7 +347,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
       return { name: other.name, label: other.label, ...chosen.answers };
     });
     drawAsk(askCanvas, { ...frame, width: askPart.clientWidth, trails });
-    outer.draw(colors, t);
+    outer.draw(colors, t, take, outerPart.clientWidth);
     tell(current, write, turned, trails);
   }
 
