@@ -83,6 +83,7 @@ def copy_package(folder: Path, mutant: Mutant | None = None) -> None:
     copy = folder / PACKAGE
     # With the compiled files, which spare each run the compiling of 200 modules ...
     shutil.copytree(ROOT / PACKAGE, copy)
+    (folder / "assets").symlink_to(ROOT / "assets")  # which the package looks for beside itself
     if mutant is not None:
         # ... but not that of the changed file: Python would take it if size and second of writing were the same.
         changed = copy / mutant.file
