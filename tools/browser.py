@@ -32,6 +32,7 @@ SETTINGS = {  # JupyterLab's own, by plugin
     "docmanager-extension/plugin": {"autosave": False},
 }
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+PATIENCE = 300  # seconds until something is taken to hang; a machine that is busy with other things may take its time
 # Figures, and the views they stand in, as the page shows them: what was drawn, where the sliders and lists stand, what
 # is said. A figure's model has the same id in the kernel.
 SHOWN = """
@@ -43,7 +44,7 @@ SHOWN = """
     revision: Number(drawn.dataset.revision ?? -1),
     traces: (drawn.data ?? []).map(trace => trace.type ?? 'scatter'),
     svgs: drawn.querySelectorAll('.main-svg').length,
-    sliders: all('.noUi-handle', handle => Number(handle.getAttribute('aria-valuenow'))),
+    sliders: all('.noUi-target', slider => slider.noUiSlider.get(true)).flat(),
     lists: all('select', list => list.selectedOptions[0]?.textContent ?? ''),
     said: all('[role=status]', line => line.textContent).at(-1) ?? '',
   };
@@ -126,7 +127,7 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait_for(address: str, alive, seconds: float = 90) -> bool:
+def wait_for(address: str, alive, seconds: float = PATIENCE) -> bool:
     """Waits until a server answers; False if it does not in time, or is no longer `alive()`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and alive():
@@ -200,12 +201,13 @@ class Lab:
         context = self.browser.new_context(viewport={"width": width, "height": height})
         context.on("request", lambda request: self.asked.append(request.url))
         page = context.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("websocket", lambda socket: self._heard(socket))
         page.goto(f"{self.address}/lab/tree/{path}?token={self.token}&reset")
-        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE * 1000)
         page.wait_for_function(
             f"() => {KERNEL}?.status === 'idle'",
-            timeout=90_000,
+            timeout=PATIENCE * 1000,
         )
         try:
             yield Page(page)
@@ -240,7 +242,7 @@ class Page:
 
         self.page, self.timeout = page, TimeoutError
 
-    def run_all(self, minutes: float = 6) -> None:
+    def run_all(self, minutes: float = 30) -> None:
         """Runs every cell, and waits until the last has ended and every view has drawn its plot."""
         self.page.set_default_timeout(minutes * 60_000)
         self.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -248,7 +250,7 @@ class Page:
             f"""() => {KERNEL}?.status === 'idle'
                && [...document.querySelectorAll('.nl-view')].every(view => view.querySelector('.main-svg'))"""
         )
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(PATIENCE * 1000)
 
     def kernel(self, code: str) -> str:
         """What `code` prints in the notebook's kernel."""
@@ -276,8 +278,8 @@ class Page:
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         address = self.page.url.replace("&reset", "").replace("?reset", "")
         self.page.goto(address)
-        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-        self.page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=90_000)
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=PATIENCE * 1000)
+        self.page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=PATIENCE * 1000)
 
     @contextmanager
     def second_view(self):
@@ -321,7 +323,7 @@ class Page:
             wrong.append(f"{len(shown) - len(known)} figures of the page are not the kernel's")
         return wrong
 
-    def agree(self, seconds: float = 120, shown_times: int = 1) -> None:
+    def agree(self, shown_times: int = 1, seconds: float = PATIENCE) -> None:
         """Waits until page and kernel agree on every figure; raises AssertionError saying where they do not."""
         until = time.monotonic() + seconds
         while wrong := self.disagreements(shown_times):
@@ -360,7 +362,7 @@ class Page:
                 return key
         raise AssertionError(f"the view {name!r} has no slider and no list to move by keyboard.")
 
-    def press(self, name: str, key: str | None = None, seconds: float = 30) -> None:
+    def press(self, name: str, key: str | None = None, seconds: float = PATIENCE) -> None:
         """Moves the view's first control by one key and waits until the picture differs.
 
         Presses again every few seconds, in the other direction: a slider may stand at the end of its range, and
@@ -390,17 +392,18 @@ class Page:
             : performance.now() - from > 3000 ? done(-1) : setTimeout(look, 2);
           document.activeElement.dispatchEvent(new KeyboardEvent('keydown', options)); look();
         }})"""
+        turned = {**OPPOSITE, **{back: key for key, back in OPPOSITE.items()}}
         key, taken, stuck = self.focus(name), [], 0
         while len(taken) < steps and stuck < 3:
             milliseconds = self.page.evaluate(script, [name, key])
             self.page.wait_for_timeout(150)  # the rest of the last step's messages
             if milliseconds < 0:  # at the end of its range: turn round
-                key, stuck = {"ArrowRight": "ArrowLeft", "ArrowLeft": "ArrowRight"}.get(key, key), stuck + 1
+                key, stuck = turned.get(key, key), stuck + 1
             else:
                 taken.append(milliseconds)
         return taken
 
-    def changed(self, name: str, before: str, seconds: float = 15) -> None:
+    def changed(self, name: str, before: str, seconds: float = PATIENCE) -> None:
         """Waits until the view's picture differs from `before`."""
         script = f"([name, before]) => ({PLOT.strip()})(document.querySelector('.nl-' + name)) !== before"
         self.page.wait_for_function(script, arg=[name, before], timeout=seconds * 1000, polling=5)

@@ -207,7 +207,7 @@ def draw(arrays: dict, figure) -> None:
     figure.add_heatmap(
         z=[arrays["margin"][name] for name in names], x=pairs, y=names, text=cells, texttemplate="%{text}", xgap=2,
         ygap=2, colorscale=[[0, "#F0A58F"], [0.5, "#FFFFFF"], [1, "#8FC3F0"]], zmid=0, zmin=-0.8, zmax=0.8,
-        textfont=dict(size=11, color=theme.INK), hovertemplate="%{y}, pair %{x}: margin %{z:.3f}<extra></extra>",
+        textfont=dict(size=11, color=theme.ON_PALE), hovertemplate="%{y}, pair %{x}: margin %{z:.3f}<extra></extra>",
         colorbar=dict(thickness=10, x=0.7, title=dict(text="margin", side="right", font=dict(size=12))),
     )  # fmt: skip
     for name in names:

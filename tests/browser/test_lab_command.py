@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from nl_course.app.lab import START
-from tools.browser import free_port, wait_for
+from tools.browser import PATIENCE, free_port, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -33,15 +33,16 @@ def address(lab, tmp_path):
         yield f"{url}?token={token}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+        server.wait(PATIENCE)
 
 
 def test_it_opens_on_the_first_notebook_quietly(lab, address):
     page = lab.browser.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    page.wait_for_selector(".jp-Notebook .jp-Cell h1", timeout=90_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell h1", timeout=PATIENCE * 1000)
     page.wait_for_timeout(2_000)  # a pop-up would come now
     assert START in page.url
     assert page.locator(".Toastify__toast").count() == 0

@@ -126,6 +126,9 @@ def test_outputs_need_no_kernel():
     html = cells.still(output(**{STILL: shown, cells.WIDGET: {}}), "plot one").data["text/html"]
     assert "A &lt;b&gt; wave" in html and "How high?" in html and html.count("It is 3 high.") == 2
     assert 'id="plot-one"' in html and "Plotly.newPlot" in html and "cdn" not in html.lower() and "900" not in html
+    of_chart = {**shown, "title": "", "question": "", "controls": []}
+    html = cells.still(output(**{STILL: of_chart, cells.WIDGET: {}}), "a chart").data["text/html"]
+    assert "Plotly.newPlot" in html and "you can move" not in html and "<strong>" not in html
     alone = cells.still(output(**{cells.PLOTLY: json.loads(drawn.to_json())}), "two").data["text/html"]
     assert "Plotly.newPlot" in alone
     sentence = cells.still(output(**{cells.WIDGET: {}, "text/plain": "A wave: it is 3 high."}), "three")

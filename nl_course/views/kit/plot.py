@@ -25,8 +25,8 @@ from nl_course.views.kit.sync import changes
 STILLS = "NL_COURSE_STILLS"  # where this is "1", an output also holds what `still` returns, under
 STILL = "application/vnd.nl-course.view+json"
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
-LEAST_WIDTH = 300  # of a figure with one panel; where the page is narrower, it scrolls sideways
-LEAST_WIDTH_OF_PANELS = 620  # of a figure with several
+LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
+LEAST_WIDTH_OF_A_VIEW = 820  # its panels stand side by side
 
 
 class Library(W.Widget):
@@ -90,14 +90,19 @@ class Plot(Lasting):
     label = traitlets.Unicode().tag(sync=True)
     least_width = traitlets.Int(LEAST_WIDTH).tag(sync=True)
 
-    def __init__(self, figure: go.Figure, label: str, on_click: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        figure: go.Figure,
+        label: str,
+        on_click: Callable[[int, int], None] | None = None,
+        least_width: int = LEAST_WIDTH,
+    ):
         self.on_click = on_click
-        panels = sum(name.startswith("xaxis") for name in figure.layout.to_plotly_json())
         super().__init__(
             library=library().model_id,
             figure={"revision": 0, **plain(figure)},
             label=label,
-            least_width=LEAST_WIDTH_OF_PANELS if panels > 1 else LEAST_WIDTH,
+            least_width=least_width,
         )
 
     def show(self, figure: go.Figure) -> None:

@@ -39,7 +39,7 @@ import traitlets
 
 from nl_course.errors import CourseError, check_text
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper
-from nl_course.views.kit.plot import Plot, still
+from nl_course.views.kit.plot import LEAST_WIDTH_OF_A_VIEW, Plot, still
 
 
 def pure(*functions: Callable) -> list[staticmethod]:
@@ -108,7 +108,7 @@ class View:
         for name, control in self.controls_by_name.items():
             self._prepare(name, control)
         self.figure = self._empty()
-        self._plot = Plot(self.figure, self.title or self.name, self.point_clicked)
+        self._plot = Plot(self.figure, self.title or self.name, self.point_clicked, LEAST_WIDTH_OF_A_VIEW)
         self._readout, self._error, self._verdict = Line(), Line(role="alert"), Line()
         self.stepper = stepper(self.controls_by_name[self.step_by]) if self.step_by else []
         self.fold = fold(folded.values())

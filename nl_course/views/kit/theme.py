@@ -54,6 +54,7 @@ _VARIANTS = {
 }
 
 MUTED, INK, GRID = "#8A8F98", "#1B1F24", "#E3E6EA"
+ON_PALE = "#1B1F25"  # ink on pale colors, which are pale on dark paper too
 VEIL = "rgba(255,255,255,0.8)"  # behind words that stand on a picture
 # In the browser INK, GRID, VEIL and "white" become the page's own ink and paper (kit/files/plot.js). On dark paper each
 # memory has a lighter color of about the same hue: at least 4.5 : 1 against #111111, and again at least 27 apart.

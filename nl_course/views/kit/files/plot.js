@@ -180,6 +180,8 @@ function render({ model, el }) {
     const data = dressed(figure.data, map), layout = dressed(figure.layout, map);
     const most = figure.layout.width ?? MOST_WIDTH, least = Math.min(most, model.get("least_width"));
     shown_width = width;
+    el.toggleAttribute("tabindex", false);
+    if (width < least) el.tabIndex = 0;  // what scrolls can be scrolled by keys
     Object.assign(layout, { width: Math.max(least, Math.min(most, width)), autosize: false, uirevision: "same" });
     layout.font = { ...layout.font, color: ink };
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
@@ -214,7 +216,7 @@ function render({ model, el }) {
   const size = new ResizeObserver(() => { if (el.clientWidth && Math.round(el.clientWidth) !== shown_width) changed(); });
   size.observe(el);
   const theme = new MutationObserver(changed);
-  theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "class"] });
+  theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light", "data-vscode-theme-id"] });
   return () => {
     gone = true;
     size.disconnect();
