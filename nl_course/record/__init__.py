@@ -19,7 +19,7 @@ RECIPES = {
     "attention": "the checkpoint that notebook 01 looks into (about half an hour on one core)",
     "board": "notebook 10's runs, each estimated and then trained (about four minutes on one core)",
     "books": "notebook 09's facts of the first book, asked as more books are read (about twenty minutes on one core)",
-    "chunks": "notebook 05's recall by size of chunk, written by SGD and by Muon (ten minutes on one core; can be cut)",
+    "chunks": "notebook 05's recall by size of chunk, written by SGD and by Muon (20 minutes on one core; can be cut)",
     "continual": "notebook 06's clocks and a plain MLP on changing corpora (about eight minutes on one core)",
     "decode": "notebook 09's seconds and bytes for one more token after 1k to 128k (minutes on one core)",
     "corpora": "notebook 09's three corpora in a row, clocks and a plain MLP (about eight minutes on one core)",
