@@ -58,7 +58,7 @@ def test_models_of_a_size_are_equal_and_seven_have_every_size(device):
 def test_every_memory_of_the_course_that_notebook_09_compares_is_there():
     config = settings("frontier")
     shapes = {name: recipe.shape_of(config, name, "middle") for name in config["models"]}
-    assert set(MEMORIES) - {shape.memory for shape in shapes.values()} == {"latent-attention", "retnet"}
+    assert set(MEMORIES) - {shape.memory for shape in shapes.values()} == {"latent-attention", "retnet", "cached"}
     chunks = {name: [level.chunk for level in s.levels[-1]] for name, s in shapes.items() if hasattr(s, "levels")}
     assert chunks == {"ttt-e2e": [8, 0], "hope": [8], "hope-at-rest": [0]}
 
