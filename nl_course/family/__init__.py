@@ -10,6 +10,16 @@ The frame is that of MIRAS (Behrouz et al. 2025, arXiv 2504.13173); test-time re
 
 from nl_course.family.layer import Composed, ComposedState
 from nl_course.family.reference import ComposedConfig, composed
-from nl_course.family.rows import ROWS, Row, row_of, rows_of
+from nl_course.family.rows import ROWS, Row, row_of, rows_not_here, rows_of
 
-__all__ = ["ROWS", "Composed", "ComposedConfig", "ComposedState", "Row", "composed", "row_of", "rows_of"]
+__all__ = [
+    "ROWS",
+    "Composed",
+    "ComposedConfig",
+    "ComposedState",
+    "Row",
+    "composed",
+    "row_of",
+    "rows_not_here",
+    "rows_of",
+]

@@ -105,16 +105,21 @@ class Composed(Memory):
         """x (b, t, d) -> y (b, t, d), and the state after the last token."""
         if x.shape[1] == 0:
             return x, state
-        q, k, v = self.query(x), self.key(x), self.value(x)  # (b, t, d)
+        inputs = self.inputs(x)
         with torch.autocast(x.device.type, enabled=False):
-            rows = [u.to(self.accum_dtype) for u in (q, k, v)]
-            q, k, v = (rearrange(u, "b t (h f) -> b h t f", h=self.config.heads) for u in rows)  # (b, h, t, f)
-            inputs = dict(q=unit(q), k=unit(k), v=v, **self.gates(x))
             o, after = self.learn(state, inputs)  # (b, h, t, f)
             if trace is not None:
                 self._explain(trace, state, inputs, o)
         y = rearrange(self.norm(o.to(x.dtype)), "b h t f -> b t (h f)")  # (b, t, d)
         return self.output(y), after
+
+    def inputs(self, x: Tensor) -> dict[str, Tensor | None]:
+        """What x (b, t, d) is to the inner loop: q, k, v (b, h, t, f) and the gates, as `composed` takes them."""
+        q, k, v = self.query(x), self.key(x), self.value(x)  # (b, t, d)
+        with torch.autocast(x.device.type, enabled=False):
+            rows = [u.to(self.accum_dtype) for u in (q, k, v)]
+            q, k, v = (rearrange(u, "b t (h f) -> b h t f", h=self.config.heads) for u in rows)  # (b, h, t, f)
+            return dict(q=unit(q), k=unit(k), v=v, **self.gates(x))
 
     def gates(self, x: Tensor) -> dict[str, Tensor | None]:
         """x (b, t, d) -> step (b, h, t), momentum (b, h, t) or None, keep (b, h, t, 1 or f) or None."""

@@ -35,7 +35,7 @@ from torch import Tensor
 from nl_course.errors import CourseError, check_choice, check_int, check_positive
 from nl_course.memories.common.inner_model import InnerModel, grad_loss
 from nl_course.memories.common.weights import Weights
-from nl_course.optimizers.newton_schulz import newton_schulz
+from nl_course.newton_schulz import newton_schulz
 
 MEMORIES = ("matrix", "mlp")
 RETENTIONS = ("none", "scalar", "channel", "to-start")

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from nl_course.errors import check_choice
 from nl_course.family.reference import ComposedConfig
 
+# The choices that are named in a row, beside the window and the order of forgetting.
+_NAMED = ("memory", "loss", "retention", "optimizer")
 # Phrases that stand in several cells.
 ALL_PAIRS = "list of all pairs"
 INNER, SQUARED = "inner product", "squared error"
@@ -30,9 +32,10 @@ class Row:
     """One memory of the family. The five cells are words for a table.
 
     `registered` are its names in `nl_course.memories.MEMORIES`. `function` ("package.module:Name") is its definition,
-    and `cell` ("03_memory_that_learns#its-id") where a notebook builds it; a row that the course does not build has
+    and `cell` ("03_memory_that_learns#its-id") where a notebook builds it. A row that the course does not build has
     neither, but `source`, how the source was read (`grade`), and what would `change` beside a row of the course.
-    `choices` are the options of `ComposedConfig` with which the picker is this memory; None where it cannot be.
+    `choices` are the options of `ComposedConfig` with which the picker is this memory, more than one where the row
+    spans several; () where it cannot be.
     """
 
     name: str
@@ -47,12 +50,12 @@ class Row:
     source: str = ""
     grade: str = ""
     change: str = ""
-    choices: Mapping[str, str | int] | None = None
+    choices: tuple[Mapping[str, str | int], ...] = ()
 
     @property
     def here(self) -> bool:
         """Whether the course builds it."""
-        return bool(self.cell)
+        return bool(self.function or self.cell)
 
     @property
     def notebook(self) -> str:
@@ -96,7 +99,7 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.linear.linear:linear_attention_reference",
         cell="03_memory_that_learns#26-attention-without-the-s",
         source="arXiv 2006.16236",
-        choices=_choices(loss="inner-product"),
+        choices=(_choices(loss="inner-product"),),
     ),
     Row(
         "RetNet", "matrix", INNER, "one fixed number per head", "one step of size 1 per token", EXACT,
@@ -104,7 +107,7 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.linear.linear:retention_reference",
         cell="03_memory_that_learns#48-between-0-97-and-0-999-l",
         source="arXiv 2307.08621",
-        choices=_choices(loss="inner-product", retention="scalar"),
+        choices=(_choices(loss="inner-product", retention="scalar"),),
     ),
     Row(
         "DeltaNet", "matrix", SQUARED, "none", ONE_STEP, EXACT,
@@ -112,7 +115,7 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.linear.delta:delta_reference",
         cell="03_memory_that_learns#69-the-layers-that-people",
         source="arXiv 2406.06484",
-        choices=_choices(),
+        choices=(_choices(),),
     ),
     Row(
         "Gated DeltaNet", "matrix", SQUARED, f"{SCALAR}, before the look-up", ONE_STEP, EXACT,
@@ -120,7 +123,7 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.linear.delta:gated_delta_reference",
         cell="03_memory_that_learns#69-the-layers-that-people",
         source="arXiv 2412.06464",
-        choices=_choices(retention="scalar", forget="first"),
+        choices=(_choices(retention="scalar", forget="first"),),
     ),
     Row(
         "Kimi Delta Attention (KDA)", "matrix", SQUARED, "one gate per token and key channel, before the look-up",
@@ -129,7 +132,7 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.linear.kda:kda_reference",
         cell="03_memory_that_learns#72a-a-forget-gate-for-every",
         source="arXiv 2510.26692",
-        choices=_choices(retention="channel", forget="first"),
+        choices=(_choices(retention="channel", forget="first"),),
     ),
     Row(
         "TTT-Linear", "matrix with LayerNorm and residual path", SQUARED, "none", ONE_STEP, PART,
@@ -152,7 +155,10 @@ ROWS: tuple[Row, ...] = (
         function="nl_course.memories.titans.reference:reference",
         cell="05_titans#05-and-here-is-the-whole-lo",
         source="arXiv 2501.00663",
-        choices=_choices(memory="mlp", retention="scalar", optimizer="momentum"),
+        choices=(
+            _choices(memory="mlp", retention="scalar", optimizer="momentum"),
+            _choices(retention="scalar", optimizer="momentum"),
+        ),
     ),
     Row(
         "MAC, MAG, MAL", "the LMM, and a list of the last pairs", SQUARED, f"{SCALAR}; the list ends at a window",
@@ -170,6 +176,12 @@ ROWS: tuple[Row, ...] = (
         source="arXiv 2512.24695",
     ),
     Row(
+        "Integral DeltaNet", "two matrices, a fast one and a slow one", f"{SQUARED}; the slow one has none",
+        "the fast one all, the slow one a mean over time", f"{ONE_STEP}, of the fast one", "not worked out here",
+        cell="06_nested_learning#two-clocks",
+        source="arXiv 2611.32063 (November 2026), not read",
+    ),
+    Row(
         "self-modifying Titans (HOPE)", "six MLPs or matrices", "squared error, with values that they make themselves",
         "a gate that a memory makes", "descent that erases first, with a step that a memory makes", PART,
         registered=("self-modifying",),
@@ -184,13 +196,20 @@ ROWS: tuple[Row, ...] = (
         cell="08_does_it_remember#05-training-on-the-text-be",
         source="arXiv 2512.23675",
     ),
+    Row(
+        "cached states (Memory Caching)", "a memory of fixed size, and copies of its older states", "that memory's",
+        "that memory's; the copies are kept as they were", "that memory's", "segments, whose ends are part of the rule",
+        registered=("cached",),
+        function="nl_course.memories.cached.layer:Cached",
+        source="arXiv 2602.24281",
+    ),
     # -- not here ------------------------------------------------------------------------------------------------------
     Row(
         "Mamba-2", "matrix", INNER, SCALAR, "one step per token, whose size also sets the gate", EXACT,
         source="arXiv 2405.21060",
-        grade="read in the paper's abstract and in code by others",
+        grade="read in its authors' code",
         change="RetNet with a gate and a step that each token chooses",
-        choices=_choices(loss="inner-product", retention="scalar"),
+        choices=(_choices(loss="inner-product", retention="scalar"),),
     ),
     Row(
         "Mamba-3", "matrix of complex numbers", INNER, "a gate and a rotation per token",
@@ -204,7 +223,7 @@ ROWS: tuple[Row, ...] = (
         "one step per token, of its own size per channel", EXACT,
         source="arXiv 2503.14456 (March 2025)",
         grade="read in code (flash-linear-attention)",
-        change="Gated DeltaNet with a gate per channel, and with an erase that has a key of its own",
+        change="KDA with an erase that has a key of its own, and a step per channel",
     ),
     Row(
         "Mesa (MesaNet)", "two matrices: sums of k'k and of k'v", "squared error over all pairs, with a ridge", SCALAR,
@@ -225,7 +244,7 @@ ROWS: tuple[Row, ...] = (
         source="arXiv 2504.13173 (April 2025)",
         grade="second-hand: notes and code by others",
         change="TTT-MLP with Huber's loss and a gate; the picker has both (without LayerNorm and residual path)",
-        choices=_choices(memory="mlp", loss="huber", retention="channel"),
+        choices=(_choices(memory="mlp", loss="huber", retention="channel"),),
     ),
     Row(
         "Memora (MIRAS)", "two layers with LayerNorm and residual path", SQUARED,
@@ -240,7 +259,7 @@ ROWS: tuple[Row, ...] = (
         source="arXiv 2505.23735 (May 2025)",
         grade="second-hand: notes and code by others",
         change="Titans' memory with a wider loss and no momentum; the picker has it, without the features",
-        choices=_choices(memory="mlp", retention="scalar", windowed=True),
+        choices=(_choices(memory="mlp", retention="scalar", windowed=True),),
     ),
     Row(
         "ATLAS", "MLP on polynomial features", "squared error, summed over the last c pairs", SCALAR,
@@ -248,7 +267,7 @@ ROWS: tuple[Row, ...] = (
         source="arXiv 2505.23735 (May 2025)",
         grade="second-hand: notes and code by others",
         change="Titans' memory with a wider loss and Muon; the picker has both, without the features",
-        choices=_choices(memory="mlp", retention="scalar", optimizer="muon", windowed=True),
+        choices=(_choices(memory="mlp", retention="scalar", optimizer="muon", windowed=True),),
     ),
     Row(
         "LaCT", "SwiGLU network", INNER, "each row is brought back to its first length",
@@ -265,18 +284,21 @@ def row_of(config: ComposedConfig) -> Row | None:
     does not matter without retention, and nor with a loss whose gradient does not depend on the memory."""
     forget_counts = config.retention != "none" and (config.loss, config.memory) != ("inner-product", "matrix")
     for row in ROWS:
-        if row.choices is None:
-            continue
-        same = all(getattr(config, name) == row.choices[name] for name in ("memory", "loss", "retention", "optimizer"))
-        windows = (config.window > 1) == (row.choices["window"] > 1)
-        order = not forget_counts or config.forget == row.choices["forget"]
-        if same and windows and order:
-            return row
+        for choices in row.choices:
+            same = all(getattr(config, name) == choices[name] for name in _NAMED)
+            windows = (config.window > 1) == (choices["window"] > 1)
+            order = not forget_counts or config.forget == choices["forget"]
+            if same and windows and order:
+                return row
     return None
 
 
 def rows_of(notebook: str) -> tuple[Row, ...]:
-    """The rows that a notebook builds, by its number, such as "03"; "" gives those that the course does not build.
-    Raises CourseError for a number without rows."""
-    check_choice("notebook", notebook, {row.notebook: None for row in ROWS})
+    """The rows that a notebook builds, by its number, such as "03". Raises CourseError for a number without rows."""
+    check_choice("notebook", notebook, sorted({row.notebook for row in ROWS if row.cell}))
     return tuple(row for row in ROWS if row.notebook == notebook)
+
+
+def rows_not_here() -> tuple[Row, ...]:
+    """The rows of memories that the course does not build."""
+    return tuple(row for row in ROWS if not row.here)

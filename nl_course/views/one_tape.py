@@ -159,21 +159,25 @@ def tape_of(
     return Tape(Pairs(keys, drawn.values[:, : keys.shape[1]]), retention, sharpness, tuple(last))
 
 
-def compute(filler: int, overwritten: int = 0, rows: tuple[str, ...] = tuple(ROWS), **settings) -> dict:
-    """By memory of `rows`: `answered` (place on the tape of the value nearest to each answer), `margin` (PAIRS,) and
-    `bytes`. Candidates are the eight pairs' values, the new one included."""
-    tape = tape_of(filler, overwritten, **settings)
+def judged(tape: Tape, overwritten: int, answers: Tensor) -> tuple[list[int], np.ndarray]:
+    """Of a memory's answers (PAIRS, d): the place on the tape of the value nearest to each, and each margin (PAIRS,).
+    Candidates are the eight pairs' values, the new one included."""
     places = [*range(PAIRS), *([tape.last[overwritten - 1]] if overwritten else [])]
     candidates = tape.pairs.values[0, places]
     right = torch.tensor([places.index(place) for place in tape.last])
+    alike = normalize(answers, dim=-1) @ candidates.T
+    own = alike.gather(1, right[:, None])[:, 0]
+    best = alike.scatter(1, right[:, None], -2.0).max(dim=1).values
+    return [places[i] for i in alike.argmax(dim=1)], (own - best).numpy()
+
+
+def compute(filler: int, overwritten: int = 0, rows: tuple[str, ...] = tuple(ROWS), **settings) -> dict:
+    """By memory of `rows`: `answered` (place on the tape of the value nearest to each answer), `margin` (PAIRS,) and
+    `bytes`."""
+    tape = tape_of(filler, overwritten, **settings)
     answered, margin = {}, {}
     for name in rows:
-        row = ROWS[name]
-        alike = normalize(row.answers(tape), dim=-1) @ candidates.T
-        own = alike.gather(1, right[:, None])[:, 0]
-        best = alike.scatter(1, right[:, None], -2.0).max(dim=1).values
-        answered[name] = [places[i] for i in alike.argmax(dim=1)]
-        margin[name] = (own - best).numpy()
+        answered[name], margin[name] = judged(tape, overwritten, ROWS[name].answers(tape))
     return {
         "filler": filler,
         "width": tape.width,

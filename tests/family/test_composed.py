@@ -7,7 +7,7 @@ from nl_course.errors import CourseError
 from nl_course.family import Composed, ComposedConfig, composed
 from nl_course.memories import Trace, build_memory
 from nl_course.memories.common.weights import Weights
-from nl_course.optimizers.newton_schulz import newton_schulz
+from nl_course.newton_schulz import newton_schulz
 from nl_course.suite import PROPERTIES, Case
 from nl_course.suite.case import WIDTH, build, inputs
 
@@ -57,6 +57,7 @@ MATRICES = [
     ("retnet", dict(loss="inner-product", retention="scalar")),
     ("delta", dict()),
     ("gated-delta", dict(retention="scalar", forget="first")),
+    ("kda", dict(retention="channel", forget="first")),
 ]
 
 

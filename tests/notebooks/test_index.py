@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from tools.index import evidence, glossary, places
+from nl_course.family import ROWS
+from tools.index import evidence, family, glossary, places
 from tools.index.__main__ import PAGES
 from tools.run_notebooks import ROOT
 
@@ -22,6 +24,29 @@ def test_the_page_is_what_the_tool_makes(name):
 def test_every_term_is_linked_where_it_is_first_used_and_nowhere_else():
     assert list(glossary.linked(glossary.prose())) == [], "run: python -m tools.index"
     assert set(glossary.used_first()) == {entry["term"] for entry in places.data("glossary")}
+
+
+def test_the_tables_of_the_family_are_what_the_rows_make():
+    assert family.filled(glossary.prose()) == {}, "run: python -m tools.index"
+    shown = "".join(text for _, text in glossary.prose())
+    assert family.MARKED.findall(shown) == ["03", "04", "05", "06", "07", "08"]
+    assert all(f"| {family.name(row)} |" in shown for row in ROWS if "" < row.notebook < "09")
+
+
+def test_a_table_of_the_family_is_filled_from_the_rows_and_holds_no_link_to_the_glossary(monkeypatch):
+    stale = "The delta rule.\n\n<!-- family 05 -->\nold\n<!-- /family -->"
+    (now,) = family.filled([("a", stale)]).values()
+    assert now.startswith("The delta rule.") and "| MAC, MAG, MAL, [`MAC`](" in now and "old" not in now
+    assert family.filled([("a", now)]) == {}
+    monkeypatch.setattr(glossary, "data", lambda name: [TERM])
+    assert glossary.first_use("<!-- family 03 -->\ndelta rule\n<!-- /family -->", TERM) is None
+
+
+def test_a_row_that_leads_nowhere_is_named(monkeypatch):
+    lost = replace(ROWS[0], function="nl_course.nothing:at_all")
+    monkeypatch.setattr(family, "rows_of", lambda notebook: (lost,))
+    with pytest.raises(places.Lost, match="there is no"):
+        family.table("05")
 
 
 def test_terms_are_told_once_in_a_sentence():

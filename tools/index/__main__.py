@@ -5,7 +5,7 @@ import sys
 
 import nbformat
 
-from tools.index import evidence, glossary, places, results
+from tools.index import evidence, family, glossary, places, results
 from tools.run_notebooks import ROOT, all_notebooks, write
 
 PAGES = {
@@ -15,9 +15,16 @@ PAGES = {
 }
 
 
-def write_links() -> list[str]:
-    """Links the first uses in the notebooks; returns the names of the cells that changed."""
-    changed = glossary.linked(glossary.prose())
+def changed_cells() -> dict[str, str]:
+    """The text cells that are not as their data make them, as they should be: tables of the family, then links."""
+    prose = dict(glossary.prose())
+    tables = family.filled(list(prose.items()))
+    return {**tables, **glossary.linked(list({**prose, **tables}.items()))}
+
+
+def write_cells() -> list[str]:
+    """Fills the family's tables and links the first uses in the notebooks; returns the names of changed cells."""
+    changed = changed_cells()
     for path in all_notebooks():
         notebook = nbformat.read(path, as_version=4)
         mine = [cell for cell in notebook.cells if f"{path.stem}#{cell.id}" in changed]
@@ -33,7 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary, evidence and results.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
     options = parser.parse_args()
-    stale = list(glossary.linked(glossary.prose())) if options.check else write_links()
+    stale = list(changed_cells()) if options.check else write_cells()
     lost = []
     for name, make in PAGES.items():
         path = ROOT / name

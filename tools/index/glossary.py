@@ -2,11 +2,14 @@
 
 import re
 
+from tools.index import family
 from tools.index.places import Cell, anchor, cells, data
 from tools.run_notebooks import all_notebooks
 
-# What a link cannot stand in: code, formulas, links and pictures, HTML, headings, and the folded still pictures.
+# What a link cannot stand in: code, formulas, links and pictures, HTML, headings, the folded still pictures, and the
+# tables of the family.
 _CLOSED = re.compile(
+    r"<!-- family.*?<!-- /family -->|"
     r"```.*?```|`+[^`]+`+|\$\$.+?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)|<details>.*?</details>|<[^>]+>|^#+ .*?$",
     re.S | re.M,
 )
@@ -73,10 +76,11 @@ def page() -> str:
         "# Glossary",
         "",
         "What the course's words mean, in the course's own words, and where each is first used. Made by",
-        "`python -m tools.index`; the meanings stand in `tools/index/glossary.json`.",
+        "`python -m tools.index`; the meanings stand in `tools/index/glossary.json`. At the end stands",
+        "the family of memories on one page.",
         "",
     ]
     for entry in sorted(data("glossary"), key=lambda e: e["term"].lower()):
         where = f" First used in {places[entry['term']].link}." if entry["term"] in places else ""
         lines += [f"### {entry['term']}", "", entry["meaning"] + where, ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *family.page()])
