@@ -29,7 +29,7 @@ from nl_course.memories.ablations.inner_muon import INNER_OPTIMIZERS, InnerMuon,
 from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial, settled
-from nl_course.record.recipe import Part, make_part
+from nl_course.record.recipe import Part, make_part, selected
 from nl_course.record.seeds import difference, over_seeds
 from nl_course.seeding import seeded
 from nl_course.tasks.recall import accuracy, mqar
@@ -91,7 +91,9 @@ class Chunks(Comparison):
         chunks, seeds = self.config["chunks"], self.config["seeds"]
         models = [(inner, chunk) for inner in INNER_OPTIMIZERS for chunk in chunks]
         made = self.searched_and_made([(*model, seed) for model in models for seed in seeds])
-        by_model = {model: [made[*model, seed] for seed in seeds] for model in models}
+        by_model = {}
+        for model in models:
+            by_model[model] = [made[*model, seed] for seed in seeds]
         results = {
             "units": UNITS,
             "seeds": seeds,
@@ -109,9 +111,8 @@ class Chunks(Comparison):
             for size in self.config["read_with"]:
                 by_chunk.append({"read_with": size, **over_seeds(shares(of_seeds, number, size))})
             recall.append({**question, "by_chunk": by_chunk})
-        of_all = {name: of_seeds[0][name] for name in ("options", "hidden", "parameters")}
-        of_each = ("seed", "training_seconds", "made", "settled", "curve")
-        runs = [{name: part[name] for name in of_each} for part in of_seeds]
+        of_all = selected(of_seeds[0], "options", "hidden", "parameters")
+        runs = [selected(part, "seed", "training_seconds", "made", "settled", "curve") for part in of_seeds]
         search = self.search(inner, chunk)
         return {"inner": inner, "chunk": chunk, **of_all, "search": search, "recall": recall, "runs": runs}
 
