@@ -5,7 +5,7 @@ import sys
 
 import nbformat
 
-from tools.index import evidence, family, glossary, places, results
+from tools.index import evidence, family, glossary, places, results, rules
 from tools.run_notebooks import ROOT, all_notebooks, write
 
 PAGES = {
@@ -19,6 +19,7 @@ def changed_cells() -> dict[str, str]:
     """The text cells that are not as their data make them, as they should be: tables of the family, then links."""
     prose = dict(glossary.prose())
     tables = family.filled(list(prose.items()))
+    tables = {**tables, **rules.filled(list({**prose, **tables}.items()))}
     return {**tables, **glossary.linked(list({**prose, **tables}.items()))}
 
 

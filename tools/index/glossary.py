@@ -2,14 +2,14 @@
 
 import re
 
-from tools.index import family
+from tools.index import family, rules
 from tools.index.places import Cell, anchor, cells, data
 from tools.run_notebooks import all_notebooks
 
 # What a link cannot stand in: code, formulas, links and pictures, HTML, headings, the folded still pictures, and the
 # tables of the family.
 _CLOSED = re.compile(
-    r"<!-- family.*?<!-- /family -->|"
+    r"<!-- (?P<table>family|rules).*?<!-- /(?P=table) -->|"
     r"```.*?```|`+[^`]+`+|\$\$.+?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)|<details>.*?</details>|<[^>]+>|^#+ .*?$",
     re.S | re.M,
 )
@@ -83,4 +83,4 @@ def page() -> str:
     for entry in sorted(data("glossary"), key=lambda e: e["term"].lower()):
         where = f" First used in {places[entry['term']].link}." if entry["term"] in places else ""
         lines += [f"### {entry['term']}", "", entry["meaning"] + where, ""]
-    return "\n".join([*lines, *family.page()])
+    return "\n".join([*lines, *family.page(), *rules.page()])
