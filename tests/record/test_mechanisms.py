@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from nl_course.errors import CourseError
 from nl_course.record import RECIPES, parts, record
@@ -21,7 +22,8 @@ def test_a_quick_run_has_every_case_and_goes_on_from_its_parts(tmp_path, monkeyp
         for arm in case["arms"].values():
             assert [run["seed"] for run in arm["runs"]] == config["seeds"]
             if "search" in arm:
-                assert [one["rate"] for one in arm["search"]["tried"]] == config["search"]["rates"]
+                wanted = config["cases"][name].get("rates", config["search"]["rates"])
+                assert [one["rate"] for one in arm["search"]["tried"]] == wanted
         for question, row in zip(config["cases"][name]["asked"], case["asked"], strict=True):
             assert row["question"] == question and set(row["less"]) == set(others)
             for other in others:
@@ -54,6 +56,27 @@ def test_self_modification_off_is_the_plain_rung_of_the_same_memory():
     keys_move = {**off["options"], "adaptive": ["key", "memory"]}
     del keys_move["variant"]
     assert off["options"]["variant"] == "plain" and on == {**off, "options": keys_move}
+
+
+def test_signs_are_told_by_arms_that_differ_in_their_targets_or_their_steps_alone():
+    arms = {name: arm["spec"]["options"] for name, arm in settings("mechanisms")["cases"]["signs"]["arms"].items()}
+    assert arms["off"] == {**arms["on"], "variant": "plain"} and arms["on"]["max_step"] == 1.0
+    assert arms["steps-to-2"] == {**arms["off"], "max_step": 2.0}
+
+
+def test_signs_are_scored_by_place():
+    question = settings("mechanisms")["cases"]["signs"]["asked"][0]
+
+    class Untrained(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(7))
+
+        def forward(self, tokens):
+            return self.weight.expand(*tokens.shape, 7), None  # always the first class
+
+    answer = recipe.ask_signs(Untrained(), question, "cpu")
+    assert answer["questions"] == 128 * 16 and 0.1 < answer["score"] < 0.25  # one order of six
 
 
 def test_levels_off_is_the_same_model_with_one_clock():
