@@ -16,7 +16,8 @@ continued pretraining of the whole model. Here they begin as what needs no train
     target "error"   v_t = e_{t+1} less the embedding that the model expected there, sum_u p_t(u) e_u. With tied
                      embeddings and no norm behind the last block, z_t^T v_t is the loss's own gradient, downhill.
 
-"next" writes as Hebb's rule does, and "error" as the delta rule. `clip` bounds the length of a chunk's change of W, as
+With any taps and target matrix the update is that of their inference code (compared once, to 5e-14). "next" writes as
+Hebb's rule does, and "error" as the delta rule. `clip` bounds the length of a chunk's change of W, as
 their inference does. A rate of 0 is the plain model. Each text has a W of its own.
 
 Axes: b batch, t tokens, f hidden width of the MLP, d width.

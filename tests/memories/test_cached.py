@@ -20,7 +20,7 @@ def text(tokens: int = 10) -> torch.Tensor:
     return torch.randn(2, tokens, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("memory", ["delta", "ttt-linear", "titans"])
+@pytest.mark.parametrize("memory", ["delta", "kda", "ttt-linear", "titans"])
 @pytest.mark.parametrize("options", [dict(states=0), dict(segment=50)])
 def test_without_an_old_state_it_is_the_inner_memory_to_the_digit(memory, options):
     ours, x = cached(memory=memory, **options), text()

@@ -27,6 +27,7 @@ def text(rows: int, tokens: int, seed: int = 1) -> torch.Tensor:
     ("memory", "options", "lengths"),
     [
         ("delta", {}, (3, 10, 7)),
+        ("kda", {}, (3, 10, 7)),
         ("retnet", dict(rope_theta=None), (3, 10, 7)),
         ("ttt-linear", dict(mini_batch=4), (3, 11, 7)),
         ("titans", dict(chunk=4, max_step=0.1), (2, 10, 6)),

@@ -28,6 +28,7 @@ from nl_course.errors import CourseError, check_bool, check_choice, check_int
 from nl_course.memories.base import Memory, State
 from nl_course.memories.common.weights import Weights
 from nl_course.memories.linear.delta import DeltaConfig, DeltaNet, GatedDeltaConfig, GatedDeltaNet
+from nl_course.memories.linear.kda import KDA, KDAConfig
 from nl_course.memories.linear.layer import MatrixState
 from nl_course.memories.linear.linear import LinearAttention, LinearAttentionConfig, Retention, RetentionConfig
 from nl_course.memories.titans.lmm import Titans, TitansConfig
@@ -39,6 +40,7 @@ INNER: dict[str, tuple[type[Memory], type]] = {
     "retnet": (Retention, RetentionConfig),
     "delta": (DeltaNet, DeltaConfig),
     "gated-delta": (GatedDeltaNet, GatedDeltaConfig),
+    "kda": (KDA, KDAConfig),
     "ttt-linear": (TTT, TTTLinearConfig),
     "ttt-mlp": (TTT, TTTMLPConfig),
     "titans": (Titans, TitansConfig),
