@@ -115,6 +115,8 @@ def _projection_rows(neural: NeuralMemory, name: str, x: Tensor, flowed: Tensor)
     `flowed` to its values or keys (h, t, f) and what the layer read, x (t', width)."""
     projection = neural.value if name == "v" else neural.key
     count = flowed.shape[1]
+    if not flowed.any():
+        return torch.zeros(count, *projection.weight.shape)
     rows = []
     with torch.enable_grad():
         (made,), _ = neural.project(x[None], neural.init_conv_states(1, name), name)  # (1, h, t', f)

@@ -60,5 +60,6 @@ def page(take: str, dark: bool = False) -> str:
         "<title>A machine that reads</title>\n"
         f"<style>body {{ margin: 8px; background: {background}; }}\n{styles()}</style>\n"
         '<div id="stage"></div>\n<script type="module">\n'
-        f'{bundle("stage")}\nwindow.stage = mount(document.getElementById("stage"), {data});\n</script>\n</html>\n'
+        f"{bundle('stage')}\nwindow.take = {data};\nwindow.mountStage = mount;\n"
+        'window.stage = mount(document.getElementById("stage"), window.take);\n</script>\n</html>\n'
     )

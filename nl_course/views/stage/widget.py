@@ -72,7 +72,6 @@ class Stage:
         self.screen = StageWidget(take=recording, live=self.models is not None)
         self.screen.observe(self._wished, "wish")
         self.widget = W.VBox([self.screen, self._error], layout=W.Layout(overflow="visible"))
-        self.widget.add_class("nl-view")
         self.widget.add_class(f"nl-{self.name}")
 
     @classmethod
@@ -154,7 +153,7 @@ class Stage:
 
     def _taken(self) -> dict[str, Any]:
         form = take(stage_text(**self.settings), self.models, self.gains, outer=False)
-        return {**form, "plain": self.settings["text"]}
+        return {**form, "plain": self.settings["text"], "gains": vars(self.gains)}
 
 
 def stage_text(text: str, key: str, answer: str, place: int) -> StageText:

@@ -35,16 +35,13 @@ export function drawDesk(canvas, frame) {
   say(ctx, "one size for ever", 0, 31, colors.soft, { size: 11 });
   let y = top;
   ctx.imageSmoothingEnabled = false;
-  for (const { W, S, scale, momentum } of states) {
-    ctx.drawImage(matrixImage(W, frame.m, frame.f, scale, colors), 0, y, frame.f * dot, frame.m * dot);
-    if (momentum) {
-      const beside = matrixImage(S, frame.m, frame.f, momentum, colors);
-      ctx.drawImage(beside, frame.f * dot, y, frame.f * dot, frame.m * dot);
-    }
+  for (const { W, S } of states) {
+    ctx.drawImage(W, 0, y, frame.f * dot, frame.m * dot);
+    if (S) ctx.drawImage(S, frame.f * dot, y, frame.f * dot, frame.m * dot);
     y += frame.m * dot;
   }
   // What is left of the bytes: the last inputs of its convolutions.
-  const copies = states[0].momentum ? 2 : 1;
+  const copies = states[0].S ? 2 : 1;
   const rest = frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f;
   ctx.fillStyle = alpha(colors.soft, 0.35);
   ctx.fillRect(0, y + 1, copies * frame.f * dot, (rest / copies / frame.f) * dot);
@@ -80,8 +77,18 @@ function cacheImage(cache, colors) {
   return canvas;
 }
 
-/** A matrix as a picture, a pixel per number. */
-export function matrixImage(W, m, f, scale, colors) {
+/** W and S of a head after `t` tokens as pictures, a pixel per number; the last ones are kept. */
+export function pictures(run, t, colors) {
+  if (run.pictured?.t !== t || run.pictured.colors !== colors) {
+    const { m, f } = run.head;
+    const W = matrixImage(run.W(t), m, f, run.scale, colors);
+    const S = run.stampMost ? matrixImage(run.S(t), m, f, run.stampMost, colors) : null;
+    run.pictured = { t, colors, W, S };
+  }
+  return run.pictured;
+}
+
+function matrixImage(W, m, f, scale, colors) {
   const canvas = document.createElement("canvas");
   canvas.width = f;
   canvas.height = m;

@@ -17,8 +17,12 @@ export const MEMORIES = {
 export const DASHES = { attention: [], titans: [9, 4], "gated-delta": [9, 3, 2, 3], "ttt-linear": [5, 4],
   "self-modifying": [12, 3, 3, 3] };
 
+const parsed = new Map();
+
+/** Red, green and blue of "#rrggbb", 0 .. 255. */
 export function channels(hex) {
-  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  if (!parsed.has(hex)) parsed.set(hex, [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  return parsed.get(hex);
 }
 
 export function alpha(hex, share) {

@@ -11,7 +11,7 @@ import { colorsFor, isDark } from "./palette.js";
 import { makeCanvas } from "./canvas.js";
 import { makeText } from "./text.js";
 import { drawWrite, letterOf } from "./write.js";
-import { drawDesk, matrixImage } from "./desk.js";
+import { drawDesk, pictures } from "./desk.js";
 import { drawAsk } from "./ask.js";
 import { makeOuter } from "./outer.js";
 
@@ -29,7 +29,8 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-export function mount(element, firstTake, { live = false, request = () => {}, reduced = false } = {}) {
+export function mount(element, firstTake, { live = false, request = () => {} } = {}) {
+  const reduced = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   const number = ++stages;
   const id = (name) => `nl-stage-${number}-${name}`;
   const state = { t: null, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, gains: { ...AS_LEARNED } };
@@ -68,7 +69,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
   const readout = make("p", { class: "nl-stage-readout", role: "status" });
   root.append(make("div", { class: "nl-stage-head" }, title, controls), words, legend, columns, outerPart, readout);
   const outer = makeOuter(outerPart, { id, make, onCheckpoint: (index) => setCheckpoint(index), changed: () => draw() });
-  const sliders = makeGates();
+  makeGates();
   const placing = live ? makePlacing() : null;
 
   // -- the take ---------------------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
   }
 
   // -- time -------------------------------------------------------------------------------------------------------------
-  let began = 0, origin = 0, ends = 0, ticket = 0;
+  let began = 0, origin = 0, ticket = 0;
   const clockNow = () => performance.now() / 1000;
 
   function toggle() {
@@ -226,7 +227,6 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     play.textContent = "⏸ Pause";
     origin = state.t;
     began = clockNow();
-    ends = 0;
     loop();
   }
 
@@ -247,8 +247,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     // A byte that passes in a blink is shown as it is when it has been written.
     state.phase = event ? now.phase : 1;
     draw();
-    const stop = now.over || (ends && elapsed >= ends);
-    if (stop) {
+    if (now.over) {
       state.playing = false;
       play.textContent = "▶ Read";
       state.phase = 1;
@@ -326,8 +325,9 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     const current = run();
     const { t, phase } = state;
     const [before, S] = [current.W(t), current.S(t)];
-    const turned = Object.values(state.gains).some((gain) => gain !== 1);
-    const write = turned ? writeOnce(current.head, t, before, S, state.gains) : current.writes[t];
+    const gains = gainsLeft();
+    const turned = Object.values(gains).some((gain) => gain !== 1);
+    const write = turned ? writeOnce(current.head, t, before, S, gains) : current.writes[t];
     write.size ??= Math.hypot(...before);
     const frame = { take, bytes, run: current, t, phase, colors, before, write, name: one().name, label: one().label };
     text.show(t, current, colors);
@@ -335,10 +335,7 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     drawHeads(phase === 1 || phase > 0.9 ? t + 1 : t);
     if (cache) {
       const now = phase < 0.9 ? t : t + 1;
-      const states = checkpoint().heads.map((_, index) => {
-        const other = run(index);
-        return { W: other.W(now), S: other.S(now), scale: other.scale, momentum: other.stampMost };
-      });
+      const states = checkpoint().heads.map((_, index) => pictures(run(index), phase < 0.9 ? t : t + 1, colors));
       const { m, f } = current.head;
       drawDesk(deskCanvas, { ...frame, width: deskPart.clientWidth, cache, states, m, f, attentionBytes: cache.bytes, memoryBytes: one().bytes });
     }
@@ -351,13 +348,22 @@ export function mount(element, firstTake, { live = false, request = () => {}, re
     tell(current, write, turned, trails);
   }
 
+  /** What the sliders ask for beyond the gains that the kernel has read the text with. */
+  function gainsLeft() {
+    const given = take.gains ?? AS_LEARNED;
+    const left = {};
+    for (const [name, gain] of Object.entries(state.gains)) left[name] = given[name] ? gain / given[name] : 1;
+    return left;
+  }
+
   function drawHeads(t) {
     heads.querySelectorAll("canvas").forEach((canvas, index) => {
       const other = run(index);
-      const { m, f } = other.head;
-      canvas.width = f;
-      canvas.height = m;
-      canvas.getContext("2d").drawImage(matrixImage(other.W(t), m, f, other.scale, colors), 0, 0);
+      if (canvas.shown === pictures(other, t, colors).W) return;
+      canvas.shown = pictures(other, t, colors).W;
+      canvas.width = other.head.f;
+      canvas.height = other.head.m;
+      canvas.getContext("2d").drawImage(canvas.shown, 0, 0);
     });
   }
 

@@ -8,7 +8,6 @@ function render({ model, el }) {
       model.set("wish", { kind, data, number: (model.get("wish")?.number ?? 0) + 1 });
       model.save_changes();
     },
-    reduced: window.matchMedia("(prefers-reduced-motion: reduce)").matches,
   });
   const changed = () => stage.setTake(model.get("take"));
   model.on("change:take", changed);

@@ -1,0 +1,135 @@
+"""The stage in a browser, without a kernel: it draws, obeys keys, fits a phone, names its controls, asks nobody."""
+
+import json
+import os
+import warnings
+
+import pytest
+
+from nl_course.record.stage.recipe import learn_by_hand
+from nl_course.record.stage.take import take
+from nl_course.views.stage.bundle import page
+from tests.record.test_stage import TEXT, model_of
+from tools.browser import NoBrowser, chromium
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+FRAMES = "() => [...document.querySelectorAll('.nl-stage canvas')].map((canvas) => canvas.toDataURL())"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    models = {
+        "titans": {0: learn_by_hand(model_of()), 3: learn_by_hand(model_of())},
+        "attention": {3: model_of("attention")},
+    }
+    path = tmp_path_factory.mktemp("stage") / "stage.html"
+    path.write_text(page(json.dumps(take(TEXT, models))), "utf-8")
+    try:
+        with chromium() as browser:
+            opened = browser.new_page(viewport={"width": 1056, "height": 800})
+            opened.faults, asked = [], []
+            opened.on("pageerror", lambda error: opened.faults.append(str(error)))
+            opened.on(
+                "request", lambda request: opened.faults.append(request.url) if "file:" not in request.url else None
+            )
+            opened.goto(f"file://{path}")
+            opened.wait_for_function("() => window.stage?.state.t !== null")
+            yield opened
+            assert asked == [f"file://{path}"]
+    except NoBrowser as missing:
+        if os.environ.get("NL_COURSE_REQUIRE_BROWSER") == "1":
+            pytest.fail(str(missing))
+        warnings.warn(f"BROWSER TESTS SKIPPED: {missing}", stacklevel=1)
+        pytest.skip(f"BROWSER TESTS SKIPPED: {missing}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_fails(stage):
+    yield
+    assert stage.faults == []
+
+
+def place(stage) -> int:
+    return stage.evaluate("() => window.stage.state.t")
+
+
+def test_a_frame_is_a_function_of_its_place(stage):
+    frames = []
+    for t, phase in ((20, 0.7), (3, 1), (20, 0.7)):
+        stage.evaluate("([t, phase]) => window.stage.show(t, phase)", [t, phase])
+        frames.append(stage.evaluate(FRAMES))
+    assert frames[0] == frames[2] != frames[1] and len(frames[0]) >= 5
+
+
+def test_a_live_model_and_a_recording_draw_the_same_frame(stage):
+    """The same take, once with a kernel that listens and once without one."""
+    found = stage.evaluate(
+        """([form]) => [true, false].map((live) => {
+          const box = document.createElement("div");
+          document.body.append(box);
+          const twin = mountStage(box, structuredClone(form), { live });
+          twin.show(12, 0.6);
+          const frames = [...twin.root.querySelectorAll("canvas")].map((canvas) => canvas.toDataURL());
+          twin.destroy();
+          box.remove();
+          return frames;
+        })""",
+        [stage.evaluate("() => window.take")],
+    )
+    assert found[0] == found[1] and len(found[0]) >= 5
+
+
+def test_keys_read_pause_and_step(stage):
+    stage.evaluate("() => window.stage.show(5)")
+    stage.focus(".nl-stage-text")
+    stage.keyboard.press("ArrowRight")
+    assert place(stage) == 6
+    stage.keyboard.press("ArrowLeft")
+    assert place(stage) == 5
+    stage.keyboard.press("End")
+    assert place(stage) == len(TEXT.text) - 1
+    stage.keyboard.press("Home")
+    stage.keyboard.press("Space")
+    stage.wait_for_function("() => window.stage.state.t > 3")
+    stage.keyboard.press("Space")
+    paused = place(stage)
+    stage.wait_for_timeout(150)
+    assert place(stage) == paused and not stage.evaluate("() => window.stage.state.playing")
+    assert f"Byte {paused + 1} of {len(TEXT.text)}" in stage.inner_text(".nl-stage-readout")
+
+
+def test_a_turned_gate_changes_the_write(stage):
+    stage.evaluate("() => window.stage.show(20)")
+    before = stage.evaluate(FRAMES)
+    stage.locator(".nl-stage-gates input").first.fill("3")
+    assert "with your gates" in stage.inner_text(".nl-stage-readout") and stage.evaluate(FRAMES) != before
+    stage.get_by_role("button", name="As learned").click()
+    assert stage.evaluate(FRAMES) == before
+
+
+def test_the_outer_dial_and_the_scissors(stage):
+    stage.locator(".nl-stage-steps").fill("0")
+    assert stage.evaluate("() => window.stage.state.checkpoint") == 0
+    assert "trained 0 outer steps" in stage.inner_text(".nl-stage-about")
+    stage.get_by_role("button", name="Unfold one outer step").click()
+    stage.wait_for_function("() => window.stage.outer.state.fold === 0")
+    reached = stage.inner_text(".nl-stage-told")
+    stage.get_by_label("cut before byte").fill("20")
+    assert stage.inner_text(".nl-stage-told") != reached and "start 0.00 of" in stage.inner_text(".nl-stage-told")
+
+
+def test_every_control_has_a_name(stage):
+    nameless = stage.evaluate(
+        """() => [...document.querySelectorAll(".nl-stage :is(button, input, select, canvas, [role])")].filter((node) =>
+          !node.getAttribute("aria-label") && !node.labels?.length && !node.textContent.trim()
+          && node.getAttribute("role") !== "status" && !node.closest("button[aria-label]"))
+          .map((node) => node.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_it_fits_a_phone(stage):
+    stage.set_viewport_size({"width": 360, "height": 700})
+    stage.wait_for_timeout(200)
+    assert stage.evaluate("() => document.documentElement.scrollWidth") <= 360
+    stage.set_viewport_size({"width": 1056, "height": 800})
