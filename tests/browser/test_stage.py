@@ -12,7 +12,11 @@ from nl_course.views.stage.bundle import page
 from tests.record.test_stage import TEXT, model_of
 from tools.browser import NoBrowser, chromium
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skip(reason="turned on with the recorded stage: until then no page shows it"),
+]
 FRAMES = "() => [...document.querySelectorAll('.nl-stage canvas')].map((canvas) => canvas.toDataURL())"
 
 
