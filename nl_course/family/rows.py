@@ -197,10 +197,18 @@ ROWS: tuple[Row, ...] = (
         source="arXiv 2512.23675",
     ),
     Row(
+        "In-Place TTT", "output matrix of one MLP of a finished model",
+        f"{INNER} or {SQUARED}, with the next token's embedding", "none", "one step per chunk", PART,
+        function="nl_course.nested.in_place:InPlace",
+        cell="08_does_it_remember#finished-model",
+        source="arXiv 2604.06169",
+    ),
+    Row(
         "cached states (Memory Caching)", "a memory of fixed size, and copies of its older states", "that memory's",
         "that memory's; the copies are kept as they were", "that memory's", "segments, whose ends are part of the rule",
         registered=("cached",),
         function="nl_course.memories.cached.layer:Cached",
+        cell="09_memory_tradeoffs#keep-what-it-was",
         source="arXiv 2602.24281",
     ),
     # -- not here ------------------------------------------------------------------------------------------------------
