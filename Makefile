@@ -49,9 +49,10 @@ notebooks: $(READY) ## run all notebooks in place, in their committed form
 shots: $(READY) ## photograph every notebook into shots/, every view into assets/previews/
 	$(BIN)/python -m tools.shots
 
-bench: $(READY) ## speed and memory beside a bare layer, and slider to redraw in the browser
+bench: $(READY) ## speed and memory beside a bare layer, slider to redraw and what figures weigh in the browser
 	$(BIN)/python -m nl_course.benches
 	$(BIN)/python -m tests.browser.latency
+	$(BIN)/python -m tests.browser.weight
 
 export: $(READY) ## the whole course as static pages and slides, in site/
 	$(BIN)/nl-course export site

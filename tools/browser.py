@@ -45,7 +45,7 @@ SHOWN = """
     traces: (drawn.data ?? []).map(trace => trace.type ?? 'scatter'),
     svgs: drawn.querySelectorAll('.main-svg').length,
     sliders: all('.noUi-target', slider => slider.noUiSlider.get(true)).flat(),
-    lists: all('select', list => list.selectedOptions[0]?.textContent ?? ''),
+    lists: all('select', list => (list.selectedOptions[0]?.textContent ?? '').replaceAll('\\u00a0', ' ')),
     said: all('[role=status]', line => line.textContent).at(-1) ?? '',
   };
 })
@@ -84,8 +84,11 @@ view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .shap
   .map(mark => mark.getAttribute('d') || mark.getAttribute('href') || mark.getAttribute('xlink:href')
     || mark.textContent).join('|')
 """
-
-
+# Where a view's sliders and lists stand.
+STANDS = """
+view => [...view.querySelectorAll('.noUi-target, select')]
+  .map(control => control.noUiSlider ? control.noUiSlider.get(true) : control.selectedIndex).join()
+"""
 OPPOSITE = {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}
 
 
@@ -378,6 +381,23 @@ class Page:
             except self.timeout:
                 if time.monotonic() > until:
                     raise
+
+    def move(self, name: str, seconds: float = PATIENCE) -> None:
+        """Like `press`, and waits for the picture as long as it takes once the control has moved.
+
+        Presses again, in the other direction, while the control stays where it is: a slider may stand at the end of its
+        range, and JupyterLab may still take the focus away just after a run.
+        """
+        picture, until, back = self.picture(name), time.monotonic() + seconds, False
+        while True:
+            forward, before = self.focus(name), self.view(name).evaluate(STANDS)
+            self.page.keyboard.press(OPPOSITE[forward] if back else forward)
+            if self.view(name).evaluate(STANDS) != before:
+                return self.changed(name, picture, seconds=max(1, until - time.monotonic()))
+            if time.monotonic() > until:
+                raise self.timeout(f"Timeout: no key moves a control of the view {name!r}.")
+            back = not back
+            self.page.wait_for_timeout(200)
 
     def latency(self, name: str, steps: int = 20) -> list[float]:
         """Milliseconds from a key press on the view's first control to the changed picture, step by step.
