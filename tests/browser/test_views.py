@@ -42,8 +42,8 @@ def page(lab, folder):
 
 def each_answers(page, times: int = 1) -> None:
     """Moves the first control of every view by a key: the picture changes, and page and kernel agree again."""
-    for view in dict.fromkeys(page.views()):
-        page.move(view)
+    for kind in VIEWS:  # the loss curve's slider changes nothing on three steps
+        page.move(kind.name)
     page.agree(times)
     assert page.errors() == []
 
