@@ -35,7 +35,7 @@ LABELS = {
     "hope-at-rest": "HOPE, level at rest",
     "ttt-e2e": "TTT-E2E",
 }
-EVERY_SIZE = ("attention", "window", "linear", "gated-delta", "ttt-linear", "titans")
+EVERY_SIZE = ("attention", "window", "linear", "gated-delta", "kda", "ttt-linear", "titans")
 GROUPS = {
     "all": tuple(LABELS),
     "those of every size": EVERY_SIZE,
