@@ -13,7 +13,7 @@ from nl_course.model import LanguageModel, ModelConfig
 from nl_course.record import record
 from nl_course.record.stage.gradient import walk_back
 from nl_course.record.stage.linear import learn_by_hand
-from nl_course.record.stage.reading import Gains, ask, read, turned
+from nl_course.record.stage.reading import Gains, ask, gates_turned, read
 from nl_course.record.stage.take import packed, take, unpacked
 from nl_course.record.stage.text import place_fact
 from nl_course.seeding import seeded
@@ -137,7 +137,7 @@ def test_first_order_reaches_gates_alone_and_stopped_nothing(model):
 def test_turned_gates_turn_and_come_back(model):
     tokens = encode(TEXT.text)
     plain = read(model, tokens).heads[0]
-    with turned(model, Gains(step=0.5, keep=0.9)):
+    with gates_turned(model, Gains(step=0.5, keep=0.9)):
         other = read(model, tokens).heads[0]
     assert np.allclose(other.step, plain.step / 2) and np.allclose(other.keep, plain.keep * 0.9, atol=1e-6)
     assert np.array_equal(read(model, tokens).heads[0].step, plain.step)

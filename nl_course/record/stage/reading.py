@@ -177,7 +177,7 @@ class Gains:
 
 
 @contextmanager
-def turned(model: LanguageModel, gains: Gains) -> Iterator[LanguageModel]:
+def gates_turned(model: LanguageModel, gains: Gains) -> Iterator[LanguageModel]:
     """`model` with the gates of all its Titans memories turned, as long as the `with` lasts."""
     memories = [layer.memory.neural for layer in model.layers if isinstance(layer.memory, Titans)]
     if gains and not memories:

@@ -20,7 +20,7 @@ import torch
 from nl_course.memories.attention.attention import Attention
 from nl_course.model import LanguageModel
 from nl_course.record.stage.gradient import MODES, WalkBack, can_walk_back, walk_back
-from nl_course.record.stage.reading import Answers, Gains, Head, Reading, ask, read, turned
+from nl_course.record.stage.reading import Answers, Gains, Head, Reading, ask, gates_turned, read
 from nl_course.record.stage.text import StageText
 from nl_course.tasks.text import encode
 
@@ -78,7 +78,7 @@ def checkpoint_form(
     """One model's reading of the text with its answers, and the reading itself."""
     tokens = encode(text.text)
     ends = [last + 1 for _, last in text.words]
-    with turned(model, gains):
+    with gates_turned(model, gains):
         reading = read(model, tokens)
         answers = ask(model, tokens, ends, encode(text.question), encode(text.answer))
     form = {
