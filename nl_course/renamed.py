@@ -119,6 +119,7 @@ MEMORY_CONFIGS = {
     "mac": "MACConfig",
     "mag": "MAGConfig",
     "mal": "MALConfig",
+    "cached": "CachedConfig",
 }
 OPTIMIZER_CLASSES = {
     "sgd": "SGD",

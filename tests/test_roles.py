@@ -63,6 +63,8 @@ OPTIONS = [
     ("self-modifying", dict(kind="linear", adaptive_query=True, conv=0)),
     ("self-modifying", dict(variant="adaptive", retention=False)),
     ("self-modifying", dict(variant="plain", kind="linear")),
+    ("cached", {}),
+    ("cached", dict(memory="titans", gate="mean")),
     *((name, options) for name in ("mac", "mag", "mal") for options in ({}, dict(norm=True, bias=True, persistent=0))),
 ]
 # What a parameter is by the last part of its name, written down a second time and by hand.

@@ -110,6 +110,12 @@ RULES: tuple[Rule, ...] = (
         "",
     ),
     Rule(
+        "In-Place TTT",
+        r"W \leftarrow W + \eta\, \textstyle\sum_{\text{chunk}} z_t^\top \new{\mathrm{conv}(e)_t\, W_{\text{target}}}",
+        "the output matrix W of one MLP of a finished model, the open chunk",
+        "",
+    ),
+    Rule(
         "cached states (Memory Caching)",
         r"o_t = \new{\textstyle\sum_i \gamma_i\,} f(q_t; \new{W^{(i)}})",
         "W, and its copies at the ends of segments",

@@ -106,7 +106,7 @@ def with_a_changed_setting(memory: Memory) -> Iterator[tuple[str, Memory]]:
                 break
 
 
-def changed(memory: Memory, **settings: Any) -> Memory | None:
+def changed(memory: Memory, /, **settings: Any) -> Memory | None:
     """A memory like this one with other settings, and with its weights as far as they fit. None: there can be none."""
     try:
         with seeded(0):

@@ -191,15 +191,15 @@ class Family(View):
         until="Set the outlier to 10, look, and then change the loss to Huber.",
     )
     continuous = False
-    width, height = 920, 520
+    width, height = 920, 420
 
     def controls(self):
         return {
-            "memory": W.Dropdown(options=MEMORIES, value="matrix", description="Memory"),
-            "loss": W.Dropdown(options=LOSSES, value="squared", description="Inner loss"),
+            "memory": W.Dropdown(options=list(MEMORIES.items()), value="matrix", description="Memory"),
+            "loss": W.Dropdown(options=list(LOSSES.items()), value="squared", description="Inner loss"),
             "window": W.SelectionSlider(options=(1, 2, 4, 8), value=1, description="Summed over the last pairs"),
-            "retention": W.Dropdown(options=RETENTIONS, value="none", description="Retention"),
-            "optimizer": W.Dropdown(options=STEPS, value="descent", description="Inner optimizer"),
+            "retention": W.Dropdown(options=list(RETENTIONS.items()), value="none", description="Retention"),
+            "optimizer": W.Dropdown(options=list(STEPS.items()), value="descent", description="Inner optimizer"),
             "step": W.FloatSlider(value=1, min=0.05, max=2, step=0.05, description="Step of a write"),
             "filler": W.IntSlider(value=16, min=0, max=96, step=8, description="Filler: further pairs written"),
             "outlier": W.SelectionSlider(options=(1, 3, 10, 30), value=1, description="Outlier: one value's length"),
@@ -212,7 +212,7 @@ class Family(View):
             "momentum": W.FloatSlider(value=0.5, min=0, max=0.95, step=0.05, description="Momentum, with one"),
             "threshold": W.FloatSlider(value=1, min=0.1, max=3, step=0.1, description="Huber: straight from here on"),
             "forget": W.Dropdown(
-                options={"after forgetting": "first", "before forgetting": "last"}, value="first",
+                options=[("after forgetting", "first"), ("before forgetting", "last")], value="first",
                 description="Gradient taken",
             ),
             "overwritten": W.Dropdown(options=again, value=0, description="Written again at the end"),

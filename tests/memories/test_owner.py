@@ -64,6 +64,9 @@ OTHER = dict(
     **dict(layers=3, expansion=3, activation=("gelu", "silu"), persistent=2, retention=False, max_step=0.05),
     **dict(momentum=(True, False), segment=8, attention_residual=False),
     **{"mac.gate": "vectors", "mag.gate": "vectors"},
+    # copies of what a memory was
+    **dict(memory="linear", options={"conv": 2}, states=3, restart=True),
+    **{"cached.gate": "mean"},
     # self-modifying Titans
     **{"self-modifying.momentum": 0.5},
     **dict(hidden=6, variant="plain", adaptive=("memory",), targets="shared", adaptive_query=True, chunk_others=2),

@@ -383,12 +383,12 @@ DISCUSSION = (
         "that length.",
     ),
     (
-        "Would a memory of fixed size have made the demand for fast memory fall?",
-        "It takes away the part that grows with the context. Weights are still read at every step, training "
-        "needs sixteen "
-        "bytes a parameter and no cache, the state of a learning memory is read and written, and cheaper "
-        "readers may mean "
-        "more of them. The arithmetic gives the parts; how much is bought, it cannot say.",
+        "Qwen3-Next needs a quarter of the cache that the same layers would need with attention alone. Does that make "
+        "the demand for fast memory fall? Name what it leaves in place, and what cheaper contexts may be used for.",
+        "It takes away three quarters of the part that grows with the context. The last quarter still grows, weights "
+        "are read at every step, training needs sixteen bytes per parameter and no cache, and the states are read and "
+        "written. Cheaper contexts may mean longer ones, or more readers. The arithmetic gives the parts; how much is "
+        "bought, it cannot say.",
     ),
     (
         "Scaling laws speak of parameters, tokens and compute. What would a law with the context in it have to "

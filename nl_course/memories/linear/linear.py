@@ -110,7 +110,7 @@ class Retention(MatrixMemory):
     @property
     def position_period(self) -> int | None:
         """None where queries and keys are turned by their positions."""
-        return 1 if self.rotary is None else None
+        return None if self.rotary is not None else 1
 
     def queries_and_keys(self, q: Tensor, k: Tensor, position: int) -> tuple[Tensor, Tensor]:
         """q, k (b, h, t, d_k), turned by the position of each token."""
