@@ -32,7 +32,7 @@ SETTINGS = {  # JupyterLab's own, by plugin
     "docmanager-extension/plugin": {"autosave": False},
 }
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-PATIENCE = 300  # seconds until something is taken to hang; a machine that is busy with other things may take its time
+PATIENCE = 120  # seconds until something is taken to hang; a machine that is busy with other things may take its time
 # Figures, and the views they stand in, as the page shows them: what was drawn, where the sliders and lists stand, what
 # is said. A figure's model has the same id in the kernel.
 SHOWN = """
@@ -89,7 +89,7 @@ STANDS = """
 view => [...view.querySelectorAll('.noUi-target, select')]
   .map(control => control.noUiSlider ? control.noUiSlider.get(true) : control.selectedIndex).join()
 """
-OPPOSITE = {"ArrowRight": "ArrowLeft", "ArrowDown": "ArrowUp"}
+OPPOSITE = {"ArrowRight": "ArrowLeft", "End": "Home"}
 
 
 class NoBrowser(Exception):
@@ -359,7 +359,7 @@ class Page:
     def focus(self, name: str) -> str:
         """Puts the keyboard on the first slider (else list) of a view; returns the key that moves it."""
         view = self.view(name)
-        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "ArrowDown")):
+        for selector, key in ((".noUi-handle:visible", "ArrowRight"), ("select:visible", "End")):
             if view.locator(selector).count():
                 view.locator(selector).first.focus()
                 return key

@@ -197,10 +197,10 @@ class Family(View):
         return {
             "memory": W.Dropdown(options=list(MEMORIES.items()), value="matrix", description="Memory"),
             "loss": W.Dropdown(options=list(LOSSES.items()), value="squared", description="Inner loss"),
+            "step": W.FloatSlider(value=1, min=0.05, max=2, step=0.05, description="Step of a write"),
             "window": W.SelectionSlider(options=(1, 2, 4, 8), value=1, description="Summed over the last pairs"),
             "retention": W.Dropdown(options=list(RETENTIONS.items()), value="none", description="Retention"),
             "optimizer": W.Dropdown(options=list(STEPS.items()), value="descent", description="Inner optimizer"),
-            "step": W.FloatSlider(value=1, min=0.05, max=2, step=0.05, description="Step of a write"),
             "filler": W.IntSlider(value=16, min=0, max=96, step=8, description="Filler: further pairs written"),
             "outlier": W.SelectionSlider(options=(1, 3, 10, 30), value=1, description="Outlier: one value's length"),
         }
