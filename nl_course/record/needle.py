@@ -5,9 +5,10 @@ grow longer and needles more. Then it is asked for one needle in held-out text a
 models have the width and the layers of the config; the MLPs are as wide as it takes for all to have as many parameters.
 
 The windows and segments of MAC, MAG and MAL are 16 bytes, so their attention cannot do the memory's work: the shortest
-needle with its question has 21 bytes (style "mark"), and hay stands between the two. In RULER's wording (style "ruler")
-a needle alone has 61 bytes. Its texts need at least 357 bytes, with a uuid 405, and with four needles 543, before any
-hay (`NeedleTask.bytes_used`): a config with that style needs stages longer than that.
+needle with its question has 21 bytes (style "mark"), and hay stands between the two.
+
+RULER's published forms (tasks/ruler.py) need texts of at least 357 bytes. A long stage may have rows of them (`ruler`
+of a stage: rows by RULER's names, one needle each), and all models may be asked for them (`ruler` of the config).
 
 The protocol is that of protocol.py: each memory at the rate that its own search found, the same curriculum for all,
 three seeds. The last stage is longer than two tenths of the steps, so that `settled` compares losses of one stage.
@@ -28,7 +29,7 @@ from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial
 from nl_course.record.recipe import Part, selected
 from nl_course.record.sizes import settings_replaced
-from nl_course.tasks.needle import NeedleTask, mixed, stages
+from nl_course.tasks.needle import NeedleTask, mixed, ruler_task, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
 from nl_course.training import Data, TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
@@ -60,8 +61,8 @@ class Needle(Comparison):
 
     def identity(self, name: str, seed: int) -> dict[str, Any]:
         """The training and what is asked."""
-        asked = selected(self.config, "kinds", "curve_every", "lengths", "samples", "depths", "batch", "piece")
-        return {**self.reported(name, seed).identity(), **asked}
+        asked = selected(self.config, "curve_every", "lengths", "samples", "depths", "batch", "piece")
+        return {**self.reported(name, seed).identity(), "kinds": kinds_asked(self.config), **asked}
 
     def model_path(self, name: str, seed: int) -> Path:
         """Where a part's trained model is kept."""
@@ -77,7 +78,7 @@ class Needle(Comparison):
         part = parts.described(shape, model, run, self.config["curve_every"], made) | {
             "conv": shape.conv,
             "seed": seed,
-            "recall": {kind: recall(model, self.config, kind) for kind in self.config["kinds"]},
+            "recall": {kind: recall(model, self.config, kind) for kind in kinds_asked(self.config)},
             "state": [parts.state_after(model, length, self.device) for length in self.config["lengths"]],
         }
         shares = {}
@@ -102,7 +103,7 @@ class Needle(Comparison):
             save_model(model, checkpoint, info={"trained_as": name, "seed": first_seed, **self.recording.about()})
             written.append(checkpoint)
             recalls = {}
-            for kind in self.config["kinds"]:
+            for kind in kinds_asked(self.config):
                 recalls[kind] = pooled([part["recall"][kind] for part in made])
             models[name] = {
                 **selected(made[0], "memory", "options", "path", "conv", "hidden", "parameters", "state"),
@@ -139,12 +140,15 @@ def curriculum(config: dict[str, Any], rate: float, seed: int) -> tuple[Training
                     seed=seed,
                 )
             )
+        for name, rows in stage.get("ruler", {}).items():
+            tasks.append(ruler_task(name, stage["length"], rows=rows, seed=seed))
         tasks_of_stages.append((stage["steps"], mixed(*tasks)))
     last = config["stages"][-1]
+    rows_of_last = {**last["rows"], **last.get("ruler", {})}
     training = TrainingConfig(
         **config["training"],
         steps=sum(stage["steps"] for stage in config["stages"]),
-        batch_size=sum(last["rows"].values()),
+        batch_size=sum(rows_of_last.values()),
         length=last["length"],
         learning_rate=rate,
         seed=seed,
@@ -153,9 +157,22 @@ def curriculum(config: dict[str, Any], rate: float, seed: int) -> tuple[Training
 
 
 # -- what is measured --------------------------------------------------------------------------------------------------
+def kinds_asked(config: dict[str, Any]) -> list[str]:
+    """What every model is asked for: kinds of needles in the style of the config, then RULER's forms by name."""
+    return [*config["kinds"], *config.get("ruler", [])]
+
+
+def task_asked(config: dict[str, Any], kind: str) -> NeedleTask:
+    """Texts with a needle of that kind, or of that form of RULER's, as long as those of the last stage."""
+    length = config["stages"][-1]["length"]
+    if kind in config.get("ruler", []):
+        return ruler_task(kind, length)
+    return NeedleTask(kind, length, style=config["style"])
+
+
 def recall(model: LanguageModel, config: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     """Answers to one needle in held-out text, at each length: all depths together, and by depth."""
-    task, rows = NeedleTask(kind, style=config["style"]), []
+    task, rows = task_asked(config, kind), []
     for length, samples in zip(config["lengths"], config["samples"], strict=True):
         by_depth = needle_accuracy(
             model, task, length, rows=samples, batch=config["batch"], piece=config["piece"], depths=config["depths"]

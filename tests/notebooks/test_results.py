@@ -16,8 +16,8 @@ from tools.run_notebooks import ROOT
 
 ROWS = places.data("results")
 RECORDINGS = {
-    "05-live-training", "books", "chunks", "continual", "corpora", "decode", "frontier", "hope", "inner-loop", "long-text",
-    "mechanisms", "needle", "optimizers", "reading", "sceptic", "state-tracking",
+    "05-live-training", "books", "chunks", "continual", "corpora", "decode", "frontier", "hope", "inner-loop",
+    "long-text", "mechanisms", "needle", "optimizers", "reading", "sceptic", "state-tracking",
 }  # fmt: skip
 TREE = {
     "bins": [0, 32, 64],

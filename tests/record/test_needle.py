@@ -9,6 +9,7 @@ from nl_course.errors import CourseError
 from nl_course.model import LanguageModel
 from nl_course.record import needle as recipe
 from nl_course.record import parts, record
+from nl_course.tasks.text import decode
 from nl_course.training.checkpoint import load_model, read_info
 
 
@@ -55,11 +56,29 @@ def test_the_curriculum_follows_its_stages():
     for stage in config["stages"]:
         for at in (step, step + stage["steps"] - 1):
             inputs, targets = data(at)
-            assert inputs.shape == targets.shape == (sum(stage["rows"].values()), stage["length"])
+            published = sum(stage.get("ruler", {}).values())
+            assert inputs.shape == targets.shape == (sum(stage["rows"].values()) + published, stage["length"])
             answers = stage["rows"]["passkey"] + stage["needles"] * (stage["rows"]["number"] + stage["rows"]["word"])
-            assert int((targets != -100).sum()) == 5 * answers
+            assert int((targets != -100).sum()) == 5 * answers + 7 * published  # RULER's numbers have seven digits
         step += stage["steps"]
     assert not torch.equal(data(0)[0], recipe.curriculum(config, 0.01, seed=6)[1](0)[0])
+
+
+def test_a_long_stage_may_have_rulers_forms_and_models_may_be_asked_for_them():
+    config = recipe.Needle.settings()
+    forms = {"S-NIAH-1": 1, "S-NIAH-2": 2}
+    *short, last = config["stages"]
+    config = {**config, "ruler": list(forms), "stages": [*short, {**last, "rows": {"number": 2}, "ruler": forms}]}
+    training, data = recipe.curriculum(config, 0.01, seed=0)
+    inputs, targets = data(training.steps - 1)
+    texts = [decode(row) for row in inputs.tolist()]
+    assert training.batch_size == 5
+    assert ["special magic number for" in text for text in texts] == [False, False, True, True, True]
+    assert int((targets[2:] != -100).sum()) == 3 * 7  # one number of seven digits each
+    assert recipe.kinds_asked(config) == ["passkey", "number", "word", "S-NIAH-1", "S-NIAH-2"]
+    asked = recipe.task_asked(config, "S-NIAH-2")
+    assert (asked.style, asked.kind, asked.answer, asked.hay) == ("ruler", "number", 7, "text")
+    assert recipe.task_asked(config, "number").style == "mark"
 
 
 def test_seeds_are_pooled_and_shown():
