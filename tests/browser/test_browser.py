@@ -40,7 +40,7 @@ def test_the_shell_in_the_browser(lab):
             page.changed("wave", before)
             page.press("wave")
         before = page.picture("wave")
-        view.get_by_role("button", name="Back").press("Enter")
+        view.get_by_role("button", name="Back", exact=True).press("Enter")
         page.changed("wave", before)
         assert page.errors() == []
     assert lab.strangers() == []
