@@ -384,7 +384,7 @@ DISCUSSION = (
     ),
     (
         "Qwen3-Next needs a quarter of the cache that the same layers would need with attention alone. Does that make "
-        "the demand for fast memory fall? Name what it leaves in place, and what cheaper contexts may be used for.",
+        "the demand for fast memory fall, what does it leave in place, and what may cheaper contexts be used for?",
         "It takes away three quarters of the part that grows with the context. The last quarter still grows, weights "
         "are read at every step, training needs sixteen bytes per parameter and no cache, and the states are read and "
         "written. Cheaper contexts may mean longer ones, or more readers. The arithmetic gives the parts; how much is "
