@@ -4,13 +4,11 @@ A text cell marks the place of its table with `<!-- family NN -->` and `<!-- /fa
 number (03 also shows the rows of 01). What stands between the marks is made from `nl_course/family/rows.py`.
 """
 
-import re
-
 from nl_course.family import ROWS, Row, rows_not_here, rows_of
+from tools.index import marked
 from tools.index.evidence import head, row
 from tools.index.places import cell, function
 
-MARKED = re.compile(r"<!-- family (\d\d) -->\n.*?<!-- /family -->", re.S)
 CHOICES = ("writes into", "inner loss", "what is kept", "inner optimizer", "computed at once")
 # A notebook's table also has the rows of these.
 BEFORE = {"03": ("01",)}
@@ -38,14 +36,7 @@ def table(notebook: str) -> list[str]:
 
 def filled(texts: list[tuple[str, str]]) -> dict[str, str]:
     """name -> text with its tables as they should be, for those of the (name, text) that change."""
-    found = {}
-    for place, text in texts:
-        now = MARKED.sub(
-            lambda mark: "\n".join([f"<!-- family {mark[1]} -->", "", *table(mark[1]), "", "<!-- /family -->"]), text
-        )
-        if now != text:
-            found[place] = now
-    return found
+    return marked.filled(texts, "family", table)
 
 
 def page() -> list[str]:

@@ -5,14 +5,12 @@ The table has all rows up to there, so that it grows from notebook to notebook; 
 stands in a row is made from `nl_course/family/rules.py`.
 """
 
-import re
-
 from nl_course.family import ROWS, Row
 from nl_course.family.rules import rule_of
 from nl_course.views.kit.theme import NEW_TERM
+from tools.index import marked
 from tools.index.evidence import head, row
 
-MARKED = re.compile(r"<!-- rules (\d\d) -->\n.*?<!-- /rules -->", re.S)
 COLUMNS = ("memory", "rule; its new terms in color, underlined", "what is carried", "numbers carried")
 
 
@@ -51,14 +49,7 @@ def table(notebook: str) -> list[str]:
 
 def filled(texts: list[tuple[str, str]]) -> dict[str, str]:
     """name -> text with its tables as they should be, for those of the (name, text) that change."""
-    found = {}
-    for place, text in texts:
-        now = MARKED.sub(
-            lambda mark: "\n".join([f"<!-- rules {mark[1]} -->", "", *table(mark[1]), "", "<!-- /rules -->"]), text
-        )
-        if now != text:
-            found[place] = now
-    return found
+    return marked.filled(texts, "rules", table)
 
 
 def page() -> list[str]:

@@ -29,7 +29,10 @@ def _hebb_solution(keys, values, queries):
 
 def _weighted(keys, values, queries):
     """What the checks compare with: each read adds up all values, each times its key's product with the query."""
-    reads = [sum((q @ k) * v for k, v in zip(keys, values)) for q in queries]
+    reads = []
+    for q in queries:
+        parts = [(q @ k) * v for k, v in zip(keys, values)]
+        reads.append(sum(parts))
     return torch.stack(reads)
 
 
