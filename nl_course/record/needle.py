@@ -11,7 +11,9 @@ RULER's published forms (tasks/ruler.py) need texts of at least 357 bytes. A lon
 of a stage: rows by RULER's names, one needle each), and all models may be asked for them (`ruler` of the config).
 
 The protocol is that of protocol.py: each memory at the rate that its own search found, the same curriculum for all,
-three seeds. The last stage is longer than two tenths of the steps, so that `settled` compares losses of one stage.
+three seeds. A searched run is taught the first stages only (`stages` of the config's `search`), on the schedule of a
+run that ends there: the last stage costs more than all others together. It is longer than two tenths of the steps, so
+that `settled` compares losses of one stage.
 
 A part, one memory from one seed, is kept as soon as it is done:
 
@@ -55,9 +57,13 @@ class Needle(Comparison):
         return parts.sized(self.config, name, self.config["models"][check_choice("model", name, self.config["models"])])
 
     def trial(self, rate: float, seed: int, name: str) -> Trial:
-        """A model, taught the curriculum at a rate from a seed."""
-        training, data = curriculum(self.config, rate, seed)
-        return Trial(self.shape_of(name), training, data, taught=selected(self.config, "stages", "style"))
+        """A model, taught the curriculum at a rate from a seed; from the seed of the search its first stages."""
+        taught = selected(self.config, "stages", "style")
+        search = self.config["search"]
+        if seed == search.get("seed"):
+            taught["stages"] = taught["stages"][: search["stages"]]
+        training, data = curriculum({**self.config, **taught}, rate, seed)
+        return Trial(self.shape_of(name), training, data, taught)
 
     def identity(self, name: str, seed: int) -> dict[str, Any]:
         """The training and what is asked."""
