@@ -1,6 +1,6 @@
 """The frontier with one point more: a learner's own, beside the recorded ones, in the color of the outer loop."""
 
-from nl_course.views import frontier, frontier_drawing
+from nl_course.views import frontier
 from nl_course.views.frontier import Frontier
 
 
@@ -15,7 +15,7 @@ def beside_the_frontier(point: dict, **settings) -> YourFrontier:
     point = {**point, "runs": runs}  # the learner's file is in no commit of the course's
     frontier.LABELS[memory] = f"{memory} (yours)"
     frontier.GROUPS["all"] = tuple(frontier.LABELS)
-    frontier_drawing.STYLES[memory] = "outer"
+    frontier.STYLES[memory] = "outer"
     others = [p for p in found["points"] if (p["memory"], p["size"]) != (memory, point["size"])]
     found["points"] = [*others, point]
     return YourFrontier(point=frontier.key(point), **settings)

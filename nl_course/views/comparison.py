@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from nl_course.errors import CourseError, check_choice
 from nl_course.views.kit import theme
 from nl_course.views.kit.charts import Chart, chart
-from nl_course.views.optimizers_drawing import LOOKS as OPTIMISERS
+from nl_course.views.optimizers import LOOKS as OPTIMISERS
 
 # A model's name -> the memory whose style it has, its marker where that is another, and its name in words.
 MODELS = {

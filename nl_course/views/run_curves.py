@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nl_course.errors import CourseError, check_choice
 from nl_course.training.run_table import RunSummary
 from nl_course.views.kit.charts import Chart, chart
-from nl_course.views.training_board_drawing import STYLES, column
+from nl_course.views.training_board import STYLES, column
 
 OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "operations, by the rule 6 N D"}
 

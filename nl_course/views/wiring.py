@@ -10,11 +10,69 @@ import numpy as np
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.tasks.text import encode
-from nl_course.views import wiring_drawing as drawing
-from nl_course.views.attention_reading import words
+from nl_course.views.attention_reading import with_holes, words
+from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
 from nl_course.views.wiring_measure import CUTS, KINDS, LONGEST, MOST_WORDS, measure, recall, trained
+
+# Boxes (x, y, text, part) and arrows (from, to, text, its share of the way, above or below); numbers are the order.
+GRAPHS = {
+    "LMM": (
+        {
+            "P": (1.2, 2.6, "persistent tokens<br>written first", "persistent"),
+            "x": (1.2, 1, "word", ""),
+            "memory": (4.4, 1.9, "memory M", "memory"),
+            "gate": (7.2, 1, "gate", ""),
+            "o": (9.3, 1, "output", ""),
+        },
+        [("P", "memory", ""), ("x", "memory", "1 write x"), ("memory", "gate", "2 read"), ("x", "gate", "3 gate"),
+         ("gate", "o", "")],
+    ),
+    "MAC": (
+        {
+            "x": (0.7, 1, "word", ""),
+            "old": (2.4, 2.6, "memory as the<br>segment began", "memory"),
+            "P": (4.5, 2.6, "persistent<br>tokens", "persistent"),
+            "attention": (4.5, 1, "attention", "attention"),
+            "new": (6.7, 2.6, "memory after<br>the write", "memory"),
+            "gate": (8.2, 1, "gate", ""),
+            "o": (9.5, 1, "output", ""),
+        },
+        [("x", "old", "1 ask"), ("old", "attention", "1 retrieve"), ("x", "attention", "2 attend"),
+         ("P", "attention", ""), ("attention", "new", "3 write y"), ("new", "gate", "4 read"),
+         ("attention", "gate", "5 gate"), ("gate", "o", "")],
+    ),
+    "MAG": (
+        {
+            "P": (1.2, 1.8, "persistent<br>tokens", "persistent"),
+            "x": (1.2, 0.8, "word", ""),
+            "memory": (4.4, 2.6, "memory M", "memory"),
+            "attention": (4.4, 0.8, "attention", "attention"),
+            "gate": (7.2, 0.8, "gate", ""),
+            "o": (9.3, 0.8, "output", ""),
+        },
+        [("P", "memory", ""), ("P", "attention", ""), ("x", "attention", "1 attend"), ("x", "memory", "2 write x"),
+         ("memory", "gate", "3 read"), ("attention", "gate", "4 gate"), ("gate", "o", "")],
+    ),
+    "MAL": (
+        {
+            "P": (1.2, 2.6, "persistent<br>tokens", "persistent"),
+            "x": (1.2, 0.9, "word", ""),
+            "memory": (3.6, 2.6, "memory M", "memory"),
+            "add": (5.2, 0.9, "x + read", ""),
+            "attention": (7.4, 0.9, "attention", "attention"),
+            "o": (9.4, 0.9, "output", ""),
+        },
+        [("P", "memory", ""), ("x", "memory", "1 write x"), ("memory", "add", "2 read"), ("x", "add", "2 add"),
+         ("add", "attention", "3 attend"), ("attention", "o", "")],
+    ),
+}  # fmt: skip
+# With a residual path around attention: what goes past it in MAL, and what attention is called in the others.
+PAST_ATTENTION = ("memory", "o", "4 add the read")
+ADDED_TO = {"MAC": "word + attention", "MAG": "word + attention"}
+LOOKS = {"LMM": "titans", "MAC": "mac", "MAG": "mag", "MAL": "mal"}
+BYTES = ("memory", "attention", "persistent", "convolutions")
 
 TEXT = "The key is 7. Keep it. The sea is calm and the boats are in. What is the key? "
 LEARNED = ("untrained", "trained on needles")
@@ -92,6 +150,101 @@ def outcome(arrays: dict) -> str | None:
     return ANSWERS[0] if first == 1 else ANSWERS[2] if first == arrays["token"] else ANSWERS[1]
 
 
+def draw(arrays: dict, figure) -> None:
+    """The wiring, the map of what each part sees, the bytes and the cuts of `arrays`."""
+    words = _wiring(arrays, figure)
+    own, full = theme.style(LOOKS[arrays["kind"]]), theme.style("attention")
+    rows = list(arrays["seen"])
+    sizes = np.array([arrays["seen"][name] for name in rows])
+    logs = np.where(sizes > 0, np.log10(np.maximum(sizes, 1e-12)), np.nan)
+    place = np.arange(1, len(arrays["names"]) + 1)
+    figure.add_heatmap(
+        z=with_holes(logs), x=place, y=rows, name="seen", xaxis="x2", yaxis="y2", colorscale=theme.SIZES, zmin=-4,
+        zmax=0, xgap=1, ygap=3, hoverongaps=False,
+        hovertemplate="%{y}: word %{x} changes it by 10^%{z:.1f}<extra></extra>",
+        colorbar=dict(thickness=10, x=0.6, y=0.2, len=0.46, tickvals=[-4, -2, 0], ticktext=["0.01 %", "1 %", "100 %"]),
+    )  # fmt: skip
+    held = [arrays["bytes"][name] for name in BYTES]
+    figure.add_bar(
+        x=[*held, arrays["cache"]], y=[*BYTES, "a full KV cache"], orientation="h", name="bytes", xaxis="x3",
+        yaxis="y3", text=[f"{size:,}" for size in (*held, arrays["cache"])], textposition="outside", cliponaxis=False,
+        marker=dict(color=[own.color] * 4 + [full.color], pattern=dict(shape=[own.pattern] * 4 + [full.pattern])),
+    )  # fmt: skip
+    worth = arrays["worth"]
+    figure.add_bar(
+        x=[100 * share for share in worth.values()], y=list(worth), orientation="h", name="cut", xaxis="x4", yaxis="y4",
+        text=[f"{share:.0%}" for share in worth.values()], textposition="outside", cliponaxis=False,
+        marker=dict(color=theme.style("outer").color, pattern=dict(shape="x")),
+    )  # fmt: skip
+    small = dict(size=11)
+    titles = (
+        (0, 0.43, f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
+        (0.78, 0.43, "Bytes kept after the text"), (0.78, 0.15, arrays["worth_title"]),
+    )  # fmt: skip
+    figure.update_layout(
+        margin=dict(l=130, r=20, t=20, b=70), showlegend=False, bargap=0.3,
+        xaxis=dict(domain=(0, 1), range=[0, 10], visible=False),
+        yaxis=dict(domain=(0.54, 1), range=[0.3, 3.2], visible=False),
+        xaxis2=dict(domain=(0, 0.59), anchor="y2", tickvals=place, ticktext=arrays["names"], tickangle=-60,
+                    tickfont=small, title="words of the text", showgrid=False, range=[0.5, len(place) + 0.5]),
+        yaxis2=dict(domain=(0, 0.4), anchor="x2", autorange="reversed", showgrid=False),
+        xaxis3=dict(domain=(0.78, 0.95), anchor="y3", nticks=3, rangemode="tozero", showticklabels=False),
+        yaxis3=dict(domain=(0.2, 0.4), anchor="x3", autorange="reversed", tickfont=dict(size=11)),
+        xaxis4=dict(domain=(0.78, 0.95), anchor="y4", title="per cent", nticks=3, rangemode="tozero"),
+        yaxis4=dict(domain=(0, 0.13), anchor="x4", autorange="reversed", tickfont=dict(size=11)),
+        annotations=words + [
+            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
+            for x, y, text in titles
+        ],
+        shapes=[dict(type="rect", x0=arrays["token"] - 0.5, x1=arrays["token"] + 0.5, y0=0, y1=1, xref="x2",
+                     yref="y2 domain", line=dict(color=theme.style("outer").color, width=2))],
+    )  # fmt: skip
+
+
+def _wiring(arrays: dict, figure) -> list[dict]:
+    """Arrows as lines with a head, boxes as annotations, which it returns. What is cut is grey and dotted."""
+    boxes, arrows = GRAPHS[arrays["kind"]]
+    if arrays["residual"] and arrays["kind"] == "MAL":
+        arrows = [*arrows, PAST_ATTENTION]
+    lit, off = theme.style("outer").color, theme.MUTED
+    words = []
+    for start, end, said in arrows:
+        (x0, y0, _, part0), (x1, y1, _, part1) = boxes[start], boxes[end]
+        dead = arrays["cut"] in (part0, part1) and arrays["cut"] != "nothing" and not _passes(arrays, start, end)
+        reach = 0.86 if abs(x1 - x0) > 1.5 else 0.66  # the head stays clear of the box
+        head = (x0 + reach * (x1 - x0), y0 + 0.8 * (y1 - y0))
+        figure.add_scatter(
+            x=[x0, head[0]], y=[y0, head[1]], mode="lines+markers", name=f"{start} to {end}", hoverinfo="skip",
+            line=dict(color=off if dead else lit, width=1 if dead else 3, dash="dot" if dead else "solid"),
+            marker=dict(symbol="arrow", angleref="previous", size=[0, 9 if dead else 14], color=off if dead else lit),
+        )  # fmt: skip
+        if said:
+            words.append(dict(x=(x0 + x1) / 2, y=(y0 + y1) / 2, text=said, bgcolor="white", showarrow=False,
+                              font=dict(color=off if dead else theme.INK)))  # fmt: skip
+    for name, (x, y, text, part) in boxes.items():
+        dead = part and part == arrays["cut"]
+        text = f"“{arrays['names'][arrays['token'] - 1]}”" if name == "x" else text
+        if name == "attention" and arrays["residual"]:
+            text = ADDED_TO.get(arrays["kind"], text)
+        text += f"<br>{arrays['reach']}" if name == "attention" and not dead else "<br>(cut)" if dead else ""
+        words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="#F4F4F4" if dead else "white", borderpad=5,
+                          bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).color,
+                          borderwidth=2, font=dict(color=off if dead else theme.INK)))  # fmt: skip
+    return words
+
+
+def _passes(arrays: dict, start: str, end: str) -> bool:
+    """Arrows through an attention that is cut, where its place passes on what it is given: in MAC always, in MAG with a
+    residual path, and in MAL without one."""
+    through = {"MAC": {("x", "attention"), ("attention", "new"), ("attention", "gate")}}
+    if arrays["residual"]:
+        through["MAG"] = {("x", "attention"), ("attention", "gate")}
+    else:
+        through["MAC"].remove(("attention", "gate"))
+        through["MAL"] = {("add", "attention"), ("attention", "o")}
+    return arrays["cut"] == "attention" and (start, end) in through.get(arrays["kind"], ())
+
+
 class Wiring(View):
     """MAC, MAG, MAL or the memory alone, one part cut at a time."""
 
@@ -137,4 +290,4 @@ class Wiring(View):
             slider.value = min(slider.value, int(groups.max()) + 1)
             slider.max = int(groups.max()) + 1
 
-    compute, draw, read_out = pure(by_name(compute), drawing.draw, read_out)
+    compute, draw, read_out = pure(by_name(compute), draw, read_out)

@@ -14,12 +14,12 @@ from nl_course.views.clocks import (
     Clocks,
     Learner,
     compute,
+    draw,
     model,
     outcome,
     rules,
     stream,
 )
-from nl_course.views.clocks_drawing import draw
 
 START = dict(fast=8, slow=64, fast_rate=1.0, slow_rate=8.0, switch=128, back=184, variant="sequential")
 

@@ -13,12 +13,12 @@ from nl_course.views.frontier import (
     SHOWN,
     Frontier,
     compute,
+    draw,
     key,
     on_the_frontier,
     questions,
     recorded,
 )
-from nl_course.views.frontier_drawing import draw
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from torch.nn.functional import cross_entropy
 from nl_course.errors import CourseError
 from nl_course.model import LanguageModel, ModelConfig
 from nl_course.tasks.text import encode
-from nl_course.views.inner_microscope import TEXT, InnerMicroscope, compute, read, running_mean, variant
-from nl_course.views.microscope_drawing import draw
+from nl_course.views.inner_microscope import TEXT, InnerMicroscope, compute, draw, read, running_mean, variant
 
 WORDS = "abc abd abc abd, and on it goes"
 START = {"token": 7, "layer": 2, "head": 1, "start": "learned", "mini_batch": 4}

@@ -6,6 +6,7 @@ import pytest
 from nl_course.errors import CourseError
 from nl_course.views.million_books import (
     FIXED,
+    HATCH,
     INDEX,
     STYLES,
     MillionBooks,
@@ -18,7 +19,6 @@ from nl_course.views.million_books import (
     recorded,
     state_bytes,
 )
-from nl_course.views.million_books_drawing import HATCH
 
 DOCS, NOVEL = "a module's docstrings (5 kB)", "a novel (600 kB)"
 

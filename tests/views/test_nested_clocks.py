@@ -90,7 +90,7 @@ def test_the_gradient_arrives_where_later_tokens_read():
 def test_draw_shows_what_has_come_back():
     for moment, come in ((0, 0), (BOUNDARIES + 3, 3), (2 * BOUNDARIES + 1, BOUNDARIES)):
         figure = go.Figure()
-        view_module.drawing.draw(compute(moment), figure)
+        view_module.draw(compute(moment), figure)
         heat = next(trace for trace in figure.data if trace.type == "heatmap")
         assert np.isfinite(np.array(heat.customdata, dtype=float)).any(0).sum() == come
         bars = next(trace for trace in figure.data if trace.name == "with the cuts")

@@ -16,11 +16,11 @@ from nl_course.views.optimizers import (
     STEPS,
     Optimizers,
     compute,
+    draw,
     inputs,
     loss_of,
     outcome,
 )
-from nl_course.views.optimizers_drawing import draw
 
 BEGIN = {
     "one": "momentum", "other": "Adam", "curvature": 8.0, "tilt": 30, "ripple": 0.3, "rate": 0.05, "momentum": 0.8

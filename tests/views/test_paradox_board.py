@@ -6,7 +6,6 @@ import torch
 
 from nl_course.memories.ablations.switches import Ablation, ablated
 from nl_course.views import paradox_board as board
-from nl_course.views import paradox_board_drawing as drawing
 from nl_course.views.paradox_board import ANSWERS, MODELS, ParadoxBoard, compute, key_of, live, told_apart
 
 
@@ -58,7 +57,7 @@ def test_seeds_that_move_together_are_told_apart():
 
 def test_draw_shows_the_arrays():
     arrays, figure = compute("TTT-MLP", read_with="key", trained_so=True), go.Figure()
-    drawing.draw(arrays, figure)
+    board.draw(arrays, figure)
     means = [t for t in figure.data if t.name == "recall, recorded"]
     places = ("as trained", "switched", "trained so")
     assert list(means[0].y) == [arrays["recall"][p]["mean"] for p in places if arrays["recall"][p]]
@@ -72,7 +71,7 @@ def test_an_inner_loop_that_ran_away_is_said_and_not_drawn():
     arrays["recall"]["switched"] = {"by_seed": [None], "mean": None, "low": None, "high": None}
     assert "ran away" in board.read_out(arrays)
     figure = go.Figure()
-    drawing.draw(arrays, figure)
+    board.draw(arrays, figure)
     assert next(len(t.x) for t in figure.data if t.name == "recall, recorded") == 1
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from nl_course.errors import CourseError
 from nl_course.files import asset
-from nl_course.views import frontier, frontier_drawing
+from nl_course.views import frontier
 from nl_course.views.capstone_point import beside_the_frontier
 from nl_course.views.run_curves import run_curves
 from nl_course.views.training_board import recorded
@@ -53,7 +53,7 @@ def test_a_learners_point_stands_beside_the_recorded_ones(monkeypatch):
     monkeypatch.setattr(frontier, "recorded", lambda: found)
     monkeypatch.setattr(frontier, "LABELS", dict(frontier.LABELS))
     monkeypatch.setattr(frontier, "GROUPS", dict(frontier.GROUPS))
-    monkeypatch.setattr(frontier_drawing, "STYLES", dict(frontier_drawing.STYLES))
+    monkeypatch.setattr(frontier, "STYLES", dict(frontier.STYLES))
     middle = next(p for p in found["points"] if p["size"] == "middle" and p["memory"] == "linear")
     mine = {**middle, "memory": "my_memory"}
     for _ in range(2):  # a point made again takes the place of the first

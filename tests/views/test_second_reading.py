@@ -12,7 +12,6 @@ from nl_course.nested import NestedLanguageModel, e2e_config, with_inner_loop, w
 from nl_course.record import parts
 from nl_course.tasks.text import encode
 from nl_course.views import second_reading as view_module
-from nl_course.views import second_reading_drawing as drawing
 from nl_course.views.second_reading import FARTHEST, FILLER, OTHER, TEXT, SecondReading, compute, read_out
 
 MADE, PLAIN = view_module.CHECKPOINTS
@@ -86,7 +85,7 @@ def test_steps_clips_and_bytes_are_counted(models):
 
 def test_draw_shows_the_arrays(models):
     arrays, figure = compute(models, RATES, {}, SET), go.Figure()
-    drawing.draw(arrays, figure)
+    view_module.draw(arrays, figure)
     named = {trace.name: trace for trace in figure.data}
     last = np.mean(arrays["second"][-8:])
     assert named["second reading"].y[-1] == pytest.approx(last, abs=1e-5)
@@ -126,7 +125,7 @@ def test_what_blows_up_is_said(models):
     arrays = compute(models, RATES, {}, SET)
     words = read_out({**arrays, "second": np.full_like(arrays["second"], np.nan)})
     assert "blow up" in words
-    drawing.draw({**arrays, "second": np.full_like(arrays["second"], np.nan)}, go.Figure())
+    view_module.draw({**arrays, "second": np.full_like(arrays["second"], np.nan)}, go.Figure())
 
 
 def test_bad_settings_are_told_in_words(models):

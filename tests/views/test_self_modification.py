@@ -66,7 +66,7 @@ def test_the_gain_is_found_where_there_is_one():
 
 def test_draw_shows_the_arrays():
     arrays, figure = compute(**PLAIN), go.Figure()
-    view_module.drawing.draw(arrays, figure)
+    view_module.draw(arrays, figure)
     named = {trace.name: trace for trace in figure.data}
     assert np.allclose(named["retention"].y, arrays["drift"]["retention"]) or "step" in named
     assert any(np.allclose(t.y, arrays["drift"]["key"]) for t in figure.data if t.name == "key")

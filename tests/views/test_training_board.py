@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from nl_course.errors import CourseError
-from nl_course.views import training_board_drawing as drawing
-from nl_course.views.training_board import TrainingBoard, off_by, parameters, recorded
+from nl_course.views.training_board import TrainingBoard, off_by, parameters, recorded, smooth
 
 pytestmark = pytest.mark.slow
 QUICK = dict(steps=20, memory="linear")
@@ -35,7 +34,7 @@ def test_steps_taken_are_steps_shown(board):
     board.runner.step(2)
     shown = lines(board)[-1]
     assert list(shown.x) == [1, 2] and "Paused at step 2" in board.readout
-    assert list(shown.y) == pytest.approx(drawing.smooth([1, 2], [m["loss"] for m in board.runner.metrics]))
+    assert list(shown.y) == pytest.approx(smooth([1, 2], [m["loss"] for m in board.runner.metrics]))
     assert list(lines(board, "y3")[-1].y) == [m["grad_norm"] for m in board.runner.metrics]
     assert list(lines(board, "y4")[-1].y) == pytest.approx([m["memory_bytes"] / 1e9 for m in board.runner.metrics])
     assert board.start_button.description == "Go on" and board.pause_button.disabled
@@ -114,5 +113,5 @@ def test_in_a_kernel_drawing_is_left_to_the_kernels_own_thread(tmp_path):
 def test_factors_and_counts():
     assert off_by(10, 20) == off_by(20, 10) == 2 and off_by(None, 1) is None
     assert parameters("linear", "small") < parameters("linear", "micro") < parameters("linear", "tiny")
-    assert drawing.smooth([1, 2, 3], [1.0, 2.0, 3.0], 2) == [1, 1.5, 2.5]
-    assert drawing.smooth([1, 5, 10], [1.0, 2.0, 3.0], 6) == [1, 1.5, 2.5]
+    assert smooth([1, 2, 3], [1.0, 2.0, 3.0], 2) == [1, 1.5, 2.5]
+    assert smooth([1, 5, 10], [1.0, 2.0, 3.0], 6) == [1, 1.5, 2.5]

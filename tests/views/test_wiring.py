@@ -16,8 +16,7 @@ from nl_course.tasks.text import encode
 from nl_course.training.checkpoint import save_model
 from nl_course.views import wiring_measure
 from nl_course.views.attention_reading import words
-from nl_course.views.wiring import ANSWERS, TEXT, Wiring, compute
-from nl_course.views.wiring_drawing import BYTES, GRAPHS, draw
+from nl_course.views.wiring import ANSWERS, BYTES, GRAPHS, TEXT, Wiring, compute, draw
 from nl_course.views.wiring_measure import CUTS, KINDS, LOOKED_AT, NEAR, measure, model_of
 
 GROUPS = words(encode(TEXT).numpy())
