@@ -10,11 +10,12 @@ import pytest
 
 from nl_course.export import fixed_files
 from nl_course.export.cells import with_links
+from nl_course.notebooks import all_notebooks
 from nl_course.views.kit.theme import SYMBOLS
 from tools.diagrams.__main__ import FOLDER, contents
 from tools.diagrams.everything import drawings
 from tools.diagrams.shapes import INKS, SMALL, WIDTH, Drawing, Rect, crosses, text_width
-from tools.run_notebooks import ROOT, all_notebooks
+from tools.run_notebooks import ROOT
 
 DRAWINGS = {drawing.name: drawing for drawing in drawings()}
 TINT = 0.1  # how much of a symbol's color a box has behind its text

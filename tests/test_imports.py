@@ -16,7 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # The floors of the house. A package may import from floors below its own and from its neighbors.
 FLOORS = (
     ("nl_course", "moved"),
-    ("errors", "files", "limits", "manifest", "newton_schulz", "renamed", "roles", "seeding", "tensor_files"),
+    (
+        "errors",
+        "files",
+        "limits",
+        "manifest",
+        "newton_schulz",
+        "notebooks",
+        "renamed",
+        "roles",
+        "seeding",
+        "tensor_files",
+    ),
     ("memories", "scaling", "tasks"),
     ("model", "presets", "optimizers"),
     ("nested", "official", "family"),

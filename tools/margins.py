@@ -31,7 +31,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
-from tools.run_notebooks import ROOT, all_notebooks
+from nl_course.notebooks import all_notebooks
+from tools.run_notebooks import ROOT
 
 # PyTorch's own kernels, MKL's and oneDNN's. Not every processor heeds MKL's first variable; all heed the second.
 REDUCED = {

@@ -18,16 +18,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 from nl_course.files import write_atomically
+from nl_course.notebooks import all_notebooks
 
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_KEYS = {"tags", "nl_course", "jupyter", "editable", "slideshow"}
-
-
-def all_notebooks() -> list[Path]:
-    """The course's notebooks in reading order."""
-    return sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def normalise(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 
 from nl_course.files import PICTURES
+from nl_course.notebooks import all_notebooks
 from tools.browser import Lab, NoBrowser, Page, chromium
-from tools.run_notebooks import ROOT, all_notebooks
+from tools.run_notebooks import ROOT
 
 SHOTS, PREVIEWS = ROOT / "shots", ROOT / "assets/previews"
 WIDTH, HEIGHT = 1100, 1400

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from nl_course.errors import DONE, FOUND, CourseError
 from nl_course.files import cache_folder, check_writable, course_root, pip_install, reason
+from nl_course.notebooks import all_notebooks
 
 OLDEST_PYTHON = (3, 11)
 SMALL_MEMORY = 4e9  # bytes; the core of the course runs in this much
@@ -422,7 +423,7 @@ def library() -> Iterator[Check]:
 def course() -> Iterator[Check]:
     """Notebooks and assets are where they belong."""
     root = course_root()
-    notebooks = len(list((root / "notebooks").glob("*.ipynb")))
+    notebooks = len(all_notebooks(root))
     if not notebooks or not (root / "assets").is_dir():
         text = f"the notebooks or assets are missing from {root}"
         yield Check("course", "fix", text, "download the course again, all of it")

@@ -29,6 +29,7 @@ from nl_course.files import (
     write_atomically,
 )
 from nl_course.manifest import NOT_PLAIN, Manifest, digest
+from nl_course.notebooks import all_notebooks, named
 
 START = "00_start_here.ipynb"
 _WRITTEN = ".nl_course_copy.json"  # in a copy: the manifest of what the course wrote there
@@ -83,7 +84,7 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
     root = course_root().resolve()
     if folder == root or any(folder.is_relative_to(root / part) for part in ("notebooks", "assets")):
         raise CourseError(f"a copy cannot stand in the course's own folder {folder}; choose another one.")
-    notebooks = {path.name: path for path in sorted((root / "notebooks").glob("*.ipynb"))}
+    notebooks = {path.name: path for path in all_notebooks(root)}
     if not notebooks:
         raise CourseError(f"the course's notebooks are missing from {root / 'notebooks'}.")
     pages = {path.name: path for path in sorted((root / "notebooks").glob("*.md"))}
@@ -181,13 +182,11 @@ def _save_under_date(target: Path) -> str:
 
 
 def _notebook_named(name: str, names: list[str]) -> str:
-    """The notebook or page that the learner means: its file name, with or without its ending, or its number."""
+    """The notebook or page that the learner means: its file name, with or without its ending, or its label."""
     wanted = Path(name).name
-    matching = [known for known in names if wanted in (known, Path(known).stem)]
-    if not matching and wanted.isdecimal():
-        matching = [known for known in names if known.startswith(f"{int(wanted):02d}_")]
-    if matching:
-        return matching[0]
+    stems = {Path(known).stem: known for known in names}
+    if found := named(Path(wanted).stem, list(stems)):
+        return stems[found]
     return check_choice("notebook", wanted if Path(wanted).suffix else f"{wanted}.ipynb", names)
 
 

@@ -26,6 +26,7 @@ from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.export.running import run_notebook
 from nl_course.files import PICTURES, check_folder, course_root, reason
 from nl_course.manifest import Manifest
+from nl_course.notebooks import all_notebooks, named
 
 PLAIN_FILES = ("LICENSE", "CITATION.cff", "environment.yml")  # files that pages link to and that are copied as they are
 _WRITTEN = ".nl_course_export.json"  # in an export: the manifest of what was written there
@@ -51,7 +52,7 @@ def export(
 ) -> Exported:
     """Writes the pages into `folder`: a new or empty one, or an earlier export, which is brought up to date.
 
-    `notebooks` are names or their beginnings ("03"), all if None; `jobs` of them run at once; `say` is given a line for
+    `notebooks` are names or labels ("03", "05b"), all if None; `jobs` of them run at once; `say` is given a line for
     each that is done. A notebook with a failing cell gets a page with what came before it, and is in `failed`. Raises
     CourseError for an unknown notebook, for a folder inside the course's notebooks or assets, and, before anything is
     done, for a folder that holds files of somebody else in place of the pages.
@@ -128,13 +129,8 @@ def opened(folder: Path, paths: Sequence[str]) -> Manifest:
     return manifest
 
 
-def all_notebooks(root: Path) -> list[Path]:
-    """The course's notebooks in reading order."""
-    return sorted((root / "notebooks").glob("[0-9]*.ipynb"))
-
-
 def chosen(root: Path, names: Sequence[str] | None) -> list[Path]:
-    """The notebooks meant by names or by their beginnings, in reading order; all if `names` is None.
+    """The notebooks meant by names or labels, in reading order; all if `names` is None.
 
     Raises CourseError for a name that fits none of them or several.
     """
@@ -144,8 +140,7 @@ def chosen(root: Path, names: Sequence[str] | None) -> list[Path]:
     stems = set()
     for name in names:
         stem = Path(name).name.removesuffix(".ipynb")
-        matching = [full for full in known if stem and full.startswith(stem)]
-        stems.add(matching[0] if len(matching) == 1 else check_choice("notebook", stem, known))
+        stems.add(named(stem, list(known)) or check_choice("notebook", stem, known))
     return [path for stem, path in known.items() if stem in stems]
 
 

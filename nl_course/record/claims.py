@@ -14,6 +14,7 @@ from functools import cache
 
 from nl_course.errors import check_choice
 from nl_course.files import asset
+from nl_course.notebooks import label
 
 VERDICTS = ("supported", "contradicted", "open")
 
@@ -47,7 +48,7 @@ def by_verdict(verdict: str) -> list[Claim]:
 def link(cell: str) -> str:
     """A Markdown link to a cell, as JupyterLab follows it."""
     notebook, name = cell.split("#")
-    return f"[{notebook[:2]}]({notebook}.ipynb#cell-id={name})"
+    return f"[{label(notebook)}]({notebook}.ipynb#cell-id={name})"
 
 
 def table() -> str:

@@ -13,8 +13,6 @@ from nl_course.app import student
 from nl_course.app.student import add_command, build, strip_notebook, strip_source
 from nl_course.errors import CourseError
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
-from nl_course.export import all_notebooks
-from nl_course.files import course_root
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 
@@ -162,6 +160,7 @@ SOURCE = '''
 import math
 import torch
 from nl_course.exercises.framework.engine import Exercise, Wrong
+from nl_course.notebooks import all_notebooks
 
 # a comment that says the answer is 42
 def reference(x): return torch.exp(x)
@@ -228,7 +227,7 @@ def test_notebooks_lose_solution_cells_and_printed_solutions():
     assert [len(cell.outputs) for cell in left.cells[1:]] == [1, 0] and left.cells[2].execution_count is None
 
 
-@pytest.mark.parametrize("path", all_notebooks(course_root()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_a_stripped_notebook_is_one_by_jupyters_own_rules(path):
     nbformat.validate(nbformat.reads(strip_notebook(path.read_text("utf-8")), as_version=4))
 

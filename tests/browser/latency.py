@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from nl_course.notebooks import all_notebooks
 from tools.browser import Lab, NoBrowser, chromium
-from tools.run_notebooks import all_notebooks
 from tools.shots import copy_course
 
 

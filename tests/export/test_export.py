@@ -12,10 +12,11 @@ import pytest
 
 import nl_course.export
 from nl_course.errors import CourseError
-from nl_course.export import all_notebooks, cells, chosen, export, slides
+from nl_course.export import cells, chosen, export, slides
 from nl_course.export.maths import with_mathml
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
+from nl_course.notebooks import all_notebooks
 from nl_course.views.kit.plot import STILL
 
 
@@ -48,10 +49,10 @@ def site(tmp_path_factory):
 
 def test_every_notebook_and_every_text_has_a_page(site):
     done, pages = site
-    for path in all_notebooks(course_root()):
+    for path in all_notebooks():
         assert {f"{path.stem}.html", f"{path.stem}.slides.html"} <= set(pages)
     assert {"index.html", "contributing.html"} <= set(pages) and not done.failed
-    assert len(done.slides) == len(all_notebooks(course_root()))
+    assert len(done.slides) == len(all_notebooks())
 
 
 def test_every_link_leads_somewhere(site):

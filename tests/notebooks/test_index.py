@@ -61,10 +61,10 @@ def test_every_link_leads_to_a_file_and_to_a_heading_in_it(name):
     for cell in places.cells().values():
         headings.setdefault(f"{cell.notebook}.ipynb", set()).add(places.anchor(cell.heading))
     links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text("utf-8"))
-    assert len(links) > 50
+    assert len(links) > 10
     for link in links:
         target, _, fragment = link.partition("#")
-        assert (ROOT / "notebooks" / target).resolve().is_file(), link
+        assert ((ROOT / name).parent / target).resolve().is_file(), link
         assert not fragment or fragment in headings[target], link
 
 

@@ -6,9 +6,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from nl_course.notebooks import all_notebooks
 from tests.notebooks import structure
 from tests.notebooks.structure import Book
-from tools.run_notebooks import VIEW, all_notebooks, normalise
+from tools.run_notebooks import VIEW, normalise
 
 NOTEBOOKS = all_notebooks()
 PROSE = "These words explain the idea at some length, ask the learner to predict, and say what it means. " * 4
@@ -158,6 +159,27 @@ def test_every_check_was_shown_to_fail():
 
 def book(name: str, *cells) -> Book:
     return Book(name, new_notebook(cells=list(cells)), Path())
+
+
+def closing_with(words):
+    return alter(-1, source=words)
+
+
+def test_a_further_notebook_and_the_tour_need_no_exercises_and_no_questions(good):
+    for _ in range(3):
+        good.notebook.cells.pop(7)  # an exercise; its text stays
+    closing_with("What you can now say: much.")(good)
+    for name in ("01b_title.ipynb", "tour.ipynb"):
+        free = Book(name, good.notebook, good.folder)
+        assert faults(free, "it_opens_and_closes_as_all_do") == faults(free, "exercises_are_checked") == []
+    assert "lacks 'discuss'" in faults(good, "it_opens_and_closes_as_all_do")[0]
+
+
+def test_an_exercise_stays_with_its_number(good):
+    assert faults(Book("01b_title.ipynb", good.notebook, good.folder), "exercises_are_checked") == []
+    for name in ("02b_title.ipynb", "tour.ipynb"):
+        wrong = faults(Book(name, good.notebook, good.folder), "exercises_are_checked")
+        assert [fault.split(" belongs")[0] for fault in wrong] == [f"the exercise 1.{n}" for n in "123"]
 
 
 def test_definitions_that_stand_twice_are_found():

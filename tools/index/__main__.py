@@ -5,13 +5,15 @@ import sys
 
 import nbformat
 
-from tools.index import evidence, family, glossary, places, results, rules
-from tools.run_notebooks import ROOT, all_notebooks, write
+from nl_course.notebooks import all_notebooks
+from tools.index import contents, evidence, family, glossary, places, results, rules
+from tools.run_notebooks import ROOT, write
 
 PAGES = {
     "notebooks/glossary.md": glossary.page,
     "notebooks/evidence.md": evidence.page,
     "notebooks/results.md": results.page,
+    "README.md": contents.readme,
 }
 
 
@@ -38,7 +40,7 @@ def write_cells() -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary, evidence and results.")
+    parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary, evidence, results, contents.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
     options = parser.parse_args()
     stale = list(changed_cells()) if options.check else write_cells()

@@ -1,5 +1,6 @@
 """The table of evidence: equations with their functions, tests and cells; users' questions; sentences."""
 
+from nl_course.notebooks import label
 from tools.index.places import cell, data, function, test
 
 
@@ -47,7 +48,7 @@ def page() -> str:
             "## What each notebook lets you say, and what earns it",
             "",
             *head("notebook", "sentence", "earned in"),
-            *(row(s["notebook"][:2], s["sentence"], places(s["cells"])) for s in data("sentences")),
+            *(row(label(s["notebook"]), s["sentence"], places(s["cells"])) for s in data("sentences")),
             "",
         ]
     )  # fmt: skip

@@ -2,9 +2,9 @@
 
 import re
 
+from nl_course.notebooks import TOUR, all_notebooks, is_core
 from tools.index import family, rules
 from tools.index.places import Cell, anchor, cells, data
-from tools.run_notebooks import all_notebooks
 
 # What a link cannot stand in: code, formulas, links and pictures, HTML, headings, the folded still pictures, and the
 # tables of the family.
@@ -35,25 +35,36 @@ def first_use(source: str, entry: dict) -> tuple[int, int] | None:
 
 
 def linked(texts: list[tuple[str, str]]) -> dict[str, str]:
-    """name -> text with links, for those of the (name, text) in reading order that change. A term is linked where it is
-    first used; a link that stands elsewhere is taken away."""
+    """name -> text with links, for those of the (name, text) that change, in the order of `prose`. A term is linked
+    where it is first used, in the tour and again in the numbered notebooks; a link that stands elsewhere is removed."""
     before = dict(texts)
     now = {name: re.sub(r"\[([^\]]+)\]\(glossary\.md#[^)]*\)", r"\1", text) for name, text in texts}
+    tour = [name for name in now if name.startswith(f"{TOUR}#")]
+    numbered = [name for name in now if name not in tour]
     for entry in data("glossary"):
-        for name in now:
-            if place := first_use(now[name], entry):
-                start, end = place
-                now[name] = f"{now[name][:start]}[{now[name][start:end]}]({link(entry['term'])}){now[name][end:]}"
-                break
+        _link_first(entry, tour, now)
+        _link_first(entry, numbered, now)
     return {name: text for name, text in now.items() if text != before[name]}
 
 
+def _link_first(entry: dict, names: list[str], texts: dict[str, str]) -> None:
+    """Links a term in the first of the named texts that uses it."""
+    for name in names:
+        if place := first_use(texts[name], entry):
+            before, used, after = texts[name][: place[0]], texts[name][slice(*place)], texts[name][place[1] :]
+            texts[name] = f"{before}[{used}]({link(entry['term'])}){after}"
+            return
+
+
 def prose() -> list[tuple[str, str]]:
-    """(notebook#id, source) of all text cells in reading order."""
+    """(notebook#id, source) of all text cells: the core notebooks in reading order, then the further ones, then the
+    tour. A reader of the core alone meets each term with its link."""
     import nbformat
 
     found = []
-    for path in all_notebooks():
+    core = [path for path in all_notebooks() if is_core(path.stem)]
+    rest = [path for path in all_notebooks() if not is_core(path.stem)]
+    for path in [*core, *sorted(rest, key=lambda path: path.stem == TOUR)]:
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 found.append((f"{path.stem}#{cell.id}", cell.source))

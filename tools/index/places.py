@@ -10,7 +10,8 @@ from pathlib import Path
 
 import nbformat
 
-from tools.run_notebooks import ROOT, all_notebooks
+from nl_course.notebooks import all_notebooks, label
+from tools.run_notebooks import ROOT
 
 DATA = Path(__file__).parent
 
@@ -30,13 +31,13 @@ class Cell:
 
     @property
     def link(self) -> str:
-        """Markdown that leads to the heading above the cell: `[03, Crosstalk](03_...ipynb#Crosstalk)`."""
-        return f"[{self.notebook[:2]}: {plain(self.heading)}]({self.notebook}.ipynb#{anchor(self.heading)})"
+        """Markdown that leads to the heading above the cell: `[03: Crosstalk](03_...ipynb#Crosstalk)`."""
+        return f"[{label(self.notebook)}: {plain(self.heading)}]({self.notebook}.ipynb#{anchor(self.heading)})"
 
 
 def plain(heading: str) -> str:
     """A heading without Markdown's marks, and without the number before a notebook's title."""
-    return re.sub(r"[`*]", "", re.sub(r"^\d\d · ", "", heading))
+    return re.sub(r"[`*]", "", re.sub(r"^\d\d[b-z]? · ", "", heading))
 
 
 def anchor(heading: str) -> str:

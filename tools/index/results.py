@@ -30,6 +30,7 @@ from typing import Any
 
 import nbformat
 
+from nl_course.notebooks import in_order, label
 from nl_course.record.seeds import difference, over_seeds
 from nl_course.tasks.needle_scores import wilson
 from tools.index.evidence import head, places
@@ -336,10 +337,10 @@ def page() -> str:
     lines = ["# Results", "", opening(rows), "", ABOUT, "", *head("verdict", "meaning", "claims")]
     for verdict, count in counts(rows).items():
         lines.append(f"| **{verdict}** | {VERDICTS[verdict]} | {count} |")
-    for stem in sorted({row["cells"][0].partition("#")[0] for row in rows}):
+    for stem in sorted({row["cells"][0].partition("#")[0] for row in rows}, key=in_order):
         mine = [row for row in rows if row["cells"][0].startswith(f"{stem}#")]
-        title = stem[3:].replace("_", " ")
-        lines += ["", f"## {stem[:2]}: {title}", ""]
+        title = stem.partition("_")[2].replace("_", " ")
+        lines += ["", f"## {label(stem)}: {title}", ""]
         lines += head("claim", "what came out here", "the paper's number", "verdict", "shown in; made by")
         lines += [row_of_page(row) for row in mine]
     return "\n".join([*lines, ""])

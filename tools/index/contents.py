@@ -1,0 +1,52 @@
+"""The README's list of notebooks: what each lets one say, and the minutes that its sections add up to.
+
+What stands between `<!-- notebooks -->` and `<!-- /notebooks -->` is made from the notebooks and from sentences.json:
+the tour and the core notebooks first, then the further ones.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+from nl_course.notebooks import TOUR, all_notebooks, is_core, label
+from tools.index.evidence import head, row
+from tools.index.places import Lost, data
+from tools.run_notebooks import ROOT
+
+README = ROOT / "README.md"
+FURTHER = "Further notebooks say more about the subject of a core one. No core notebook needs them."
+_MARKED = re.compile(r"(<!-- notebooks -->\n).*?(\n<!-- /notebooks -->)", re.S)
+
+
+def minutes(path: Path) -> int:
+    """Minutes to read a notebook and to try what it asks, all its sections together."""
+    return sum(nbformat.read(path, as_version=4).metadata.nl_course.minutes.values())
+
+
+def line(path: Path) -> str:
+    """The row of one notebook. Raises Lost where sentences.json has none for it."""
+    told = next((entry for entry in data("sentences") if entry["notebook"] == path.stem), None)
+    if told is None:
+        raise Lost(f"there is no sentence for {path.stem!r}.")
+    called = path.stem.partition("_")[2].replace("_", " ")
+    name = told.get("title", called or path.stem)
+    shown = name if path.stem == TOUR else f"{label(path.stem)} {name}"
+    return row(f"[{shown}](notebooks/{path.name})", told["sentence"], f"{minutes(path)} min")
+
+
+def tables() -> list[str]:
+    """The lines between the marks."""
+    columns = ("notebook", "you can then say", "to read and try")
+    first = [path for path in all_notebooks() if is_core(path.stem) or path.stem == TOUR]
+    further = [path for path in all_notebooks() if path not in first]
+    lines = ["", *head(*columns), *map(line, first), ""]
+    if further:
+        lines += [FURTHER, "", *head(*columns), *map(line, further), ""]
+    return lines
+
+
+def readme() -> str:
+    """README.md with its list as it should be."""
+    made = "\n".join(tables())
+    return _MARKED.sub(lambda mark: mark[1] + made + mark[2], README.read_text(encoding="utf-8"))
