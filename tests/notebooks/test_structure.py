@@ -175,6 +175,15 @@ def test_a_further_notebook_and_the_tour_need_no_exercises_and_no_questions(good
     assert "lacks 'discuss'" in faults(good, "it_opens_and_closes_as_all_do")[0]
 
 
+def test_the_cells_of_a_further_notebook_may_be_longer(good):
+    long = code("\n".join(f"x{i} = {i}" for i in range(10)))
+    good.notebook.cells[1:1] = [long] * 9
+    assert "median code cell has 10 lines; at most 7" in faults(good, "code_cells_are_short")[0]
+    assert faults(Book("01b_title.ipynb", good.notebook, good.folder), "code_cells_are_short") == []
+    good.notebook.cells[1:1] = [code(long.source + "\ny = 1")] * 20
+    assert "at most 10" in faults(Book("01b_title.ipynb", good.notebook, good.folder), "code_cells_are_short")[0]
+
+
 def test_an_exercise_stays_with_its_number(good):
     assert faults(Book("01b_title.ipynb", good.notebook, good.folder), "exercises_are_checked") == []
     for name in ("02b_title.ipynb", "tour.ipynb"):
