@@ -103,6 +103,7 @@ MOVED = {
     "views.shell": "views.kit.shell",
     "views.sync": "views.kit.sync",
     "views.theme": "views.kit.theme",
+    "views.two_loops": "views.stage",  # the stage's second dial shows what this view showed
     "views.training_board_drawing": "views.training_board",
     "views.wiring_drawing": "views.wiring",
 }
