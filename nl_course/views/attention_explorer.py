@@ -126,11 +126,11 @@ def draw(arrays: dict, figure) -> None:
     spots = ((LEFT[0], 1), *((RIGHT[0], top) for _, top in BANDS))
     figure.update_layout(
         showlegend=False, bargap=0.15, margin=dict(l=58, r=12, t=30, b=52),
-        xaxis=dict(**ticks, domain=LEFT, title="read: the key's place"),
-        yaxis=dict(**down, title="reader: the query's place"),
+        xaxis=dict(**ticks, domain=LEFT, title="the key: which byte is read"),
+        yaxis=dict(**down, title="the query: which byte reads"),
         xaxis2=dict(**bare, anchor="y2"), yaxis2=dict(domain=BANDS[0], anchor="x2", nticks=5),
         xaxis3=dict(**bare, anchor="y3"), yaxis3=dict(domain=BANDS[1], anchor="x3", nticks=4, rangemode="tozero"),
-        xaxis4=dict(**ticks, domain=RIGHT, anchor="y4", title="the key's place"),
+        xaxis4=dict(**ticks, domain=RIGHT, anchor="y4", title="the key: which byte is read"),
         yaxis4=dict(domain=BANDS[2], anchor="x4", nticks=4, rangemode="tozero"),
         annotations=[
             dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
@@ -146,7 +146,11 @@ def draw(arrays: dict, figure) -> None:
 def _titles(arrays: dict) -> tuple[str, str, str]:
     who = f"{arrays['unit'][:-1]} {arrays['token']}, “{arrays['names'][arrays['token'] - 1]}”"
     divisor = "" if arrays["temperature"] == 1 else f", divided by {arrays['temperature']:g}"
-    return f"Scores q·k/√d of {who}{divisor}", "Softmax: shares that add up to 1", "Brought into the mix: share x |v|"
+    return (
+        f"Scores q·k/√d of {who}{divisor}",
+        "Softmax: shares that add up to 1",
+        "Contribution to the answer: share x |v|",
+    )
 
 
 def _ticks(arrays: dict) -> dict:
@@ -166,13 +170,17 @@ def read_out(arrays: dict) -> str:
     effective = 2 ** arrays["entropy"]
     text = (
         f"Layer {arrays['layer']}, head {arrays['head']}: “{arrays['names'][row]}” at {row + 1} reads {listed}. "
-        f"Entropy {arrays['entropy']:.1f} bits of at most {arrays['most']:.1f}: as if it read "
-        f"{effective:.1f} {'byte' if effective < 1.05 else 'bytes'} evenly."
+        f"Its attention is as spread out as an even look at {effective:.1f} "
+        f"{'byte' if effective < 1.05 else 'bytes'} (entropy {arrays['entropy']:.1f} bits of at most "
+        f"{arrays['most']:.1f})."
     )
     if not np.isnan(arrays["induction"]):
-        text += f" In repeats, this head puts {arrays['induction']:.0%} of its weight on what came next last time."
+        text += (
+            f" Where the text repeats, this head puts {arrays['induction']:.0%} of its weight on the byte that came "
+            "next last time."
+        )
     if not arrays["mask"]:
-        text += f" Mask off: {arrays['ahead']:.0%} of all weight would go to bytes that are not read yet."
+        text += f" Without the mask, {arrays['ahead']:.0%} of all weight goes to bytes that come later."
     return text
 
 
@@ -191,7 +199,7 @@ class AttentionExplorer(View):
     name = "attention-explorer"
     title = "Which bytes does this one read, and why?"
     prediction = Prediction(
-        "The text is random and comes twice. One head, in the second copy: what will a byte there read most?",
+        "A random text stands here twice. This head reads from the second copy. Which byte gets most of its weight?",
         outcome,
         options=ANSWERS,
         until="Choose a byte in the second copy of the text, with the mask on and temperature 1.",

@@ -139,15 +139,15 @@ def draw(arrays: dict, figure) -> None:
         x=steps[1:][upto[1:]], y=1000 * arrays["seconds"][1:][upto[1:]], name="time", xaxis="x3", yaxis="y3",
         marker=dict(color=style.color), showlegend=False,
     )  # fmt: skip
-    titles = ((0, 1, f"What is kept: {what}, a column a token"), (0.64, 1, "Bytes of the whole cache"))
-    titles += ((0.64, 0.36, "Time of each token (ms)"),)
+    titles = ((0, 1, f"What is kept: {what}, one column per token"), (0.64, 1, "Bytes of the whole cache"))
+    titles += ((0.64, 0.36, "Time per token (ms)"),)
     axis = dict(range=[0.4, last + 0.6], domain=(0.64, 1))
     figure.update_layout(
         margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
         orientation="v", bgcolor=theme.VEIL),
         xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
                    tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=11)),
-        yaxis=dict(showgrid=False, title="place within the key"),
+        yaxis=dict(showgrid=False, title="number within the key"),
         xaxis2=dict(**axis, anchor="y2", showticklabels=False),
         yaxis2=dict(domain=(0.46, 1), anchor="x2", rangemode="tozero"),
         xaxis3=dict(**axis, anchor="y3", title="tokens read"),
@@ -166,15 +166,15 @@ def read_out(arrays: dict) -> str:
     agree = "as the formula says" if filled == formula else f"but the formula says {formula:,}"
     text = (
         f"After {now} {'token' if now == 1 else 'tokens'} ({arrays['kind']}): {filled:,} bytes measured, {agree}; "
-        f"{int(arrays['allocated'][now]):,} allocated."
+        f"{int(arrays['allocated'][now]):,} bytes allocated."
     )
     if now == 0:
-        return text + " An empty desk."
+        return text + " Nothing is kept yet."
     held, added = int(arrays["held"][now]), filled - int(arrays["filled"][now - 1])
     kept = "all columns are kept" if held == now else f"only the last {held} columns are kept"
     return (
-        f"{text} The last token added {added:,}; {kept}, and each step reads all that are kept. With so short a text "
-        f"nearly all of a step's time is projections and overhead."
+        f"{text} The last token added {added:,} bytes. Here {kept}, and each step reads every column that is kept. "
+        f"The text is so short that nearly all of a step's time is projections and overhead."
     )
 
 

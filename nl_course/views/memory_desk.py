@@ -1,4 +1,4 @@
-"""The memory desk: weights, caches and states on one accelerator's memory, how many readers fit, how fast they go.
+"""The memory of one accelerator: weights, caches and states in it, how many users fit, how fast they go.
 
 Everything is arithmetic on published shapes and data sheets (`nl_course.scaling`); speeds are upper bounds.
 """
@@ -39,7 +39,7 @@ ASKED = {
 
 
 def compute(settings: dict) -> dict:
-    """The filled desk at the chosen settings, and the cache's size at every context of the slider.
+    """The filled memory at the chosen settings, and the cache's size at every context of the slider.
 
     settings: model, context, readers, device, count, weights, kv (names and numbers as in `nl_course.scaling`).
     """
@@ -69,7 +69,7 @@ def compute(settings: dict) -> dict:
 
 
 def draw(arrays: dict, figure) -> None:
-    """Above: the desk as one stacked bar. Below: the cache as the context grows, with the two crossings marked."""
+    """Above: the memory as one stacked bar. Below: the cache as the context grows, with the two crossings marked."""
     filled, cache_style, weight_style = arrays["desk"], theme.style("attention"), theme.style("outer")
     state_style = theme.style("gated-delta")
     weights = min(filled.weights, filled.usable)
@@ -96,13 +96,13 @@ def draw(arrays: dict, figure) -> None:
         )
     shown = arrays["contexts"]
     lines = [
-        ("cache of all readers", shown, arrays["cache"], cache_style.color, "solid"),
+        ("cache of all users", shown, arrays["cache"], cache_style.color, "solid"),
         ("weights", shown, np.full(len(shown), filled.weights), weight_style.color, "dash"),
         ("usable memory", shown, np.full(len(shown), filled.usable), theme.INK, "dot"),
     ]
     if filled.state:
         level = np.full(len(shown), filled.state + filled.tails)
-        lines.append(("states of all readers", shown, level, state_style.color, "dashdot"))
+        lines.append(("states of all users", shown, level, state_style.color, "dashdot"))
     for name, x, y, color, dash in lines:
         figure.add_scatter(
             x=x, y=y / 1e9, mode="lines", name=name, line=dict(color=color, dash=dash), xaxis="x2", yaxis="y2",
@@ -119,7 +119,7 @@ def draw(arrays: dict, figure) -> None:
         marks.append(("cache = weights", arrays["crossing"], filled.weights, "diamond", weight_style.color))
     if filled.weights < filled.usable and arrays["fits_up_to"] <= shown[-1]:
         room = filled.usable - filled.weights
-        marks.append(("desk full", arrays["fits_up_to"], room, "x", theme.INK))
+        marks.append(("memory full", arrays["fits_up_to"], room, "x", theme.INK))
     if arrays["state_is_own_cache"]:
         marks.append(("cache = states", arrays["state_is_own_cache"], filled.state, "square", state_style.color))
     figure.add_scatter(
@@ -137,7 +137,7 @@ def draw(arrays: dict, figure) -> None:
         barmode="stack",
         xaxis=dict(title=f"GB in {arrays['device_title']}", anchor="y", range=[0, _end(filled) / 1e9]),
         yaxis=dict(domain=[0.80, 1.0], showticklabels=False, anchor="x"),
-        xaxis2=dict(title="context of every reader (tokens)", type="log", anchor="y2", **_ticks(shown)),
+        xaxis2=dict(title="context of every user (tokens)", type="log", anchor="y2", **_ticks(shown)),
         yaxis2=dict(
             domain=[0.0, 0.54],
             title="GB",
@@ -161,24 +161,24 @@ def _ticks(contexts) -> dict:
 
 
 def read_out(arrays: dict) -> str:
-    """The desk in words."""
+    """The memory in words."""
     filled, step = arrays["desk"], arrays["step"]
-    readers = "1 reader" if arrays["readers"] == 1 else f"{arrays['readers']:,} readers"
+    users = "1 user" if arrays["readers"] == 1 else f"{arrays['readers']:,} users"
     limit = f" (beyond the model's own {readable_tokens(arrays['max_context'])})" if arrays["beyond"] else ""
     head = (
         f"{arrays['title']} ({arrays['attention']}) on {arrays['device_title']}: weights "
-        f"{readable_bytes(filled.weights)}, {_kept(filled)} for {readers} of "
+        f"{readable_bytes(filled.weights)}, {_kept(filled)} for {users} of "
         f"{readable_tokens(arrays['context'])} tokens{limit}. "
     )
     if filled.weights > filled.usable:
         return head + f"The weights alone need more than the {readable_bytes(filled.usable)} that are usable."
-    fit = "1 such reader fits" if filled.max_batch == 1 else f"{filled.max_batch:,} such readers fit"
+    fit = "1 such user fits" if filled.max_batch == 1 else f"{filled.max_batch:,} such users fit"
     if filled.fits:
-        usable = f"{readable_bytes(filled.usable)} usable (nine tenths of {readable_bytes(filled.memory)})"
-        room = f"{readable_bytes(filled.left)} left of {usable}; {fit}"
-        speed = f", each with at most {step.tokens_per_second:.3g} tokens a second ({step.bound} sets the pace). "
+        usable = f"the usable {readable_bytes(filled.usable)} (nine tenths of {readable_bytes(filled.memory)})"
+        room = f"{readable_bytes(filled.left)} of {usable} are free. {fit}"
+        speed = f". Each gets at most {step.tokens_per_second:.3g} tokens per second ({step.bound} sets the pace). "
     else:
-        room, speed = f"It overflows by {readable_bytes(-filled.left)}; {fit}", ". "
+        room, speed = f"That is {readable_bytes(-filled.left)} too much. {fit}", ". "
     crossing = arrays["crossing"]
     return (
         head
@@ -187,14 +187,14 @@ def read_out(arrays: dict) -> str:
         + (
             "With windows in every layer the cache never outweighs the weights."
             if crossing == np.inf
-            else f"The cache outweighs the weights beyond {crossing:,.0f} tokens a reader."
+            else f"The cache outweighs the weights beyond {crossing:,.0f} tokens per user."
         )
         + _state_or_cache(arrays)
     )
 
 
 def _kept(filled) -> str:
-    """What all readers keep, in words: the cache, and beside it what the model has."""
+    """What is kept for all users, in words: the cache, and beside it what the model has."""
     parts = [f"cache {readable_bytes(filled.cache)}"]
     if filled.index:
         parts.append(f"keys of the indexer {readable_bytes(filled.index)}")
@@ -204,19 +204,19 @@ def _kept(filled) -> str:
 
 
 def _state_or_cache(arrays: dict) -> str:
-    """For a hybrid: up to which length its states are the larger part of what a reader keeps."""
+    """For a hybrid: up to which length its states are the larger part of what is kept per user."""
     tokens = arrays["state_is_own_cache"]
-    return "" if tokens is None else f" Up to {tokens:,.0f} tokens a reader's states are larger than its cache."
+    return "" if tokens is None else f" Up to {tokens:,.0f} tokens, the states of a user are larger than the cache."
 
 
 class MemoryDesk(View):
-    """How many readers fit at this desk?"""
+    """How many users fit in this memory?"""
 
     name = "memory-desk"
-    title = "The memory desk: how many readers fit?"
+    title = "The accelerator's memory: how many users fit?"
     height = 420
     prediction = Prediction(
-        "Llama 3.1 8B, in 16 bits, on one H100 with 80 GB: how many readers of 128k tokens fit at once?",
+        "Llama 3.1 8B, in 16 bits, on one H100 with 80 GB: how many users with 128k tokens each fit at once?",
         lambda arrays: arrays["desk"].max_batch if all(arrays[k] == v for k, v in ASKED.items()) else None,
         until="Set the context to 128k to find out.",
     )
@@ -236,7 +236,7 @@ class MemoryDesk(View):
         formats = [(f"{text} ({name})", name) for name, text in FORMATS.items()]
         devices = [(device.title, name) for name, device in accelerators().items()]
         return {
-            "readers": W.SelectionSlider(options=READERS, value=16, description="Readers (batch)"),
+            "readers": W.SelectionSlider(options=READERS, value=16, description="Users (batch)"),
             "device": W.Dropdown(options=devices, value="h100", description="Accelerator"),
             "count": W.SelectionSlider(options=COUNTS, value=1, description="How many of them"),
             "weights": W.Dropdown(options=formats, value="bf16", description="Weights in"),

@@ -152,7 +152,7 @@ def _power(value: float) -> str:
 
 LABELS = {
     "split": "parameters (the rest of the budget goes into tokens)", "compute": "operations of training, 6 N D",
-    "parameters": "parameters", "tokens": "tokens", "context": "tokens read before this one, and itself",
+    "parameters": "parameters", "tokens": "tokens", "context": "position: bytes read so far",
 }  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def read_out(arrays: dict) -> str:
     if arrays["axis"] == "context":
         first, last = arrays["curves"][0], arrays["curves"][-1]
         return (
-            f"Reading more helps every size: from the first byte to the last quarter of the window the loss falls from "
+            f"Reading more helps every size: from the first byte to the last half of the window the loss falls from "
             f"{first[2][0]:.2f} to {first[2][-1]:.2f} nats with {first[0]}, from {last[2][0]:.2f} to {last[2][-1]:.2f} "
             f"with {last[0]}."
         )
@@ -212,9 +212,9 @@ def read_out(arrays: dict) -> str:
     per = now.tokens / now.parameters
     text = (
         f"{arrays['title']}: {_power(arrays['flops'])} operations are best spent on {_number(now.parameters)} "
-        f"parameters and {_number(now.tokens)} tokens ({per:.3g} each): {now.loss:.3f} nats. Ten times as many buy "
-        f"{more.loss:.3f}, "
-        f"with {more.parameters / now.parameters:.3g} times the parameters; the floor is {arrays['floor']:.3g}."
+        f"parameters and {_number(now.tokens)} tokens ({per:.3g} per parameter). The loss is then "
+        f"{now.loss:.3f} nats. Ten times as many operations lower it to {more.loss:.3f} nats, with "
+        f"{more.parameters / now.parameters:.3g} times the parameters. The law's floor is {arrays['floor']:.3g} nats."
     )
     if fit is not None:
         (a, b), (c, d) = fit.interval("alpha"), fit.interval("beta")

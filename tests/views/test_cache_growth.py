@@ -85,7 +85,7 @@ def test_steps_grow_the_picture_and_the_sentence(view):
     assert f"{per_token * (FROM + 1):,} bytes measured, as the formula says" in view.readout
     assert len(view.figure.data[3].y) == FROM + 2
     view.set(tokens=0)
-    assert "After 0 tokens" in view.readout and "An empty desk" in view.readout
+    assert "After 0 tokens" in view.readout and "Nothing is kept yet" in view.readout
 
 
 def test_kind_and_dtype_drive_the_picture(view):

@@ -52,7 +52,7 @@ def test_marks_stand_where_lines_cross():
     found = dict(zip(marks.text, zip(marks.x, marks.y)))
     assert found["now"] == pytest.approx((8192, 17.18), rel=1e-3)
     assert found["cache = weights"] == pytest.approx((7658, 16.06), rel=1e-3)
-    assert found["desk full"][1] == pytest.approx(0.9 * H100 - 16.06, rel=1e-3)
+    assert found["memory full"][1] == pytest.approx(0.9 * H100 - 16.06, rel=1e-3)
 
 
 HYBRID = dict(SETTINGS, model="qwen3-next-80b-a3b", count=4, context=4096)
@@ -68,7 +68,7 @@ def test_a_hybrids_states_stand_beside_its_cache():
         16 * cache / 1e9
     )
     assert sum(bars.values()) == pytest.approx(4 * H100)
-    level = next(trace for trace in figure.data if trace.name == "states of all readers")
+    level = next(trace for trace in figure.data if trace.name == "states of all users")
     assert np.allclose(level.y, 16 * (state + tails) / 1e9)
     marks = next(trace for trace in figure.data if trace.name == "marks")
     assert dict(zip(marks.text, marks.x))["cache = states"] == pytest.approx(3072)
@@ -79,10 +79,10 @@ def test_a_hybrids_states_stand_beside_its_cache():
 
 def test_a_hybrid_and_a_sparse_model_in_words():
     said = read_out(compute(HYBRID))
-    assert "cache 1.6 GB, states 1.2 GB (and 28.3 MB of convolutions) for 16 readers of 4k tokens" in said
-    assert said.endswith("Up to 3,072 tokens a reader's states are larger than its cache.")
+    assert "cache 1.6 GB, states 1.2 GB (and 28.3 MB of convolutions) for 16 users of 4k tokens" in said
+    assert said.endswith("Up to 3,072 tokens, the states of a user are larger than the cache.")
     sparse = read_out(compute(dict(HYBRID, model="deepseek-v3.2", device="gb200", count=72)))
-    assert "cache 4.6 GB, keys of the indexer 1.0 GB for 16 readers" in sparse and "states" not in sparse
+    assert "cache 4.6 GB, keys of the indexer 1.0 GB for 16 users" in sparse and "states" not in sparse
 
 
 def test_every_control_drives_the_picture(view):
@@ -111,15 +111,15 @@ def test_the_prediction_waits_for_its_question(view):
 
 def test_words():
     said = read_out(compute(SETTINGS))
-    assert said.startswith("Llama 3.1 8B (GQA) on 1 x H100 SXM 80 GB: weights 16.1 GB, cache 17.2 GB for 16 readers")
-    assert "43.7 GB left of 77.0 GB usable (nine tenths of 85.5 GB); 56 such readers fit" in said
-    assert "each with at most 104 tokens a second (reading sets the pace)" in said
-    assert "overflows by 214 GB; 3 such readers" in read_out(compute({**SETTINGS, "context": 131072}))
+    assert said.startswith("Llama 3.1 8B (GQA) on 1 x H100 SXM 80 GB: weights 16.1 GB, cache 17.2 GB for 16 users")
+    assert "43.7 GB of the usable 77.0 GB (nine tenths of 85.5 GB) are free. 56 such users fit" in said
+    assert "Each gets at most 104 tokens per second (reading sets the pace)" in said
+    assert "That is 214 GB too much. 3 such users" in read_out(compute({**SETTINGS, "context": 131072}))
     assert "weights alone need more" in read_out(compute({**SETTINGS, "model": "llama-3.1-405b"}))
     sliding = read_out(compute({**SETTINGS, "model": "mistral-7b-v0.1", "context": 2**20}))
     assert "beyond the model's own 8k" in sliding and "never outweighs" in sliding
     one = {**SETTINGS, "context": 262_144, "readers": 1}
-    assert "1 such reader fits" in read_out(compute(one))
+    assert "1 such user fits" in read_out(compute(one))
 
 
 def test_bad_input_is_named(view):

@@ -29,7 +29,7 @@ def test_the_budgets_minimum_is_the_lowest_point_of_its_curve(name):
 def test_the_chinchilla_budget():
     arrays = compute({**SETTINGS, "power": np.log10(5.76e23)})
     assert arrays["now"].parameters == pytest.approx(72.2e9, rel=0.01)
-    assert "18.4 each" in read_out(arrays)
+    assert "18.4 per parameter" in read_out(arrays)
 
 
 def test_kaplan_draws_straight_lines():
