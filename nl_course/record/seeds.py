@@ -1,6 +1,6 @@
 """What several seeds say together: their mean, and how far it may be off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nl_course.errors import CourseError
 
@@ -28,3 +28,8 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
     if len(first) != len(second) or not first:
         raise CourseError(f"a difference by seed needs two equal numbers of runs, not {len(first)} and {len(second)}.")
     return over_seeds([a - b for a, b in zip(first, second, strict=True)])
+
+
+def verdict(difference: Mapping[str, float]) -> str:
+    """Whether an interval lies below 0 ("lower"), above it ("higher") or holds it ("not told apart")."""
+    return "lower" if difference["high"] < 0 else "higher" if difference["low"] > 0 else "not told apart"

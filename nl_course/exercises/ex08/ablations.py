@@ -213,7 +213,8 @@ same as before. Write `undo_the_sign(W_k, W_v, start)`.
 * The result: the new value projection (d, f).
 
 (Within one chunk this is exact. Over a boundary the anchor moves, and with it what the new values would have to be;
-with errors taken anew at every token no projection of the values does it. Why? See the third question at the end.)""",
+with errors taken anew at every token no projection of the values does it. Why? See the third question at the end of
+notebook 08.)""",
     stub='''
 def undo_the_sign(W_k, W_v, start):
     """-> the value projection (d, f) with which ascent writes what descent wrote"""
