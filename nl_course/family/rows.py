@@ -208,7 +208,7 @@ ROWS: tuple[Row, ...] = (
         "that memory's; the copies are kept as they were", "that memory's", "segments, whose ends are part of the rule",
         registered=("cached",),
         function="nl_course.memories.cached.layer:Cached",
-        cell="09_memory_tradeoffs#keep-what-it-was",
+        cell="09b_other_yardsticks#keep-what-it-was",
         source="arXiv 2602.24281",
     ),
     # -- not here ------------------------------------------------------------------------------------------------------
