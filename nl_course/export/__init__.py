@@ -10,9 +10,12 @@ followed.
 
 Every notebook becomes a page and a set of slides. README.md becomes the front page; the other texts of the course
 (`notebooks/*.md`, CONTRIBUTING.md) become a page each. Formulas are turned into MathML, and plotly's own file is copied
-beside the pages: nothing is fetched. A view is shown as its plot at the settings it opens with, and its sentence.
+beside the pages: nothing is fetched. A notebook's page and its slides share one file of figures. A view opens with its
+plot and its sentence, and up to three of its controls move both over a grid of pictures that was computed when the
+notebook ran (`views/kit/grid.py`); the live widget's own code draws them.
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +60,7 @@ def export(
     CourseError for an unknown notebook, for a folder inside the course's notebooks or assets, and, before anything is
     done, for a folder that holds files of somebody else in place of the pages.
     """
-    from nl_course.export import documents, pages, slides
+    from nl_course.export import cells, documents, pages, slides
 
     check_int("jobs", jobs, 1)
     root = course_root().resolve()
@@ -70,6 +73,7 @@ def export(
     files = fixed_files(root)
     texts = documents.pages(root, titles)
     of_notebooks = [f"{path.stem}.{kind}" for path in sources for kind in ("html", "slides.html")]
+    of_notebooks += [f"figures/{path.stem}.js" for path in sources]
     manifest = opened(folder, [*files, *texts, *of_notebooks])
 
     def write(path: str, content: bytes) -> Path:
@@ -92,6 +96,7 @@ def export(
             name = path.stem
             if error:
                 exported.failed[name] = error
+            write(f"figures/{name}.js", figures_file(cells.figures(notebook.cells, name)))
             page = pages.page(notebook, name, titles)
             exported.pages.append(write(f"{name}.html", page.encode()))
             slide_page = slides.page(notebook, name, titles)
@@ -103,6 +108,12 @@ def export(
         exported.pages.append(write(name, text.encode()))
     manifest.save()
     return exported
+
+
+def figures_file(figures: dict[str, dict]) -> bytes:
+    """The script that hands a notebook's figures to `player.js`; a page opened from a disk may load no other file."""
+    text = json.dumps(figures, separators=(",", ":"))
+    return f"Object.assign(window.nlFigures ??= {{}}, {text});\n".encode()
 
 
 def opened(folder: Path, paths: Sequence[str]) -> Manifest:
@@ -149,13 +160,23 @@ def fixed_files(root: Path) -> dict[str, bytes]:
     link to."""
     import plotly
 
+    from nl_course.views.kit.lasting import FILES
+    from nl_course.views.kit.plot import Plot
+
     files = {}
     for kind in PICTURES:
         for path in sorted((root / "assets" / kind).glob("*")):
             files[f"{kind}/{path.name}"] = path.read_bytes()
     files["files/plotly.min.js"] = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes()
+    own = resources.files("nl_course.export") / "files"
     for name in ("course.css", "slides.js"):
-        files[f"files/{name}"] = (resources.files("nl_course.export") / "files" / name).read_bytes()
+        files[f"files/{name}"] = (own / name).read_bytes()
+    files["files/kit.css"] = (FILES / "kit.css").read_bytes()
+    # The widget's module becomes a part of one plain script: a page opened from a disk may import no module. The player
+    # stands in a block of its own, so that its names and the widget's may be the same.
+    widget = Plot._esm.replace("export default {", "const widget = {")
+    player = (own / "player.js").read_text("utf-8")
+    files["files/player.js"] = f'(() => {{\n"use strict";\n{widget}\n{{\n{player}}}\n}})();\n'.encode()
     for name in PLAIN_FILES:
         if (root / name).is_file():
             files[name] = (root / name).read_bytes()

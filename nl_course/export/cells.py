@@ -7,15 +7,16 @@ from html import escape
 from typing import Any
 
 import nbformat
-import plotly.io
 from nbconvert import HTMLExporter
 
 from nl_course.export.maths import with_mathml
 from nl_course.files import PICTURES
-from nl_course.views.kit.plot import STILL
+from nl_course.views.kit.plot import LEAST_WIDTH, STILL
+from nl_course.views.kit.short import rounded
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+NO_GRID = "its pictures over all settings are too many for a page."
 # A link, in Markdown or HTML. What it leads to may stand one folder up or down from here, and has no colon: an address
 # of the web is left alone.
 _LINK = re.compile(r"(?P<before>\]\(|href=\"|src=\")(?P<up>(?:\.\./|\./)*)(?P<path>[^)\"#\s:]+)(?P<rest>#[^)\"\s]*)?")
@@ -45,7 +46,7 @@ def prepared(cell: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
     elif cell.cell_type == "code":
         outputs = []
         for i, output in enumerate(cell.outputs):
-            static = still(output, f"{name}-{cell.get('id', '')}-{i}")
+            static = still(output, plot_name(cell, name, i))
             if static is not None:
                 outputs.append(static)
         cell.outputs = outputs
@@ -80,8 +81,8 @@ def page_of(path: str) -> str:
 
 
 def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | None:
-    """An output without anything that would need a kernel, or None if nothing is left of it. `plot` is the id that a
-    plot in it gets."""
+    """An output without anything that would need a kernel, or None if nothing is left of it. `plot` is the name under
+    which `figures` has its figure."""
     if output.output_type == "stream":
         return output if output.name == "stdout" else None  # warnings and progress bars are no part of the page
     if output.output_type == "error":
@@ -91,7 +92,7 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
     if STILL in data:
         return html_output(view(data[STILL], plot))
     if PLOTLY in data:
-        return html_output(figure(data[PLOTLY], plot, ""))
+        return html_output(frame(plot))
     if WIDGET in data:
         text = str(data.get("text/plain", ""))
         if not text or text.startswith("<"):  # "<VBox ...>" says nothing to a reader
@@ -101,38 +102,81 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
 
 
 def view(content: dict[str, Any], plot: str) -> str:
-    """A view at the settings it opens with: title, question, plot, and the sentence that says what it shows. A chart
-    has only the last two."""
-    title = f"<p><strong>{escape(content['title'])}</strong></p>" if content["title"] else ""
-    question = ""
-    if content["question"]:
-        question = f"<p class='asked'><em>Predict first.</em> {escape(content['question'])}</p>"
-    drawing = figure(json.loads(content["figure"]), plot, content["read_out"])
-    controls = ""
-    if content["controls"]:
-        controls = f"<br><small>In JupyterLab you can move: {escape(', '.join(content['controls']))}.</small>"
-    return (
-        f"<figure class='view'>{title}{question}{drawing}"
-        f"<figcaption>{escape(content['read_out'])}{controls}</figcaption></figure>"
-    )
+    """A view at the settings it opens with: title, question, the controls that move here, plot, and the sentence that
+    says what it shows. A chart has only the last two."""
+    grid, parts = content.get("grid"), []
+    if content.get("title"):
+        parts.append(f"<p><strong>{escape(content['title'])}</strong></p>")
+    if content.get("question"):
+        parts.append(f"<p class='asked'><em>Predict first.</em> {escape(content['question'])}</p>")
+    if grid:
+        inputs = "".join(control(axis, i) for i, axis in enumerate(grid["axes"]))
+        parts.append(f"<div class='moves'>{inputs}</div>")
+    parts.append(frame(plot))
+    status = " role='status'" if grid else ""
+    parts.append(f"<figcaption><span{status}>{escape(content['read_out'])}</span>{elsewhere(content)}</figcaption>")
+    kind = " nl-view" if content.get("title") else ""
+    return f"<figure class='view{kind}'>{''.join(parts)}</figure>"
 
 
-def figure(drawing: dict[str, Any], plot: str, description: str) -> str:
-    """A plotly figure, given as JSON, that stays live: readers can hover over it and zoom into it. `description` is
-    what a screen reader says of it, if it is not empty."""
-    plain = {key: drawing[key] for key in ("data", "layout", "frames") if drawing.get(key)}
-    # Without a width of its own the figure is as wide as the page.
-    plain["layout"] = {key: value for key, value in plain.get("layout", {}).items() if key != "width"}
-    html = plotly.io.to_html(
-        plain,
-        include_plotlyjs=False,
-        full_html=False,
-        div_id=re.sub(r"\W", "-", plot),
-        validate=False,
-        config={"responsive": True, "displayModeBar": False},
+def control(axis: dict[str, Any], place: int) -> str:
+    """The slider or list of one axis of a grid; its value is the number of the stop."""
+    about, label = f"data-axis='{place}' autocomplete='off'", escape(axis["label"])
+    stops, at = axis["stops"], axis["at"]
+    if axis["kind"] == "range":
+        said = escape(stops[at])
+        return (
+            f"<label>{label} <input type='range' min='0' max='{len(stops) - 1}' value='{at}' "
+            f"aria-valuetext='{said}' {about}> <span class='stop' aria-hidden='true'>{said}</span></label>"
+        )
+    options = "".join(
+        f"<option value='{i}'{' selected' if i == at else ''}>{escape(words)}</option>" for i, words in enumerate(stops)
     )
-    label = f' role="img" aria-label="{escape(description)}"' if description else ""
-    return f"<div class='plot'{label}>{html}</div>"
+    return f"<label>{label} <select {about}>{options}</select></label>"
+
+
+def elsewhere(content: dict[str, Any]) -> str:
+    """What can be moved in JupyterLab alone, and why nothing moves here, in a line of small print."""
+    controls, grid = content.get("controls") or {}, content.get("grid")
+    here = [axis["name"] for axis in grid["axes"]] if grid else []
+    others = [label for name, label in controls.items() if name not in here]
+    if not others:
+        return ""
+    words = f"In JupyterLab you can {'also ' if here else ''}move: {', '.join(others)}."
+    if not here:
+        words = f"This picture stands still here: {content.get('stays') or NO_GRID} {words}"
+    return f"<br><small>{escape(words)}</small>"
+
+
+def frame(plot: str) -> str:
+    """Where `player.js` draws a figure."""
+    return f"<div data-figure='{escape(plot)}'></div>"
+
+
+def figures(cells: list[nbformat.NotebookNode], name: str) -> dict[str, dict]:
+    """What `player.js` draws on a notebook's page and slides: each figure with its grid, by its name there."""
+    found = {}
+    for cell in cells:
+        for i, output in enumerate(cell.get("outputs", [])):
+            data = output.get("data", {})
+            if STILL in data:
+                content = data[STILL]
+                found[plot_name(cell, name, i)] = {
+                    "figure": json.loads(content["figure"]),
+                    "label": content.get("title") or content["read_out"],
+                    "least_width": content["least_width"],
+                    "said": content["read_out"],
+                    "grid": content.get("grid"),
+                }
+            elif PLOTLY in data:
+                drawing = {"data": data[PLOTLY]["data"], "layout": data[PLOTLY].get("layout", {})}
+                found[plot_name(cell, name, i)] = {"figure": rounded(drawing), "label": "", "least_width": LEAST_WIDTH}
+    return found
+
+
+def plot_name(cell: nbformat.NotebookNode, name: str, output: int) -> str:
+    """The name of the figure in a cell's output, the same on the page and on the slides of the notebook `name`."""
+    return f"{name}-{cell.get('id', '')}-{output}"
 
 
 def html_output(html: str) -> nbformat.NotebookNode:

@@ -13,10 +13,16 @@ def page(notebook: nbformat.NotebookNode, name: str, titles: dict[str, str]) -> 
     """The whole page of the notebook called `name`. `titles` are the notebooks' titles by name, in reading order."""
     to_slides = f'<p class="where"><a href="{name}.slides.html">as slides</a></p>'
     body = to_slides + as_html(notebook.cells, name) + before_and_after(name, titles)
-    return frame(titles[name], body, name, titles)
+    return frame(titles[name], body, name, titles, head(name))
 
 
-def frame(title: str, body: str, name: str, titles: dict[str, str]) -> str:
+def head(name: str) -> str:
+    """What draws the figures of the notebook called `name`, for its page's head: plotly, the figures, the player."""
+    scripts = ("files/plotly.min.js", f"figures/{name}.js", "files/player.js")
+    return "".join(f'<script src="{path}" defer></script>\n' for path in scripts)
+
+
+def frame(title: str, body: str, name: str, titles: dict[str, str], scripts: str = "") -> str:
     """A page of HTML: its head, the list of all notebooks with this one marked, and the body."""
     links = ""
     for stem, notebook_title in titles.items():
@@ -28,9 +34,9 @@ def frame(title: str, body: str, name: str, titles: dict[str, str]) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
+<link rel="stylesheet" href="files/kit.css">
 <link rel="stylesheet" href="files/course.css">
-<script src="files/plotly.min.js"></script>
-</head>
+{scripts}</head>
 <body>
 <nav aria-label="The course"><a href="index.html">The course</a><ol>{links}</ol></nav>
 <main>

@@ -6,6 +6,7 @@ from html import escape
 import nbformat
 
 from nl_course.export.cells import as_html
+from nl_course.export.pages import head
 
 # A text that is folded away as a whole, such as a picture's description.
 _FOLDED = re.compile(r"^\s*<details>.*</details>\s*$", re.S)
@@ -38,9 +39,9 @@ def page(notebook: nbformat.NotebookNode, name: str, titles: dict[str, str]) -> 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(titles[name])}: slides</title>
+<link rel="stylesheet" href="files/kit.css">
 <link rel="stylesheet" href="files/course.css">
-<script src="files/plotly.min.js"></script>
-</head>
+{head(name)}</head>
 <body class="slides">
 {sections}
 <nav class="turn-slides" aria-label="Slides">

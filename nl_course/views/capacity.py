@@ -178,6 +178,7 @@ class Capacity(View):
     )
     width, height = 920, 420
     continuous = False
+    moves = ("pairs", "similarity", "measure")
 
     def controls(self):
         return {

@@ -280,6 +280,7 @@ class Clocks(View):
         until="Let the slow period be four times the fast one or more, and the new task be learnt.",
     )
     width, height = 920, 420
+    moves = ("fast", "slow", "variant")
 
     def controls(self):
         return {

@@ -190,6 +190,7 @@ class Explosion(View):
         until="Under More controls choose a mini-batch of 16, with no cure, and try steps until it happens.",
     )
     width, height = 820, 380
+    moves = ("step", "mini_batch")
 
     def controls(self):
         return {

@@ -192,6 +192,7 @@ class Family(View):
     )
     continuous = False
     width, height = 920, 420
+    moves = ("loss", "outlier", "filler")
 
     def controls(self):
         return {

@@ -220,6 +220,7 @@ class MemoryDesk(View):
         lambda arrays: arrays["desk"].max_batch if all(arrays[k] == v for k, v in ASKED.items()) else None,
         until="Set the context to 128k to find out.",
     )
+    moves = ("context", "readers")
 
     def controls(self):
         tokens = [(readable_tokens(t), t) for t in CONTEXTS]

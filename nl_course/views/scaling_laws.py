@@ -238,6 +238,7 @@ class ScalingLaws(View):
         lambda arrays: arrays["more"].parameters / arrays["now"].parameters if arrays["law"] == "besiroglu" else None,
         until="Choose the re-fit of 2024 to find out.",
     )
+    moves = ("axis", "power")
 
     def controls(self):
         names = [(f.title, name) for name, f in laws().items()]

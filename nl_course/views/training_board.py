@@ -193,6 +193,7 @@ class TrainingBoard(View):
         until="Press Estimate, then Start, and wait for the last step.",
     )
     width, height = 900, 420
+    stays = "it trains a model, for which there is no kernel."
 
     def __init__(self, folder=None, strict: bool | None = None, **settings):
         self._kept = tempfile.TemporaryDirectory(prefix="nl-course-runs-") if folder is None else None

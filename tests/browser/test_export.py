@@ -1,11 +1,14 @@
-"""A page and slides of the export in a real browser: plots draw themselves, keys turn slides, nothing is fetched."""
+"""A page and slides of the export in a real browser: plots draw themselves and move, keys turn slides, all offline."""
 
 import nbformat
 import pytest
 
-from nl_course.export import fixed_files, pages, slides
+from nl_course.export import cells, figures_file, fixed_files, pages, slides
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
+from nl_course.views.kit.plot import plain
+from nl_course.views.kit.short import rounded
+from nl_course.views.state_map import StateMap
 
 pytestmark = pytest.mark.browser
 
@@ -25,6 +28,7 @@ def site(tmp_path_factory):
     ran, wrong = run_notebook(folder / "desk.ipynb")
     assert not wrong
     contents = fixed_files(course_root())
+    contents["figures/desk.js"] = figures_file(cells.figures(ran.cells, "desk"))
     for name, text in (("desk.html", pages.page), ("desk.slides.html", slides.page)):
         contents[name] = text(ran, "desk", {"desk": "A desk"}).encode()
     for name, content in contents.items():
@@ -33,20 +37,84 @@ def site(tmp_path_factory):
     return folder
 
 
-def test_a_page_draws_its_plots_and_slides_turn_by_key(lab, site):
-    page = lab.browser.new_page()
-    asked, wrong = [], []
+@pytest.fixture
+def page(lab):
+    """A page without a network, which may load files alone and meets no error."""
+    context = lab.browser.new_context(offline=True)
+    page, asked, wrong = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
+    yield page
+    context.close()
+    assert not wrong and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+def drawn(page, revision: int) -> dict:
+    """The view's figure once it shows this revision, and its sentence."""
+    page.wait_for_selector(f".view [data-revision='{revision}']", state="attached", timeout=300_000)
+    return page.evaluate("""() => {
+      const view = document.querySelector(".view"), { data, layout } = view.querySelector("[data-revision]");
+      const traces = data.map(({ type, x, y }) => ({ type, x: [...(x ?? [])], y: [...(y ?? [])] }));
+      return { traces, height: layout.height, said: view.querySelector("[role=status]").textContent };
+    }""")
+
+
+def live(**settings) -> dict:
+    """The same of the live view."""
+    view = StateMap(strict=True, **settings)
+    figure = rounded(plain(view.figure))
+    traces = [{"type": t["type"], "x": t.get("x", []), "y": t.get("y", [])} for t in figure["data"]]
+    return {"traces": traces, "height": figure["layout"]["height"], "said": view.readout}
+
+
+def test_a_page_draws_its_plots_and_slides_turn_by_key(page, site):
     page.goto((site / "desk.html").as_uri())
-    page.wait_for_selector(".view .main-svg .trace", state="attached")
+    assert drawn(page, 0) == live()
     assert page.locator("math").count() == 1
     page.goto((site / "desk.slides.html").as_uri())
-    page.wait_for_selector(".view .main-svg .trace", state="attached")
+    drawn(page, 0)
     assert page.locator("#place").inner_text() == "1 of 2"
     page.keyboard.press("ArrowRight")
     assert page.locator("#place").inner_text() == "2 of 2" and page.url.endswith("#2")
     assert page.get_by_text("42").is_visible() and not page.get_by_text("A desk").first.is_visible()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#place").inner_text() == "1 of 2"
-    assert not wrong and all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+
+
+@pytest.mark.parametrize("name", ["desk.html", "desk.slides.html"])
+def test_controls_move_the_picture_and_its_sentence(page, site, name):
+    page.goto((site / name).as_uri())
+    opening = drawn(page, 0)
+    tokens = page.get_by_label("Tokens read")
+    tokens.focus()
+    page.keyboard.press("ArrowRight")
+    after = drawn(page, 1)
+    assert after == live(tokens=10_000) and after != opening
+    assert tokens.get_attribute("aria-valuetext") == "10,000" == page.locator(".stop").inner_text()
+    page.get_by_label("One more token for").select_option(label="RetNet")
+    assert drawn(page, 2) == live(tokens=10_000, memory="RetNet")
+    page.keyboard.press("ArrowLeft")
+    tokens.focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_label("One more token for").select_option(label="attention")
+    page.wait_for_function("said => document.querySelector('.view [role=status]').textContent === said",
+                           arg=opening["said"], timeout=300_000)  # fmt: skip
+    if "slides" in name:  # keys in a control turn no slide
+        assert page.locator("#place").inner_text() == "1 of 2"
+
+
+def test_a_phone_in_the_dark(lab, site):
+    context = lab.browser.new_context(viewport={"width": 360, "height": 700}, color_scheme="dark", offline=True)
+    page = context.new_page()
+    page.goto((site / "desk.html").as_uri())
+    drawn(page, 0)
+    ink, paper = page.evaluate("""() => {
+      const { color, backgroundColor } = getComputedStyle(document.body);
+      return [color, backgroundColor];
+    }""")
+    assert (ink, paper) == ("rgb(230, 232, 235)", "rgb(21, 24, 28)")
+    fill = page.locator(".view .xtick text").first.evaluate("text => text.style.fill")
+    assert fill == ink
+    # The page itself never scrolls sideways; a wide figure scrolls in its own frame.
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    context.close()

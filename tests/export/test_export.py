@@ -12,7 +12,7 @@ import pytest
 
 import nl_course.export
 from nl_course.errors import CourseError
-from nl_course.export import cells, chosen, export, slides
+from nl_course.export import cells, chosen, export, pages, slides
 from nl_course.export.maths import with_mathml
 from nl_course.export.running import run_notebook
 from nl_course.files import course_root
@@ -25,7 +25,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.links, self.loads, self.places, self.labels = [], [], set(), []
+        self.links, self.loads, self.places, self.labels, self.figures = [], [], set(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -33,6 +33,8 @@ class Page(HTMLParser):
         self.places.update(values[key] for key in ("id", "name") if values.get(key))
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
+        if "data-figure" in values:
+            self.figures.append(values["data-figure"])
         if tag in ("img", "script", "link", "iframe"):
             self.loads += [values[key] for key in ("src", "href") if values.get(key)]
         if tag == "img":
@@ -120,24 +122,68 @@ def output(**data):
     return nbformat.v4.new_output("display_data", data)
 
 
-def test_outputs_need_no_kernel():
+def a_view(**more) -> dict:
+    """What a view hands over when a notebook is run for export."""
     drawn = go.Figure(go.Scatter(y=[1, 3, 2]), layout={"width": 900, "height": 300})
-    shown = {"name": "wave", "title": "A <b> wave", "question": "How high?", "controls": ["Height"],
-             "read_out": "It is 3 high.", "figure": drawn.to_json()}  # fmt: skip
-    html = cells.still(output(**{STILL: shown, cells.WIDGET: {}}), "plot one").data["text/html"]
-    assert "A &lt;b&gt; wave" in html and "How high?" in html and html.count("It is 3 high.") == 2
-    assert 'id="plot-one"' in html and "Plotly.newPlot" in html and "cdn" not in html.lower() and "900" not in html
-    of_chart = {**shown, "title": "", "question": "", "controls": []}
+    axes = [{"name": "height", "label": "Height <m>", "kind": "range", "stops": ["1", "3"], "at": 1},
+            {"name": "kind", "label": "Drawn as", "kind": "select", "stops": ["line", "bars"], "at": 0}]  # fmt: skip
+    controls = {"height": "Height <m>", "kind": "Drawn as", "name": "Name"}
+    return {"name": "wave", "title": "A <b> wave", "question": "How high?", "controls": controls, "stays": "",
+            "read_out": "It is 3 high.", "figure": drawn.to_json(), "least_width": 820,
+            "grid": {"axes": axes, "changes": "packed"}, **more}  # fmt: skip
+
+
+def test_a_view_stands_with_its_question_its_controls_and_its_sentence():
+    html = cells.still(output(**{STILL: a_view(), cells.WIDGET: {}}), "one").data["text/html"]
+    assert "A &lt;b&gt; wave" in html and "How high?" in html and "data-figure='one'" in html
+    assert "<span role='status'>It is 3 high.</span>" in html
+    assert "In JupyterLab you can also move: Name." in html
+    assert re.search(r"<label>Height &lt;m&gt; <input type='range' min='0' max='1' value='1' aria-valuetext='3'", html)
+    assert re.search(r"<label>Drawn as <select[^>]*><option value='0' selected>line</option><option value='1'>", html)
+
+
+def test_a_view_that_does_not_move_says_so():
+    content = a_view(grid=None, stays="it trains a model.")
+    html = cells.still(output(**{STILL: content}), "one").data["text/html"]
+    assert "<input" not in html and "<select" not in html and "How high?" in html
+    assert "stands still here: it trains a model. In JupyterLab you can move: Height &lt;m&gt;, Drawn as, Name." in html
+    html = cells.still(output(**{STILL: a_view(grid=None)}), "one").data["text/html"]
+    assert f"stands still here: {cells.NO_GRID} In" in html
+
+
+def test_outputs_need_no_kernel():
+    of_chart = a_view()
+    for name in ("title", "question", "controls", "grid", "stays"):
+        del of_chart[name]
     html = cells.still(output(**{STILL: of_chart, cells.WIDGET: {}}), "a chart").data["text/html"]
-    assert "Plotly.newPlot" in html and "you can move" not in html and "<strong>" not in html
-    alone = cells.still(output(**{cells.PLOTLY: json.loads(drawn.to_json())}), "two").data["text/html"]
-    assert "Plotly.newPlot" in alone
+    assert "data-figure='a chart'" in html and "you can" not in html and "<strong>" not in html
+    drawing = json.loads(of_chart["figure"])
+    alone = cells.still(output(**{cells.PLOTLY: drawing}), "two").data["text/html"]
+    assert "data-figure='two'" in alone
     sentence = cells.still(output(**{cells.WIDGET: {}, "text/plain": "A wave: it is 3 high."}), "three")
     assert "it is 3 high" in sentence.data["text/html"]
     assert cells.still(output(**{cells.WIDGET: {}, "text/plain": "<VBox>"}), "four") is None
     assert cells.still(nbformat.v4.new_output("stream", name="stderr", text="noise"), "five") is None
     text = output(**{"text/plain": "42"})
     assert cells.still(text, "six") is text
+
+
+def test_page_and_slides_share_one_file_of_figures():
+    drawing = json.loads(a_view()["figure"])
+    outputs = [output(**{"text/plain": "1"}), output(**{STILL: a_view()}), output(**{cells.PLOTLY: drawing})]
+    cell = nbformat.v4.new_code_cell("x", outputs=outputs, id="here")
+    found = cells.figures([nbformat.v4.new_markdown_cell("text"), cell], "03_x")
+    assert list(found) == ["03_x-here-1", "03_x-here-2"]
+    first, second = found.values()
+    assert first["grid"]["changes"] == "packed" and first["said"] == "It is 3 high." and first["label"] == "A <b> wave"
+    assert second["figure"]["data"][0]["y"] == [1, 3, 2]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    for text in (pages.page(notebook, "03_x", {"03_x": "X"}), slides.page(notebook, "03_x", {"03_x": "X"})):
+        shown = Page(text)
+        assert shown.figures == list(found)
+        assert [load for load in shown.loads if load.startswith("figures/")] == ["figures/03_x.js"]
+    text = nl_course.export.figures_file(found).decode()
+    assert json.loads(text[text.index("{}, ") + 4 : -3]) == found
 
 
 def test_slides_begin_at_texts_and_leave_out_what_is_folded():
@@ -273,5 +319,8 @@ def test_views_are_live_plots_in_what_was_run_and_failures_are_said(tmp_path):
     notebook, wrong = run_notebook(path)
     assert "ZeroDivisionError" in wrong and path.read_bytes() == before
     html = cells.as_html(notebook.cells, "a")
-    assert "Plotly.newPlot" in html and "In JupyterLab you can move" in html and "division by zero" in html
+    ((name, figure),) = cells.figures(notebook.cells, "a").items()
+    assert f"data-figure='{name}'" in html and "division by zero" in html
+    assert [axis["name"] for axis in figure["grid"]["axes"]] == ["tokens", "memory"] and figure["grid"]["changes"]
+    assert html.count("data-axis=") == 2
     assert "widget-view" not in html and not re.search(r'(src|href)="https?:', html)

@@ -8,13 +8,13 @@ function show(number) {
   document.getElementById("place").textContent = `${at + 1} of ${slides.length}`;
   history.replaceState(null, "", `#${at + 1}`);
   slides[at].scrollTop = 0;
-  for (const plot of slides[at].querySelectorAll(".plotly-graph-div")) Plotly.Plots.resize(plot);
 }
 
 document.getElementById("back").onclick = () => show(at - 1);
 document.getElementById("on").onclick = () => show(at + 1);
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("button, a, summary, input") && event.key === " ") return;
+  if (event.target.closest("input, select")) return;  // a control of a view has these keys to itself
+  if (event.target.closest("button, a, summary") && event.key === " ") return;
   const to = { ArrowRight: at + 1, PageDown: at + 1, " ": at + 1, ArrowLeft: at - 1, PageUp: at - 1,
                Home: 0, End: slides.length - 1 }[event.key];
   if (to === undefined) return;

@@ -9,9 +9,10 @@ number, and a browser that missed one asks for the whole.
 import gzip
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import ipywidgets as W
 import plotly
@@ -20,6 +21,7 @@ import traitlets
 
 from nl_course.views.kit import theme
 from nl_course.views.kit.lasting import FILES, Lasting, script
+from nl_course.views.kit.short import rounded
 from nl_course.views.kit.sync import changes
 
 STILLS = "NL_COURSE_STILLS"  # where this is "1", an output also holds what `still` returns, under
@@ -59,17 +61,20 @@ def plain(figure: go.Figure) -> dict:
     return {"data": drawing["data"], "layout": layout}
 
 
-def still(
-    name: str, read_out: str, figure: go.Figure, title: str = "", question: str = "", controls: Sequence[str] = ()
-) -> dict:
+def stills_wanted() -> bool:
+    """Whether outputs are to hold what a page without a kernel shows."""
+    return os.environ.get(STILLS) == "1"
+
+
+def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
     """What a page without a kernel shows in a widget's place, as part of its output; nothing unless STILLS asks.
 
-    It holds words, the controls' labels, and the figure as JSON.
+    It holds the read-out, the figure as JSON, and `more`: of a view its title, question, controls, and how it moves.
     """
-    if os.environ.get(STILLS) != "1":
+    if not stills_wanted():
         return {}
-    words = {"name": name, "title": title, "question": question, "controls": [*controls], "read_out": read_out}
-    return {STILL: {**words, "figure": json.dumps(plain(figure))}}
+    drawing = json.dumps(rounded(plain(figure)))
+    return {STILL: {"name": name, "read_out": read_out, "figure": drawing, "least_width": LEAST_WIDTH, **more}}
 
 
 class Plot(Lasting):

@@ -20,9 +20,9 @@ tests: `view = Wave(); view.controls_by_name["frequency"].value = 4` (or `view.s
 at `view.figure.data[0].y`, `view.readout`, `view.error`, `view.verdict`. Bad input: raise CourseError in
 `compute`. Where the three are functions of the module: `compute, draw, read_out = pure(compute, draw, read_out)`,
 with `by_name(compute)` if it takes the settings as keywords. Also: `step_by = "frequency"` adds Back, Step and
-Play; `continuous = False` waits until a slider is let go; `adjust(name)` may change other controls (ranges,
-options) before the recompute. Where NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised
-again after it was shown.
+Play; `continuous = False` waits until a slider is let go; `moves` and `stays` say what moves on exported pages
+(`kit/grid.py`); `adjust(name)` may change other controls (ranges, options) before the recompute. Where
+NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised again after it was shown.
 """
 
 import math
@@ -38,8 +38,9 @@ import plotly.graph_objects as go
 import traitlets
 
 from nl_course.errors import CourseError, check_text
+from nl_course.views.kit.grid import grid
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper
-from nl_course.views.kit.plot import LEAST_WIDTH_OF_A_VIEW, Plot, still
+from nl_course.views.kit.plot import LEAST_WIDTH_OF_A_VIEW, Plot, still, stills_wanted
 
 
 def pure(*functions: Callable) -> list[staticmethod]:
@@ -78,6 +79,8 @@ class View:
     continuous = True  # False: recompute when a slider is let go
     width, height = 820, 380  # of the figure, in pixels
     remembered = 32  # results kept, by settings
+    moves: tuple[str, ...] | None = None  # controls that also move on a page without a kernel; None: the first shown
+    stays = ""  # why nothing moves there, in half a sentence
 
     def controls(self) -> dict[str, W.Widget]:
         raise NotImplementedError
@@ -105,6 +108,7 @@ class View:
         self._cache, self._held, self.predicted, self._arrays = OrderedDict(), False, None, None
         shown, folded = self.controls(), self.more_controls()
         self.controls_by_name = {**shown, **folded}
+        self._shown = tuple(shown)
         for name, control in self.controls_by_name.items():
             self._prepare(name, control)
         self.figure = self._empty()
@@ -185,15 +189,24 @@ class View:
         return {**self.widget._repr_mimebundle_(**kwargs), **self.still(), "text/plain": repr(self)}
 
     def still(self) -> dict:
-        """What the view shows now, for a page without a kernel; see `plot.still`."""
+        """What the view shows now, and how it moves, for a page without a kernel; see `plot.still`."""
+        if not stills_wanted():
+            return {}
         return still(
             self.name,
             self.error or self.readout,
             self.figure,
-            self.title,
-            self.prediction.question if self.prediction else "",
-            [control.description for control in self.controls_by_name.values()],
+            title=self.title,
+            question=self.prediction.question if self.prediction else "",
+            controls={name: control.description for name, control in self.controls_by_name.items()},
+            least_width=LEAST_WIDTH_OF_A_VIEW,
+            grid=self.grid(),
+            stays=self.stays,
         )
+
+    def grid(self) -> dict | None:
+        """The view's pictures over a grid around its present settings; None where it has none."""
+        return None if self.stays or self.error else grid(self, self.moves or self._shown)
 
     # how it works
 
@@ -218,13 +231,17 @@ class View:
                     self.adjust(name)
                 self._redraw()
 
+    def pictured(self, arrays) -> tuple[go.Figure, str]:
+        """The figure and the sentence of what `compute` returned; nothing is shown."""
+        figure = self._empty()
+        self.draw(arrays, figure)
+        return figure, self.read_out(arrays)
+
     def _redraw(self) -> None:
         self._arrays = self._computed(self.settings)
-        picture = self._empty()
-        self.draw(self._arrays, picture)
-        self._plot.show(picture)
-        self.figure = picture
-        self._readout.text = self.read_out(self._arrays)
+        self.figure, said = self.pictured(self._arrays)
+        self._plot.show(self.figure)
+        self._readout.text = said
         self._compare()
 
     def _empty(self) -> go.Figure:
