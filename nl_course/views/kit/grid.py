@@ -90,7 +90,7 @@ def fitting(axes: Sequence[Axis], most: int = MOST_PICTURES) -> list[Axis]:
     axes = list(axes)
     while axes and math.prod(min(len(a.values), a.fewest) for a in axes) > most:
         axes.pop()
-    while (product := math.prod(len(a.values) for a in axes)) > most:
+    while axes and (product := math.prod(len(a.values) for a in axes)) > most:
         longest = max((a for a in axes if len(a.values) > a.fewest), key=lambda a: len(a.values))
         length = len(longest.values)
         # As many as fit, but not at once far fewer than the next longest slider has.

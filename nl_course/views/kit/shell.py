@@ -198,7 +198,7 @@ class View:
             self.figure,
             title=self.title,
             question=self.prediction.question if self.prediction else "",
-            controls={name: control.description for name, control in self.controls_by_name.items()},
+            controls={name: self.controls_by_name[name].description for name in self.settings},
             least_width=LEAST_WIDTH_OF_A_VIEW,
             grid=self.grid(),
             stays=self.stays,
