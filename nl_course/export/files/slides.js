@@ -22,4 +22,4 @@ document.addEventListener("keydown", (event) => {
   show(to);
 });
 window.addEventListener("hashchange", () => show((parseInt(location.hash.slice(1)) || 1) - 1));
-window.addEventListener("load", () => show(at));
+show(at);
