@@ -17,7 +17,7 @@ def run_notebook(path: Path, jobs: int = 1) -> tuple[nbformat.NotebookNode, str]
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    from nl_course.views.kit.plot import STILLS
+    from nl_course.views.kit.plot import GRIDS, STILLS
 
     notebook = nbformat.read(path, as_version=4)
     # Outputs of an earlier run must not pass for those of a cell that this run did not reach.
@@ -29,7 +29,7 @@ def run_notebook(path: Path, jobs: int = 1) -> tuple[nbformat.NotebookNode, str]
     client.store_widget_state = False
     try:
         threads = max(1, (os.cpu_count() or 1) // jobs)
-        client.execute(env={"OMP_NUM_THREADS": str(threads), **os.environ, STILLS: "1"})
+        client.execute(env={"OMP_NUM_THREADS": str(threads), **os.environ, STILLS: "1", GRIDS: "1"})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return notebook, str(error).strip().splitlines()[-1]
     return notebook, ""

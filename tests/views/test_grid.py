@@ -14,7 +14,7 @@ import pytest
 from nl_course.errors import CourseError
 from nl_course.views.kit import grid as grids
 from nl_course.views.kit.grid import MOST_BYTES, MOST_PICTURES, Axis, axis, columns, fitting
-from nl_course.views.kit.plot import STILL, STILLS, plain
+from nl_course.views.kit.plot import GRIDS, STILL, STILLS, plain
 from nl_course.views.kit.shell import View
 from nl_course.views.kit.short import rounded
 from nl_course.views.kit.sync import changes
@@ -55,6 +55,7 @@ class Wave(View):
 def travels(view: View, monkeypatch) -> dict:
     """What an exported page gets of the view."""
     monkeypatch.setenv(STILLS, "1")
+    monkeypatch.setenv(GRIDS, "1")
     return json.loads(json.dumps(view.still()[STILL]))
 
 

@@ -25,6 +25,7 @@ from nl_course.views.kit.short import rounded
 from nl_course.views.kit.sync import changes
 
 STILLS = "NL_COURSE_STILLS"  # where this is "1", an output also holds what `still` returns, under
+GRIDS = "NL_COURSE_GRIDS"  # where this is "1" too, also how views move, which takes them seconds
 STILL = "application/vnd.nl-course.view+json"
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
 LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
@@ -61,9 +62,9 @@ def plain(figure: go.Figure) -> dict:
     return {"data": drawing["data"], "layout": layout}
 
 
-def stills_wanted() -> bool:
-    """Whether outputs are to hold what a page without a kernel shows."""
-    return os.environ.get(STILLS) == "1"
+def wanted(what: str) -> bool:
+    """Whether outputs are to hold what a page without a kernel shows; `what` is STILLS or GRIDS."""
+    return os.environ.get(what) == "1"
 
 
 def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
@@ -71,7 +72,7 @@ def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
 
     It holds the read-out, the figure as JSON, and `more`: of a view its title, question, controls, and how it moves.
     """
-    if not stills_wanted():
+    if not wanted(STILLS):
         return {}
     drawing = json.dumps(rounded(plain(figure)))
     return {STILL: {"name": name, "read_out": read_out, "figure": drawing, "least_width": LEAST_WIDTH, **more}}

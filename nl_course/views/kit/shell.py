@@ -40,7 +40,7 @@ import traitlets
 from nl_course.errors import CourseError, check_text
 from nl_course.views.kit.grid import grid
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper
-from nl_course.views.kit.plot import LEAST_WIDTH_OF_A_VIEW, Plot, still, stills_wanted
+from nl_course.views.kit.plot import GRIDS, LEAST_WIDTH_OF_A_VIEW, STILLS, Plot, still, wanted
 
 
 def pure(*functions: Callable) -> list[staticmethod]:
@@ -190,7 +190,7 @@ class View:
 
     def still(self) -> dict:
         """What the view shows now, and how it moves, for a page without a kernel; see `plot.still`."""
-        if not stills_wanted():
+        if not wanted(STILLS):
             return {}
         return still(
             self.name,
@@ -200,7 +200,7 @@ class View:
             question=self.prediction.question if self.prediction else "",
             controls={name: self.controls_by_name[name].description for name in self.settings},
             least_width=LEAST_WIDTH_OF_A_VIEW,
-            grid=self.grid(),
+            grid=self.grid() if wanted(GRIDS) else None,
             stays=self.stays,
         )
 
