@@ -2,8 +2,8 @@
 
 Every point is a small model that `nl-course record frontier` trained and asked: the share of recall that came out
 right against the bytes its state holds after a text of that length, measured. A point is chosen by a click or in the
-list, and its config stands below. The grey steps are the frontier: no model shown with fewer bytes recalls more. The
-other picture has the same answers against the number of pairs.
+list; its tooltip has its config and how it was made. The grey steps are the frontier: no model shown with fewer bytes
+recalls more. The other picture has the same answers against the number of pairs.
 """
 
 import math
@@ -128,31 +128,36 @@ def on_the_frontier(places: dict[str, tuple[int, float]]) -> list[str]:
 
 
 def read_out(arrays: dict) -> str:
-    """The chosen point with its config, and the frontier."""
+    """The chosen point and the frontier."""
     chosen = arrays["chosen"]
-    row, model = chosen["asked"][arrays["asked"]], chosen["model"]
+    row = chosen["asked"][arrays["asked"]]
     by_seed = ", ".join(f"{share:.0%} (seed {seed})" for seed, share in zip(chosen["seeds"], row["by_seed"]))
     interval = "over the seeds" if row["interval"] == "seeds" else "over the questions to one seed"
     first, last = arrays["frontier"][0], arrays["frontier"][-1]
     kept = {name: arrays["rows"][name] for name in (first, last)}
     return (
         f"{key(chosen)}, {arrays['question']}: {row['mean']:.0%} right, 95 % interval {row['low']:.0%} to "
-        f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. Its config: "
-        f"{chosen['parameters']:,} parameters, width {model['width']}, {model['layers']} layer, {described(model)}; "
-        f"{steps_of(chosen):,} steps in {chosen['runs'][0]['training_seconds']:.0f} s to a loss of "
-        f"{last_losses(chosen)} nats a question (guessing a value: {math.log(model['vocab'] // 2):.2f})"
-        f"{trained_out(chosen)}"
-        f"{made_by(chosen)}.\n"
+        f"{row['high']:.0%} {interval} ({by_seed}), with {row['bytes']:,} bytes of state. "
         f"Of the {len(arrays['rows'])} models shown {len(arrays['frontier'])} are on the frontier, from {first} "
         f"({kept[first]['bytes']:,} bytes, {kept[first]['mean']:.0%}) to {last} ({kept[last]['bytes']:,} bytes, "
         f"{kept[last]['mean']:.0%})."
     )
 
 
-def made_by(point: dict) -> str:
-    """The commit that a recorded point was made by; nothing for a learner's own, which no commit holds."""
+def made(point: dict) -> str:
+    """How a point was made, for its tooltip: config, training, and the commit of a recorded one."""
+    model = point["model"]
+    lines = [
+        f"{point['parameters']:,} parameters, width {model['width']}, {model['layers']} layer",
+        *described(model),
+        f"{steps_of(point):,} steps in {point['runs'][0]['training_seconds']:.0f} s",
+        f"loss {last_losses(point)} nats per question (guessing: {math.log(model['vocab'] // 2):.2f})",
+        *trained_out(point),
+    ]
     commit = point["runs"][0]["made"].get("commit")
-    return f", commit {commit}" if commit else ""
+    if commit:  # a learner's own point is in none
+        lines.append(f"commit {commit}")
+    return "<br>".join(lines)
 
 
 def steps_of(point: dict) -> int:
@@ -164,17 +169,17 @@ def last_losses(point: dict) -> str:
     return ", ".join(f"{run['curve'][-1]['loss']:.2f}" for run in point["runs"])
 
 
-def trained_out(point: dict) -> str:
-    """The rate that was searched for a point, and from how many seeds its loss had settled; nothing of a recording that
-    does not say so."""
+def trained_out(point: dict) -> list[str]:
+    """The rate that was searched for a point, and from how many seeds its loss had settled, a line; none of a recording
+    that does not say so."""
     ends = [run["settled"]["settled"] for run in point["runs"] if "settled" in run]
     if not ends or "rate" not in point:
-        return ""
-    return f", at a learning rate of {point['rate']:g}; it had settled from {sum(ends)} of {len(ends)} seeds"
+        return []
+    return [f"learning rate {point['rate']:g}; settled from {sum(ends)} of {len(ends)} seeds"]
 
 
-def described(model: dict) -> str:
-    """A model's memory and options in a line; of clocked levels their width and chunk."""
+def described(model: dict) -> list[str]:
+    """A model's memory and options, a line each; of clocked levels their width and chunk."""
     said = [f"memory {model['memory']}", f"{model['heads']} head" + "s" * (model["heads"] > 1)]
     said += [f"{name} {value}" for name, value in model["options"].items()]
     said += [f"convolution of {model['conv']}"] if model["conv"] else []
@@ -183,7 +188,7 @@ def described(model: dict) -> str:
         said.append("levels " + "; ".join(levels))
     else:
         said.append(f"MLP {model['hidden']} wide")
-    return ", ".join(said)
+    return said
 
 
 def outcome(arrays: dict) -> str | None:
@@ -242,8 +247,8 @@ def _markers(arrays: dict, memory: str, names: list[str]) -> dict:
     found = dict(
         x=[rows[name]["bytes"] for name, _ in places], y=[share for _, share in places],
         customdata=[name for name, _ in places], mode="markers", name=names[0].rsplit(",", 1)[0],
-        marker=marker,
-        hovertemplate="%{customdata}<br>%{x:,} bytes, %{y:.0%} right<extra></extra>",
+        marker=marker, text=[made(arrays["points"][name]) for name, _ in places],
+        hovertemplate="%{customdata}<br>%{x:,} bytes, %{y:.0%} right<br>%{text}<extra></extra>",
     )  # fmt: skip
     if not each:
         found["error_y"] = dict(

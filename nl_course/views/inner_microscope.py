@@ -28,7 +28,9 @@ from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View
 
-BANDS = ((0.65, 1.0), (0.44, 0.56), (0.0, 0.28))  # inner losses, next-byte loss, the chosen byte
+OVERVIEW = ((0.44, 1.0), (0.0, 0.28))  # inner losses, next-byte loss
+DETAILED = ((0.65, 1.0), (0.44, 0.56), (0.0, 0.28))  # and the chosen byte
+HEIGHTS = {False: 400, True: 590}  # without and with the chosen byte
 LEFT, RIGHT = (0.0, 0.56), (0.70, 0.92)
 
 CHECKPOINT = "checkpoints/ttt-linear-micro.safetensors"
@@ -105,7 +107,8 @@ def moves(k: np.ndarray, error: np.ndarray, rate: np.ndarray, factor: np.ndarray
 
 
 def compute(reading: MicroscopeReading, settings: dict) -> dict:
-    """What the picture shows. settings: layer, head, token (all from 1), start and mini_batch (for the words)."""
+    """What the picture shows. settings: layer, head, token (all from 1), start and mini_batch (for the words), and
+    whether to show the chosen byte in `detail`."""
     head, t = settings["head"] - 1, settings["token"] - 1
     if t >= len(reading.tokens):
         raise CourseError(f"byte {t + 1} is past the text's end: it has {len(reading.tokens)}.")
@@ -157,7 +160,7 @@ def read_out(arrays: dict) -> str:
 
 
 def draw(arrays: dict, figure) -> None:
-    """Four panels of one reading; the frame marks the chosen byte in the upper two."""
+    """Two panels of one reading, where a line marks the chosen byte; with `detail` two more, about that byte."""
     count, t = len(arrays["names"]), arrays["token"]
     place, inner, outer = np.arange(1, count + 1), theme.style("ttt-linear"), theme.style("outer")
     hover = "byte %{x} “%{text}”: %{y:.3f}<extra></extra>"
@@ -181,7 +184,8 @@ def draw(arrays: dict, figure) -> None:
         textposition="none", marker=dict(color=outer.color), showlegend=False,
         hovertemplate="after byte %{x} “%{text}”: %{y:.2f} nats<extra></extra>",
     )  # fmt: skip
-    _chosen(arrays, figure)
+    if arrays["detail"]:
+        _chosen(arrays, figure)
     _arrange(arrays, figure, count, t)
 
 
@@ -210,30 +214,35 @@ def _arrange(arrays: dict, figure, count: int, t: int) -> None:
     if count <= 80:
         ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=11), tickangle=0)
     span = dict(range=[0.3, count + 0.7])
-    who = f"byte {t}, “{arrays['names'][t - 1]}”"
-    titles = (
-        (0, BANDS[0][1], f"Inner loss of layer {arrays['layer']}, head {arrays['head']}, byte by byte"),
-        (0, BANDS[1][1], "The model's loss on the byte that comes next (nats)"),
-        (LEFT[0], BANDS[2][1], f"The inner question of {who}: does f(k) say v?"),
-        (RIGHT[0] - 0.03, BANDS[2][1], "What its write changed in W"),
-    )
+    bands = DETAILED if arrays["detail"] else OVERVIEW
+    titles = [
+        (0, bands[0][1], f"Inner loss of layer {arrays['layer']}, head {arrays['head']}, byte by byte"),
+        (0, bands[1][1], "The model's loss on the byte that comes next (nats)"),
+    ]
+    if arrays["detail"]:
+        who = f"byte {t}, “{arrays['names'][t - 1]}”"
+        titles.append((LEFT[0], bands[2][1], f"The inner question of {who}: does f(k) say v?"))
+        titles.append((RIGHT[0] - 0.03, bands[2][1], "What its write changed in W"))
+        figure.update_layout(
+            xaxis3=dict(domain=LEFT, anchor="y3", title="feature", dtick=4, tick0=0),
+            yaxis3=dict(domain=bands[2], anchor="x3"),
+            xaxis4=dict(domain=RIGHT, anchor="y4", title="answer", dtick=8, tick0=0),
+            yaxis4=dict(domain=bands[2], anchor="x4", title="key", dtick=8, tick0=0, autorange="reversed"),
+        )
     figure.update_layout(
+        height=HEIGHTS[arrays["detail"]],
         margin=dict(l=104, r=10, t=66, b=44), bargap=0.25,
         legend=dict(x=0, y=1.05, xanchor="left", yanchor="bottom", orientation="h", font=dict(size=12)),
         xaxis=dict(**span, showticklabels=False, anchor="y"),
-        yaxis=dict(domain=BANDS[0], title="inner loss", rangemode="tozero", nticks=6),
+        yaxis=dict(domain=bands[0], title="inner loss", rangemode="tozero", nticks=6),
         xaxis2=dict(**span, **ticks, anchor="y2", title="bytes as they are read"),
-        yaxis2=dict(domain=BANDS[1], anchor="x2", title="nats", rangemode="tozero", nticks=4),
-        xaxis3=dict(domain=LEFT, anchor="y3", title="feature", dtick=4, tick0=0),
-        yaxis3=dict(domain=BANDS[2], anchor="x3"),
-        xaxis4=dict(domain=RIGHT, anchor="y4", title="answer", dtick=8, tick0=0),
-        yaxis4=dict(domain=BANDS[2], anchor="x4", title="key", dtick=8, tick0=0, autorange="reversed"),
+        yaxis2=dict(domain=bands[1], anchor="x2", title="nats", rangemode="tozero", nticks=4),
         annotations=[
             dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
             for x, y, text in titles
         ],
         shapes=[
-            dict(type="line", x0=t, x1=t, y0=BANDS[1][0], y1=BANDS[0][1], xref="x", yref="paper",
+            dict(type="line", x0=t, x1=t, y0=bands[1][0], y1=bands[0][1], xref="x", yref="paper",
                  line=dict(color=theme.INK, width=1, dash="dash"))
         ],
     )  # fmt: skip
@@ -251,7 +260,7 @@ class InnerMicroscope(View):
         until="Step or play to the last byte of the text.",
     )
     step_by = "token"
-    width, height = 820, 590
+    width, height = 820, HEIGHTS[False]
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
@@ -285,6 +294,7 @@ class InnerMicroscope(View):
             "head": W.IntSlider(value=1, min=1, max=heads, description="Head"),
             "start": W.ToggleButtons(options=STARTS, value="learned", description="Start of the inner weights"),
             "mini_batch": W.Dropdown(options=sizes, value=trained, description="Mini-batch (bytes)"),
+            "detail": W.Checkbox(value=False, description="The chosen byte's numbers and its write"),
         }
 
     def adjust(self, name):

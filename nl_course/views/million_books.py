@@ -23,6 +23,8 @@ from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
 
 HATCH = "not measured"
+RECALL, KEPT = (0.0, 0.60), (0.70, 1.0)  # where the two panels stand
+MOST_READ = 10**7  # bytes, the end of the recall's axis
 
 RUN = "runs/books.json"
 INDEX = "index on disk"
@@ -111,7 +113,6 @@ def compute(books: float, book: str, memory: str, facts: int) -> dict:
         "facts": facts,
         "grid": GRID,
         "state": {name: np.array([state_bytes(name, at) for at in GRID]) for name in names},
-        "moved": {name: np.array([moved_bytes(name, at) for at in GRID]) for name in names if name != INDEX},
         "measured": {
             name: {
                 "read": [row["bytes"] for row in some],
@@ -179,50 +180,44 @@ def look(name: str) -> theme.Style:
 
 
 def draw(arrays: dict, figure) -> None:
-    """Lines by formula, markers where measured, a line where the reader stands."""
+    """Left, the facts still answered; right, the bytes kept, by formula, with markers where measured."""
     chosen = arrays["memory"]
     for name, kept in arrays["state"].items():
         style, some = look(name), arrays["measured"][name]
         line = dict(color=style.color, dash=style.dash, width=4 if name == chosen else 1.5)
         marker = dict(color=style.color, symbol=style.marker, size=9 if name == chosen else 6)
-        figure.add_scatter(x=arrays["grid"], y=kept, name=f"{name}, kept", mode="lines", line=line, showlegend=False)
         figure.add_scatter(
-            x=some["read"], y=some["bytes"], name=f"{name}, measured", mode="markers", marker=marker, showlegend=False
-        )
-        if name in arrays["moved"]:
-            figure.add_scatter(
-                x=arrays["grid"], y=arrays["moved"][name], name=f"{name}, moved", mode="lines", line=line,
-                xaxis="x2", yaxis="y2", showlegend=False,
-            )  # fmt: skip
+            x=arrays["grid"], y=kept, name=f"{name}, kept", mode="lines", line=line, xaxis="x2", yaxis="y2",
+            showlegend=False,
+        )  # fmt: skip
+        figure.add_scatter(
+            x=some["read"], y=some["bytes"], name=f"{name}, measured", mode="markers", marker=marker, xaxis="x2",
+            yaxis="y2", showlegend=False,
+        )  # fmt: skip
         above = [high - share for high, share in zip(some["high"], some["recall"])]
         below = [share - low for low, share in zip(some["low"], some["recall"])]
         error = dict(array=above, arrayminus=below, visible=name == chosen, thickness=1.5, width=4)
         figure.add_scatter(
             x=some["read"], y=some["recall"], name=name, mode="lines+markers", line=line, marker=marker, error_y=error,
-            xaxis="x3", yaxis="y3", cliponaxis=False,
+            cliponaxis=False,
         )  # fmt: skip
     _axes(arrays, figure)
     _unmeasured(arrays, figure)
 
 
 def _axes(arrays: dict, figure) -> None:
-    """Three panels, all against bytes read on a log scale."""
-    read = dict(type="log", range=[2.6, 12.1], exponentformat="SI", dtick=2, title="bytes read")
-    sizes = dict(type="log", exponentformat="power", dtick=3)
+    """Two panels, both against bytes read on a log scale."""
+    read = dict(type="log", exponentformat="SI", title="bytes read")
     here = dict(type="line", y0=0, y1=1, line=dict(color=theme.INK, width=1.5, dash="dot"))
     at = max(arrays["read"], 10**2.6)
+    places = (("x", "y"), ("x2", "y2")) if at <= MOST_READ else (("x2", "y2"),)
     figure.update_layout(
         margin=dict(l=64, r=16, t=84, b=52), legend=dict(y=1.04, x=0, xanchor="left", font=dict(size=12)),
-        xaxis=dict(read, domain=(0, 0.44), anchor="y", title=None),
-        yaxis=dict(sizes, domain=(0.56, 1), title="bytes kept"),
-        xaxis2=dict(read, domain=(0, 0.44), anchor="y2"),
-        yaxis2=dict(sizes, domain=(0, 0.44), anchor="x2", title="bytes moved so far", dtick=6),
-        xaxis3=dict(read, domain=(0.56, 1), anchor="y3", range=[2.6, 7]),
-        yaxis3=dict(anchor="x3", range=[-0.03, 1.04], title="facts of the first book answered", tickformat=".0%"),
-        shapes=[
-            dict(here, x0=at, x1=at, xref=x, yref=f"{y} domain") for x, y in (("x", "y"), ("x2", "y2"), ("x3", "y3"))
-            if y != "y3" or at <= 10**7
-        ],
+        xaxis=dict(read, domain=RECALL, anchor="y", range=[2.6, math.log10(MOST_READ)], dtick=1),
+        yaxis=dict(range=[-0.03, 1.04], title="facts of the first book answered", tickformat=".0%"),
+        xaxis2=dict(read, domain=KEPT, anchor="y2", range=[2.6, 12.1], dtick=3),
+        yaxis2=dict(anchor="x2", type="log", exponentformat="power", dtick=3, title="bytes kept"),
+        shapes=[dict(here, x0=at, x1=at, xref=x, yref=f"{y} domain") for x, y in places],
     )  # fmt: skip
 
 
@@ -230,19 +225,18 @@ def _unmeasured(arrays: dict, figure) -> None:
     """Hatches what the recording of the chosen memory does not reach."""
     last = arrays["measured"][arrays["memory"]]["read"][-1]
     figure.add_scatter(
-        x=[last, last, 10**7, 10**7], y=[0, 1, 1, 0], fill="toself", mode="lines", line=dict(width=0), name=HATCH,
-        fillpattern=dict(shape="/", fgcolor=theme.MUTED, bgcolor="white", size=10, solidity=0.08), opacity=0.5,
-        xaxis="x3", yaxis="y3", hoverinfo="skip", showlegend=False,
+        x=[last, last, MOST_READ, MOST_READ], y=[0, 1, 1, 0], fill="toself", mode="lines", line=dict(width=0),
+        name=HATCH, fillpattern=dict(shape="/", fgcolor=theme.MUTED, bgcolor="white", size=10, solidity=0.08),
+        opacity=0.5, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     words = f"{arrays['memory']}:<br>not measured<br>beyond {last:,} bytes"
-    middle = (math.log10(last) + 7) / 2
-    figure.add_annotation(
-        text=words, x=middle, y=0.55, xref="x3", yref="y3", showarrow=False, bgcolor="white", font=dict(size=12)
-    )
-    if arrays["read"] > 10**7:
+    end = math.log10(MOST_READ)
+    middle = (math.log10(last) + end) / 2
+    figure.add_annotation(text=words, x=middle, y=0.55, showarrow=False, bgcolor="white", font=dict(size=12))
+    if arrays["read"] > MOST_READ:
         figure.add_annotation(
-            text="the reader stands<br>far to the right", x=7, y=0.9, xref="x3", yref="y3", xanchor="right",
-            showarrow=False, bgcolor="white", font=dict(size=12),
+            text="you stand<br>far to the right", x=end, y=0.9, xanchor="right", showarrow=False, bgcolor="white",
+            font=dict(size=12),
         )  # fmt: skip
 
 
@@ -257,7 +251,7 @@ class MillionBooks(View):
         options=FIXED,
         until="Set the books to 1, of a module's docstrings.",
     )
-    width, height = 940, 420
+    width, height = 900, 420
 
     def controls(self):
         return {

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nl_course.errors import CourseError, check_choice, check_min
+from nl_course.errors import CourseError, check_choice, check_int, check_min
 from nl_course.optimizers import OPTIMIZERS, build_optimizer
 from nl_course.seeding import seeded
 from nl_course.views.kit import theme
@@ -49,9 +49,10 @@ NAMES = {
     "M3": "m3",
 }
 HELD = {"momentum": "momentum", "delta-momentum": "momentum", "deep-momentum": "momentum", "muon": "momentum"}
-LOWEST, START = (1.0, 1.5), (-1.4, -0.6)  # where the loss is lowest, and where every run begins
+LOWEST, START = (1.0, 1.5), (-1.4, -0.6)  # where the loss is lowest, and where every run begins at first
 STEPS, WAVES = 48, 4.0
-LOOK, AGES = 14, 12  # the step whose memory is measured (gradients are still large), and how far back
+LOOK, AGES = 14, 12  # the step shown at first (gradients are still large), and how far back its memory is measured
+ACROSS, UP = (-2.2, 2.8), (-1.8, 2.8)  # the landscape that is drawn
 NUDGE = 1e-4
 
 
@@ -96,14 +97,19 @@ def optimizer(name: str, layers: nn.Module, rate: float, momentum: float, streng
 
 
 @lru_cache(maxsize=128)
-def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float, strength: float):
-    """One run: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of gradients in step LOOK, newest first."""
-    X, layers = inputs(curvature, tilt), Layers(torch.tensor([START], dtype=torch.float64))
+def run(
+    name: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float, strength: float,
+    look: int, start: tuple[float, float],
+):  # fmt: skip
+    """One run from `start`: its path (STEPS + 1, 2), loss (STEPS + 1,), and the weights of at most AGES gradients in
+    step `look`, newest first."""
+    X, layers = inputs(curvature, tilt), Layers(torch.tensor([start], dtype=torch.float64))
+    ages = min(AGES, look)
     weight = layers.each[0].weight
     descent = optimizer(name, layers, rate, momentum, strength)
     path, losses, given = [weight.detach().clone()], [], []
     for step in range(STEPS):
-        if step == LOOK - AGES:
+        if step == look - ages:
             memory, before = copy.deepcopy(dict(descent.state.get(weight, {}))), weight.detach().clone()
         descent.zero_grad()
         loss = loss_of(layers(X), X, ripple).sum()
@@ -113,9 +119,9 @@ def run(name: str, curvature: float, tilt: float, ripple: float, rate: float, mo
         path.append(weight.detach().clone())
         losses.append(loss.item())
     losses.append(loss_of(layers(X), X, ripple).item())
-    probe = Layers(before, AGES + 1)
+    probe = Layers(before, ages + 1)
     again = optimizer(name, probe, rate, momentum, strength)
-    shares = weights_of_gradients(again, probe, X, given[LOOK - AGES : LOOK], memory, rate)
+    shares = weights_of_gradients(again, probe, X, given[look - ages : look], memory, rate)
     return torch.cat(path).numpy(), np.array(losses), shares
 
 
@@ -123,7 +129,7 @@ def weights_of_gradients(descent, probe: Layers, X: Tensor, given: list[Tensor],
     """How the last step depends on each gradient, newest first, in units of the rate: 1 for plain descent's newest.
 
     Layer i of `probe` is given the i-th gradient longer by NUDGE along itself, the last layer all as they were; what
-    is returned is the change of the last step along that gradient, divided by -NUDGE * rate. (AGES,)"""
+    is returned is the change of the last step along that gradient, divided by -NUDGE * rate. One per gradient."""
     ways = [g / g.norm().clamp(min=1e-30) for g in given]
     parameters = [layer.weight for layer in probe.each]
     for p in parameters:
@@ -143,9 +149,11 @@ def weights_of_gradients(descent, probe: Layers, X: Tensor, given: list[Tensor],
 
 def compute(
     one: str, other: str, curvature: float, tilt: float, ripple: float, rate: float, momentum: float,
-    strength: float = 1.0,
+    step: int = LOOK, strength: float = 1.0, start_x: float = START[0], start_y: float = START[1],
 ) -> dict:  # fmt: skip
-    """Plain descent and two optimizers on one landscape; the landscape itself on a grid."""
+    """Plain descent and two optimizers on one landscape, looked at in step `step`; the landscape itself on a grid."""
+    if not 1 <= check_int("step", step) <= STEPS:
+        raise CourseError(f"the step must be 1 to {STEPS}, not {step}.")
     if not 0 <= momentum < 1:
         raise CourseError(f"momentum must be at least 0 and below 1, not {momentum}.")
     check_min("rate", rate, 1e-4)
@@ -155,15 +163,15 @@ def compute(
     runs = {}
     for said in asked:
         name = NAMES[check_choice("optimizer", said, NAMES)]
-        path, losses, shares = run(name, curvature, tilt, ripple, rate, momentum, strength)
+        path, losses, shares = run(name, curvature, tilt, ripple, rate, momentum, strength, step, (start_x, start_y))
         runs[said] = {"name": name, "path": path, "loss": losses, "weights": shares}
     X = inputs(curvature, tilt)
-    x, y = np.linspace(-2.2, 2.8, 51), np.linspace(-1.8, 2.8, 47)
+    x, y = np.linspace(*ACROSS, 51), np.linspace(*UP, 47)
     grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1))
     return {
         "runs": runs, "x": x, "y": y, "surface": loss_of((grid @ X.T)[..., None], X, ripple).numpy(),
         "curvature": curvature, "tilt": tilt, "ripple": ripple, "rate": rate, "momentum_set": momentum,
-        "strength": strength, "erased": np.array(LOWEST) / (1 + strength), "look": LOOK,
+        "strength": strength, "erased": np.array(LOWEST) / (1 + strength), "look": step,
     }  # fmt: skip
 
 
@@ -182,7 +190,7 @@ def read_out(arrays: dict) -> str:
     text += "; ".join(f"{said} is {ends_at(arrays, said)}" for said in arrays["runs"]) + "."
     for said, found in arrays["runs"].items():
         if said != "gradient descent":
-            text += f" {remembered(said, found['weights'])}"
+            text += f" {remembered(said, found['weights'], arrays['look'])}"
     if "DGD" in arrays["runs"] and arrays["ripple"] == 0:
         end = arrays["runs"]["DGD"]["path"][-1]
         x, y = arrays["erased"]
@@ -193,7 +201,7 @@ def read_out(arrays: dict) -> str:
     return text
 
 
-def remembered(said: str, weights: np.ndarray) -> str:
+def remembered(said: str, weights: np.ndarray, look: int) -> str:
     """What one step has of the gradients before the newest, in words."""
     if not np.isfinite(weights).all():
         return f"What {said} remembers cannot be measured: its run has no numbers any more."
@@ -201,7 +209,7 @@ def remembered(said: str, weights: np.ndarray) -> str:
     if size.max() < 1e-3:
         return f"{said[0].upper() + said[1:]}'s step does not depend on how long any of these gradients was."
     older = size[1:].sum() / size.sum()
-    return f"Of the weights in {said}'s step {LOOK}, {older:.0%} are on gradients before the newest."
+    return f"Of the weights in {said}'s step {look}, {older:.0%} are on gradients before the newest."
 
 
 ANSWERS = ("at the lowest point", "half way from zero to the lowest point", "it never comes to rest")
@@ -231,6 +239,12 @@ def draw(arrays: dict, figure) -> None:
         figure.add_scatter(
             x=path[:, 0], y=path[:, 1], name=said, mode="lines+markers", line=line, marker=marker, legendgroup=said,
         )  # fmt: skip
+        look_at = path[arrays["look"] - 1 : arrays["look"] + 1]  # (2, 2): before and after the step
+        figure.add_scatter(
+            x=look_at[:, 0], y=look_at[:, 1], name=f"{said}: the step", mode="lines+markers", showlegend=False,
+            line=dict(color=look.color, width=6),
+            marker=dict(color=look.color, symbol=["circle", "arrow"], size=[6, 16], angleref="previous"),
+        )  # fmt: skip
         weights = found["weights"] / max(np.abs(found["weights"]).sum(), 1e-9)
         figure.add_scatter(
             x=np.arange(len(weights)), y=np.where(np.isfinite(weights), weights, np.nan), name=f"{said}: weights",
@@ -242,7 +256,7 @@ def draw(arrays: dict, figure) -> None:
             x=np.arange(len(loss)), y=loss, name=f"{said}: loss", mode="lines", line=line, xaxis="x3", yaxis="y3",
             showlegend=False,
         )  # fmt: skip
-    points = [("lowest point", (1.0, 1.5), "x-thin-open")]
+    points = [("lowest point", LOWEST, "x-thin-open")]
     if "DGD" in arrays["runs"]:
         points.append(("where DGD balances (ripple 0)", arrays["erased"], "star-open"))
     for name, at, symbol in points:
@@ -257,14 +271,18 @@ def draw(arrays: dict, figure) -> None:
     figure.update_layout(
         margin=dict(l=56, r=12, t=70, b=48),
         legend=dict(x=0, y=1.03, xanchor="left", yanchor="bottom", orientation="h", font=dict(size=12)),
-        xaxis=dict(domain=LEFT, title="first weight", range=[-2.2, 2.8]),
-        yaxis=dict(title="second weight", range=[-1.8, 2.8]),
+        xaxis=dict(domain=LEFT, title="first weight", range=[*ACROSS]),
+        yaxis=dict(title="second weight", range=[*UP]),
         xaxis2=dict(domain=RIGHT, anchor="y2", title="steps ago"),
         yaxis2=dict(domain=(0.58, 1.0), anchor="x2", title="share, with its sign", tickformat=".0%"),
         xaxis3=dict(domain=RIGHT, anchor="y3", title="step"),
         yaxis3=dict(
             domain=(0.0, 0.42), anchor="x3", title="loss", type="log", exponentformat="power", dtick=2,
         ),
+        shapes=[
+            dict(type="line", x0=arrays["look"], x1=arrays["look"], y0=0, y1=1, xref="x3", yref="y3 domain",
+                 line=dict(color=theme.INK, width=1, dash="dash")),
+        ],
         annotations=[
             dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
             for x, y, text in titles
@@ -284,6 +302,7 @@ class Optimizers(View):
         options=ANSWERS,
         until="Choose DGD as one of the two, with ripple 0 and a rate at which it comes to rest.",
     )
+    step_by = "step"
     width, height = 920, 480
 
     def controls(self):
@@ -296,9 +315,15 @@ class Optimizers(View):
             "ripple": W.FloatSlider(value=0, min=0, max=1, step=0.1, description="Ripple"),
             "rate": W.FloatSlider(value=0.08, min=0.01, max=0.3, step=0.01, description="Rate"),
             "momentum": W.FloatSlider(value=0.8, min=0, max=0.95, step=0.05, description="Momentum"),
+            "step": W.IntSlider(value=LOOK, min=1, max=STEPS, description="Step shown"),
         }
 
     def more_controls(self):
-        return {"strength": W.FloatSlider(value=1, min=0, max=1, step=0.1, description="Strength of DGD's erase")}
+        across, up = (dict(min=low, max=high, step=0.1) for low, high in (ACROSS, UP))
+        return {
+            "strength": W.FloatSlider(value=1, min=0, max=1, step=0.1, description="Strength of DGD's erase"),
+            "start_x": W.FloatSlider(value=START[0], description="Start, first weight", **across),
+            "start_y": W.FloatSlider(value=START[1], description="Start, second weight", **up),
+        }
 
     compute, draw, read_out = pure(by_name(compute), draw, read_out)

@@ -242,7 +242,7 @@ class ParadoxBoard(View):
         "Eight inner steps instead of one should lower the inner loss. If it falls, what will recall do?",
         outcome,
         options=ANSWERS,
-        until="Choose 8 inner steps, and nothing else.",
+        until="Choose 8 inner steps, and turn no other switch.",
     )
     continuous = False
     width, height = 920, 400
@@ -253,7 +253,7 @@ class ParadoxBoard(View):
             "inner_steps": W.Dropdown(options=STEPS, value=1, description="Inner steps"),
             "sign": W.Dropdown(options=list(SIGNS), value="descend", description="The inner loss is to"),
             "read_with": W.Dropdown(options=["query", "key"], value="query", description="Read with"),
-            "last_layer_only": W.Checkbox(value=False, description="Write the last layer only"),
+            "last_layer_only": W.Checkbox(value=True, description="Write the last layer only"),
             "trained_so": W.Checkbox(value=False, description="Trained that way too, where recorded"),
         }
 

@@ -11,7 +11,7 @@ from functools import cache
 import ipywidgets as W
 import torch
 
-from nl_course.memories import Memory, build_memory
+from nl_course.memories import Memory, State, build_memory
 from nl_course.seeding import seeded
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
@@ -20,7 +20,6 @@ from nl_course.views.kit.shell import View
 WIDTH, HEADS = 32, 1
 LATENT = dict(kv_rank=8, rope_dim=8, head_dim=8, value_dim=16)
 LENGTHS = (1, 10, 100, 1_000, 10_000, 100_000)
-ONE_MORE = 200  # tokens read before "one more token" is looked at
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,19 @@ def _place(label: str) -> Place:
 
 
 @cache
-def measured_bytes(label: str, tokens: int) -> int:
-    """`state.nbytes` of one layer, one reader, float32, after it has really read `tokens` random tokens."""
+def after(label: str, tokens: int) -> tuple[Memory, State]:
+    """One layer and its state, float32, batch 1, after it has really read `tokens` random tokens."""
     with seeded(0):
         memory = _place(label).build()
+    x = torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(tokens))  # (1, tokens, WIDTH)
     with torch.no_grad():
-        _, state = memory(torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(tokens)))
-    return state.nbytes
+        _, state = memory(x)
+    return memory, state
+
+
+def measured_bytes(label: str, tokens: int) -> int:
+    """`state.nbytes` of one layer after it has read `tokens` tokens."""
+    return after(label, tokens)[1].nbytes
 
 
 def measure(lengths: tuple[int, ...] = (1, 1_000, 100_000)) -> dict[str, list[int]]:
@@ -89,17 +94,15 @@ class Change:
     dropped: int
 
 
-def one_more_token(label: str) -> list[Change]:
-    """What reading a single further token does to every tensor of the state, and to the weights (nothing)."""
-    with seeded(0):
-        memory = _place(label).build()
+@cache
+def one_more_token(label: str, tokens: int) -> list[Change]:
+    """What one more token after `tokens` does to every tensor of the state, and to the weights (nothing)."""
+    memory, before = after(label, tokens)
     weights = [p.detach().clone() for p in memory.parameters()]
-    generator = torch.Generator().manual_seed(1)
+    held = {name: t.clone() for name, t in before.tensors().items()}
     with torch.no_grad():
-        _, before = memory(torch.randn(1, ONE_MORE, WIDTH, generator=generator))
-        held = {name: t.clone() for name, t in before.tensors().items()}
-        _, after = memory(torch.randn(1, 1, WIDTH, generator=generator), before)
-    changes = [_change(name, held[name], t) for name, t in after.tensors().items() if t.numel()]
+        _, then = memory(torch.randn(1, 1, WIDTH, generator=torch.Generator().manual_seed(1)), before)
+    changes = [_change(name, held[name], t) for name, t in then.tensors().items() if t.numel()]
     moved = sum(int((p != old).sum()) for p, old in zip(memory.parameters(), weights, strict=True))
     total = sum(old.numel() for old in weights)
     return [*changes, Change("trained weights", total - moved, moved, 0, 0)]
@@ -143,7 +146,7 @@ class StateMap(View):
             "tokens": tokens,
             "memory": settings["memory"],
             "bytes": {place.label: measured_bytes(place.label, tokens) for place in ON_THE_MAP},
-            "changes": one_more_token(settings["memory"]),
+            "changes": one_more_token(settings["memory"], tokens),
         }
 
     def draw(self, arrays, figure):
@@ -154,7 +157,7 @@ class StateMap(View):
                 x=[size], y=[place.label], orientation="h", text=[_size(size)], textposition="outside",
                 cliponaxis=False, marker=dict(color=look.color, pattern=dict(shape=look.pattern)), showlegend=False,
             )  # fmt: skip
-        names = [change.name for change in arrays["changes"]]
+        names = [_told(change) for change in arrays["changes"]]
         kinds = [("kept", theme.GRID, ""), ("rewritten", "#C12D86", "x"), ("added", "#1437DC", "/")]
         for kind, color, pattern in kinds:
             shares = [getattr(c, kind) / (c.kept + c.rewritten + c.added) for c in arrays["changes"]]
@@ -172,7 +175,7 @@ class StateMap(View):
             xaxis2=dict(anchor="y2", range=[0, 1], tickformat=".0%", title="share of the numbers"),
             yaxis2=dict(anchor="x2", domain=[0.0, 0.3], autorange="reversed"),
             legend=dict(y=0.33, x=1.0),
-            annotations=[dict(text=f"What token {ONE_MORE + 1} does inside: {arrays['memory']}", x=0, y=0.42,
+            annotations=[dict(text=f"What token {arrays['tokens'] + 1:,} does inside: {arrays['memory']}", x=0, y=0.42,
                               xref="paper", yref="paper", showarrow=False, font=dict(size=14), xanchor="left")],
         )  # fmt: skip
 
@@ -186,9 +189,16 @@ class StateMap(View):
         did += [f"rewrites {rewritten}"] if rewritten else []
         return (
             f"After {arrays['tokens']:,} tokens: {', '.join(f'{label} {_size(size)}' for label, size in sizes)}. "
-            f"One more token in {arrays['memory']} {' and '.join(did) or 'changes nothing'}, "
+            f"Token {arrays['tokens'] + 1:,} in {arrays['memory']} {' and '.join(did) or 'changes nothing'}, "
             f"and leaves all {arrays['changes'][-1].kept:,} trained weights as they are."
         )
+
+
+def _told(change: Change) -> str:
+    """A tensor's name and how many of its numbers came, went or changed."""
+    counts = (("added", change.added), ("dropped", change.dropped), ("rewritten", change.rewritten))
+    told = [f"{count:,} {word}" for word, count in counts if count]
+    return f"{change.name}: {', '.join(told) or 'as it was'}"
 
 
 def _size(count: int) -> str:

@@ -102,7 +102,8 @@ def draw(arrays: dict, figure) -> None:
     dotted."""
     plan, metrics = arrays["plan"], arrays["metrics"]
     for run in arrays["earlier"]:
-        _lines(figure, run.metrics, run.name, style(run.memory), width=1.2, opacity=0.75)
+        same = run.memory == plan.memory  # what this run may be compared with
+        _lines(figure, run.metrics, run.name, style(run.memory), width=2.4 if same else 1.2, opacity=0.75)
     _lines(figure, metrics, f"this run: {plan.memory}", style(plan.memory), width=3.2, opacity=1.0)
     looks = [line for line in metrics if "held_out_loss" in line]
     figure.add_scatter(
@@ -176,6 +177,8 @@ def read_out(arrays: dict) -> str:
             f"{losses[0]:.2f} at the start, gradient norm {last['grad_norm']:.2f}, "
             f"{last['tokens_per_second']:,.0f} tokens a second"
         )
+    else:
+        words.append("no step has been taken yet: press Start")
     if arrays["off"]:
         words.append(f"the middle of the estimate missed the time by a factor of {arrays['off']:.2f}")
     if arrays["earlier"]:

@@ -30,7 +30,7 @@ VIEWS = every_view()
 
 
 # Several panels of these would overlap in 420 pixels.
-TALL = {"inner-microscope", "optimizers", "self-modification", "state-map", "wiring"}
+TALL = {"optimizers", "state-map", "wiring"}
 CHANGED: dict[str, list[str]] = {}  # the random numbers that a view's first showing changed, by the view's name
 
 

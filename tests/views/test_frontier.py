@@ -75,14 +75,17 @@ def test_draw_against_pairs():
     assert "linear (Hebb), small" not in {trace.name for trace in figure.data}
 
 
-def test_list_and_click_choose_a_point_and_say_its_config(view):
+def test_list_and_click_choose_a_point_and_its_tooltip_says_its_config(view):
     assert all(control.description for control in view.controls_by_name.values())
     view.set(point="TTT-MLP, middle")
     point = next(p for p in recorded()["points"] if p["memory"] == "ttt-mlp")
     row = point["asked"][ASKED_FIRST]
     assert view.readout.startswith(f"TTT-MLP, middle, {questions()[ASKED_FIRST]}: {row['mean']:.0%} right")
-    assert f"{row['bytes']:,} bytes" in view.readout and f"{point['parameters']:,} parameters" in view.readout
-    assert f"a loss of {point['runs'][0]['curve'][-1]['loss']:.2f}" in view.readout and "value: 3.47" in view.readout
+    assert f"{row['bytes']:,} bytes" in view.readout and "commit" not in view.readout
+    trace = next(trace for trace in view.figure.data if trace.name == "TTT-MLP")
+    tip = trace.text[list(trace.customdata).index("TTT-MLP, middle")]
+    assert f"{point['parameters']:,} parameters" in tip and point["runs"][0]["made"]["commit"] in tip
+    assert f"loss {point['runs'][0]['curve'][-1]['loss']:.2f}" in tip and "guessing: 3.47" in tip
     ring = next(trace for trace in view.figure.data if trace.name == "chosen")
     assert (ring.x[0], ring.y[0]) == (row["bytes"], row["mean"])
     names = [trace.name for trace in view.figure.data]
@@ -124,8 +127,8 @@ def test_bad_input_is_refused_in_words(view):
 def test_a_point_says_its_rate_and_from_how_many_seeds_its_loss_had_settled():
     runs = [{"settled": {"settled": True}}, {"settled": {"settled": False}}]
     said = module.trained_out({"rate": 0.005, "runs": runs})
-    assert said == ", at a learning rate of 0.005; it had settled from 1 of 2 seeds"
-    assert module.trained_out({"runs": [{}]}) == ""  # a recording made before rates were searched
+    assert said == ["learning rate 0.005; settled from 1 of 2 seeds"]
+    assert module.trained_out({"runs": [{}]}) == []  # a recording made before rates were searched
 
 
 def test_a_question_in_the_published_form_says_so_and_is_not_one_as_taught():

@@ -12,7 +12,7 @@ from nl_course.tasks.text import encode
 from nl_course.views.inner_microscope import TEXT, InnerMicroscope, compute, draw, read, running_mean, variant
 
 WORDS = "abc abd abc abd, and on it goes"
-START = {"token": 7, "layer": 2, "head": 1, "start": "learned", "mini_batch": 4}
+START = {"token": 7, "layer": 2, "head": 1, "start": "learned", "mini_batch": 4, "detail": True}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,13 @@ def test_draw_shows_those_arrays(reading):
     assert np.array_equal(shown["next-byte loss"].y, arrays["next"])
     assert np.array_equal(shown["change of the weights"].z, arrays["change"])
     assert np.array_equal(shown["numbers"].z[1:], np.stack([arrays["prediction"], arrays["value"], arrays["key"]]))
+
+
+def test_the_chosen_bytes_numbers_are_shown_when_asked_for(view):
+    assert "numbers" not in {trace.name for trace in view.figure.data} and view.figure.layout.height <= 420
+    view.set(detail=True)
+    assert {"numbers", "change of the weights"} <= {trace.name for trace in view.figure.data}
+    assert view.figure.layout.height > 420 and view.figure.layout.yaxis4.title.text == "key"
 
 
 def test_controls_drive_picture_and_sentence(view):

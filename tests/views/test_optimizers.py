@@ -95,6 +95,17 @@ def test_dgd_takes_back_what_older_gradients_wrote():
     assert weights[0] > 0 and (weights[1:4] < -0.01).all()
 
 
+def test_another_step_and_another_start():
+    early = compute(**BEGIN, step=3)["runs"]["momentum"]
+    assert np.allclose(early["weights"], 0.8 ** np.arange(3), atol=1e-6)
+    assert np.array_equal(early["path"], compute(**BEGIN)["runs"]["momentum"]["path"])
+    moved = compute(**BEGIN, start_x=0.5, start_y=2.0)["runs"]
+    assert all(run["path"][0].tolist() == [0.5, 2.0] for run in moved.values())
+    for step in (0, STEPS + 1):
+        with pytest.raises(CourseError, match="step must be 1 to 48"):
+            compute(**BEGIN, step=step)
+
+
 def test_every_optimizer_runs_and_is_said():
     for said in NAMES:
         arrays = compute(**{**BEGIN, "one": said})
@@ -110,6 +121,7 @@ def test_draw_shows_those_arrays():
     assert np.allclose(shown["momentum: weights"].y, weights / np.abs(weights).sum())
     assert np.allclose(shown["DGD: loss"].y, arrays["runs"]["DGD"]["loss"])
     assert shown["where DGD balances (ripple 0)"].x[0] == 0.5
+    assert np.array_equal(shown["DGD: the step"].x, arrays["runs"]["DGD"]["path"][LOOK - 1 : LOOK + 1, 0])
 
 
 def test_controls_drive_picture_and_sentence(view):

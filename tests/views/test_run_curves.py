@@ -61,5 +61,8 @@ def test_a_learners_point_stands_beside_the_recorded_ones(monkeypatch):
         assert len(found["points"]) == count + 1
     assert view.error == "" and view.settings["point"] == "my_memory (yours), middle"
     assert any(t.name == "my_memory (yours)" for t in view.figure.data)
-    assert "commit" not in view.readout  # the learner's file is in none
-    assert "commit" in view.set(point="linear (Hebb), middle").readout
+    tips = {}
+    for trace in view.figure.data:
+        tips |= dict(zip(trace.customdata if trace.customdata is not None else (), trace.text or ()))
+    assert "commit" not in tips["my_memory (yours), middle"]  # the learner's file is in none
+    assert "commit" in tips["linear (Hebb), middle"]

@@ -23,7 +23,7 @@ def test_measured_sizes_are_what_the_formulas_say(place):
 
 
 def totals(label):
-    changes = {c.name: c for c in one_more_token(label)}
+    changes = {c.name: c for c in one_more_token(label, 200)}
     weights = changes.pop("trained weights")
     assert weights.rewritten == weights.added == weights.dropped == 0 < weights.kept
     return [sum(getattr(c, kind) for c in changes.values()) for kind in ("kept", "rewritten", "added", "dropped")]
@@ -41,7 +41,9 @@ def test_controls_drive_the_bars_and_the_sentence(view):
     assert [bar.x[0] for bar in view.figure.data[: len(ON_THE_MAP)]] == [
         measured_bytes(place.label, 100) for place in ON_THE_MAP
     ]
-    assert "attention 25.6 kB" in view.readout and "adds 64 numbers" in view.readout
+    assert "attention 25.6 kB" in view.readout and "Token 101 in attention adds 64 numbers" in view.readout
+    view.set(tokens=10)
+    assert "Token 11 in" in view.readout and "token 11 " in view.figure.layout.annotations[0].text
     view.controls_by_name["memory"].value = "linear (Hebb)"
     assert "rewrites 1024" in view.readout
     shares = np.array([trace.x for trace in view.figure.data[len(ON_THE_MAP) :]])

@@ -115,7 +115,10 @@ def template() -> go.layout.Template:
         automargin=True,
         title=dict(font=dict(size=13), standoff=8),
     )
+    # A patterned bar is solid in its color, with the pattern in the page's own color on it: it does not fall apart.
+    pattern = dict(fillmode="overlay", fgcolor="white", fgopacity=0.7, size=8, solidity=0.25)
     return go.layout.Template(
+        data=dict(bar=[go.Bar(marker=dict(pattern=pattern))]),
         layout=dict(
             font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
             title=dict(font=dict(size=15), x=0.01, xanchor="left"),
@@ -127,5 +130,5 @@ def template() -> go.layout.Template:
             yaxis=axis,
             legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0),
             hoverlabel=dict(font=dict(size=13)),
-        )
+        ),
     )
