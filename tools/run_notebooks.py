@@ -2,8 +2,9 @@
 
     python -m tools.run_notebooks [--no-run] [NOTEBOOK ...]        (all of notebooks/ when none is named)
 
-Kept are the text of cells tagged `nbval-check-output`, which the tests compare, and the sentence of each view,
-which is what a reader without a front end sees. All other output and widget state go.
+Kept are the text of cells tagged `nbval-check-output`, which the tests compare, and of each chart and view its sentence
+and its still picture (tools/pictures.py), which are what a reader without a front end sees. All other output and widget
+state go.
 A notebook with a failing cell is left as it was, and the failure is printed.
 """
 
@@ -17,8 +18,12 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
+from nl_course.export.running import LATEST, with_latest
 from nl_course.files import write_atomically
 from nl_course.notebooks import all_notebooks
+from nl_course.views.kit.plot import STILLS
+from tools.browser import NoBrowser
+from tools.pictures import FINGERPRINT, PNG, Painter, illustrate
 
 ROOT = Path(__file__).parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -53,12 +58,16 @@ def _kept(output, checked: bool, count: int):
     if output.output_type == "stream":
         return output if checked and output.name == "stdout" else None
     data = output.get("data", {})
-    view = {"nl_course": "view"} if VIEW in data or output.get("metadata", {}).get("nl_course") else {}
+    metadata = output.get("metadata", {})
+    view = {"nl_course": "view"} if VIEW in data or metadata.get("nl_course") else {}
     if "text/plain" not in data or not (checked or view):
         return None
-    text = {"text/plain": data["text/plain"]}
+    kept = {"text/plain": data["text/plain"]}
+    if PNG in data and FINGERPRINT in metadata:
+        kept[PNG] = data[PNG]
+        view[FINGERPRINT] = metadata[FINGERPRINT]
     extra = {"execution_count": count} if output.output_type == "execute_result" else {}
-    return nbformat.from_dict({"output_type": output.output_type, "data": text, "metadata": view, **extra})
+    return nbformat.from_dict({"output_type": output.output_type, "data": kept, "metadata": view, **extra})
 
 
 def _joined(outputs: list) -> list:
@@ -96,13 +105,14 @@ def run(path: Path, seconds: int = 600) -> nbformat.NotebookNode:
     Prints how long it took, kernel start included, and the most memory that its kernel held.
     """
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(PEAK))
+    notebook.cells += [nbformat.v4.new_code_cell(LATEST), nbformat.v4.new_code_cell(PEAK)]
     where = {"metadata": {"path": str(path.parent)}}
     client = NotebookClient(notebook, timeout=seconds, kernel_name="python3", resources=where)
     client.store_widget_state = False
     begun = time.perf_counter()
-    client.execute()
+    client.execute(env={**os.environ, STILLS: "1"})
     peak = int(notebook.cells.pop().outputs[0].text)
+    with_latest(notebook, notebook.cells.pop())
     print(f"{path.name}: {time.perf_counter() - begun:.0f} s, at most {peak / 1e6:.0f} MB")
     return notebook
 
@@ -114,15 +124,21 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.setdefault("NL_COURSE_STRICT", "1")
     failed = 0
-    for path in options.notebooks or all_notebooks():
-        try:
-            notebook = nbformat.read(path, as_version=4) if options.no_run else run(path)
-        except (CellExecutionError, CellTimeoutError) as wrong:
-            print(f"{path.name}: left as it was, because a cell failed.\n{wrong}", file=sys.stderr)
-            failed += 1
-            continue
-        write(normalise(notebook), path)
-        print(f"{path.name}: {'normalised' if options.no_run else 'run and normalised'}")
+    with Painter() as painter:
+        for path in options.notebooks or all_notebooks():
+            before = nbformat.read(path, as_version=4)
+            try:
+                notebook = before if options.no_run else run(path)
+                illustrate(notebook, before, painter)
+            except (CellExecutionError, CellTimeoutError) as wrong:
+                print(f"{path.name}: left as it was, because a cell failed.\n{wrong}", file=sys.stderr)
+                failed += 1
+                continue
+            except NoBrowser as missing:
+                print(f"{path.name}: PICTURES ARE MISSING: {missing}", file=sys.stderr)
+                failed += 1
+            write(normalise(notebook), path)
+            print(f"{path.name}: {'normalised' if options.no_run else 'run and normalised'}")
     return 1 if failed else 0
 
 

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Line
-from nl_course.views.kit.plot import Plot, still
+from nl_course.views.kit.plot import Plot, still, still_later
 
 EVERY = 0.25  # seconds between two redraws
 
@@ -117,10 +117,11 @@ class LossCurve:
     def __repr__(self) -> str:
         return f"{self.title} ({self.label}): {self.readout}"
 
+    def still(self) -> dict:
+        """What the curve shows now, for a page without a kernel; see `plot.still`."""
+        self.draw()
+        return still(self.name, repr(self), self.figure)
+
     def _repr_mimebundle_(self, **kwargs) -> dict:
-        said = f"{self.title} ({self.label}): {self.readout}"
-        return {
-            **self.widget._repr_mimebundle_(**kwargs),
-            **still(self.name, said, self.figure),
-            "text/plain": repr(self),
-        }
+        still_later(self.widget, self.still)
+        return {**self.widget._repr_mimebundle_(**kwargs), **self.still(), "text/plain": repr(self)}

@@ -4,6 +4,7 @@ A check is a function of a `Book` (one notebook with its name and what nl_course
 """
 
 import ast
+import base64
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -14,13 +15,15 @@ from pathlib import Path
 import nbformat
 
 from nl_course.notebooks import is_core, number_of
+from tools import pictures
 from tools.run_notebooks import normalise
 
 ROOT = Path(__file__).parents[2]
 MOST_LINES, MEDIAN_LINES = 20, 7  # non-blank lines of a code cell
 FURTHER_MEDIAN_LINES = 10  # of a further notebook, which holds what is too long for the core
 WORDS_PER_LINE, CELLS_PER_CELL = 7, 1.3  # least: words of text per line of code, text cells per code cell
-MOST_BYTES = 300_000
+MOST_BYTES = 300_000  # of a notebook without its pictures
+WITHOUT_PICTURE = ("Entry check", "A machine that reads")  # widgets that hold no figure, by their first words
 CHECKS: list[Callable] = []
 
 
@@ -156,7 +159,8 @@ def metadata_and_outputs_are_clean(book):
     normal = normalise(nbformat.from_dict(book.notebook.copy()))
     if nbformat.writes(normal) != nbformat.writes(book.notebook):
         yield "it is not in its committed form; run `make notebooks`."
-    if (size := len(nbformat.writes(book.notebook).encode())) > MOST_BYTES:
+    pngs = sum(len(output.get("data", {}).get(pictures.PNG, "")) for cell in book.code for output in cell.outputs)
+    if (size := len(nbformat.writes(book.notebook).encode()) - pngs) > MOST_BYTES:
         yield f"it has {size:,} bytes; at most {MOST_BYTES:,}."
     if any(cell.get("attachments") for cell in book.cells):
         yield "it has pictures attached to cells; put them under assets/."
@@ -170,6 +174,20 @@ def local_pictures_exist(book):
         for path in found:
             if "//" not in path and not (book.folder / path).is_file():
                 yield f"the picture {path} of {first(cell)} is missing; run `make shots`."
+
+
+@check
+def outputs_have_their_picture(book):
+    for cell in book.code:
+        for output in cell.outputs:
+            said = output.get("data", {}).get("text/plain", "")
+            if "nl_course" not in output.get("metadata", {}) or said.startswith(WITHOUT_PICTURE):
+                continue
+            picture = base64.b64decode(output.data.get(pictures.PNG, ""))
+            if not picture.startswith(b"\x89PNG") or pictures.FINGERPRINT not in output.metadata:
+                yield f"{first(cell)} shows a figure but stores no picture of it; run `make notebooks`."
+            elif len(picture) > pictures.MOST_BYTES:
+                yield f"the picture of {first(cell)} has {len(picture):,} bytes; at most {pictures.MOST_BYTES:,}."
 
 
 @check
@@ -257,7 +275,8 @@ def exercises_are_checked(book):
 def no_paths_of_one_machine(book):
     path = r"(?<![\w./>)-])(?:/(?:home|Users|root|tmp|work|mnt|private|media|opt|var)/[\w.-]+|[A-Z]:\\\w+)"
     for cell in book.cells:
-        printed = "".join(str(o.get("text", "")) + str(o.get("data", "")) for o in cell.get("outputs", []))
+        outputs = cell.get("outputs", [])
+        printed = "".join(o.get("text", "") + str(o.get("data", {}).get("text/plain", "")) for o in outputs)
         if found := re.search(path, cell.source + "\n" + printed):
             yield f"{first(cell)} names a path of one machine: {found.group()!r}."
 

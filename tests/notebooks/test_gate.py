@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from nl_course.views.kit.plot import STILL
 from tools.run_notebooks import normalise, run, write
 
 pytestmark = pytest.mark.slow
@@ -38,3 +39,12 @@ def test_a_run_and_normalised_notebook_passes_nbval_until_its_claim_is_wrong(tmp
     write(notebook, path)
     bad = nbval(path)
     assert bad.returncode == 1 and "Cell outputs differ" in bad.stdout
+
+
+def test_a_curve_is_pictured_as_it_ended(tmp_path):
+    path = tmp_path / "curve.ipynb"
+    shown = "from nl_course.views.loss_curve import LossCurve\ncurve = LossCurve(steps=2)\ncurve"
+    fed = "for step in (1, 2):\n    curve({'step': step, 'loss': 4.0 - step})"
+    write(new_notebook(cells=[new_code_cell(shown), new_code_cell(fed)]), path)
+    [output], fed = (cell.outputs for cell in run(path).cells)
+    assert "Step 2: loss 2.50" in output.data[STILL]["read_out"] and fed == []

@@ -1,5 +1,6 @@
 """Every notebook keeps the course's standard, and every check of it can fail."""
 
+import base64
 from pathlib import Path
 
 import nbformat
@@ -95,6 +96,15 @@ def minutes(value):
     return lambda book: book.notebook.metadata.update(nl_course={"minutes": value})
 
 
+PNG = b"\x89PNG..."
+
+
+def seen(png: bytes = b"", **metadata):
+    """The output of a chart as it is committed, with a picture or without."""
+    data = {"text/plain": "Chart: It rises.", **({"image/png": base64.b64encode(png).decode()} if png else {})}
+    return new_output("display_data", data=data, metadata={"nl_course": "view", **metadata})
+
+
 LONG = "\n".join(f"x{i} = {i}" for i in range(21))
 FIGURE = new_output("display_data", data={"application/vnd.plotly.v1+json": {}})
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
@@ -118,6 +128,9 @@ SPOILED = [
     ("metadata_and_outputs_are_clean", alter(2, execution_count=7), "not in its committed form"),
     ("metadata_and_outputs_are_clean", add(text("word " * 70_000)), "at most 300,000"),
     ("metadata_and_outputs_are_clean", alter(1, attachments={"a.png": {"image/png": ""}}), "attached"),
+    ("outputs_have_their_picture", add(code("chart", outputs=[seen()])), "stores no picture"),
+    ("outputs_have_their_picture", add(code("chart", outputs=[seen(PNG)])), "stores no picture"),
+    ("outputs_have_their_picture", add(code("chart", outputs=[seen(PNG * 4000, picture="a1")])), "at most 25,000"),
     ("local_pictures_exist", add(text("![a map of it](../assets/previews/none.png)")), "none.png"),
     ("local_pictures_exist", add(text("<img src='gone.png' alt='x'>")), "gone.png"),
     ("views_have_a_static_picture", lambda b: b.notebook.cells.pop(5), "View needs its static picture"),
@@ -166,8 +179,8 @@ def closing_with(words):
 
 
 def test_a_further_notebook_and_the_tour_need_no_exercises_and_no_questions(good):
-    for _ in range(3):
-        good.notebook.cells.pop(7)  # an exercise; its text stays
+    for place in (11, 9, 7):
+        good.notebook.cells.pop(place)  # an exercise; its text stays
     closing_with("What you can now say: much.")(good)
     for name in ("01b_title.ipynb", "tour.ipynb"):
         free = Book(name, good.notebook, good.folder)
@@ -212,11 +225,13 @@ def test_exported_names_are_those_of_the_package():
 
 def test_normalising_keeps_claims_and_sentences_only():
     view = new_output("execute_result", data={VIEW: {"model_id": "a"}, "text/plain": "A view: 2 crests."})
+    drawn = new_output("display_data", data={**view.data, "image/png": "iVBO"}, metadata={"picture": "a1"})
+    other = new_output("display_data", data={"text/plain": "<Figure>", "image/png": "iVBO"})
     claim = new_output("execute_result", data={"text/plain": "3", "text/html": "<b>3</b>"}, execution_count=7)
     cells = [
         code("claim", "nbval-check-output", outputs=[printed("a\n"), printed("b\n"), claim]),
         code("print(time)", outputs=[printed("3.1 s"), new_output("stream", name="stderr", text="warning")]),
-        code("View()", outputs=[view]),
+        code("View()", outputs=[view, drawn, other]),
         text("two  \nlines"),
     ]
     cells[0].metadata["execution"] = {"iopub.status.busy": "now"}
@@ -225,7 +240,9 @@ def test_normalising_keeps_claims_and_sentences_only():
     assert [o.get("text") or o.data for o in outputs[0]] == ["a\nb\n", {"text/plain": "3"}]
     assert outputs[1] == [] and outputs[2][0].data == {"text/plain": "A view: 2 crests."}
     assert notebook.cells[3].source == "two  \nlines"
-    assert outputs[2][0].metadata == {"nl_course": "view"}
+    assert outputs[2][0].metadata == {"nl_course": "view"} and len(outputs[2]) == 2
+    assert outputs[2][1].data == {"text/plain": "A view: 2 crests.", "image/png": "iVBO"}
+    assert outputs[2][1].metadata == {"nl_course": "view", "picture": "a1"}
     assert "widgets" not in notebook.metadata and notebook.metadata.nl_course == {"a": 1}
     assert all(set(cell.metadata) == {"tags"} for cell in notebook.cells)
     before = nbformat.writes(notebook)

@@ -78,6 +78,20 @@ def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
     return {STILL: {"name": name, "read_out": read_out, "figure": drawing, "least_width": LEAST_WIDTH, **more}}
 
 
+_later: dict[str, Callable[[], dict]] = {}  # by the model of an output's widget: what it shows by now
+
+
+def still_later(widget: W.Widget, make: Callable[[], dict]) -> None:
+    """Remembers how to make the still of a `widget` whose picture goes on changing after it was shown."""
+    if os.environ.get(STILLS) == "1":
+        _later[widget.model_id] = make
+
+
+def latest() -> str:
+    """What the widgets of `still_later` show now, as JSON: by the model of the widget, as `still` has it."""
+    return json.dumps({model: make()[STILL] for model, make in _later.items()})
+
+
 class Plot(Lasting):
     """A figure in the browser; `show` brings another one. `label` is what a screen reader calls it."""
 
