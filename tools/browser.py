@@ -32,7 +32,8 @@ SETTINGS = {  # JupyterLab's own, by plugin
     "docmanager-extension/plugin": {"autosave": False},
 }
 KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-PATIENCE = 120  # seconds until something is taken to hang; a machine that is busy with other things may take its time
+# Seconds until something is taken to hang. A machine that is busy with other things takes its time.
+PATIENCE = float(os.environ.get("NL_COURSE_PATIENCE", "120"))
 # Figures, and the views they stand in, as the page shows them: what was drawn, where the sliders and lists stand, what
 # is said. A figure's model has the same id in the kernel.
 SHOWN = """
@@ -339,6 +340,12 @@ class Page:
         return self.page.evaluate(
             """() => [...document.querySelectorAll('.jp-Notebook img')]
                  .filter(image => image.complete && !image.naturalWidth).map(image => image.src)"""
+        )
+
+    def stored_pictures(self) -> list[int]:
+        """The widths of the pictures in outputs, as they loaded: stills that widgets take the place of."""
+        return self.page.evaluate(
+            "() => [...document.querySelectorAll('.jp-OutputArea-output img')].map(image => image.naturalWidth)"
         )
 
     def views(self) -> list[str]:

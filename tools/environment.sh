@@ -44,4 +44,13 @@ pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv/bin/python -m pip install"
 # shellcheck disable=SC2086  # the flags are several words
 $pip ${TORCH_FLAGS:-} torch -c constraints.txt
 $pip -e ".[${EXTRAS:-test}]" -c constraints.txt
+# The browser tests ask axe-core what keyboards and screen readers cannot use. Without npm they leave that out, and say so.
+case ",${EXTRAS:-test}," in
+    *,test,*)
+        if command -v npm >/dev/null 2>&1; then
+            npm install --no-audit --no-fund --silent --prefix .venv/axe axe-core@4.14.1 ||
+                say "npm could not install axe-core: the browser tests leave accessibility out."
+        fi
+        ;;
+esac
 touch .venv/.ready

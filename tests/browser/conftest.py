@@ -1,8 +1,7 @@
 """A copy of the notebooks in a real JupyterLab. Without a browser: one loud line, or failure if required."""
 
 import os
-import shutil
-import subprocess
+import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -15,7 +14,6 @@ from tools.browser import Lab, NoBrowser, chromium
 from tools.shots import copy_course
 
 ROOT = Path(__file__).parents[2]
-AXE = "axe-core@4.14.1"
 TOY = """
 import ipywidgets as W, numpy as np
 from nl_course.views.kit.shell import Prediction, View
@@ -76,15 +74,11 @@ def lab(folder):
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> Path:
-    """The script of axe-core, which finds what keyboards and screen readers cannot use; installed by npm."""
-    missing = "npm is not installed"
-    if npm := shutil.which("npm"):
-        folder = tmp_path_factory.mktemp("axe")
-        command = [npm, "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), AXE]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 0:
-            return folder / "node_modules/axe-core/axe.min.js"
-        missing = f"npm could not install {AXE}: {' '.join(done.stderr.split())[:200]}"
-    warnings.warn(f"ACCESSIBILITY TEST SKIPPED: {missing}", stacklevel=1)
-    pytest.skip(f"ACCESSIBILITY TEST SKIPPED: {missing}")
+def axe() -> Path:
+    """The script of axe-core, which finds what keyboards and screen readers cannot use."""
+    script = Path(sys.prefix) / "axe/node_modules/axe-core/axe.min.js"
+    if not script.is_file():
+        missing = "ACCESSIBILITY IS NOT TESTED: axe-core is missing; install npm, then: make -B .venv/.ready"
+        warnings.warn(missing, stacklevel=1)
+        pytest.skip(missing)
+    return script

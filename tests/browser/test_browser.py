@@ -1,8 +1,13 @@
 """What only a browser shows: a notebook runs, views answer the keyboard, nothing leaves the machine."""
 
-import pytest
+import base64
+import io
 
-from tests.browser.conftest import ROOT
+import pytest
+from nbformat.v4 import new_code_cell, new_output
+from PIL import Image
+
+from tests.browser.conftest import ROOT, save
 
 pytestmark = pytest.mark.browser
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
@@ -11,13 +16,28 @@ NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_view_of_a_notebook_answers_the_keyboard(lab, name):
     with lab.notebook(f"notebooks/{name}") as page:
+        assert all(page.stored_pictures())
         page.run_all()
+        assert page.stored_pictures() == [], "a widget stands beside its still picture"
         assert page.errors() == [] and page.broken_pictures() == []
         for view in page.views():
             said = page.readout(view)
             page.press(view)
             assert said and page.errors() == []
     assert lab.strangers() == []
+
+
+def test_a_still_picture_shows_until_its_widget_does(lab, folder):
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, "PNG")
+    png = base64.b64encode(file.getvalue()).decode()
+    data, metadata = {"text/plain": "Chart: .", "image/png": png}, {"nl_course": "view", "picture": "a"}
+    seen = new_output("display_data", data=data, metadata=metadata)
+    save(folder / "stored.ipynb", new_code_cell("from toy_view import Wave\n\nWave()", outputs=[seen]))
+    with lab.notebook("stored.ipynb") as page:
+        assert page.stored_pictures() == [30]
+        page.run_all()
+        assert page.stored_pictures() == [] and page.views() == ["wave"]
 
 
 def test_the_shell_in_the_browser(lab):

@@ -41,7 +41,7 @@ def test_a_picture_has_the_figure_its_title_and_its_sentence(painter):
 
 
 def test_whatever_it_shows_a_picture_is_small(painter):
-    noise = np.random.default_rng(0).normal(size=(60, 60))
+    noise = np.random.default_rng(0).normal(size=(300, 600))
     png = painter.paint(still(go.Figure(go.Heatmap(z=noise, colorscale="Viridis"), layout=dict(height=420))))
     assert len(png) <= MOST_BYTES and pixels(png).shape[1] < WIDTH
     after = painter.paint(still(go.Figure(go.Bar(y=[1.0]))))

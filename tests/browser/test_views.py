@@ -1,7 +1,8 @@
 """Every view of the course is right: after Run All, after a reload, in a second output, on a slow machine.
 
 Right means: the picture has the kernel's traces in their latest state, sliders and lists stand where the kernel has
-them, and the sentence is the kernel's. All views stand on one page, with a chart and a loss curve.
+them, and the sentence is the kernel's. A page holds some of the views, a chart and a loss curve. That a view answers
+its controls after Run All is tested where it stands in a notebook, in test_browser.py.
 """
 
 import os
@@ -28,30 +29,38 @@ curve
 # Drawn after it was shown, and while the page may still be loading plotly.
 TRAINING = "[curve({'step': step, 'loss': 5 / step, 'held_out_loss': 5 / step}) for step in (1, 2, 3)];"
 SLOW = 4
+PAGES = 4
 
 
-@pytest.fixture(scope="module")
-def page(lab, folder):
+@pytest.fixture(scope="module", params=range(PAGES))
+def page(request, lab, folder):
+    """A page after Run All; `page.kinds` are the views on it."""
+    kinds = VIEWS[request.param :: PAGES]
     cells = [CHART, CURVE, TRAINING]
-    cells += [f"from {kind.__module__} import {kind.__name__}\n\n{kind.__name__}()" for kind in VIEWS]
-    save(folder / "views.ipynb", *map(new_code_cell, cells))
-    with lab.notebook("views.ipynb") as page:
+    cells += [f"from {kind.__module__} import {kind.__name__}\n\n{kind.__name__}()" for kind in kinds]
+    name = f"views-{request.param}.ipynb"
+    save(folder / name, *map(new_code_cell, cells))
+    with lab.notebook(name) as page:
+        page.kinds = kinds
         page.run_all()
         yield page
 
 
 def each_answers(page, times: int = 1) -> None:
     """Moves the first control of every view by a key: the picture changes, and page and kernel agree again."""
-    for kind in VIEWS:  # the loss curve's slider changes nothing on three steps
-        page.move(kind.name)
+    unmoved = []
+    for kind in page.kinds:  # the loss curve's slider changes nothing on three steps
+        try:
+            page.move(kind.name)
+        except page.timeout:
+            unmoved.append(kind.name)
+    assert unmoved == [] and page.errors() == []
     page.agree(times)
-    assert page.errors() == []
 
 
 def test_after_run_all(page):
     page.agree()
-    assert page.errors() == [] and set(page.views()) == {kind.name for kind in VIEWS} | {"loss-curve"}
-    each_answers(page)
+    assert page.errors() == [] and set(page.views()) == {kind.name for kind in page.kinds} | {"loss-curve"}
 
 
 def test_names_and_contrasts(page, axe):
