@@ -32,6 +32,7 @@ SIZES = (1, 0.85, 0.7, 0.55)
 ALWAYS = ("white", INK, GRID)  # colors that every picture keeps as they are
 DIGITS = 3  # of each number in a fingerprint: finer differences cannot be seen
 NOTHING = 1e-12  # smaller numbers are rounding errors
+SHOWN = ("title", "read_out", "figure")  # of a still; a chart has no title
 PAGE = f"""<!doctype html><meta charset="utf-8">
 <style>
   body {{ margin: 0; background: white; color: {INK}; font: 14px/1.4 system-ui, "DejaVu Sans", sans-serif; }}
@@ -76,7 +77,7 @@ class Painter:
             self._page.set_default_timeout(0)
             self._page.set_content(PAGE)
             self._page.add_script_tag(path=Path(plotly.__file__).parent / "package_data" / "plotly.min.js")
-        self._page.evaluate(DRAW, {key: still[key] for key in ("title", "read_out", "figure")})
+        self._page.evaluate(DRAW, {"title": "", **{key: still[key] for key in SHOWN if key in still}})
         main = self._page.locator("main")
         for size in SIZES:
             main.evaluate("(main, size) => { main.style.zoom = size; }", size)
@@ -108,19 +109,17 @@ def packed_with(png: bytes, apart: float) -> bytes:
 
 def fingerprint(still: dict[str, Any]) -> str:
     """A hash of what a still shows: its words, and the figure's numbers as far as they can be seen."""
-    figure = rounded(json.loads(still["figure"]))
-    shown = [PAGE, DRAW, APART, SIZES, still["title"], still["read_out"], figure]
+    figure = coarse(json.loads(still["figure"]))
+    shown = [PAGE, DRAW, APART, SIZES, still.get("title", ""), still["read_out"], figure]
     return hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def rounded(tree: Any) -> Any:
-    """A figure as JSON with every number rounded to DIGITS, and arrays that plotly packed as lists."""
+def coarse(tree: Any) -> Any:
+    """A still's figure with every number rounded to DIGITS."""
     if isinstance(tree, dict):
-        if "bdata" in tree:
-            return rounded(np.frombuffer(base64.b64decode(tree["bdata"]), tree["dtype"]).tolist())
-        return {key: rounded(value) for key, value in tree.items()}
+        return {key: coarse(value) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [rounded(item) for item in tree]
+        return [coarse(item) for item in tree]
     if isinstance(tree, float):
         return 0.0 if abs(tree) < NOTHING else float(f"{tree:.{DIGITS}g}")
     return tree

@@ -19,8 +19,8 @@ from tools.run_notebooks import normalise
 
 
 def still(heights=(1.0, 3.0, 2.0), read_out="It rises.", name="a"):
-    figure = go.Figure(go.Scatter(y=np.array(heights), name=name))
-    return {"name": "chart", "title": "", "read_out": read_out, "figure": json.dumps(plain(figure))}
+    figure = plain(go.Figure(go.Scatter(y=heights, name=name)))
+    return {"name": "chart", "read_out": read_out, "figure": json.dumps(figure)}
 
 
 class Painter:
@@ -47,13 +47,6 @@ def test_a_fingerprint_is_of_what_is_seen():
     assert fingerprint(still((0.0, 3.0, 2.0))) == fingerprint(still((1e-17, 3.0, 2.0)))
     others = [still((1.0, 3.1, 2.0)), still(read_out="It falls."), still(name="b"), {**still(), "title": "A wave"}]
     assert len({fingerprint(other) for other in [still(), *others]}) == 5
-
-
-def test_packed_and_plain_numbers_have_one_fingerprint():
-    packed = json.loads(still()["figure"])
-    assert "bdata" in packed["data"][0]["y"]
-    packed["data"][0]["y"] = [1.0, 3.0, 2.0]
-    assert fingerprint({**still(), "figure": json.dumps(packed)}) == fingerprint(still())
 
 
 def test_a_picture_stays_while_its_figure_shows_the_same():

@@ -83,7 +83,7 @@ _later: dict[str, Callable[[], dict]] = {}  # by the model of an output's widget
 
 def still_later(widget: W.Widget, make: Callable[[], dict]) -> None:
     """Remembers how to make the still of a `widget` whose picture goes on changing after it was shown."""
-    if os.environ.get(STILLS) == "1":
+    if wanted(STILLS):
         _later[widget.model_id] = make
 
 
