@@ -13,6 +13,7 @@ from nl_course.app import student
 from nl_course.app.student import add_command, build, strip_notebook, strip_source
 from nl_course.errors import CourseError
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
+from nl_course.notebooks import all_notebooks
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
 
@@ -160,7 +161,6 @@ SOURCE = '''
 import math
 import torch
 from nl_course.exercises.framework.engine import Exercise, Wrong
-from nl_course.notebooks import all_notebooks
 
 # a comment that says the answer is 42
 def reference(x): return torch.exp(x)
