@@ -14,14 +14,13 @@ from nl_course.files import asset
 from nl_course.record.seeds import over_seeds, verdict
 
 USUAL = "as trained"
-_NAMES = ("task", "model", "trained_with", "asked_with")
 
 
 @cache
 def recorded_rows() -> dict[tuple[str, str, str, str], dict]:
     """(task, model, trained with, asked with) -> its row of the recording."""
     rows = json.loads(asset("runs/sceptic.json").read_text("utf-8"))["rows"]
-    return {tuple(row[name] for name in _NAMES): row for row in rows}
+    return {(row["task"], row["model"], row["trained_with"], row["asked_with"]): row for row in rows}
 
 
 def quality(task: str, model: str, asked_with: str = USUAL, trained_with: str = USUAL) -> dict | None:
