@@ -22,8 +22,14 @@ from nl_course.tasks.text import encode
 TEXT = place_fact("The sea is", "grey.", "crate", "72")
 
 
+OPTIONS = {
+    "titans": {"layers": 1, "chunk": 1, "persistent": 0},
+    "self-modifying": {"kind": "linear", "chunk": 1, "chunk_others": 1, "start": "random"},
+}
+
+
 def model_of(memory: str = "titans", **options) -> LanguageModel:
-    options = {"layers": 1, "chunk": 1, "persistent": 0, **options} if memory == "titans" else options
+    options = OPTIONS.get(memory, {}) | options
     with seeded(3):
         model = LanguageModel(
             ModelConfig(width=16, layers=1, heads=2, hidden=16, memory=memory, options=options, conv=4)
@@ -85,6 +91,22 @@ def test_the_gated_delta_rule_replays_too():
     for number, head in enumerate(read(model, tokens).heads):
         assert np.abs(head.matrices()[-1] - state.layers[0].memory.matrix[0, number].numpy()).max() < 1e-5
         assert np.allclose((head.error**2).sum(-1), head.loss_before, atol=1) or head.keep.min() < 1
+
+
+def test_self_modifying_titans_replay_too():
+    model = model_of("self-modifying")
+    tokens = encode(TEXT.text)
+    with torch.no_grad():
+        _, state = model(tokens[None])
+    layer = model.layers[0].memory
+    inner = getattr(state.layers[0], "memory", state.layers[0])  # inside a BlockState where there is a convolution
+    now = layer.weights(inner)["memory"]["out"][0].numpy()  # (h, f, f)
+    heads = read(model, tokens).heads
+    assert len(heads) == 2
+    for number, head in enumerate(heads):
+        assert np.abs(head.matrices()[-1] - now[number]).max() < 1e-5
+        assert np.allclose((head.error**2).sum(-1) / 2, head.loss_before, atol=1e-5)
+        assert np.abs(now[number] - head.start).max() > 0.1
 
 
 @pytest.mark.parametrize("memory", ["titans", "attention"])
@@ -175,6 +197,6 @@ def test_a_quick_recording(tmp_path):
     form = json.loads(path.read_text())
     assert [memory["name"] for memory in form["memories"]] == ["titans", "attention"]
     titans, attention = form["memories"]
-    assert [checkpoint["step"] for checkpoint in titans["checkpoints"]] == [0, 1, 3] and len(checkpoints) == 6
+    assert [checkpoint["step"] for checkpoint in titans["checkpoints"]] == [0, 1, 3] and len(checkpoints) == 4
     assert set(titans["checkpoints"][0]["outer"]) == {"exact", "first-order", "stopped"}
     assert attention["checkpoints"][0]["heads"] == [] and attention["cache"]["shape"][0] == len(titans["bytes"]) - 1

@@ -69,8 +69,10 @@ def test_nothing_is_fetched():
 
 
 # -- what is computed in the browser -----------------------------------------------------------------------------------
-def test_the_browser_replays_the_models_trace(models):
-    form = take(TEXT, models, outer=False)
+@pytest.mark.parametrize("memory", ["titans", "gated-delta", "self-modifying"])
+def test_the_browser_replays_the_models_trace(models, memory):
+    model = models["titans"][3] if memory == "titans" else model_of(memory)
+    form = take(TEXT, {memory: {3: model}}, outer=False)
     heads = form["memories"][0]["checkpoints"][0]["heads"]
     script = """
     const found = given.map((form) => {
@@ -78,7 +80,7 @@ def test_the_browser_replays_the_models_trace(models):
       return { last: [...run.W(run.head.tokens)], error: run.writes.map((w) => [...w.error]),
         before: run.writes.map((w) => w.before), after: run.writes.map((w) => w.after) };
     });"""
-    reading = read(models["titans"][3], encode(TEXT.text))
+    reading = read(model, encode(TEXT.text))
     for replayed, head in zip(run_js("replay", script, heads), reading.heads, strict=True):
         assert np.abs(np.array(replayed["last"]) - head.matrices()[-1].ravel()).max() < 5e-3
         assert np.abs(np.array(replayed["error"]) - head.error).max() < 5e-3
@@ -129,9 +131,9 @@ def test_a_cut_leaves_what_comes_after_it():
 
 # -- the view ----------------------------------------------------------------------------------------------------------
 def test_a_wish_is_a_new_take(models):
-    stage = Stage(models)
+    stage = Stage(models=models)
     before = stage.screen.take
-    assert stage.screen.live and "one write per byte" in repr(stage) and "attention" in stage.readout
+    assert stage.screen.live and "bytes, one write each" in repr(stage) and "attention" in stage.readout
     stage.screen.wish = {"kind": "text", "data": {"text": "One two", "key": "abcde", "answer": "99", "place": 3}}
     assert stage.screen.take["text"] == "One\n<abcde:99>\ntwo" and not stage.error
     stage.turn(step=0.5)
@@ -148,7 +150,7 @@ def test_a_wish_is_a_new_take(models):
     ],
 )
 def test_a_bad_wish_leaves_the_picture_and_says_why(models, wish, said):
-    stage = Stage(models)
+    stage = Stage(models=models)
     before = stage.screen.take
     wish(stage)
     assert said in stage.error and stage.screen.take is before
@@ -164,10 +166,21 @@ def test_a_recording_refuses_wishes(models):
 
 
 def test_the_stage_needs_a_memory_that_it_can_draw(models):
-    with pytest.raises(CourseError, match="put a Titans model first"):
-        Stage({"attention": models["attention"]})
+    with pytest.raises(CourseError, match="one matrix each"):
+        Stage(models={"attention": models["attention"]})
     with pytest.raises(CourseError, match="no setting"):
-        Stage(models).set(colour="red")
+        Stage(models=models).set(colour="red")
+
+
+def test_other_gates_than_those_of_titans_are_not_turned(models):
+    stage = Stage(models={"gated-delta": {3: model_of("gated-delta")}, **models})
+    stage.turn(step=0.5)
+    assert "only the gates of Titans" in stage.error
+
+
+def test_an_axis_of_a_gate_holds_all_its_numbers():
+    found = run_js("gates", "const found = [[0.1, 0.4], [0.9995, 1], [0.96, 1], [0, 0]].map(gateRange);", None)
+    assert found == [[0, 0.4], [0.999, 1], [0.96, 1], [0, 0.01]]
 
 
 def test_a_fact_stands_between_words():

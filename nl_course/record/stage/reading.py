@@ -8,7 +8,8 @@ The stage draws memories whose head is one matrix W (m, f) with one write per to
 
 so that keys, values, three gates per token and the first W are the whole story. Where they come from is the model's own
 trace: nothing here is computed a second time. `errors` says where W stands when it predicts: at W_{t-1} ("before", as
-in Titans), or at keep_t W_{t-1} ("faded", as in Gated DeltaNet).
+in Titans), or at keep_t W_{t-1} ("faded", as in Gated DeltaNet). In self-modifying Titans the write also takes away what
+stood under the key ("erased"): S_t = -step_t k_t^T (e_t + k_t W), and the value is what the memory itself makes of one.
 
 Axes: t tokens, m width of a key, f width of a value. Rows are vectors.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from nl_course.errors import CourseError, check_int, check_min
 from nl_course.memories import Trace
 from nl_course.memories.base import Memory
+from nl_course.memories.hope.layer import SelfModifying
 from nl_course.memories.joining import join, position_period
 from nl_course.memories.linear.layer import MatrixMemory
 from nl_course.memories.titans.chunk import Gates
@@ -62,8 +64,10 @@ class Head:
         after = []
         for t in range(len(self.key)):
             faded = self.keep[t] * W
-            error = self.key[t] @ (faded if self.errors == "faded" else W) - self.value[t]
-            S = self.momentum[t] * S - self.step[t] * np.outer(self.key[t], error)
+            prediction = self.key[t] @ (faded if self.errors == "faded" else W)
+            error = prediction - self.value[t]
+            written = error + prediction if self.errors == "erased" else error
+            S = self.momentum[t] * S - self.step[t] * np.outer(self.key[t], written)
             W = faded + S
             after.append(W)
         return np.stack(after)
@@ -105,7 +109,18 @@ def _heads(memory: Memory, layer: int, trace: Trace) -> list[Head]:
         return _titans_heads(memory, layer, trace)
     if isinstance(memory, MatrixMemory):
         return _matrix_heads(memory, layer, trace)
+    if isinstance(memory, SelfModifying) and can_draw(memory):
+        return _self_modifying_heads(memory, layer, trace)
     return []
+
+
+def can_draw(memory: Memory) -> bool:
+    """Whether each head of a memory is one matrix that every token writes."""
+    if isinstance(memory, SelfModifying):
+        config = memory.config
+        one = config.kind == "linear" and config.chunk == config.chunk_others == 1
+        return one and config.erase != "off" and not config.momentum
+    return isinstance(memory, (Titans, MatrixMemory))
 
 
 def _titans_heads(memory: Titans, layer: int, trace: Trace) -> list[Head]:
@@ -134,6 +149,20 @@ def _matrix_heads(memory: MatrixMemory, layer: int, trace: Trace) -> list[Head]:
         head = Head(layer, h, "faded", start=start, momentum=momentum, prediction=None, error=None, **row)
         predictions = _predictions(head)
         heads.append(Head(**{**vars(head), "prediction": predictions, "error": predictions - head.value}))
+    return heads
+
+
+def _self_modifying_heads(memory: SelfModifying, layer: int, trace: Trace) -> list[Head]:
+    """The memory that is read; those of keys, values, step and retention are seen in what they say of each token."""
+    names = {"key": "key", "step": "step_size", "keep": "retention"}
+    own = {"value": "target", "prediction": "prediction", "loss_before": "loss_before", "loss_after": "loss_after"}
+    rows = _rows(trace, names | {name: f"memory.{traced}" for name, traced in own.items()})
+    heads = []
+    for h, row in enumerate(rows):
+        start = memory.start["memory_out"][h].numpy()
+        momentum = np.zeros_like(row["step"])
+        error = row["prediction"] - row["value"]
+        heads.append(Head(layer, h, "erased", start=start, momentum=momentum, error=error, **row))
     return heads
 
 

@@ -4,7 +4,6 @@ Small on purpose: one matrix of 16 x 16 per head can be drawn number by number. 
 the same seed at the same rate; no rate was searched for, so this compares nothing. The models are there to be watched.
 
     nl-course record stage                             everything that is missing
-    python -m nl_course.record.stage titans attention  these memories' parts, and a recording of them alone
 """
 
 import json
@@ -25,7 +24,9 @@ from nl_course.tasks.needle import NeedleTask
 from nl_course.tasks.needle_scores import needle_accuracy
 from nl_course.training.checkpoint import load_model, save_model
 
-SHOWN = "titans"  # the memory that the recording opens with, at every checkpoint
+SHOWN = "titans"  # the memory of the recorded take, at every checkpoint
+RECORDED = (SHOWN, "attention")  # all that the take holds
+BESIDE = ("attention", "ttt-linear")  # memories that only answer: of them the last model is enough
 
 
 def load_stage_model(path: str | Path) -> LanguageModel:
@@ -79,22 +80,24 @@ class Stage(Recipe):
         print(f"{name}: {part['parameters']:,} parameters, {part['training_seconds']} s, {recall}", flush=True)
         return part | {"seed": self.config["seed"], "recall": recall}
 
-    def run(self, assets: Path, names: list[str] | None = None) -> list[Path]:
-        """Makes the parts of these memories (all by default) that are missing. Writes their checkpoints and
-        `assets/stage.json`: the default text, read and drawn."""
-        names = list(self.config["models"]) if names is None else names
+    def run(self, assets: Path) -> list[Path]:
+        """Makes the parts that are missing. Writes the memories' checkpoints and `assets/stage.json`: the default text,
+        read and drawn."""
+        names = list(self.config["models"])
         made = dict(zip(names, self.made([(name,) for name in names]), strict=True))
         written, models = [], {}
         for name in names:
             models[name] = {}
-            for step in self.config["checkpoints"]:
+            steps = self.config["checkpoints"]
+            for step in steps[-1:] if name in BESIDE else steps:
                 checkpoint = assets / "checkpoints" / f"stage-{name}-{step}.safetensors"
                 model = load_model(self.model_path(name, step))
                 save_model(model, checkpoint, info={"trained_as": name, "step": step, **self.recording.about()})
                 written.append(checkpoint)
                 models[name][step] = load_stage_model(checkpoint)
         recorded = {}
-        for name, by_step in models.items():
+        for name in RECORDED:
+            by_step = models[name]
             last = max(by_step)
             recorded[name] = by_step if name == SHOWN else {last: by_step[last]}
         form = take(place_fact(), recorded)

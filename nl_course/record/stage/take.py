@@ -2,7 +2,8 @@
 
     {"format": 1, "text", "words": [[first, last], ...], "fact": {key, answer, first, last, answer_first, answer_last},
      "shown": {"memory", "head"},
-     "memories": [{"name", "label", "parameters", "bytes": [after 0, 1, ... tokens],
+     "memories": [{"name", "label", "parameters", "bytes": [after 0, 1, ... tokens], "turns": whether a kernel can turn
+                   its gates,
                    "checkpoints": [{"step", "heads": [...], "next_loss", "answers": {at, probability, said},
                                     "outer": {mode: {loss, start, value, key, gates, ...}} for Titans}],
                    "cache": numbers of each token for attention}]}
@@ -17,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nl_course.errors import CourseError
 from nl_course.memories.attention.attention import Attention
+from nl_course.memories.titans.lmm import Titans
 from nl_course.model import LanguageModel
 from nl_course.record.stage.gradient import MODES, WalkBack, can_walk_back, walk_back
 from nl_course.record.stage.reading import Answers, Gains, Head, Reading, ask, gates_turned, read
@@ -106,6 +109,7 @@ def memory_form(
         "label": LABELS.get(name, name),
         "parameters": last.parameter_count(),
         "bytes": [int(count) for count in readings[list(models)[-1]].state_bytes],
+        "turns": isinstance(last.layers[0].memory, Titans),
         "checkpoints": checkpoints,
     }
     if isinstance(last.layers[0].memory, Attention):
@@ -160,11 +164,14 @@ def take(
     """The whole take: `models` has each memory's models by outer step; the first one is shown at first."""
     memories, head = [], None
     for name, by_step in models.items():
-        form, readings = memory_form(name, by_step, text, gains if name == "titans" else NO_GAINS, outer)
+        turned = gains if isinstance(by_step[max(by_step)].layers[0].memory, Titans) else NO_GAINS
+        form, readings = memory_form(name, by_step, text, turned, outer)
         memories.append(form)
         if head is None:
             head = shown_head(readings, text)
     first, *_ = models
+    if gains and not memories[0]["turns"]:
+        raise CourseError("only the gates of Titans can be turned on the stage.")
     return {
         "format": FORMAT,
         "text": text.text,

@@ -1,7 +1,8 @@
 """The stage as a view: a real model reads the learner's own text in the kernel, and the take is drawn in the browser.
 
-    Stage()                                a live model; your own text, your own fact, the gates in your hand
-    Stage.recorded()                       the recorded take: no model is loaded, and nothing is computed
+    Stage()                     a live model of Titans; your own text, your own fact, the gates in your hand
+    Stage("gated-delta")        the same with Gated DeltaNet, Stage("self-modifying") with the memory of HOPE
+    Stage.recorded()            the recorded take: no model is loaded, and nothing is computed
 
 A take is JSON (record/stage/take.py), and the drawing code (js/) is one program for both. What the learner asks for
 arrives as a wish, {"kind": "text", "data": {text, key, answer, place}} or {"kind": "gains", "data": {step, momentum,
@@ -17,11 +18,10 @@ import anywidget
 import ipywidgets as W
 import traitlets
 
-from nl_course.errors import CourseError, check_int
+from nl_course.errors import CourseError, check_choice, check_int
 from nl_course.files import asset
-from nl_course.memories import Titans
 from nl_course.model import LanguageModel
-from nl_course.record.stage.reading import Gains
+from nl_course.record.stage.reading import Gains, can_draw
 from nl_course.record.stage.recipe import load_stage_model
 from nl_course.record.stage.take import take
 from nl_course.record.stage.text import AFTER, ANSWER, BEFORE, KEY, StageText, place_fact
@@ -30,6 +30,8 @@ from nl_course.views.stage.bundle import bundle, styles
 
 RECORDING = "stage.json"
 STEPS = (0, 10, 50, 200, 1000)  # of the shipped checkpoints
+DRAWN = ("titans", "gated-delta", "self-modifying")  # memories of which all of them are shipped
+ANSWERING = ("attention", "titans", "gated-delta", "ttt-linear", "self-modifying")  # memories of which the last is
 TEXT = f"{BEFORE} {AFTER}"
 PLACE = len(BEFORE)
 
@@ -48,14 +50,16 @@ class StageWidget(anywidget.AnyWidget):
 
 
 class Stage:
-    """The stage on `models`: each memory's models by outer step, the one to open with first (default: the course's own
-    Titans, its last checkpoint, beside attention)."""
+    """The stage with one of the course's own memories, "titans", "gated-delta" or "self-modifying", and those `beside` it
+    that only answer (also "ttt-linear"); or with `models`: each memory's models by outer step, the one to draw first."""
 
     name = "stage"
     title = "A machine that reads, and learns while it reads"
 
     def __init__(
         self,
+        memory: str = "titans",
+        beside: tuple[str, ...] = ("attention",),
         models: dict[str, dict[int, LanguageModel]] | None = None,
         strict: bool | None = None,
         recording: dict[str, Any] | None = None,
@@ -66,7 +70,7 @@ class Stage:
         self._error = Line(role="alert")
         self.models = None
         if recording is None:
-            self.models = shipped() if models is None else models
+            self.models = shipped(memory, beside) if models is None else models
             self._check_models()
             recording = self._taken()
         self.screen = StageWidget(take=recording, live=self.models is not None)
@@ -75,15 +79,18 @@ class Stage:
         self.widget.add_class(f"nl-{self.name}")
 
     @classmethod
-    def recorded(cls) -> "Stage":
-        """The recorded take of the default text."""
-        return cls(recording=recorded_take())
+    def recorded(cls, unfolded: bool = False) -> "Stage":
+        """The recorded take of the default text; `unfolded` opens it with the last outer step unfolded."""
+        return cls(recording={**recorded_take(), "unfolded": unfolded})
 
     def _check_models(self) -> None:
         first = next(iter(self.models.values()))
         model = first[max(first)]
-        if not any(isinstance(layer.memory, Titans) for layer in model.layers):
-            raise CourseError("the stage opens with a memory whose writes it can draw: put a Titans model first.")
+        if not any(can_draw(layer.memory) for layer in model.layers):
+            raise CourseError(
+                "the stage opens with a memory whose heads are one matrix each: put a model of Titans, of a delta rule or "
+                "of self-modifying Titans first."
+            )
 
     def set(self, **settings: Any) -> "Stage":
         """Another text, key or answer, or another `place` for the fact: the number of characters before it."""
@@ -94,7 +101,7 @@ class Stage:
         return self
 
     def turn(self, step: float = 1.0, momentum: float = 1.0, keep: float = 1.0) -> "Stage":
-        """Reads the text again with all gates turned by these factors."""
+        """Reads the text again with all gates of Titans turned by these factors."""
         self._grant({"kind": "gains", "data": {"step": step, "momentum": momentum, "keep": keep}})
         return self
 
@@ -118,7 +125,7 @@ class Stage:
         )
 
     def __repr__(self) -> str:
-        return f"{self.title}: a text of {len(self.screen.take['text'].encode())} bytes, one write per byte."
+        return f"{self.title}: {self.readout}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict:
         return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
@@ -172,10 +179,14 @@ def recorded_take() -> dict[str, Any]:
     return {name: value for name, value in form.items() if name not in ("about", "models")}
 
 
-def shipped() -> dict[str, dict[int, LanguageModel]]:
-    """The course's own models for the stage: Titans and attention, as trained."""
-    last = STEPS[-1]
+def shipped(memory: str, beside: tuple[str, ...]) -> dict[str, dict[int, LanguageModel]]:
+    """The course's own models of a memory, at every recorded step of their training, and the last one of the others."""
+    steps_of = {check_choice("memory", memory, DRAWN): STEPS}
+    for name in beside:
+        steps_of.setdefault(check_choice("memory", name, ANSWERING), STEPS[-1:])
     models = {}
-    for name in ("titans", "attention"):
-        models[name] = {last: load_stage_model(asset(f"checkpoints/stage-{name}-{last}.safetensors"))}
+    for name, steps in steps_of.items():
+        models[name] = {}
+        for step in steps:
+            models[name][step] = load_stage_model(asset(f"checkpoints/stage-{name}-{step}.safetensors"))
     return models

@@ -35,6 +35,16 @@ export function say(ctx, text, x, y, color, { size = 12, bold = false, align = "
   return ctx.measureText(text).width;
 }
 
+/** The number of one of the five steps in a disc whose left edge is at x, as in the diagrams. Returns its width. */
+export function numbered(ctx, step, x, y, color, paper) {
+  ctx.fillStyle = color;
+  ctx.beginPath();
+  ctx.arc(x + 7.5, y - 4.5, 7.5, 0, 2 * Math.PI);
+  ctx.fill();
+  say(ctx, step, x + 7.5, y - 0.5, paper, { size: 11, bold: true, align: "center" });
+  return 15;
+}
+
 export function roundRect(ctx, x, y, width, height, radius) {
   ctx.beginPath();
   ctx.roundRect(x, y, width, height, radius);

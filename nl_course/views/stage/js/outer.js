@@ -76,6 +76,11 @@ export function makeOuter(parent, { id, make, onCheckpoint, changed }) {
 
   return {
     state,
+    /** Open at once, with the gradient at its goal. */
+    unfold() {
+      Object.assign(state, { open: true, fold: 0, wave: 1 });
+      unfold.setAttribute("aria-expanded", true);
+    },
     setTake(take, memory, index) {
       state.steps = memory.checkpoints.map((checkpoint) => checkpoint.step);
       state.index = index;
@@ -106,9 +111,9 @@ export function makeOuter(parent, { id, make, onCheckpoint, changed }) {
       const left = leftBy(one, state.cut);
       const whole = leftBy(walks.exact, 0);
       const part = (some, all) => `${some.toFixed(2)} of ${all.toFixed(2)}`;
-      const words = `The answer costs ${one.loss.toFixed(1)} nats. Its gradient reaches ${left.reached} of ` +
-        `${one.value.length} writes; at the projection of values it has the norm ${part(left.value, whole.value)}, ` +
-        `of keys ${part(left.key, whole.key)}, at the memory's start ${part(left.start, whole.start)}.`;
+      const words = `The loss of the answer is ${one.loss.toFixed(1)} nats. Its gradient reaches ${left.reached} of ` +
+        `${one.value.length} writes. The length of the gradient, of what it would be exact and uncut: projection of values ` +
+        `${part(left.value, whole.value)}, of keys ${part(left.key, whole.key)}, start of the memory ${part(left.start, whole.start)}.`;
       if (words !== last) told.textContent = last = words;
     },
   };

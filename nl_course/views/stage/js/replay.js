@@ -2,6 +2,8 @@
 //
 //     e_t = k_t W - v_t,    S_t = momentum_t S - step_t k_t^T e_t,    W_t = keep_t W + S_t
 //
+// `errors` says where W stands when it answers: "before" as it was, "faded" times keep_t. Where it is "erased", the write
+// also takes away what stood under the key: step_t k_t^T (e_t + k_t W) in place of step_t k_t^T e_t.
 // Matrices lie in row order, m rows (one per number of the key), f columns (one per number of the value).
 import { unpack } from "./numbers.js";
 
@@ -23,6 +25,7 @@ export function writeOnce(head, t, W, S, gains = AS_LEARNED) {
     for (let j = 0; j < f; j++) prediction[j] += key[i] * W[i * f + j] * fade;
   }
   const error = prediction.map((said, j) => said - value[j]);
+  const written = head.errors === "erased" ? error.map((wrong, j) => wrong + prediction[j]) : error;
 
   const nextS = new Float64Array(m * f);
   const nextW = new Float64Array(m * f);
@@ -32,7 +35,7 @@ export function writeOnce(head, t, W, S, gains = AS_LEARNED) {
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < f; j++) {
       const at = i * f + j;
-      own[at] = -step * key[i] * error[j];
+      own[at] = -step * key[i] * written[j];
       nextS[at] = turned * S[at] + own[at];
       nextW[at] = keep * W[at] + nextS[at];
       taken += ((1 - keep) * W[at]) ** 2;

@@ -13,9 +13,12 @@ import { makeText } from "./text.js";
 import { drawWrite, letterOf } from "./write.js";
 import { drawDesk, pictures } from "./desk.js";
 import { drawAsk } from "./ask.js";
+import { makeGates } from "./gates.js";
 import { makeOuter } from "./outer.js";
+import { makePlacing } from "./placing.js";
 
 const SPEEDS = [1, 2, 5, 10, 20];
+const SEEN = 0.3; // seconds from which on the parts of one write can be told apart
 let stages = 0; // how many were mounted on this page: ids of labels must differ
 
 function make(tag, attributes = {}, ...children) {
@@ -23,6 +26,8 @@ function make(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "text") node.textContent = value;
     else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    // These two want "true" or "false" in words; other attributes are there or are not.
+    else if (name.startsWith("aria-") || name === "draggable") node.setAttribute(name, String(value));
     else if (value !== false && value !== undefined) node.setAttribute(name, value === true ? "" : value);
   }
   node.append(...children);
@@ -33,7 +38,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   const reduced = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   const number = ++stages;
   const id = (name) => `nl-stage-${number}-${name}`;
-  const state = { t: null, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, gains: { ...AS_LEARNED } };
+  const state = { t: null, phase: 1, playing: false, speed: 10, memory: 0, checkpoint: 0, head: 0, begun: false };
   let take, bytes, runs, text, colors, seconds, cache, drawnWidth = 0;
   const root = make("div", { class: "nl-stage", "data-lm-suppress-shortcuts": "true", role: "group", "aria-label": "The stage: a machine that reads" });
   element.append(root);
@@ -57,8 +62,8 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   const heads = make("div", { class: "nl-stage-heads", role: "group", "aria-label": "Heads of the memory" });
   const writePart = make("section", { class: "nl-stage-write", "aria-label": "The write" });
   const writeCanvas = makeCanvas(writePart, "The write of this byte");
-  const gates = make("div", { class: "nl-stage-gates", role: "group", "aria-label": "Turn the gates of the next write" });
-  writePart.append(heads, gates);
+  const gatesPart = make("div", { class: "nl-stage-gates", role: "group", "aria-label": "Turn the gates of the next write" });
+  writePart.append(gatesPart, heads);
   const deskPart = make("section", { class: "nl-stage-desk", "aria-label": "What is kept" });
   const deskCanvas = makeCanvas(deskPart, "What attention and the memory keep");
   const askPart = make("section", { class: "nl-stage-ask", "aria-label": "Ask for the fact" });
@@ -69,11 +74,16 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   const readout = make("p", { class: "nl-stage-readout", role: "status" });
   root.append(make("div", { class: "nl-stage-head" }, title, controls), words, legend, columns, outerPart, readout);
   const outer = makeOuter(outerPart, { id, make, onCheckpoint: (index) => setCheckpoint(index), changed: () => draw() });
-  makeGates();
-  const placing = live ? makePlacing() : null;
+  const gates = makeGates(gatesPart, { id, make,
+    turned: () => { pause(); draw(); },
+    settled: (gains) => { if (live && one().turns) request("gains", { ...gains }); } });
+  const placing = live ? makePlacing(legend, { id, make, words, at: () => state.t, letterAt: (node) => text.letters.indexOf(node),
+    send: (data) => request("text", data) }) : null;
 
   // -- the take ---------------------------------------------------------------------------------------------------------
   function setTake(taken) {
+    const known = take?.memories.map((one) => `${one.name} ${one.checkpoints.length}`).join();
+    const again = known === taken.memories.map((one) => `${one.name} ${one.checkpoints.length}`).join();
     take = taken;
     bytes = new TextEncoder().encode(take.text);
     take.bytes = bytes;
@@ -85,9 +95,12 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
       }
     });
     memory.hidden = memory.options.length < 2;
-    state.memory = Math.max(0, take.memories.findIndex((one) => one.name === take.shown.memory));
-    state.checkpoint = take.memories[state.memory].checkpoints.length - 1;
-    state.head = take.shown.head;
+    // The same memories once more: what was chosen of them stays chosen.
+    if (!again) {
+      state.memory = Math.max(0, take.memories.findIndex((one) => one.name === take.shown.memory));
+      state.checkpoint = take.memories[state.memory].checkpoints.length - 1;
+      state.head = take.shown.head;
+    }
     state.t = state.t === null ? openingByte() : clamp(state.t, 0, bytes.length - 1);
     memory.value = state.memory;
     cache = unpackCache(take.memories.find((one) => one.cache));
@@ -95,7 +108,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     words.setAttribute("aria-valuemin", 1);
     words.setAttribute("aria-valuemax", bytes.length);
     deskPart.hidden = !cache;
-    placing?.setTake(take);
+    placing?.setTake(take, bytes);
     settle();
   }
 
@@ -144,87 +157,15 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     });
   }
 
-  function makeGates() {
-    const made = {};
-    const rows = [
-      ["step", "step ×", 0, 3, 0.05], ["momentum", "momentum ×", 0, 1.5, 0.05], ["keep", "retention ×", 0.5, 1, 0.01],
-    ];
-    for (const [name, label, low, high, by] of rows) {
-      const input = make("input", { type: "range", id: id(name), min: low, max: high, step: by, value: 1 });
-      const value = make("output", { for: id(name), text: "1" });
-      input.addEventListener("input", () => {
-        state.gains[name] = Number(input.value);
-        value.textContent = input.value;
-        pause();
-        draw();
-      });
-      input.addEventListener("change", () => { if (live) request("gains", { ...state.gains }); });
-      gates.append(make("label", { for: id(name), text: label }), input, value);
-      made[name] = { input, value };
-    }
-    gates.append(make("button", { type: "button", text: "As learned", onclick: () => {
-      state.gains = { ...AS_LEARNED };
-      for (const { input, value } of Object.values(made)) [input.value, value.textContent] = [1, "1"];
-      if (live) request("gains", { ...state.gains });
-      draw();
-    } }));
-    return made;
-  }
-
-  /** A live model reads the learner's own text, and a fact that is dropped into it. */
-  function makePlacing() {
-    const box = make("input", { type: "text", id: id("text"), class: "nl-stage-own" });
-    const key = make("input", { type: "text", id: id("key"), size: 6 });
-    const answer = make("input", { type: "text", id: id("answer"), size: 6 });
-    const chip = make("button", { type: "button", class: "nl-stage-chip", draggable: true,
-      title: "Drag it to a place in the text above, or press it to put the fact before the word that is read" });
-    let plain = "";
-    let place = 0;
-    const send = () => request("text", { text: box.value, key: key.value, answer: answer.value, place });
-    const naming = () => { chip.textContent = `⠿ <${key.value}:${answer.value}>`; };
-    for (const input of [box, key, answer]) input.addEventListener("change", send);
-    for (const input of [key, answer]) input.addEventListener("input", naming);
-    const drop = (t) => {
-      const { first, last } = take.fact;
-      // A place in the text without the fact and the line breaks around it.
-      const inside = t < first ? t : Math.max(first, t - (last - first + 2));
-      place = clamp(inside, 0, plain.length);
-      send();
-    };
-    chip.addEventListener("click", () => drop(state.t));
-    chip.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", "fact"));
-    words.addEventListener("dragover", (event) => event.preventDefault());
-    words.addEventListener("drop", (event) => {
-      event.preventDefault();
-      const t = text.letters.indexOf(event.target);
-      if (t >= 0) drop(t);
-    });
-    const row = make("div", { class: "nl-stage-placing" },
-      make("label", { for: id("text"), text: "Your text" }), box,
-      make("label", { for: id("key"), text: "fact" }), key,
-      make("label", { for: id("answer"), text: "is" }), answer, chip);
-    legend.after(row);
-    return { setTake(taken) {
-      const whole = new TextDecoder("latin1").decode(bytes);
-      const { first, last } = taken.fact;
-      plain = whole.slice(0, Math.max(0, first - 1)) + (first ? " " : "") + whole.slice(last + 2);
-      place = Math.max(0, first - 1);
-      box.value = taken.plain ?? plain;
-      key.value = taken.fact.key;
-      answer.value = taken.fact.answer;
-      naming();
-    } };
-  }
-
   // -- time -------------------------------------------------------------------------------------------------------------
   let began = 0, origin = 0, ticket = 0;
   const clockNow = () => performance.now() / 1000;
 
   function toggle() {
     if (state.playing) return pause();
-    if (state.t >= bytes.length - 1) state.t = 0;
-    state.playing = true;
-    play.textContent = "⏸ Pause";
+    // The first time one wants to see it all, though the stage opened in the middle.
+    if (!state.begun || state.t >= bytes.length - 1) state.t = 0;
+    state.begun = true;
     origin = state.t;
     began = clockNow();
     loop();
@@ -240,19 +181,19 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   }
 
   function loop() {
-    const elapsed = clockNow() - began;
+    if (!filmed(clockNow() - began)) ticket = requestAnimationFrame(loop);
+  }
+
+  /** The frame so many seconds after reading began; true if that was the last one. */
+  function filmed(elapsed) {
     const now = at(seconds, origin, elapsed);
-    const event = seconds[now.t] > 0.3;
     state.t = now.t;
     // A byte that passes in a blink is shown as it is when it has been written.
-    state.phase = event ? now.phase : 1;
+    state.phase = seconds[now.t] > SEEN && !now.over ? now.phase : 1;
+    state.playing = !now.over;
+    play.textContent = state.playing ? "❚❚ Pause" : "▶ Read";
     draw();
-    if (now.over) {
-      state.playing = false;
-      play.textContent = "▶ Read";
-      state.phase = 1;
-      draw();
-    } else if (state.playing) ticket = requestAnimationFrame(loop);
+    return now.over;
   }
 
   /** One byte on, with its write as an event; or back, at once. */
@@ -260,6 +201,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     const wasEvent = ticket;
     cancelAnimationFrame(wasEvent);
     state.playing = false;
+    state.begun = true;
     play.textContent = "▶ Read";
     const target = clamp(state.t + by, 0, bytes.length - 1);
     if (by !== 1 || target === state.t || reduced) return go(target);
@@ -275,6 +217,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
 
   function go(t, phase = 1) {
     pause();
+    state.begun = true;
     cancelAnimationFrame(ticket);
     state.t = clamp(t, 0, bytes.length - 1);
     state.phase = phase;
@@ -331,7 +274,8 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     write.size ??= Math.hypot(...before);
     const frame = { take, bytes, run: current, t, phase, colors, before, write, name: one().name, label: one().label };
     text.show(t, current, colors);
-    drawWrite(writeCanvas, { ...frame, width: writePart.clientWidth });
+    drawWrite(writeCanvas, { ...frame, width: writePart.clientWidth, reading: state.playing && seconds[t] <= SEEN });
+    gates.draw(frame);
     drawHeads(phase === 1 || phase > 0.9 ? t + 1 : t);
     if (cache) {
       const now = phase < 0.9 ? t : t + 1;
@@ -352,7 +296,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   function gainsLeft() {
     const given = take.gains ?? AS_LEARNED;
     const left = {};
-    for (const [name, gain] of Object.entries(state.gains)) left[name] = given[name] ? gain / given[name] : 1;
+    for (const [name, gain] of Object.entries(gates.gains)) left[name] = given[name] ? gain / given[name] : 1;
     return left;
   }
 
@@ -373,7 +317,8 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     const place = `Byte ${state.t + 1} of ${bytes.length}, “${letterOf(bytes[state.t])}” in “${spelled}”`;
     words.setAttribute("aria-valuenow", state.t + 1);
     words.setAttribute("aria-valuetext", place);
-    if (state.playing && state.phase < 1) return;
+    // A status that changed with every frame would never be read to its end.
+    if (state.playing) readout.textContent = "It reads. Space pauses, arrows step.";
     if (state.playing) return;
     const rank = current.writes.filter((other) => other.moved > write.moved).length + 1;
     const answer = trails.map((trail) => {
@@ -404,6 +349,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   });
   const themed = new MutationObserver(recolor);
   setTake(firstTake);
+  if (firstTake.unfolded) outer.unfold();
   recolor();
   resized.observe(root);
   for (const node of [document.documentElement, document.body]) {
@@ -415,7 +361,13 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   return {
     root, state, setTake, play: toggle, pause, step, setMemory, setCheckpoint, outer,
     show(t, phase = 1) { go(t, phase); },
-    set(gains) { Object.assign(state.gains, gains); draw(); },
+    /** The frame that reading from the first byte at so many words a second shows after `elapsed` seconds. */
+    film(elapsed, wordsPerSecond) {
+      speed.value = wordsPerSecond;
+      if (state.speed !== wordsPerSecond) setSpeed(wordsPerSecond);
+      origin = 0;
+      return filmed(elapsed);
+    },
     seconds: () => [...seconds],
     run,
     destroy() {

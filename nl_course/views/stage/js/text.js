@@ -43,7 +43,7 @@ function paint(letter, i, t, run, colors) {
   const share = clamp(run.surprise[i] / run.mostSurprise);
   const blank = letter.classList.contains("nl-stage-blank");
   letter.style.background = read && !blank ? alpha(colors.surprise, Math.pow(share, 1.3) * 0.95) : "transparent";
-  letter.style.color = read ? (share > 0.6 && !colors.dark ? "#1B1F24" : colors.ink) : colors.soft;
-  if (read && share > 0.6 && colors.dark) letter.style.color = "#15191E";
+  // On the strongest color light letters would not be legible.
+  letter.style.color = !read ? colors.soft : colors.dark && share > 0.72 ? "#15191E" : colors.ink;
   letter.classList.toggle("nl-stage-now", i === t);
 }

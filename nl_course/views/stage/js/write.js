@@ -1,6 +1,6 @@
 // The write as an event. The letter that is read makes a key (rows of W) and a value (columns of W). W answers the key:
 // the prediction. What it gets wrong is the error, and key times error flies into W.
-import { prepared, roundRect, say } from "./canvas.js";
+import { numbered, prepared, roundRect, say } from "./canvas.js";
 import { clamp, ease, mix } from "./numbers.js";
 import { alpha, signed } from "./palette.js";
 import { parts } from "./clock.js";
@@ -9,11 +9,11 @@ import { parts } from "./clock.js";
 export function writeLayout(width, m, f) {
   const small = width < 520;
   const cell = small ? Math.max(7, Math.floor((width * 0.54) / f)) : Math.min(15, Math.floor((width * 0.4) / f));
-  const grid = { x: small ? 68 : Math.round(width * 0.335), y: small ? 92 : 40, cell };
+  const grid = { x: small ? 68 : Math.round(width * 0.335), y: small ? 118 : 66, cell };
   grid.width = cell * f;
   grid.height = cell * m;
   const right = grid.x + grid.width + (small ? 12 : 30);
-  const stamp = { x: right, y: grid.y + (small ? 16 : 13), cell: small ? Math.max(3, (width - right - 4) / f) : Math.min(8, (width - right - 8) / f) };
+  const stamp = { x: right, y: grid.y + (small ? 16 : 26), cell: small ? Math.max(3, (width - right - 4) / f) : Math.min(8, (width - right - 8) / f) };
   const bars = { y: grid.y + grid.height + 10, height: small ? 54 : 66 };
   const errors = { y: bars.y + bars.height + 8, height: small ? 40 : 44 };
   return { small, grid, stamp, bars, errors, width, height: errors.y + errors.height + 8 };
@@ -32,6 +32,7 @@ export function drawWrite(canvas, frame) {
   const ctx = prepared(canvas, width, layout.height);
   const write = frame.write;
   const part = parts(phase);
+  drawNow(ctx, frame, write, part);
   drawLetter(ctx, layout, frame, part);
   drawKey(ctx, layout, frame, write, part);
   drawMatrix(ctx, layout, frame, write, part);
@@ -42,11 +43,26 @@ export function drawWrite(canvas, frame) {
   return layout.height;
 }
 
+/** What happens now, in a sentence: the five steps of every memory here. */
+function drawNow(ctx, { colors, bytes, t, phase, reading, run, memory }, write, part) {
+  const letter = letterOf(bytes[t]);
+  const said = [
+    [part.written > 0 || phase === 1, 4, `write: W moves by ${write.moved.toFixed(2)}`, colors.ink],
+    [part.stamp > 0, 4, "write: each number of the key times each of the error", colors.ink],
+    [part.error > 0, 3, "error: what the prediction gets wrong", colors.error],
+    [part.prediction > 0.5, 2, "predict: W answers the key", colors.value],
+    [true, 1, `project: “${letter}” becomes a key and a value`, colors.key],
+  ];
+  const [, step, words, color] = reading ? said[0] : said.find(([now]) => now);
+  const disc = numbered(ctx, step, 0, 14, color, colors.paper);
+  say(ctx, reading ? "every letter is written, most of them lightly" : words, disc + 8, 14, color, { size: 14, bold: true });
+}
+
 function drawLetter(ctx, layout, { take, bytes, t, colors }, part) {
   const { small } = layout;
   const size = small ? 46 : 64;
   const x = small ? 0 : 4;
-  const y = small ? 18 : layout.grid.y + 18;
+  const y = small ? 44 : layout.grid.y + 18;
   say(ctx, "reads", x, y - 8, colors.soft, { size: 12 });
   ctx.fillStyle = colors.panel;
   ctx.strokeStyle = colors.ink;
@@ -59,7 +75,7 @@ function drawLetter(ctx, layout, { take, bytes, t, colors }, part) {
   if (!small) {
     const from = { x: x + size + 6, y: y + size / 2 };
     arrow(ctx, from, { x: layout.grid.x - 92, y: from.y }, alpha(colors.key, 0.25 + 0.75 * part.key));
-    const down = { x: x + 16, y: y + size + 6 };
+    const down = { x: x + 6, y: y + size + 6 };
     const corner = { x: down.x, y: layout.bars.y + layout.bars.height / 2 + 9 };
     ctx.strokeStyle = alpha(colors.value, 0.25 + 0.75 * part.value);
     ctx.lineWidth = 2;
@@ -67,7 +83,7 @@ function drawLetter(ctx, layout, { take, bytes, t, colors }, part) {
     ctx.moveTo(down.x, down.y);
     ctx.lineTo(corner.x, corner.y);
     ctx.stroke();
-    arrow(ctx, corner, { x: layout.grid.x - 146, y: corner.y }, alpha(colors.value, 0.25 + 0.75 * part.value));
+    arrow(ctx, corner, { x: layout.grid.x - 176, y: corner.y }, alpha(colors.value, 0.25 + 0.75 * part.value));
   }
 }
 
@@ -91,7 +107,8 @@ function drawKey(ctx, layout, { run, colors }, write, part) {
   const { grid, small } = layout;
   const room = small ? 40 : 66;
   const base = grid.x - 8;
-  say(ctx, "key", base, grid.y - 8, colors.key, { size: 13, bold: true, align: "right" });
+  const named = say(ctx, "key", base, grid.y - 8, colors.key, { size: 13, bold: true, align: "right" });
+  numbered(ctx, 1, base - named - 20, grid.y - 8, colors.key, colors.paper);
   ctx.fillStyle = colors.faint;
   ctx.fillRect(base - room / 2 - 0.5, grid.y, 1, grid.height);
   for (let i = 0; i < write.key.length; i++) {
@@ -143,8 +160,8 @@ function drawValues(ctx, layout, { run, colors }, write, part) {
   const unit = bars.height / (run.high - run.low);
   const middle = bars.y + run.high * unit; // where 0 stands
   const half0 = bars.y + bars.height / 2;
-  label(ctx, layout, colors, half0 - 6, "prediction", "what W says", colors.value, part.prediction, "hollow");
-  label(ctx, layout, colors, half0 + 14, "value", "what is true", colors.value, part.value, "filled");
+  label(ctx, layout, colors, half0 - 6, 2, "prediction", "W says", colors.value, part.prediction, "hollow");
+  label(ctx, layout, colors, half0 + 14, 1, "value", "it should say", colors.value, part.value, "filled");
   ctx.fillStyle = colors.faint;
   ctx.fillRect(grid.x, middle - 0.5, grid.width, 1);
   const half = Math.max(2, Math.floor((grid.cell - 3) / 2));
@@ -169,7 +186,7 @@ function drawValues(ctx, layout, { run, colors }, write, part) {
 function drawErrors(ctx, layout, { run, colors }, write, part) {
   const { grid, errors } = layout;
   const middle = errors.y + errors.height / 2;
-  label(ctx, layout, colors, middle + 5, "error", "value less prediction", colors.error, part.error, "filled");
+  label(ctx, layout, colors, middle + 5, 3, "error", "value − prediction", colors.error, part.error, "filled");
   ctx.fillStyle = colors.faint;
   ctx.fillRect(grid.x, middle - 0.5, grid.width, 1);
   for (let j = 0; j < write.error.length; j++) {
@@ -180,7 +197,7 @@ function drawErrors(ctx, layout, { run, colors }, write, part) {
 }
 
 /** A row's name with a swatch, right before the grid, and what it is about in front of it. */
-function label(ctx, layout, colors, y, name, about, color, shown, swatch) {
+function label(ctx, layout, colors, y, step, name, about, color, shown, swatch) {
   const small = layout.small;
   const x = layout.grid.x - (small ? 4 : 12);
   const faded = alpha(color, 0.35 + 0.65 * shown);
@@ -192,7 +209,9 @@ function label(ctx, layout, colors, y, name, about, color, shown, swatch) {
     else ctx.fillRect(x - 7, y - 10, 7, 10);
   }
   const width = say(ctx, name, x - room, y, faded, { size: small ? 11 : 13, bold: true, align: "right" });
-  if (!small) say(ctx, about, x - room - width - 8, y, colors.soft, { size: 11, align: "right" });
+  if (small) return;
+  const disc = numbered(ctx, step, x - room - width - 20, y, color, colors.paper);
+  say(ctx, about, x - room - width - 12 - disc, y, colors.soft, { size: 11, align: "right" });
 }
 
 /** key x error, made beside W, then flying into it. What momentum brings along flies with it. */
@@ -204,8 +223,14 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
   const x = mix(stamp.x, grid.x, fly);
   const y = mix(stamp.y, grid.y, fly) - Math.sin(Math.PI * fly) * 26;
   const width = small ? f * stamp.cell : f * stamp.cell;
-  say(ctx, "write", stamp.x, stamp.y - (small ? 8 : 21), colors.ink, { size: 13, bold: true });
-  if (!small) say(ctx, "step × key × error", stamp.x, stamp.y - 7, colors.soft, { size: 11 });
+  const top = stamp.y - (small ? 8 : 34);
+  const disc = numbered(ctx, 4, stamp.x, top, colors.ink, colors.paper);
+  say(ctx, "write", stamp.x + disc + 5, top, colors.ink, { size: 13, bold: true });
+  if (!small) {
+    say(ctx, `${write.step.toFixed(2)} × key × error`, stamp.x, top + 14, colors.soft, { size: 11 });
+    const more = run.stampMost ? `+ ${write.momentum.toFixed(2)} × last write` : run.head.errors === "erased" ? "− what W said" : "";
+    say(ctx, more, stamp.x, top + 27, colors.soft, { size: 11 });
+  }
   ctx.strokeStyle = colors.faint;
   ctx.lineWidth = 1;
   ctx.strokeRect(stamp.x - 0.5, stamp.y - 0.5, width, m * stamp.cell);
