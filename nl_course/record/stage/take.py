@@ -32,7 +32,7 @@ LABELS = {
     "titans": "Titans",
     "gated-delta": "Gated DeltaNet",
     "ttt-linear": "TTT-Linear",
-    "self-modifying": "self-modifying Titans",
+    "self-modifying": "self-modifying",
     "attention": "attention",
 }
 NO_GAINS = Gains()

@@ -12,7 +12,12 @@ export function drawDesk(canvas, frame) {
   const dot = Math.max(0.6, Math.min(1.6, (width - left - 26) / tokens));
   const tall = rows * dot;
   const top = 40;
-  const height = top + tall + 44;
+  // The memory's matrices, and what is left of its bytes: the last inputs of its convolution, and other memories.
+  const copies = states?.[0].S ? 2 : 1;
+  const rest = states ? frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f : 0;
+  const restTall = states ? (rest / copies / frame.f) * dot : 0;
+  const low = Math.max(tall, states ? states.length * frame.m * dot + 1 + restTall : 0);
+  const height = top + low + 44;
   const ctx = prepared(canvas, width, height);
   const read = t + 1;
   // Attention: a column per token.
@@ -25,7 +30,7 @@ export function drawDesk(canvas, frame) {
   ctx.strokeRect(x - 0.5, top - 0.5, tokens * dot + 1, tall + 1);
   ctx.fillStyle = colors.ink;
   ctx.fillRect(x + read * dot - 1, top - 3, 2, tall + 6);
-  const line = top + tall + 18;
+  const line = top + low + 18;
   const grown = frame.attentionBytes;
   say(ctx, `${count(mix(grown[t], grown[t + 1], phase))} bytes`, x, line, colors.ink, { size: 15, bold: true });
   say(ctx, `+${count(grown[t + 1] - grown[t])} per byte read`, x, line + 16, colors.soft, { size: 11 });
@@ -40,12 +45,9 @@ export function drawDesk(canvas, frame) {
     if (S) ctx.drawImage(S, frame.f * dot, y, frame.f * dot, frame.m * dot);
     y += frame.m * dot;
   }
-  // What is left of the bytes: the last inputs of its convolutions.
-  const copies = states[0].S ? 2 : 1;
-  const rest = frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f;
   ctx.fillStyle = alpha(colors.soft, 0.35);
-  ctx.fillRect(0, y + 1, copies * frame.f * dot, (rest / copies / frame.f) * dot);
-  y += 1 + (rest / copies / frame.f) * dot;
+  ctx.fillRect(0, y + 1, copies * frame.f * dot, restTall);
+  y += 1 + restTall;
   ctx.strokeStyle = colors.faint;
   ctx.strokeRect(-0.5, top - 0.5, copies * frame.f * dot + 1, y - top + 1);
   say(ctx, `${count(frame.memoryBytes[t + 1])} bytes`, 0, line, colors.ink, { size: 15, bold: true });
