@@ -6,7 +6,7 @@ there counts as a constant, later tokens would get the very same gradients and e
 meets the past only through its memory. So the gradients of the projections for every cut are sums over what is left.
 
 Three modes: "exact"; "first-order", in which each surprise counts as a constant, so that only gates and start learn;
-"stopped", in which whole writes do.
+"stopped", in which keys, values and gates do, so that only the start learns.
 """
 
 from dataclasses import dataclass, replace

@@ -7,7 +7,7 @@ import { alpha } from "./palette.js";
 const MODES = [
   ["exact", "exact gradient"],
   ["first-order", "first order: each surprise counts as a constant"],
-  ["stopped", "stopped: each write counts as a constant"],
+  ["stopped", "stopped: keys, values and gates count as constants"],
 ];
 const WALK = 1.6; // seconds for the gradient's way back through the whole text
 const FOLD = 0.7; // seconds to fold the strip into its tick
