@@ -101,6 +101,7 @@ MOVED = {
     "views.second_reading_drawing": "views.second_reading",
     "views.self_modification_drawing": "views.self_modification",
     "views.shell": "views.kit.shell",
+    "views.surprise_stream": "views.stage",  # the stage shows it with a trained memory
     "views.sync": "views.kit.sync",
     "views.theme": "views.kit.theme",
     "views.two_loops": "views.stage",  # the stage's second dial shows what this view showed

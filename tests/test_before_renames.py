@@ -66,7 +66,7 @@ OLD_MEMORIES, OLD_MODELS, OLD_NAMES = stored("memories.json"), stored("models.js
 OLD_RUNS = sorted(path.name for path in (OLD / "runs").iterdir())
 # Runs in which weight decay or an optimizer's matrices were told by the shape of parameters, and today are not.
 GROUPED_BY_SHAPE = ("deep-momentum", "delta-momentum", "hope", "titans", "ttt-checkpoint")
-GONE = {"TwoLoops"}  # views that a better one replaced
+GONE = {"TwoLoops", "SurpriseStream", "half_life"}  # views that a better one replaced, and what such a view passed on
 SEVERAL_STEPS = [name for name, about in OLD_MEMORIES.items() if "switches" in about]
 OPTION_GONE = {"linear-elu-conv": "LinearAttentionConfig no longer has 'feature'"}  # and what is said of it
 WHOLE = {name: about for name, about in OLD_MEMORIES.items() if name not in (*SEVERAL_STEPS, *OPTION_GONE)}

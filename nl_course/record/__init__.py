@@ -35,7 +35,7 @@ RECIPES = {
     "reading": "notebook 08's TTT-E2E, and the same network without its loop, on text (half an hour on one core)",
     "scaling": "the small models that notebook 02 fits its own scaling law to (about half an hour on one core)",
     "sceptic": "notebook 08's trained memories with their inner loop changed (an hour on one core; can be cut)",
-    "stage": "the small models of the stage at five steps of their training (a quarter of an hour on one core; can be cut)",
+    "stage": "the stage's small models at five steps of their training (a quarter of an hour on one core; can be cut)",
     "state-tracking": "notebook 09's word problems of groups, three seeds (20 minutes on one core; can be cut)",
     "wirings": "notebook 05's MAC, MAG and MAL with one thing changed at a time (an hour on one core; can be cut)",
 }

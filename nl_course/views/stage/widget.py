@@ -50,8 +50,9 @@ class StageWidget(anywidget.AnyWidget):
 
 
 class Stage:
-    """The stage with one of the course's own memories, "titans", "gated-delta" or "self-modifying", and those `beside` it
-    that only answer (also "ttt-linear"); or with `models`: each memory's models by outer step, the one to draw first."""
+    """The stage with one of the course's own memories, "titans", "gated-delta" or "self-modifying", and those `beside`
+    it that only answer (also "ttt-linear"); or with `models`: each memory's models by outer step, the one to draw
+    first."""
 
     name = "stage"
     title = "A machine that reads, and learns while it reads"
@@ -88,8 +89,8 @@ class Stage:
         model = first[max(first)]
         if not any(can_draw(layer.memory) for layer in model.layers):
             raise CourseError(
-                "the stage opens with a memory whose heads are one matrix each: put a model of Titans, of a delta rule or "
-                "of self-modifying Titans first."
+                "the stage opens with a memory whose heads are one matrix each: put a model of Titans, of a delta "
+                "rule or of self-modifying Titans first."
             )
 
     def set(self, **settings: Any) -> "Stage":
