@@ -12,7 +12,8 @@ Every notebook becomes a page and a set of slides. README.md becomes the front p
 (`notebooks/*.md`, CONTRIBUTING.md) become a page each. Formulas are turned into MathML, and plotly's own file is copied
 beside the pages: nothing is fetched. A notebook's page and its slides share one file of figures. A view opens with its
 plot and its sentence, and up to three of its controls move both over a grid of pictures that was computed when the
-notebook ran (`views/kit/grid.py`); the live widget's own code draws them.
+notebook ran (`views/kit/grid.py`); the live widget's own code draws them. The stage
+(stage.py) reads and writes on a page as it does in a notebook.
 """
 
 import json
@@ -160,6 +161,7 @@ def fixed_files(root: Path) -> dict[str, bytes]:
     link to."""
     import plotly
 
+    from nl_course.export import stage
     from nl_course.views.kit.lasting import FILES
     from nl_course.views.kit.plot import Plot
 
@@ -177,6 +179,7 @@ def fixed_files(root: Path) -> dict[str, bytes]:
     widget = Plot._esm.replace("export default {", "const widget = {")
     player = (own / "player.js").read_text("utf-8")
     files["files/player.js"] = f'(() => {{\n"use strict";\n{widget}\n{{\n{player}}}\n}})();\n'.encode()
+    files |= stage.files()
     for name in PLAIN_FILES:
         if (root / name).is_file():
             files[name] = (root / name).read_bytes()

@@ -10,9 +10,11 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from nl_course.export.maths import with_mathml
+from nl_course.export.stage import stage
 from nl_course.files import PICTURES
 from nl_course.views.kit.plot import LEAST_WIDTH, STILL
 from nl_course.views.kit.short import rounded
+from nl_course.views.stage.widget import STAGE
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -91,6 +93,8 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
     # A view carries its plot beside the widget; the plot goes first, because the widget would stay empty.
     if STILL in data:
         return html_output(view(data[STILL], plot))
+    if STAGE in data:
+        return html_output(stage(data[STAGE], plot))
     if PLOTLY in data:
         return html_output(frame(plot))
     if WIDGET in data:

@@ -8,6 +8,7 @@ from nbconvert.filters import markdown2html
 from nl_course.export.cells import page_of, with_links
 from nl_course.export.maths import with_mathml
 from nl_course.export.pages import frame
+from nl_course.export.stage import on_front_page
 
 
 def texts(root: Path) -> list[Path]:
@@ -25,6 +26,7 @@ def pages(root: Path, titles: dict[str, str]) -> dict[str, str]:
         body = markdown2html(with_links(with_mathml(text)))
         if path.name == "README.md":
             links = "".join(f'<li><a href="{stem}.slides.html">{title}</a></li>' for stem, title in titles.items())
+            body = on_front_page(body)
             body += f"<h2>As slides</h2><ol>{links}</ol>"
         name = page_of(path.name)
         html[name] = frame(heading[1] if heading else path.stem, body, name.removesuffix(".html"), titles)

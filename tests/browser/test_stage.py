@@ -6,18 +6,27 @@ import warnings
 
 import pytest
 
+from nl_course.export import documents
+from nl_course.export.stage import files as site_files
+from nl_course.files import course_root
 from nl_course.record.stage.recipe import learn_by_hand
 from nl_course.record.stage.take import take
 from nl_course.views.stage.bundle import page
 from tests.record.test_stage import TEXT, model_of
-from tools.browser import NoBrowser, chromium
+from tools.browser import PATIENCE, NoBrowser, chromium
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skip(reason="turned on with the recorded stage: until then no page shows it"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FRAMES = "() => [...document.querySelectorAll('.nl-stage canvas')].map((canvas) => canvas.toDataURL())"
+
+
+def watched(browser):
+    """A page that keeps what it asks for and what fails on it."""
+    opened = browser.new_page(viewport={"width": 1056, "height": 800})
+    opened.set_default_timeout(PATIENCE * 1000)
+    opened.faults, opened.asked = [], []
+    opened.on("pageerror", lambda error: opened.faults.append(str(error)))
+    opened.on("request", lambda request: opened.asked.append(request.url))
+    return opened
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +39,11 @@ def stage(tmp_path_factory):
     path.write_text(page(json.dumps(take(TEXT, models))), "utf-8")
     try:
         with chromium() as browser:
-            opened = browser.new_page(viewport={"width": 1056, "height": 800})
-            opened.faults, asked = [], []
-            opened.on("pageerror", lambda error: opened.faults.append(str(error)))
-            opened.on(
-                "request", lambda request: opened.faults.append(request.url) if "file:" not in request.url else None
-            )
-            opened.goto(f"file://{path}")
+            opened = watched(browser)
+            opened.goto(path.as_uri())
             opened.wait_for_function("() => window.stage?.state.t !== null")
             yield opened
-            assert asked == [f"file://{path}"]
+            assert opened.asked == [path.as_uri()]
     except NoBrowser as missing:
         if os.environ.get("NL_COURSE_REQUIRE_BROWSER") == "1":
             pytest.fail(str(missing))
@@ -102,6 +106,26 @@ def test_keys_read_pause_and_step(stage):
     assert f"Byte {paused + 1} of {len(TEXT.text)}" in stage.inner_text(".nl-stage-readout")
 
 
+def test_a_film_is_what_reading_shows(stage):
+    """Frame by frame, to its end, at the speed that was asked for."""
+    total = stage.evaluate("() => { window.stage.film(0, 5); return window.stage.seconds().reduce((a, b) => a + b); }")
+    places = []
+    for share in (0, 0.5, 0.9, 1.01):
+        over = stage.evaluate("s => window.stage.film(s, 5)", share * total)
+        places.append(place(stage))
+    assert places == sorted(set(places)) and places[0] == 0 and places[-1] == len(TEXT.text) - 1 and over
+    assert stage.locator(".nl-stage-controls select").first.input_value() == "5"
+    assert stage.evaluate("() => window.stage.state.playing") is False
+
+
+def test_the_lines_of_the_gates_grow_as_it_reads(stage):
+    line = "() => document.querySelector('.nl-stage-gate canvas').toDataURL()"
+    stage.evaluate("() => window.stage.show(3)")
+    short = stage.evaluate(line)
+    stage.evaluate("() => window.stage.show(25)")
+    assert stage.evaluate(line) != short
+
+
 def test_a_turned_gate_changes_the_write(stage):
     stage.evaluate("() => window.stage.show(20)")
     before = stage.evaluate(FRAMES)
@@ -134,6 +158,22 @@ def test_every_control_has_a_name(stage):
 
 def test_it_fits_a_phone(stage):
     stage.set_viewport_size({"width": 360, "height": 700})
-    stage.wait_for_timeout(200)
+    stage.wait_for_function("() => document.querySelector('.nl-stage-narrow')")
     assert stage.evaluate("() => document.documentElement.scrollWidth") <= 360
     stage.set_viewport_size({"width": 1056, "height": 800})
+    stage.wait_for_function("() => !document.querySelector('.nl-stage-narrow')")
+
+
+def test_the_sites_front_page_shows_it_from_a_disk(stage, tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text(documents.pages(course_root(), {"00_start_here": "00"})["index.html"], "utf-8")
+    for name, content in site_files().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    opened = watched(stage.context.browser)
+    opened.goto(page.as_uri())
+    opened.wait_for_selector(".nl-stage canvas")
+    assert "72148" in opened.inner_text(".nl-stage-text") and opened.faults == []
+    assert all(url.startswith("file:") for url in opened.asked)
+    assert "stage.gif" not in opened.content()
+    opened.close()

@@ -18,6 +18,7 @@ from nl_course.export.running import run_notebook
 from nl_course.files import course_root
 from nl_course.notebooks import all_notebooks
 from nl_course.views.kit.plot import STILL
+from nl_course.views.stage.widget import STAGE
 
 
 class Page(HTMLParser):
@@ -120,6 +121,22 @@ def test_links_lead_to_pages(text, wanted):
 
 def output(**data):
     return nbformat.v4.new_output("display_data", data)
+
+
+def test_a_stage_moves_on_its_page_without_a_kernel():
+    live = {"take": {"text": "</script>"}, "unfolded": False}
+    html = cells.still(output(**{STAGE: live, cells.WIDGET: {}}), "a stage").data["text/html"]
+    assert 'id="a-stage"' in html and "mountStage(" in html and html.count("</script>") == 2
+    recorded = cells.still(output(**{STAGE: {"take": None, "unfolded": True}, cells.WIDGET: {}}), "b").data["text/html"]
+    assert "...window.recordedTake, unfolded: true" in recorded and 'src="files/stage.js"' in recorded
+
+
+def test_the_front_page_has_the_stage_in_place_of_its_film(site):
+    done, _ = site
+    front = (done.folder / "index.html").read_text("utf-8")
+    assert "mountStage(" in front and "stage.gif" not in front
+    script = (done.folder / "files" / "stage.js").read_text("utf-8")
+    assert "window.recordedTake ??= {" in script and not re.search(r"^(export|import)", script, re.MULTILINE)
 
 
 def a_view(**more) -> dict:

@@ -8,8 +8,8 @@ The stage draws memories whose head is one matrix W (m, f) with one write per to
 
 so that keys, values, three gates per token and the first W are the whole story. They come from the model's own
 trace: nothing here is computed a second time. `errors` says where W stands when it predicts: at W_{t-1} ("before", as
-in Titans), or at keep_t W_{t-1} ("faded", as in Gated DeltaNet). In self-modifying Titans the write also takes away what
-stood under the key ("erased"): S_t = -step_t k_t^T (e_t + k_t W), and the value is what the memory itself makes of one.
+in Titans), or at keep_t W_{t-1} ("faded", as in Gated DeltaNet). In self-modifying Titans the write also takes away
+what stood under the key ("erased"): S_t = -step_t k_t^T (e_t + k_t W). Its value is what the memory itself makes of v.
 
 Axes: t tokens, m width of a key, f width of a value. Rows are vectors.
 """

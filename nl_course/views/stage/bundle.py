@@ -5,6 +5,7 @@ imports by name from its neighbors alone, exports by name, and no two files use 
 joined text without those lines is the same program. `tests/views/test_stage_bundle.py` holds the files to that.
 """
 
+import json
 import re
 from functools import lru_cache
 from importlib import resources
@@ -47,6 +48,18 @@ def bundle(name: str) -> str:
 def styles() -> str:
     """The stage's style sheet."""
     return (resources.files("nl_course.views.stage") / "stage.css").read_text("utf-8")
+
+
+def site_script(take: str) -> str:
+    """A plain script, which a page opened from a disk may load: `mountStage`, the styles, and the take (JSON) as
+    `recordedTake`."""
+    program = re.sub(r"^export ", "", bundle("stage"), flags=re.MULTILINE)
+    return (
+        f"window.mountStage ??= (() => {{\n{program}\n"
+        'const style = document.createElement("style");\n'
+        f"style.textContent = {json.dumps(styles())};\ndocument.head.append(style);\nreturn mount;\n}})();\n"
+        f"window.recordedTake ??= {take};\n"
+    )
 
 
 def page(take: str, dark: bool = False) -> str:

@@ -26,9 +26,11 @@ from nl_course.record.stage.recipe import load_stage_model
 from nl_course.record.stage.take import take
 from nl_course.record.stage.text import AFTER, ANSWER, BEFORE, KEY, StageText, place_fact
 from nl_course.views.kit.parts import Line
+from nl_course.views.kit.plot import STILLS
 from nl_course.views.stage.bundle import bundle, styles
 
 RECORDING = "stage.json"
+STAGE = "application/vnd.nl-course.stage+json"  # what a page without a kernel shows: {"take", "unfolded"}
 STEPS = (0, 10, 50, 200, 1000)  # of the shipped checkpoints
 DRAWN = ("titans", "gated-delta", "self-modifying")  # memories of which all of them are shipped
 ANSWERING = ("attention", "titans", "gated-delta", "ttt-linear", "self-modifying")  # memories of which the last is
@@ -70,6 +72,7 @@ class Stage:
         self.gains = Gains()
         self._error = Line(role="alert")
         self.models = None
+        self.unfolded = False
         if recording is None:
             self.models = shipped(memory, beside) if models is None else models
             self._check_models()
@@ -82,7 +85,9 @@ class Stage:
     @classmethod
     def recorded(cls, unfolded: bool = False) -> "Stage":
         """The recorded take of the default text; `unfolded` opens it with the last outer step unfolded."""
-        return cls(recording={**recorded_take(), "unfolded": unfolded})
+        stage = cls(recording={**recorded_take(), "unfolded": unfolded})
+        stage.unfolded = unfolded
+        return stage
 
     def _check_models(self) -> None:
         first = next(iter(self.models.values()))
@@ -129,7 +134,11 @@ class Stage:
         return f"{self.title}: {self.readout}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict:
-        return {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        shown = {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+        if os.environ.get(STILLS) == "1":
+            # A page has the recorded take once, in its script; a live one travels with the page.
+            shown[STAGE] = {"take": None if self.models is None else self.screen.take, "unfolded": self.unfolded}
+        return shown
 
     # -- wishes --------------------------------------------------------------------------------------------------------
     def _wished(self, change: Any) -> None:
