@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from nl_course.files import asset, course_root
@@ -24,7 +25,7 @@ FRAMES_PER_SECOND = 8
 REST = 3.0  # seconds on the last frame
 WIDTH, HEIGHT = 1000, 900  # of the page, in pixels
 FILMED = 760  # width of the film, in pixels
-COLORS = 64
+COLORS = 160
 STILL = 86  # the byte on the still picture: the last digit of the answer
 # What only a hand can move is left out of the film.
 HANDS = ".nl-stage-outer, .nl-stage-readout, .nl-stage-heads, .nl-stage-gate input, .nl-stage-gate output"
@@ -57,13 +58,33 @@ def frames(opened) -> Iterator[Image.Image]:
 
 
 def write_film(shots: list[Image.Image], path: Path) -> None:
-    """The frames as a GIF that plays for ever."""
-    # One palette for all, from a frame with every color: what does not change then costs nothing.
-    palette = shots[len(shots) // 2].quantize(COLORS, dither=Image.Dither.NONE)
-    first, *others = [shot.quantize(palette=palette, dither=Image.Dither.NONE) for shot in shots]
+    """The frames as a GIF that plays for ever. A pixel that stays as it was is transparent: it costs next to nothing."""
+    palette = palette_of(shots)
+    same = COLORS  # the index after the last color
+    pictures, before = [], None
+    for shot in shots:
+        now = np.asarray(shot.quantize(palette=palette, dither=Image.Dither.NONE))
+        changed = now if before is None else np.where(now == before, same, now)
+        picture = Image.fromarray(changed.astype(np.uint8))
+        picture.putpalette([*palette.getpalette()[: 3 * COLORS], 255, 255, 255])
+        pictures.append(picture)
+        before = now
     durations = [1000 // FRAMES_PER_SECOND] * len(shots)
     durations[-1] = int(1000 * REST)
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=False, disposal=1)
+    first, *others = pictures
+    more = {"duration": durations, "loop": 0, "disposal": 1, "transparency": same, "optimize": False}
+    first.save(path, save_all=True, append_images=others, **more)
+
+
+def palette_of(shots: list[Image.Image]) -> Image.Image:
+    """One palette for all frames, from every eighth of them."""
+    some = shots[::8]
+    strip = Image.new("RGB", (some[0].width, sum(shot.height for shot in some)))
+    top = 0
+    for shot in some:
+        strip.paste(shot, (0, top))
+        top += shot.height
+    return strip.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

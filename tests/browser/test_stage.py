@@ -143,7 +143,8 @@ def test_the_outer_dial_and_the_scissors(stage):
     stage.wait_for_function("() => window.stage.outer.state.fold === 0")
     reached = stage.inner_text(".nl-stage-told")
     stage.get_by_label("cut before byte").fill("20")
-    assert stage.inner_text(".nl-stage-told") != reached and "start of the memory 0.00 of" in stage.inner_text(".nl-stage-told")
+    told = stage.inner_text(".nl-stage-told")
+    assert told != reached and "start of the memory 0.00 of" in told
 
 
 def test_every_control_has_a_name(stage):
