@@ -1,4 +1,4 @@
-"""Exercises of notebook 01, continued: what a cache saves (1.5), places as angles (1.2), copying (1.3)."""
+"""Exercises of notebook 01, continued: what a cache saves (1.5), positions as angles (1.2), copying (1.3)."""
 
 import math
 
@@ -82,14 +82,14 @@ def wrong_costs_reads_too(tokens, layers, kv_heads, head_dim, number_bytes, cach
 DECODE_COSTS = Exercise(
     id="1.5",
     title="what a cache saves, and what it does not",
-    aim="To meet the claim that a cache makes decoding O(1) with a count: projections fall to one a step, reads stay.",
+    aim="To count what a cache saves, against the claim of O(1): projections fall to one per step, reads stay.",
     task="""
-A model writes `tokens` tokens, one a step, from an empty start. Write `decode_costs(...)`, which returns
+A model writes `tokens` tokens, one per step, from an empty start. Write `decode_costs(...)`, which returns
 three numbers:
 
 * **held**: the bytes of the cache at the end; 0 without a cache.
-* **projected**: how often some token's keys and values are computed, over all steps. A token done once, in
-  all layers and heads together, counts as 1. Without a cache, step t has to do all t tokens read so far.
+* **projected**: how many times a token's keys and values are computed, over all steps. One token in all
+  layers and heads together counts as 1. Without a cache, step t computes all t tokens read so far.
 * **read**: the bytes of keys and values that the *newest* token's queries meet, over all steps. Step t
   meets t tokens, itself included.
 
@@ -103,29 +103,28 @@ def decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
     properties=COUNTS,
     hints=(
         "Begin with one token: a key and a value, each of head_dim numbers, in every layer and every "
-        "key-value head. Multiply out, then by the bytes of a number.",
+        "key-value head. Multiply these, then multiply by the bytes of one number.",
         "With a cache, step t projects the new token only. Without one it projects tokens 1 to t. Add up "
         "over the steps: 1 + 2 + ... + n = n (n + 1) / 2.",
-        "Where the keys come from, from a cache or freshly computed, changes nothing about how many of "
-        "them the new query is compared with: t at step t. So the reads add up to n (n + 1) / 2 tokens in "
-        "both cases.",
+        "The keys may come from a cache or be computed again. Either way the new query is compared with t "
+        "of them at step t. So the reads add up to n (n + 1) / 2 tokens in both cases.",
     ),
     solution=solution_decode_costs,
     wrong=(
         Wrong(
             wrong_costs_constant_step,
-            "The cache makes a step cost the same however long the text. It does for the projections; the "
-            "read still grows with every token, and soon is the larger part.",
+            "It says that with a cache every step costs the same. That is true of the projections. The read "
+            "still grows with every token, and soon it is the larger part.",
             COUNTS[4].name,
         ),
         Wrong(
             wrong_costs_keys_only,
-            "The factor 2 is forgotten: a key to be found by, and a value to be mixed, for each token.",
+            "The factor 2 is missing: each token leaves a key and a value.",
             COUNTS[0].name,
         ),
         Wrong(
             wrong_costs_reads_too,
-            "The saving is put in the wrong place: without a cache the past is computed again, but the "
+            "It saves reads in place of projections. Without a cache the past is computed again, but the "
             "newest query still meets it once.",
             same_reads.name,
         ),
@@ -141,7 +140,7 @@ def draw_rows(rng: Rng):
     return rng.normal(tokens, width), positions, rng.pick((100.0, 10_000.0))
 
 
-@holds("at position 0 nothing is turned, whatever the row", hint=1)
+@holds("at position 0 no row is turned", hint=1)
 def still_at_zero(answer, rng):
     x, positions, theta = draw_rows(rng)
     compare(x, answer(x, torch.zeros_like(positions), theta))
@@ -153,7 +152,7 @@ def keeps_length(answer, rng):
     compare(x.norm(dim=1), answer(x, positions, theta).norm(dim=1), what="lengths")
 
 
-@holds("a score depends on the distance of the two tokens alone", hint=2)
+@holds("a score depends only on the distance of the two tokens", hint=2)
 def distance_alone(answer, rng):
     x, positions, theta = draw_rows(rng)
     shift = rng.whole(1, 200)
@@ -161,7 +160,7 @@ def distance_alone(answer, rng):
     compare(here @ here.T, there @ there.T, tolerance=1e-8, what=f"scores when all move by {shift}")
 
 
-@holds("pair number i turns by theta^(-2 i / d) a token", hint=3)
+@holds("pair number i turns by theta^(-2 i / d) per token", hint=3)
 def right_speeds(answer, rng):
     # The trace of the whole turn, 2 sum cos(angle), does not depend on which features make up a pair.
     width, position, theta = 2 * rng.whole(1, 5), rng.whole(1, 300), rng.pick((100.0, 10_000.0))
@@ -202,7 +201,7 @@ def wrong_rotate_one_speed(x, positions, theta=10000.0):
 
 ROTATE = Exercise(
     id="1.2",
-    title="places as angles",
+    title="positions as angles",
     aim="To find out why turning by position makes a score depend on distance alone, and what the speeds are for.",
     task="""
 Write `rotate(x, positions, theta=10000.0)`, the rotary embedding.
@@ -210,7 +209,7 @@ Write `rotate(x, positions, theta=10000.0)`, the rotary embedding.
 * `x` is (T, d) with d even: queries or keys of one head. `positions` is (T,), whole numbers.
 * The features make d / 2 pairs. In the row of position p, pair i = 0, 1, ... is turned in its plane by the
   angle p * theta^(-2 i / d), in radians.
-* Which features make a pair (neighbours, or one from each half) is yours to choose.
+* Which features make a pair (neighbors, or one from each half) is yours to choose.
 
 The result is (T, d). A turn by an angle takes (a, b) to (a cos - b sin, a sin + b cos).""",
     stub='''
@@ -239,20 +238,20 @@ def rotate(x, positions, theta=10000.0):
     wrong=(
         Wrong(
             wrong_rotate_added,
-            "Mistakes rotary for the added sinusoids of the first transformer: adding marks the place in "
-            "the vector itself, and scores then depend on both places.",
+            "It adds sinusoids, as the first transformer did. That marks the position in the vector itself, "
+            "and scores then depend on both positions.",
             still_at_zero.name,
         ),
         Wrong(
             wrong_rotate_mixed_pairs,
-            "Two conventions mixed: pairs across the halves, angles laid out for neighbours. The classic "
-            "slip when weights are carried from one code to another.",
+            "Two conventions are mixed: the pairs run across the halves, but the angles are laid out for "
+            "neighbors. This happens easily when weights are carried from one code to another.",
             keeps_length.name,
         ),
         Wrong(
             wrong_rotate_one_speed,
-            "One speed for all pairs: distances 1 and 1 + 2 pi k look the same, and nothing turns slowly "
-            "enough to mark a far place.",
+            "All pairs turn at one speed. Distances 1 and 1 + 2 pi k then look nearly the same, and nothing "
+            "turns slowly enough to mark a distant position.",
             right_speeds.name,
         ),
     ),
@@ -287,14 +286,14 @@ def as_number(result):
     raise Miss("one number", short(result))
 
 
-@holds("only differences between logits count: adding one number to all of a place's changes nothing", hint=1)
+@holds("only differences between logits count: adding one number to all logits of a position changes nothing", hint=1)
 def ignores_constants(answer, rng):
     logits, tokens, period = draw_text(rng)
     moved = logits + rng.normal(*tokens.shape, 1) * 5
     compare(as_number(answer(logits, tokens, period)), as_number(answer(moved, tokens, period)))
 
 
-@holds("a model that guesses blindly, then copies without a fault, scores log(vocabulary)", hint=2)
+@holds("a model that guesses blindly, then copies perfectly, scores log(vocabulary)", hint=2)
 def perfect_copy(answer, rng):
     logits, tokens, period = draw_text(rng)
     logits = torch.zeros_like(logits)
@@ -303,7 +302,7 @@ def perfect_copy(answer, rng):
     compare(math.log(logits.shape[-1]), as_number(answer(logits, tokens, period)))
 
 
-@holds("a model that says the same at every place scores 0: both copies are asked the same tokens", hint=3)
+@holds("a model that says the same at every position scores 0: both copies ask for the same tokens", hint=3)
 def blind_model(answer, rng):
     logits, tokens, period = draw_text(rng)
     compare(0.0, as_number(answer(logits[:1, :1].expand_as(logits), tokens, period)))
@@ -337,19 +336,19 @@ COPYING_SCORE = Exercise(
     title="how well does it copy?",
     aim="To measure in-context learning fairly: same tokens, same weights, only the context differs.",
     task="""
-A random string of `period` tokens stands twice in a row. A model that can look back will find the second
-copy easy. Write `copying_score(logits, tokens, period)`: by how many nats a token, on average, the loss is
-*lower* in the second.
+A random string of `period` tokens stands twice in a row. A model that can look back finds the second copy
+easy. Write `copying_score(logits, tokens, period)`: how many nats per token the loss is *lower* in the
+second copy, on average.
 
-* `tokens` is (B, 2 * period). `logits` is (B, 2 * period, V): those at place t are the model's guess at
-  token t + 1.
-* Leave the first token of each copy out: nothing precedes the very first, and nothing tells that a second
-  copy is about to begin. So both sides of the comparison ask for the same tokens.
+* `tokens` is (B, 2 * period). `logits` is (B, 2 * period, V): the logits at position t are the model's
+  guess at token t + 1.
+* Leave out the first token of each copy. Nothing precedes the very first one, and nothing tells that a
+  second copy is about to begin. So both sides of the comparison ask for the same tokens.
 
 The result is one number (a float, or a tensor with one entry).""",
     stub='''
 def copying_score(logits, tokens, period):
-    """logits (B, 2 period, V), tokens (B, 2 period) -> nats a token, one number"""
+    """logits (B, 2 period, V), tokens (B, 2 period) -> nats per token, one number"""
     ...
 ''',
     properties=(
@@ -362,7 +361,7 @@ def copying_score(logits, tokens, period):
     hints=(
         "The loss of a token is minus the log of the probability that it was given: minus its entry in "
         "torch.log_softmax(logits, dim=-1). Plain logits are no log-probabilities.",
-        "Line guesses and targets up: logits[:, :-1] are the guesses, tokens[:, 1:] what they guess at. "
+        "Line up guesses and targets: logits[:, :-1] are the guesses, tokens[:, 1:] what they guess. "
         "gather(-1, targets[..., None])[..., 0] picks each target's entry.",
         "The losses are now (B, 2 period - 1), and column j is about token j + 1. Tokens 1 to period - 1 "
         "are columns 0 to period - 2; tokens period + 1 to 2 period - 1 are columns period to the end.",
@@ -371,20 +370,20 @@ def copying_score(logits, tokens, period):
     wrong=(
         Wrong(
             wrong_copying_unshifted,
-            "Judges a guess by the token that was just read. It measures whether the model repeats its "
-            "input, not whether it foresees.",
+            "It judges a guess by the token that was just read. That measures whether the model repeats its "
+            "input, not whether it predicts the next token.",
             perfect_copy.name,
         ),
         Wrong(
             wrong_copying_raw_logits,
-            "Takes logits for log-probabilities: they are free up to a constant at every place, so the "
+            "It uses logits as log-probabilities. Logits are free up to a constant at every position, so their "
             "mean says nothing.",
             ignores_constants.name,
         ),
         Wrong(
             wrong_copying_all_of_it,
-            "Lets the second copy's first token in: a different set of tokens on either side, and one "
-            "that no memory could foresee.",
+            "It includes the second copy's first token. The two sides then ask for different tokens, and no "
+            "memory could predict that one.",
             blind_model.name,
         ),
     ),

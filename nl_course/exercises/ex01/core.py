@@ -34,7 +34,7 @@ def full_attention(queries, keys, values):
     return scaled_dot_product_attention(queries[None], keys[None], values[None], is_causal=True)[0]
 
 
-@holds("the weights of each row sum to one: where all values are 1, so is the result", hint=2)
+@holds("the weights of each row add up to 1: where all values are 1, so is the result", hint=2)
 def weights_sum_to_one(answer, rng):
     queries, keys, values = draw_sequence(rng)
     compare(torch.ones_like(values), answer(queries, keys, torch.ones_like(values)))
@@ -93,7 +93,7 @@ ATTEND = Exercise(
     task="""
 Write `attend(queries, keys, values)` for one head.
 
-* `queries` and `keys` are (T, d), `values` is (T, m): one row a token, in reading order.
+* `queries` and `keys` are (T, d), `values` is (T, m): one row per token, in reading order.
 * The result is (T, m): row t mixes the values of tokens 0 to t, with the weights
   `softmax(q_t . k_s / sqrt(d))`.
 
@@ -121,43 +121,43 @@ def attend(queries, keys, values):
     ),
     hints=(
         "All scores at once are queries @ keys.T, (T, T): rows ask, columns are read. Divide by sqrt(d), "
-        "where d is the width of a key; then the result is weights @ values.",
-        "Rule later tokens out before the softmax, not after it: a score of minus infinity gets weight 0, "
-        "and the others still share 1. The diagonal stays: a token may read itself.",
-        "torch.ones_like(scores).triu(1).bool() marks what lies above the diagonal; "
-        "scores.masked_fill(mask, -torch.inf) strikes it out; torch.softmax(scores, dim=1) takes care of "
-        "large scores itself.",
+        "where d is the width of a key. The result is weights @ values.",
+        "Rule later tokens out before the softmax, not after it. A score of minus infinity gets weight 0, "
+        "and the other weights still add up to 1. Keep the diagonal: a token may read itself.",
+        "torch.ones_like(scores).triu(1).bool() marks what lies above the diagonal. "
+        "scores.masked_fill(mask, -torch.inf) strikes it out. torch.softmax(scores, dim=1) can take large "
+        "scores as they are.",
     ),
     solution=solution_attend,
     wrong=(
         Wrong(
             wrong_attend_sees_all,
-            "The mask is thought of as an extra. In training every position would see its own answer, and "
-            "the loss would fall without anything having been learnt.",
+            "The mask is missing. In training every position would then see its own answer, and the loss would "
+            "fall although the model learned nothing.",
             "no query reads a later token",
         ),
         Wrong(
             wrong_attend_mask_after,
-            "Struck out after the softmax, the future has still taken its share of the sum: it is not "
+            "The future is struck out after the softmax. By then it has taken its share of the sum: it is not "
             "read, but it leaks through the denominator.",
             weights_sum_to_one.name,
         ),
         Wrong(
             wrong_attend_not_itself,
-            "An off-by-one in the mask: the token's own column is struck out too. Row 0 then has nothing "
-            "left to read, and reads everything alike.",
+            "The mask is off by one and strikes out the token's own column too. Row 0 then has nothing left to "
+            "read, and reads everything equally.",
             reads_itself.name,
         ),
         Wrong(
             wrong_attend_unscaled,
-            "sqrt(d) is taken for decoration. Without it scores grow with the width and the softmax is "
-            "nearly one-hot before training has begun.",
+            "sqrt(d) is missing. Without it scores grow with the width, and in wide heads the softmax picks "
+            "nearly one key before training has begun.",
             "the numbers equal softmax(Q K^T / sqrt(d)) V",
         ),
         Wrong(
             wrong_attend_bare_exp,
-            "Softmax typed from its definition overflows: subtract the row's largest score first, or use "
-            "torch.softmax, which does.",
+            "Softmax written from its definition overflows. Subtract the row's largest score first, or use "
+            "torch.softmax, which does that.",
             large_scores.name,
         ),
     ),
@@ -183,10 +183,10 @@ def cache_holds_all(answer, rng):
 @holds("each output equals the row that attention over the whole sequence gives", hint=2)
 def equals_recomputing(answer, rng):
     sequence = draw_sequence(rng)
-    compare(full_attention(*sequence), decode(answer, *sequence)[0], what="outputs, one row a step")
+    compare(full_attention(*sequence), decode(answer, *sequence)[0], what="outputs, one row per step")
 
 
-@holds("one cache can be continued in two ways, neither knowing of the other", hint=3)
+@holds("one cache can be continued in two ways that do not disturb each other", hint=3)
 def branches(answer, rng):
     sequence = draw_sequence(rng, 6)
     other = tuple(torch.cat([x[:3], rng.normal(*x[3:].shape)]) for x in sequence)
@@ -241,7 +241,7 @@ Write `decode_step(query, key, value, cache)`: one new token of one head.
   function returned.
 * Return the new token's output (m,) and the new cache, one row longer.
 
-Leave the cache that came in as it was: somebody may want to go on from it in another way.""",
+Do not change the cache that came in. Two continuations of the same text must not disturb each other.""",
     stub='''
 def decode_step(query, key, value, cache):
     """query (d,), key (d,), value (m,), cache None or (keys (t, d), values (t, m)) -> output (m,), cache"""
@@ -260,19 +260,18 @@ def decode_step(query, key, value, cache):
     wrong=(
         Wrong(
             wrong_decode_read_first,
-            "Reads before it writes, so the token misses itself: the step's mask has become the strict "
-            "one of exercise 1.1's off-by-one.",
+            "It reads before it writes, so the token misses itself. This is the off-by-one mask of exercise 1.1.",
             equals_recomputing.name,
         ),
         Wrong(
             wrong_decode_last_only,
-            "Takes the cache for a running state that replaces itself. Attention has no summary of the "
-            "past; what is not kept cannot be read.",
+            "It replaces the cache at every step. Attention has no summary of the past: what is not kept "
+            "cannot be read.",
             cache_holds_all.name,
         ),
         Wrong(
             wrong_decode_shared_pages,
-            "Keeps pages outside the cache: fast, and right for one reader, but two continuations now "
+            "It keeps pages outside the cache. That is fast, and right for one continuation, but two of them "
             "write into the same pages.",
             branches.name,
         ),
@@ -287,22 +286,22 @@ EXERCISES = (ATTEND, ROTATE, COPYING_SCORE, DECODE_STEP, DECODE_COSTS)
 DISCUSSION = (
     (
         "Somebody writes: with a KV cache each decoding step is O(1). What is right about it, and what is not?",
-        "The projections are: one token a step, however long the text. The read is not: step t compares "
-        "its query with t keys and mixes t values, so its time and its memory traffic grow with t, and "
-        "the bytes held too. At a few tokens the first part dominates and a stopwatch seems to agree; at "
-        "a hundred thousand it does not.",
+        "The projections are O(1): one token per step, however long the text. The read is not. Step t "
+        "compares its query with t keys and mixes t values, so its time, its memory traffic and the bytes "
+        "held all grow with t. At a few tokens the projections dominate, and a stopwatch seems to agree "
+        "with O(1). At a hundred thousand it does not.",
     ),
     (
-        "The model's weights did not change while the random string went by, and yet its loss fell. Has it learnt?",
-        "It has learnt within the context: what it read is in its cache, and trained circuits use it. "
-        "Nothing of it outlives the cache. Training made the weights that can do this; reading made the "
-        "contents. It is what the course calls two levels with two clocks, and the fast one is wiped "
-        "after each text.",
+        "The model's weights did not change while it read the random string, and yet its loss fell. Has it learned?",
+        "It has learned within the context: what it read is in its cache, and its trained heads use it. "
+        "Nothing of that outlives the cache. Training made the weights that can do this; reading filled "
+        "the cache. The course calls these two levels with two clocks. The fast level is wiped after "
+        "each text.",
     ),
     (
         "Shuffle the rows of a full cache, keys and values alike, before the next step. Does the output change?",
-        "No. Softmax and the weighted sum do not care about the order of rows. Order lives in the keys "
-        "themselves, which were turned by their positions when they were written; without that, or a mask "
+        "No. Softmax and the weighted sum do not care about the order of rows. The order is in the keys "
+        "themselves, which were turned by their positions when they were written. Without that, or a mask "
         "while the past was computed, attention could not tell one order of the same words from another.",
     ),
     (

@@ -68,8 +68,8 @@ CACHE = Exercise(
     id="2.1",
     title="The cache of layers that differ",
     task="""
-Write `my_cache_bytes(groups, context, batch, size)`: the bytes of the key-value cache of `batch` readers who have
-each read `context` tokens. `groups` is a list of tuples `(count, window, kv_heads, head_dim)`: `count` layers, each
+Write `my_cache_bytes(groups, context, batch, size)`: the bytes of the key-value cache of `batch` users who have
+each `context` tokens. `groups` is a list of tuples `(count, window, kv_heads, head_dim)`: `count` layers, each
 with `kv_heads` key-value heads of `head_dim` numbers; `window` is None for a global layer, or the number of last
 tokens that a sliding layer keeps. `size` is the bytes of one number.
 """,
@@ -78,11 +78,11 @@ tokens that a sliding layer keeps. `size` is the bytes of one number.
         _one_global_layer,
         _full,
         _not_full,
-        equals("any mixture of layers, readers and formats adds up", _layers, _counted_cache, hint=3),
+        equals("any mixture of layers, users and formats adds up", _layers, _counted_cache, hint=3),
     ),
     hints=(
-        "For one token, one layer keeps a key and a value per key-value head. How many numbers are that?",
-        "How many tokens does a sliding layer hold after 10 tokens, and after 10,000? `min` says both.",
+        "For one token, one layer keeps a key and a value per key-value head. How many numbers is that?",
+        "How many tokens does a sliding layer hold after 10 tokens, and after 10,000? `min` gives both.",
         "Add up count * 2 * kv_heads * head_dim * tokens_kept over the groups; then times batch, times size.",
     ),
     aim="The cache is a sum over layers, and a window bounds a layer's share: no formula with one L does it.",
@@ -90,12 +90,12 @@ tokens that a sliding layer keeps. `size` is the bytes of one number.
     wrong=(
         Wrong(
             _no_window,
-            "windows are taken as a detail of the mask: they decide what is kept",
+            "the window is ignored: it decides what is kept, not only what is read",
             "a full window stops growing",
         ),
         Wrong(
             _no_values,
-            "only keys were counted; values are as large",
+            "only keys were counted, and values are as large",
             "every layer keeps a key and a value for each token and head",
         ),
         Wrong(
@@ -147,13 +147,13 @@ CROSSING = Exercise(
     title="Where the cache outweighs the weights",
     task="""
 Write `my_crossing(parameters, weight_size, layers, kv_heads, head_dim, cache_size)`: the number of tokens, of all
-readers together (batch times context), at which the key-value cache is as large as the weights. The two sizes are
+users together (batch times context), at which the key-value cache is as large as the weights. The two sizes are
 bytes per number; every layer is global. Return the exact quotient, not rounded.
 """,
     stub="def my_crossing(parameters, weight_size, layers, kv_heads, head_dim, cache_size):\n    ...\n",
     properties=(_formats, _llama, _as_large),
     hints=(
-        "Two numbers of bytes are to be equal: one does not depend on tokens, the other is proportional to them.",
+        "Two numbers of bytes must be equal. One does not depend on tokens, the other is proportional to them.",
         "Weights are parameters * weight_size. What does one token add to the cache of all layers?",
         "parameters * weight_size / (2 * layers * kv_heads * head_dim * cache_size).",
     ),
@@ -162,12 +162,12 @@ bytes per number; every layer is global. Return the exact quotient, not rounded.
     wrong=(
         Wrong(
             lambda P, w, L, kv, d, c: P * w / (L * kv * d * c),
-            "one of key and value was forgotten: the crossing comes out twice as far away",
+            "key or value was forgotten, so the crossing comes out twice as far away",
             "Llama 3.1 8B at 16 bits crosses at about 123 thousand tokens",
         ),
         Wrong(
             lambda P, w, L, kv, d, c: P / (2 * L * kv * d),
-            "numbers were counted instead of bytes: it holds only where both formats are equal",
+            "numbers were counted instead of bytes, which is right only where both formats are equal",
             "halving the cache's numbers doubles the crossing, halving the weights' halves it",
         ),
     ),
@@ -211,23 +211,23 @@ CLAIM = Exercise(
     title="What stands behind 93.3 %",
     task="""
 DeepSeek-V2 was announced with a cache "reduced by 93.3 %". Write `my_saving(new_numbers, new_bits, old_numbers,
-old_bits)`: the share of bytes per token that is saved when a cache of `new_numbers` numbers of `new_bits` bits takes
-the place of one of `old_numbers` numbers of `old_bits` bits. 0.25 means that a quarter is saved.
+old_bits)`: the share of bytes per token that is saved when a cache of `new_numbers` numbers with `new_bits` bits
+replaces one of `old_numbers` numbers with `old_bits` bits. 0.25 means that a quarter is saved.
 """,
     stub="def my_saving(new_numbers, new_bits, old_numbers, old_bits):\n    ...\n",
     properties=(_equal, _claimed, _what_is_left),
     hints=(
         "A saving is one minus the share that is left.",
-        "The share that is left is a quotient of bits: numbers times bits, new over old.",
+        "The share that is left is a quotient of bits: numbers times bits, new divided by old.",
         "1 - new_numbers * new_bits / (old_numbers * old_bits). Then ask of any headline: against what, in "
         "which format?",
     ),
-    aim="A percentage hides its baseline: this one is against a model that had grouped queries, at another precision.",
+    aim="A percentage hides its baseline. This one is against a model that had grouped queries, at another precision.",
     solution=_saving_solution,
     wrong=(
         Wrong(
             lambda n, nb, o, ob: 1 - n / o,
-            "the formats were left out: 82.2 % is then the answer to both questions",
+            "the formats were left out, so 82.2 % answers both questions",
             "with 6 bits against 16 it saves the 93.3 % of the headline",
         ),
         Wrong(
@@ -262,7 +262,7 @@ def _shape(rng: Rng) -> tuple:
     return parameters, layers, heads, kv, head_dim, rng.whole(0, 10**5), rng.whole(1, 99)
 
 
-@holds("without a context, every reader adds one operation per byte", hint=1)
+@holds("without a context, every user adds one operation per byte", hint=1)
 def _empty(answer, rng):
     P, L, h, kv, d, _, batch = _shape(rng)
     compare(float(batch), float(answer(P, L, h, kv, d, 0, batch)))
@@ -281,9 +281,9 @@ INTENSITY = Exercise(
     title="The ceiling that batching cannot move",
     task="""
 Write `my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch)`: operations per byte of one decode
-step in 16 bits. `parameters` are those that a token is multiplied with, and all of them are read. A token costs 2
+step in 16 bits. `parameters` counts those that a token is multiplied with, and all of them are read. A token costs 2
 operations per parameter, and 4 * heads * head_dim per layer and token that it reads.
-The step reads all weights once for the whole batch, and every reader's own keys and values.
+The step reads all weights once for the whole batch, and the keys and values of every user.
 """,
     stub="def my_intensity(parameters, layers, heads, kv_heads, head_dim, context, batch):\n    ...\n",
     properties=(_empty, equals("any shape, context and batch", _shape, _counted_step, hint=2), _ceiling),
@@ -297,17 +297,17 @@ The step reads all weights once for the whole batch, and every reader's own keys
     wrong=(
         Wrong(
             lambda P, L, h, kv, d, T, B: B * (2 * P + 4 * L * h * d * T) / (2 * P + 4 * T * L * kv * d),
-            "readers were taken to share one cache, as they share the weights",
+            "users were taken to share one cache, as they share the weights",
             "any shape, context and batch",
         ),
         Wrong(
             lambda P, L, h, kv, d, T, B: (2 * P + 4 * L * h * d * T) / (2 * P + 4 * T * L * kv * d),
-            "the weights were charged to every reader: then batching would not help at all",
-            "without a context, every reader adds one operation per byte",
+            "the weights were counted for every user, as if batching did not help at all",
+            "without a context, every user adds one operation per byte",
         ),
         Wrong(
             lambda P, L, h, kv, d, T, B: B * (2 * P + 4 * L * h * d * T) / (2 * P + 4 * B * T * L * h * d),
-            "the cache was counted with the query heads: GQA's whole gain is lost",
+            "the cache was counted with the query heads, which loses the whole gain of GQA",
             "any shape, context and batch",
         ),
     ),
@@ -326,7 +326,7 @@ def _two_runs(rng: Rng) -> tuple:
     return alpha, (small, large, floor + scale / small**alpha, floor + scale / large**alpha, floor)
 
 
-@holds("the exponent that was planted comes back", hint=2)
+@holds("the exponent that was put in comes back", hint=2)
 def _planted(answer, rng):
     alpha, runs = _two_runs(rng)
     compare(alpha, float(answer(*runs)), 1e-9)
@@ -349,7 +349,7 @@ out?
     stub="def my_exponent(small, large, loss_small, loss_large, floor):\n    ...\n",
     properties=(_plain, _planted),
     hints=(
-        "Subtract the floor from both losses; what remains is A / N^alpha. Divide one by the other: A is gone.",
+        "Subtract the floor from both losses. What remains is A / N^alpha. Divide one by the other, and A cancels.",
         "(loss_small - floor) / (loss_large - floor) = (large / small)^alpha. Take logarithms.",
         "log((loss_small - floor) / (loss_large - floor)) / log(large / small).",
     ),
@@ -361,8 +361,8 @@ out?
     wrong=(
         Wrong(
             lambda s, l, hi, lo, f: math.log(hi / lo) / math.log(l / s),
-            "the floor was ignored: the exponent comes out too small, as in laws without one",
-            "the exponent that was planted comes back",
+            "the floor was ignored, so the exponent comes out too small",
+            "the exponent that was put in comes back",
         ),
         Wrong(
             lambda s, l, hi, lo, f: (hi - lo) / math.log(l / s),
@@ -379,23 +379,22 @@ DISCUSSION = (
         "A vendor offers the same model with four times the context at the same price. What may have changed?",
         "Fewer key-value heads, windows in most layers, latents, an 8-bit or smaller cache, more accelerators "
         "per copy, "
-        "smaller batches, or nothing that a long prompt ever uses. Ask for bytes per token, and for a test at "
-        "that length.",
+        "or smaller batches. Or the model may accept long prompts and not use them. Ask for bytes per token, and "
+        "for a test at that length.",
     ),
     (
         "Qwen3-Next needs a quarter of the cache that the same layers would need with attention alone. Does that make "
         "the demand for fast memory fall, what does it leave in place, and what may cheaper contexts be used for?",
-        "It takes away three quarters of the part that grows with the context. The last quarter still grows, weights "
+        "It takes away three quarters of the part that grows with the context. The last quarter still grows. Weights "
         "are read at every step, training needs sixteen bytes per parameter and no cache, and the states are read and "
-        "written. Cheaper contexts may mean longer ones, or more readers. The arithmetic gives the parts; how much is "
-        "bought, it cannot say.",
+        "written. Cheaper contexts may mean longer ones, or more users. The arithmetic gives the parts. It cannot say "
+        "how much will be bought.",
     ),
     (
         "Scaling laws speak of parameters, tokens and compute. What would a law with the context in it have to "
         "measure?",
-        "Loss by position on texts long enough for the far past to matter, at a fixed model and training text, "
-        "and apart "
-        "from how often training showed such lengths. Our bytes show the first steps of such a curve, and its "
-        "flattening.",
+        "The loss by position, on texts long enough for the far past to matter, for a fixed model and training text. "
+        "The effect of how often training showed such lengths must be kept apart. Our runs show the first steps of "
+        "such a curve, and its flattening.",
     ),
 )
