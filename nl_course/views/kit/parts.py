@@ -70,6 +70,8 @@ def stepper(slider: W.IntSlider) -> list[W.Widget]:
 
     back, step = W.Button(description="Back"), W.Button(description="Step")
     back.layout.width = step.layout.width = "72px"
+    back.add_class("nl-back")  # the arrow keys press them: files/keys.js
+    step.add_class("nl-step")
     back.on_click(lambda _: by(-slider.step))
     step.on_click(lambda _: by(slider.step))
     play = W.Play(max=slider.max, value=slider.value, interval=600, description="Play")

@@ -97,6 +97,7 @@ class Plot(Lasting):
 
     _esm = script(
         "alive",
+        "keys",
         "plot",
         INK=theme.INK,
         GRID=theme.GRID,

@@ -129,39 +129,6 @@ function dressed(tree, map) {
   return Object.fromEntries(Object.entries(tree).map(([key, value]) => [key, dressed(value, map)]));
 }
 
-// -- keys and names ----------------------------------------------------------------------------------------------------
-
-// Keys typed in a view are the view's: JupyterLab would take arrows to go from cell to cell, and letters to insert and
-// delete cells (jupyter-widgets/ipywidgets, issue 3912). Its attribute says so, for keys without Ctrl, Alt or Meta.
-page.keys ??= (window.addEventListener("keydown", (event) => {
-  const view = event.target.closest?.(".nl-view");
-  const command = event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape";
-  view?.toggleAttribute("data-lm-suppress-shortcuts", !command && !(event.shiftKey && event.key === "Enter"));
-}, true), true);
-
-// Names that ipywidgets does not give, for screen readers: of slider handles, of their numbers, of Play's buttons.
-function name_controls(view) {
-  if (!view) return;
-  const name = (part, words) => part.getAttribute("aria-label") ?? part.setAttribute("aria-label", words);
-  for (const slider of view.querySelectorAll(".widget-slider")) {
-    const label = slider.querySelector(".widget-label")?.textContent ?? "";
-    const handles = slider.querySelectorAll(".noUi-handle");
-    handles.forEach((handle, i) => name(handle, handles.length > 1 ? `${label}, ${i ? "last" : "first"}` : label));
-    for (const number of slider.querySelectorAll("[contenteditable]")) {
-      number.setAttribute("role", "textbox");
-      name(number, `${label}, as a number`);
-    }
-  }
-  for (const play of view.querySelectorAll(".widget-play")) {
-    const words = ["Play or pause", "Stop and go back", "Repeat"];
-    play.querySelectorAll("button").forEach((button, i) => name(button, words[i] ?? "Play"));
-  }
-  for (const group of view.querySelectorAll(".widget-radio, .widget-toggle-buttons")) {
-    group.setAttribute("role", group.classList.contains("widget-radio") ? "radiogroup" : "group");
-    name(group, group.querySelector(".widget-label")?.textContent ?? "");
-  }
-}
-
 // -- the widget --------------------------------------------------------------------------------------------------------
 
 function render({ model, el }) {
@@ -180,14 +147,15 @@ function render({ model, el }) {
     const data = dressed(figure.data, map), layout = dressed(figure.layout, map);
     const most = figure.layout.width ?? MOST_WIDTH, least = Math.min(most, model.get("least_width"));
     shown_width = width;
+    const view = el.closest(".nl-view"), steps = Boolean(view?.querySelector(".nl-step"));
     el.toggleAttribute("tabindex", false);
-    if (width < least) el.tabIndex = 0;  // what scrolls can be scrolled by keys
+    if (steps || width < least) el.tabIndex = 0;  // keys step it, or scroll what scrolls
     Object.assign(layout, { width: Math.max(least, Math.min(most, width)), autosize: false, uirevision: "same" });
     layout.font = { ...layout.font, color: ink };
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
     await Plotly.react(frame, data, layout, options);
     frame.dataset.revision = figure.revision;
-    name_controls(el.closest(".nl-view"));
+    name_controls(view);
     listen();
   }
 
@@ -211,6 +179,7 @@ function render({ model, el }) {
 
   const name = () => { el.setAttribute("role", "img"); el.setAttribute("aria-label", model.get("label")); };
   name();
+  el.addEventListener("pointerdown", () => el.focus({ preventScroll: true }));  // does nothing where no key would
   model.on("change:label", name);
   model.on("change:figure", changed);
   const size = new ResizeObserver(() => { if (el.clientWidth && Math.round(el.clientWidth) !== shown_width) changed(); });
