@@ -437,7 +437,7 @@ class Page:
 
     def readout(self, name: str) -> str:
         """The sentence under the view's picture."""
-        return self.view(name).locator("[role=status]").last.inner_text()
+        return self.view(name).locator("[role=status]").last.text_content()
 
     def alone(self) -> None:
         """Leaves only the notebook on the screen: no side bars, menus or tool bars."""

@@ -203,6 +203,8 @@ class AttentionExplorer(View):
         outcome,
         options=ANSWERS,
         until="Choose a byte in the second copy of the text, with the mask on and temperature 1.",
+        why="This head copies: a key carries the byte before it, so a byte finds the place just after its own "
+        "earlier copy.",
     )
     width, height = 820, 420
 

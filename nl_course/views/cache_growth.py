@@ -128,7 +128,7 @@ def draw(arrays: dict, figure) -> None:
         x=steps[upto], y=arrays["allocated"][upto], name="allocated", mode="lines", line=line, xaxis="x2", yaxis="y2"
     )
     figure.add_scatter(
-        x=steps, y=arrays["formula"], name="formula", mode="lines", xaxis="x2", yaxis="y2",
+        x=steps[upto], y=arrays["formula"][upto], name="formula", mode="lines", xaxis="x2", yaxis="y2",
         line=dict(color=theme.INK, width=1),
     )  # fmt: skip
     figure.add_scatter(
@@ -143,8 +143,7 @@ def draw(arrays: dict, figure) -> None:
     titles += ((0.64, 0.36, "Time per token (ms)"),)
     axis = dict(range=[0.4, last + 0.6], domain=(0.64, 1))
     figure.update_layout(
-        margin=dict(l=58, r=20, t=30, b=48), bargap=0.2, legend=dict(x=0.65, y=0.97, xanchor="left", yanchor="top",
-        orientation="v", bgcolor=theme.VEIL),
+        margin=dict(l=58, r=20, t=52, b=48), bargap=0.2, legend=dict(y=1.06),
         xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
                    tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=11)),
         yaxis=dict(showgrid=False, title="number within the key"),
@@ -187,6 +186,7 @@ class CacheGrowth(View):
         f"By which factor will the cache grow from token {FROM} to token {len(TEXT)}?",
         lambda a: a["filled"][-1] / a["filled"][FROM] if a["tokens"] == len(a["filled"]) - 1 else None,
         until=f"Step or play to token {len(TEXT)}.",
+        why="Every token adds the same number of bytes, so four times the tokens keep four times the bytes.",
     )
     step_by = "tokens"
     width, height = 820, 400

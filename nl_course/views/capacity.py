@@ -175,7 +175,10 @@ class Capacity(View):
         outcome,
         options=("Hebb", "delta rule", "both alike"),
         until="Set the pairs to twice the width, with random keys (cosine 0).",
+        why="Hebb blurs all pairs a little, which the nearest answer survives; each delta write takes away what "
+        "older pairs had written.",
     )
+    covers = True  # the curves by load go on to twice the width
     width, height = 920, 420
     continuous = False
     moves = ("pairs", "similarity", "measure")
@@ -184,12 +187,12 @@ class Capacity(View):
         return {
             "pairs": W.SelectionSlider(options=LOADS, value=64, description="Pairs written (n)"),
             "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Mean cosine of the keys"),
-            "sharpness": W.FloatSlider(value=8, min=0, max=32, step=0.5, description="Sharpness of attention"),
-            "measure": W.ToggleButtons(options=MEASURES, description="Measure"),
         }
 
     def more_controls(self):
         return {
+            "sharpness": W.FloatSlider(value=8, min=0, max=32, step=0.5, description="Sharpness of attention"),
+            "measure": W.ToggleButtons(options=MEASURES, description="Measure"),
             "width": W.SelectionSlider(options=WIDTHS, value=64, description="Width of the matrix (d)"),
             "draws": W.IntSlider(value=1, min=1, max=5, description="Single draws shown (diamonds)"),
         }

@@ -278,6 +278,8 @@ class Clocks(View):
         outcome,
         options=ANSWERS,
         until="Let the slow period be four times the fast one or more, and the new task be learnt.",
+        why="A level keeps what it has learned until its clock ticks: the slow one has hardly moved since the "
+        "switch, the fast one often.",
     )
     width, height = 920, 420
     moves = ("fast", "slow", "variant")
@@ -285,11 +287,15 @@ class Clocks(View):
     def controls(self):
         return {
             "fast": W.Dropdown(options=PERIODS, value=8, description="Fast level: period (symbols)"),
-            "fast_rate": W.FloatSlider(value=1.0, min=0, max=3, step=0.25, description="Fast level: rate"),
             "slow": W.Dropdown(options=PERIODS, value=64, description="Slow level: period (symbols)"),
+            "back": W.IntSlider(value=184, min=168, max=248, step=8, description="The old task comes back at"),
+        }
+
+    def more_controls(self):
+        return {
+            "fast_rate": W.FloatSlider(value=1.0, min=0, max=3, step=0.25, description="Fast level: rate"),
             "slow_rate": W.FloatSlider(value=8.0, min=0, max=12, step=0.5, description="Slow level: rate"),
             "switch": W.IntSlider(value=128, min=32, max=160, step=8, description="The task changes at symbol"),
-            "back": W.IntSlider(value=184, min=168, max=248, step=8, description="The old task comes back at"),
             "variant": W.Dropdown(options=VARIANTS, value="sequential", description="How the levels are joined"),
         }
 

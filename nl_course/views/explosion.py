@@ -188,6 +188,7 @@ class Explosion(View):
         outcome,
         options=ANSWERS,
         until="Under More controls choose a mini-batch of 16, with no cure, and try steps until it happens.",
+        why="Sixteen similar gradients from the same weights add up to one step that is many times as long.",
     )
     width, height = 820, 380
     moves = ("step", "mini_batch")

@@ -194,6 +194,8 @@ class TitansExplosion(Explosion):
         outcome,
         options=ANSWERS,
         until="Set momentum to 0.9, with a similarity of 0 and no cure.",
+        why="A key that comes back after its momentum has run out meets a write of 1/(1 - momentum) times the "
+        "step: ten times here.",
     )
 
     def controls(self):
@@ -202,12 +204,12 @@ class TitansExplosion(Explosion):
                 options=[(f"{step:g}", step) for step in STEPS], value=0.4, description="Step of each write"
             ),
             "momentum": W.FloatSlider(value=0.5, min=0, max=0.95, step=0.05, description="Momentum"),
-            "depth": W.IntSlider(value=1, min=1, max=3, description="Layers of the memory"),
             "cure": W.Dropdown(options=CURES, value=CURES[0], description="Cure"),
         }
 
     def more_controls(self):
         return {
+            "depth": W.IntSlider(value=1, min=1, max=3, description="Layers of the memory"),
             "length": W.FloatSlider(value=2, min=0.5, max=3, step=0.1, description="Length of the keys"),
             "similarity": W.FloatSlider(value=0.9, min=0, max=1, step=0.05, description="Similarity of the keys"),
             "mini_batch": W.Dropdown(options=[1, 4, 16, 64], value=1, description="Chunk (tokens)"),

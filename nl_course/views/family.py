@@ -189,6 +189,8 @@ class Family(View):
         "fades, descent with step 1) then answers fewer of the eight. How many does it answer with Huber's loss?",
         outcome,
         until="Set the outlier to 10, look, and then change the loss to Huber.",
+        why="Huber's gradient stops growing with the error, so one long value can no longer push the other pairs "
+        "aside.",
     )
     continuous = False
     width, height = 920, 420
@@ -198,17 +200,17 @@ class Family(View):
         return {
             "memory": W.Dropdown(options=list(MEMORIES.items()), value="matrix", description="Memory"),
             "loss": W.Dropdown(options=list(LOSSES.items()), value="squared", description="Inner loss"),
-            "step": W.FloatSlider(value=1, min=0.05, max=2, step=0.05, description="Step of a write"),
-            "window": W.SelectionSlider(options=(1, 2, 4, 8), value=1, description="Summed over the last pairs"),
             "retention": W.Dropdown(options=list(RETENTIONS.items()), value="none", description="Retention"),
             "optimizer": W.Dropdown(options=list(STEPS.items()), value="descent", description="Inner optimizer"),
-            "filler": W.IntSlider(value=16, min=0, max=96, step=8, description="Filler: further pairs written"),
             "outlier": W.SelectionSlider(options=(1, 3, 10, 30), value=1, description="Outlier: one value's length"),
         }
 
     def more_controls(self):
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
         return {
+            "filler": W.IntSlider(value=16, min=0, max=96, step=8, description="Filler: further pairs written"),
+            "window": W.SelectionSlider(options=(1, 2, 4, 8), value=1, description="Summed over the last pairs"),
+            "step": W.FloatSlider(value=1, min=0.05, max=2, step=0.05, description="Step of a write"),
             "keep": W.FloatSlider(value=0.97, min=0.5, max=1, step=0.01, description="Share kept, with a gate"),
             "momentum": W.FloatSlider(value=0.5, min=0, max=0.95, step=0.05, description="Momentum, with one"),
             "threshold": W.FloatSlider(value=1, min=0.1, max=3, step=0.1, description="Huber: straight from here on"),

@@ -306,6 +306,8 @@ class Frontier(View):
         outcome,
         options=("it does", "a few beat it", "most beat it"),
         until="Show all memories and all sizes, with 24 pairs asked.",
+        why="What a model does with its bytes counts for more than how many it keeps: several keep less and "
+        "answer more.",
     )
     width, height = 920, 420
 

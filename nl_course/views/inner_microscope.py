@@ -258,6 +258,7 @@ class InnerMicroscope(View):
         "that loss lower after the write than before?",
         lambda a: 100 * a["lowered"] if a["token"] == len(a["names"]) else None,
         until="Step or play to the last byte of the text.",
+        why="The learned step is small, and a small step down a loss's own gradient lowers that loss.",
     )
     step_by = "token"
     width, height = 820, HEIGHTS[False]

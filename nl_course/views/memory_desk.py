@@ -219,6 +219,8 @@ class MemoryDesk(View):
         "Llama 3.1 8B, in 16 bits, on one H100 with 80 GB: how many users with 128k tokens each fit at once?",
         lambda arrays: arrays["desk"].max_batch if all(arrays[k] == v for k, v in ASKED.items()) else None,
         until="Set the context to 128k to find out.",
+        why="The cache grows with the context: at 128k one reader takes about 17 GB of the 61 GB that the "
+        "weights leave.",
     )
     moves = ("context", "readers")
 

@@ -327,6 +327,8 @@ class NestedClocks(View):
         outcome,
         options=ANSWERS,
         until="Set the boundaries passed to 0.",
+        why="Until the first boundary all reads use the start, so the key memory acts through its writes alone, "
+        "and a cut makes each write a constant.",
     )
     step_by = "moment"
     continuous = False
@@ -336,7 +338,7 @@ class NestedClocks(View):
         last = 2 * BOUNDARIES + 1
         return {
             "moment": W.IntSlider(value=last, min=0, max=last, description="Moment (read, then back, then learn)"),
-            "passes": W.IntSlider(value=2, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
+            "passes": W.IntSlider(value=ALL, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
         }
 
     def more_controls(self):

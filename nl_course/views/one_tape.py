@@ -258,6 +258,7 @@ class OneTape(View):
             a["right"]["delta rule"] if (a["filler"], a["width"], a["overwritten"]) == (ASKED_FILLER, 32, 0) else None
         ),
         until=f"Drag the filler to {ASKED_FILLER}.",
+        why="Each delta write takes out what stood along its key, and 64 further pairs write over all 32 directions.",
     )
     width, height = 920, 420
     rows = tuple(ROWS)[:7]

@@ -301,6 +301,7 @@ class Optimizers(View):
         outcome,
         options=ANSWERS,
         until="Choose DGD as one of the two, with ripple 0 and a rate at which it comes to rest.",
+        why="DGD erases in proportion to what stands there, so it rests where erasing and writing balance.",
     )
     step_by = "step"
     width, height = 920, 480

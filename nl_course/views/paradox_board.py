@@ -243,6 +243,8 @@ class ParadoxBoard(View):
         outcome,
         options=ANSWERS,
         until="Choose 8 inner steps, and turn no other switch.",
+        why="The layers around the memory learned to read it after one step; eight steps fit it better and leave "
+        "a memory that they never met.",
     )
     continuous = False
     width, height = 920, 400

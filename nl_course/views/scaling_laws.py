@@ -237,6 +237,7 @@ class ScalingLaws(View):
         "number of parameters grow?",
         lambda arrays: arrays["more"].parameters / arrays["now"].parameters if arrays["law"] == "besiroglu" else None,
         until="Choose the re-fit of 2024 to find out.",
+        why="By this law the best parameters and tokens grow almost alike, so each takes about the square root of ten.",
     )
     moves = ("axis", "power")
 

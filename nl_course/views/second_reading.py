@@ -272,6 +272,8 @@ class SecondReading(View):
         "window: what does it cost, in per cent of the first reading?",
         outcome,
         until="Set the distance to 256 bytes or more, with the start made for the loop, the loop on and its own step.",
+        why="No window reaches back that far: what is saved stands in the fast weights, and the bytes in between "
+        "have written over part of it.",
     )
     continuous = False
     width, height = 920, 420

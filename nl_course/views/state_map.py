@@ -130,6 +130,7 @@ class StateMap(View):
             arrays["bytes"]["attention"] / measured_bytes("attention", 1_000) if arrays["tokens"] == 100_000 else None
         ),
         until="Move to 100,000 tokens.",
+        why="Attention keeps a key and a value for every token and drops none.",
     )
 
     def controls(self):

@@ -194,6 +194,8 @@ class TrainingBoard(View):
         "Estimate first, then start. By what factor will the time that the steps take miss the middle of the estimate?",
         lambda arrays: arrays["off"],
         until="Press Estimate, then Start, and wait for the last step.",
+        why="The estimate takes the machine's speed as it was just before; what else runs during the training is "
+        "not in it.",
     )
     width, height = 900, 420
     stays = "it trains a model, for which there is no kernel."

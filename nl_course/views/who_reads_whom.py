@@ -329,6 +329,8 @@ class WhoReadsWhom(View):
         outcome,
         options=ANSWERS,
         until="Choose the delta rule, and an A (or another letter) that has come twice before.",
+        why="The delta rule takes out what stands under a key before it writes the new value, so only the newest "
+        "is left.",
     )
     step_by = "token"
     width, height = 920, 420
@@ -370,7 +372,9 @@ class TitansReads(WhoReadsWhom):
         heaviest,
         options=OLDEST,
         until="Choose Titans with some momentum, and the last token.",
+        why="The last token asks what followed its earlier copy, and that value was written several tokens ago.",
     )
+    covers = True  # the maps have the last token's row too
 
     def __init__(self, strict: bool | None = None, **settings):
         first = {"memory": "Titans (one layer)", "momentum": 0.6, "step": 0.5, "retention": 0.9}

@@ -162,7 +162,7 @@ def draw(arrays: dict, figure) -> None:
         z=with_holes(logs), x=place, y=rows, name="seen", xaxis="x2", yaxis="y2", colorscale=theme.SIZES, zmin=-4,
         zmax=0, xgap=1, ygap=3, hoverongaps=False,
         hovertemplate="%{y}: word %{x} changes it by 10^%{z:.1f}<extra></extra>",
-        colorbar=dict(thickness=10, x=0.6, y=0.2, len=0.46, tickvals=[-4, -2, 0], ticktext=["0.01 %", "1 %", "100 %"]),
+        colorbar=dict(thickness=10, x=0.6, y=0.19, len=0.5, tickvals=[-4, -2, 0], ticktext=["0.01 %", "1 %", "100 %"]),
     )  # fmt: skip
     held = [arrays["bytes"][name] for name in BYTES]
     figure.add_bar(
@@ -178,20 +178,20 @@ def draw(arrays: dict, figure) -> None:
     )  # fmt: skip
     small = dict(size=11)
     titles = (
-        (0, 0.43, f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
-        (0.78, 0.43, "Bytes kept after the text"), (0.78, 0.15, arrays["worth_title"]),
+        (0, 0.42, f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
+        (0.78, 0.42, "Bytes kept after the text"), (0.78, 0.12, arrays["worth_title"]),
     )  # fmt: skip
     figure.update_layout(
-        margin=dict(l=130, r=20, t=20, b=70), showlegend=False, bargap=0.3,
+        margin=dict(l=130, r=20, t=4, b=74), showlegend=False, bargap=0.3,
         xaxis=dict(domain=(0, 1), range=[0, 10], visible=False),
-        yaxis=dict(domain=(0.54, 1), range=[0.3, 3.2], visible=False),
+        yaxis=dict(domain=(0.53, 1), range=[0.3, 3.2], visible=False),
         xaxis2=dict(domain=(0, 0.59), anchor="y2", tickvals=place, ticktext=arrays["names"], tickangle=-60,
                     tickfont=small, title="words of the text", showgrid=False, range=[0.5, len(place) + 0.5]),
-        yaxis2=dict(domain=(0, 0.4), anchor="x2", autorange="reversed", showgrid=False),
+        yaxis2=dict(domain=(0, 0.39), anchor="x2", autorange="reversed", showgrid=False),
         xaxis3=dict(domain=(0.78, 0.95), anchor="y3", nticks=3, rangemode="tozero", showticklabels=False),
-        yaxis3=dict(domain=(0.2, 0.4), anchor="x3", autorange="reversed", tickfont=dict(size=11)),
-        xaxis4=dict(domain=(0.78, 0.95), anchor="y4", title="per cent", nticks=3, rangemode="tozero"),
-        yaxis4=dict(domain=(0, 0.13), anchor="x4", autorange="reversed", tickfont=dict(size=11)),
+        yaxis3=dict(domain=(0.21, 0.4), anchor="x3", autorange="reversed", tickfont=dict(size=11)),
+        xaxis4=dict(domain=(0.78, 0.95), anchor="y4", nticks=3, rangemode="tozero", showticklabels=False),
+        yaxis4=dict(domain=(0, 0.11), anchor="x4", autorange="reversed", tickfont=dict(size=11)),
         annotations=words + [
             dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
             for x, y, text in titles
@@ -256,10 +256,11 @@ class Wiring(View):
         outcome,
         options=ANSWERS,
         until="Cut the memory, in MAC or MAG, with the last word chosen.",
+        why="Only the memory carries anything beyond the segment or the window that attention sees.",
     )
     step_by = "token"
     continuous = False
-    width, height = 920, 640
+    width, height = 920, 420
 
     def controls(self):
         last = int(words(encode(TEXT).numpy()).max()) + 1

@@ -166,6 +166,8 @@ class WriteAndRead(View):
         outcome,
         options=MEMORIES,
         until="Step to the second A.",
+        why="The delta rule writes the error: the old value goes out as the new one comes in, where Hebb adds "
+        "the two and attention mixes them.",
     )
     step_by = "writes"
     width, height = 920, 420

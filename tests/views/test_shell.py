@@ -19,6 +19,7 @@ class Wave(View):
         "How many crests has the wave at frequency 4?",
         lambda arrays: arrays["crests"] if arrays["crests"] == 4 else None,
         until="Set the frequency to 4.",
+        why="A crest is a cycle.",
     )
     step_by = "frequency"
 
@@ -128,7 +129,7 @@ def test_a_prediction_is_remembered_and_compared(view):
     assert view.predicted == 4 and view.verdict == "You predicted 4. Set the frequency to 4."
     view.set(frequency=4)
     assert view.verdict == "You predicted 4; it came out 4, close to it."
-    assert view.predict(9) == "You predicted 9; it came out 4. What makes the difference?"
+    assert view.predict(9) == "You predicted 9; it came out 4. A crest is a cycle."
     view.answer.value = "many"
     assert "'many' is not a number" in view.error and view.predicted == 9
     assert "nl-wrong-field" in view.answer._dom_classes and "nl-wrong" not in view.widget._dom_classes
@@ -144,11 +145,40 @@ def test_a_prediction_among_options():
 
     view = Choice(strict=True)
     view.answer.value = "yes"
-    assert view.verdict == 'You predicted "yes"; it came out "no". What differs?'
+    assert view.verdict == 'You predicted "yes"; it came out "no".'
     view.set(frequency=8)
     assert view.verdict == 'You predicted "yes"; it came out "yes", as you said.'
     with pytest.raises(CourseError, match="'perhaps' is not among the answers: yes, no"):
         view.predict("perhaps")
+
+
+def test_a_picture_that_answers_is_covered_until_a_prediction_or_a_button():
+    assert not Wave(strict=True).covered  # it opens on 2, and the question is about 4
+    for lift in (lambda view: view.predict(9), lambda view: view.uncover()):
+        view = Wave(strict=True, frequency=4)
+        assert view.covered and "crests at frequency 4?" in repr(view) and view.readout not in repr(view)
+        lift(view)
+        assert not view.covered and view.readout in repr(view)
+        view.set(frequency=3)
+        view.set(frequency=4)
+        assert not view.covered
+
+    class Telling(Wave):
+        covers = True
+
+    view = Telling(strict=True)
+    veil = view.widget.children[1].children[-1]
+    assert view.covered
+    veil.children[-1].click()
+    assert not view.covered
+
+
+def test_what_is_no_answer_leaves_the_cover_and_an_answer_folds_the_question():
+    view = Wave(strict=True, frequency=4)
+    view.answer.value = "many"
+    assert view.covered and "nl-answered" not in view.widget.children[1]._dom_classes
+    view.answer.value = "7"
+    assert not view.covered and "nl-answered" in view.widget.children[1]._dom_classes
 
 
 def test_bad_input_is_said_in_words_and_the_picture_stays(view):

@@ -14,7 +14,8 @@ class Prediction:
     """A question asked before the answer shows: two to four `options`, or a number where there are none.
 
     `outcome(arrays)` is what came out (an option or a number), or None while the settings do not answer it
-    yet; `until` says what to do then. A number that differs by at most the share `near` counts as close.
+    yet; `until` says what to do then. A number that differs by at most the share `near` counts as close. `why` is
+    the sentence that a wrong prediction gets: why it comes out as it does.
     """
 
     question: str
@@ -22,16 +23,18 @@ class Prediction:
     options: tuple[str, ...] = ()
     until: str = "Move the controls to find out."
     near: float = 0.1
+    why: str = ""
 
     def verdict(self, predicted: str | float, came: str | float | None) -> str:
         """The prediction beside what came out, in words."""
         said = f"You predicted {predicted:g}" if not self.options else f'You predicted "{predicted}"'
         if came is None:
             return f"{said}. {self.until}"
-        if self.options:
-            return f'{said}; it came out "{came}"{", as you said." if came == predicted else ". What differs?"}'
-        close = abs(came - predicted) <= self.near * abs(came)
-        return f"{said}; it came out {came:.3g}{', close to it.' if close else '. What makes the difference?'}"
+        right = came == predicted if self.options else abs(came - predicted) <= self.near * abs(came)
+        out = f'"{came}"' if self.options else f"{came:.3g}"
+        if right:
+            return f"{said}; it came out {out}, {'as you said' if self.options else 'close to it'}."
+        return f"{said}; it came out {out}. {self.why}".strip()
 
 
 class Line(Lasting):
@@ -47,6 +50,15 @@ class Line(Lasting):
 
     def __repr__(self) -> str:
         return f"Line({self.text!r})"
+
+
+def veil(lift: Callable[[], None]) -> W.HBox:
+    """What stands above a covered picture: why it is covered, and a button that shows it all the same."""
+    button = W.Button(description="Show me")
+    button.on_click(lambda _: lift())
+    box = W.HBox([W.HTML("The picture is covered until you answer."), button], layout=W.Layout(flex_flow="row wrap"))
+    box.add_class("nl-veil")
+    return box
 
 
 def fold(controls: Iterable[W.Widget]) -> list[W.Widget]:

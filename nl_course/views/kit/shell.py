@@ -21,7 +21,9 @@ at `view.figure.data[0].y`, `view.readout`, `view.error`, `view.verdict`. Bad in
 `compute`. Where the three are functions of the module: `compute, draw, read_out = pure(compute, draw, read_out)`,
 with `by_name(compute)` if it takes the settings as keywords. Also: `step_by = "frequency"` adds Back, Step and
 Play; `continuous = False` waits until a slider is let go; `moves` and `stays` say what moves on exported pages
-(`kit/grid.py`); `adjust(name)` may change other controls (ranges, options) before the recompute. Where
+(`kit/grid.py`); `adjust(name)` may change other controls (ranges, options) before the recompute. A view that opens on
+the answer of its prediction covers its picture and its sentence until the learner answers, or asks to be shown;
+`covers = True` does so where the picture shows the answer though the settings do not ask for it. Where
 NL_COURSE_STRICT=1 is set, as in the tests, a bug inside a view is raised again after it was shown.
 """
 
@@ -39,7 +41,7 @@ import traitlets
 
 from nl_course.errors import CourseError, check_text
 from nl_course.views.kit.grid import grid
-from nl_course.views.kit.parts import Line, Prediction, fold, stepper
+from nl_course.views.kit.parts import Line, Prediction, fold, stepper, veil
 from nl_course.views.kit.plot import GRIDS, LEAST_WIDTH_OF_A_VIEW, STILLS, Plot, still, wanted
 
 
@@ -75,6 +77,7 @@ class View:
     name = "view"
     title = ""
     prediction: Prediction | None = None
+    covers = False  # True where the picture answers the prediction though the settings that it asks for are not set
     step_by: str | None = None  # name of a whole-number slider that Back, Step and Play move
     continuous = True  # False: recompute when a slider is let go
     width, height = 820, 380  # of the figure, in pixels
@@ -114,6 +117,7 @@ class View:
         self.figure = self._empty()
         self._plot = Plot(self.figure, self.title or self.name, self.point_clicked, LEAST_WIDTH_OF_A_VIEW)
         self._readout, self._error, self._verdict = Line(), Line(role="alert"), Line()
+        self._readout.add_class("nl-readout")
         self.stepper = stepper(self.controls_by_name[self.step_by]) if self.step_by else []
         self.fold = fold(folded.values())
         self.widget = W.VBox(
@@ -133,6 +137,7 @@ class View:
         self.set(**settings)
         if self.strict and self.error:  # default settings must work
             raise CourseError(self.error)
+        self._cover()
 
     # what the learner and the tests read
 
@@ -143,6 +148,9 @@ class View:
 
     readout = property(lambda self: self._readout.text, doc="The sentence under the picture.")
     error = property(lambda self: self._error.text, doc="What went wrong, in words; empty when all is well.")
+    covered = property(
+        lambda self: "nl-covered" in self.widget._dom_classes, doc="Whether picture and sentence wait for a prediction."
+    )
     verdict = property(lambda self: self._verdict.text, doc="The prediction compared with what came out.")
     arrays = property(lambda self: self._arrays, doc="What `compute` returned for the picture in view.")
 
@@ -174,8 +182,14 @@ class View:
         if isinstance(predicted, float) and not math.isfinite(predicted):
             raise CourseError(f"the prediction {answer!r} is not a finite number.")
         self.predicted = predicted
+        self.uncover()
+        self._asking.add_class("nl-answered")
         self._compare()
         return self.verdict
+
+    def uncover(self) -> None:
+        """Shows the picture and its sentence, as a prediction or the button "Show me" does."""
+        self.widget.remove_class("nl-covered")
 
     def refresh(self, *_) -> None:
         """Computes (or remembers) and draws the present settings; says in the view what goes wrong."""
@@ -183,7 +197,8 @@ class View:
             self._redraw()
 
     def __repr__(self) -> str:
-        return f"{self.title or self.name}: {self.error or self.readout}"
+        said = f"Predict first. {self.prediction.question}" if self.covered else self.error or self.readout
+        return f"{self.title or self.name}: {said}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         return {**self.widget._repr_mimebundle_(**kwargs), **self.still(), "text/plain": repr(self)}
@@ -216,7 +231,7 @@ class View:
         if control.style.has_trait("description_width"):
             control.style.description_width = "initial"
         if control.layout.width is None and not isinstance(control, W.Button):
-            control.layout.width, control.layout.max_width = "440px", "100%"
+            control.add_class("nl-list" if isinstance(control, W.Dropdown | W.Checkbox) else "nl-control")
         if control.has_trait("continuous_update"):
             control.continuous_update = self.continuous and not isinstance(control, (W.Text, W.Textarea))
         if control.has_trait("value"):
@@ -286,6 +301,13 @@ class View:
         finally:
             self._mark(field if self._error.text else None)
 
+    def _cover(self) -> None:
+        """Covers the picture if it, or the settings of the moment, answer the prediction."""
+        if self.prediction is None or self._arrays is None:
+            return
+        if self.covers or self.prediction.outcome(self._arrays) is not None:
+            self.widget.add_class("nl-covered")
+
     def _mark(self, field: W.Widget | None) -> None:
         """Marks the field that is wrong, and no other; dims the picture while it is not of the present settings."""
         for control in self.controls_by_name.values():
@@ -306,6 +328,8 @@ class View:
         else:
             answer = W.Text(placeholder="a number", description="Your prediction", continuous_update=False)
         answer.style.description_width = "initial"
+        answer.layout.width, answer.layout.max_width = "auto", "100%"
+        answer.add_class("nl-answer")
         self.answer = answer
 
         def answered(change):
@@ -316,4 +340,7 @@ class View:
 
         answer.observe(answered, "value")
         question = W.HTML(f"<em>Predict first.</em> {escape(self.prediction.question)}")
-        return [question, answer, self._verdict]
+        question.add_class("nl-question")
+        self._asking = W.VBox([question, answer, veil(self.uncover)], layout=W.Layout(overflow="visible"))
+        self._asking.add_class("nl-asking")
+        return [self._asking, self._verdict]
