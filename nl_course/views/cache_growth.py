@@ -186,7 +186,8 @@ class CacheGrowth(View):
         f"By which factor will the cache grow from token {FROM} to token {len(TEXT)}?",
         lambda a: a["filled"][-1] / a["filled"][FROM] if a["tokens"] == len(a["filled"]) - 1 else None,
         until=f"Step or play to token {len(TEXT)}.",
-        why="Every token adds the same number of bytes, so four times the tokens keep four times the bytes.",
+        why="Every token adds as many bytes as any other, and only a window drops old ones, so four times the tokens "
+        "keep four times the bytes.",
     )
     step_by = "tokens"
     width, height = 820, 400

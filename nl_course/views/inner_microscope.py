@@ -156,6 +156,7 @@ def read_out(arrays: dict) -> str:
             f" Outside, the model gave the next byte, “{arrays['names'][t + 1]}”, a probability of "
             f"{np.exp(-arrays['next'][t]):.0%}."
         )
+        return text
     return f"{text} In this text the write lowers the loss on its own byte {arrays['lowered']:.0%} of the time."
 
 

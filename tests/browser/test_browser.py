@@ -66,6 +66,53 @@ def test_the_shell_in_the_browser(lab):
     assert lab.strangers() == []
 
 
+KEYS = """
+from toy_view import Wave
+
+class Choosing(Wave):
+    name = "choosing"
+    prediction = Prediction("How many at 4?", lambda a: None, options=("one", "two", "three"))
+    def controls(self):
+        return {"kind": W.Dropdown(options=["line", "bars", "map"], description="Drawn as"), **super().controls()}
+    def more_controls(self):
+        return {}
+
+Choosing()
+"""
+
+
+def test_arrows_stay_in_a_view_and_step_it(lab, folder):
+    """ArrowDown in a list or radio group moves it, not JupyterLab's cells; arrows on the picture step the view."""
+    imports = "import ipywidgets as W\nfrom nl_course.views.kit.shell import Prediction"
+    save(folder / "keys.ipynb", new_code_cell(imports + KEYS), new_code_cell("1 + 1"))
+    with lab.notebook("keys.ipynb") as page:
+        page.run_all()
+        view, keyboard = page.view("choosing"), page.page.keyboard
+        choice, radios = view.locator("select"), view.locator("input[type=radio]")
+        choice.focus()
+        for key, kind in (("ArrowDown", "bars"), ("ArrowDown", "map"), ("ArrowUp", "bars")):
+            before = page.picture("choosing")
+            keyboard.press(key)
+            page.changed("choosing", before)
+            assert choice.input_value() == kind and choice.evaluate("list => list === document.activeElement")
+        radios.first.focus()
+        for key, place in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1)):
+            keyboard.press(key)
+            assert radios.nth(place).evaluate("radio => radio.checked && radio === document.activeElement")
+        page.page.wait_for_selector("text=You predicted")
+        view.locator(".nl-plot").focus()
+        assert not radios.first.is_visible()  # answered and left: the answers fold
+        for key, said in (
+            ("ArrowRight", "3"),
+            ("ArrowRight", "4"),
+            ("ArrowLeft", "3"),
+            (" ", "4"),
+        ):  # the last one plays
+            keyboard.press(key)
+            page.page.wait_for_selector(f"text=The wave has {said} crests.")
+        assert view.locator(".nl-plot").evaluate("plot => plot === document.activeElement")
+
+
 def test_the_checks_can_fail(lab):
     with lab.notebook("failing.ipynb") as page:
         page.run_all()

@@ -89,7 +89,7 @@ def test_the_prediction_is_answered_at_twice_the_width(view):
     view.set(pairs=32, width=64, similarity=0)
     assert view.predict("delta rule").endswith("with random keys (cosine 0).")
     view.set(pairs=128)
-    assert 'it came out "Hebb". What differs?' in view.verdict
+    assert f'it came out "Hebb". {view.prediction.why}' in view.verdict
 
 
 def test_bad_input_is_refused_in_words(view):

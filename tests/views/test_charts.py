@@ -36,6 +36,15 @@ def test_ticks_and_levels_of_logarithmic_axes():
     assert narrow.figure.data[0].line.color == theme.MUTED
 
 
+def test_a_long_legend_stands_beside_the_axes():
+    few, many = chart("Few."), chart("Many.")
+    for picture, names in ((few, ("a", "b")), (many, ("window of 64 (no memory)", *"abcdefgh"))):
+        for name in names:
+            picture.line([1, 2], [3, 4], name)
+        picture._repr_mimebundle_()
+    assert few.figure.layout.legend.x is None and many.figure.layout.legend.x > 1
+
+
 def test_a_chart_travels_to_pages_without_a_kernel(monkeypatch):
     picture = chart("It rises.", y="GB").line([1, 2], [3, 4], "a")
     assert STILL not in picture._repr_mimebundle_()

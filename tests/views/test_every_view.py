@@ -1,7 +1,9 @@
 """What all views of the course owe the learner, whatever they show. A new view is found here by itself."""
 
 import importlib
+import math
 import pkgutil
+import re
 
 import ipywidgets as W
 import pytest
@@ -30,7 +32,45 @@ VIEWS = every_view()
 
 
 # Several panels of these would overlap in 420 pixels.
-TALL = {"optimizers", "state-map", "wiring"}
+TALL = {"optimizers", "state-map"}
+# The settings, beside those it opens with, that answer a view's prediction.
+ANSWERED_BY: dict[str, dict] = {
+    "attention-explorer": {},
+    "cache-growth": {"tokens": 64},
+    "capacity": {"pairs": 128},
+    "clocks": {},
+    "explosion": {"mini_batch": 16},
+    "explosion-titans": {"momentum": 0.9, "similarity": 0.0},
+    "family": {"outlier": 10, "loss": "huber"},
+    "frontier": {},
+    "frontier-yours": {},
+    "inner-microscope": {"token": 86},
+    "memory-desk": {"context": 131072},
+    "million-books": {"books": 1},
+    "nested-clocks": {"passes": 0},
+    "one-tape": {"filler": 64},
+    "one-tape-last": {"filler": 64},
+    "one-tape-later": {"filler": 64},
+    "optimizers": {"one": "DGD"},
+    "paradox-board": {"inner_steps": 8, "last_layer_only": False},
+    "scaling-laws": {},
+    "second-reading": {"distance": 256},
+    "self-modification": {"held": "the key memory"},
+    "state-map": {"tokens": 100_000},
+    "surprise-stream": {"momentum": 0.8},
+    "titans-reads": {"token": 17},
+    "who-reads-whom": {"memory": "delta rule"},
+    "wiring": {"cut": "memory"},
+    "write-and-read": {"writes": 5},
+}
+BY_NO_SETTING = {"training-board"}  # a training answers it
+# Numbers of an opening sentence that equal the answer and say something else.
+CHANCE = {
+    "family": "8 of 8 pairs are right before anything is asked",
+    "state-map": "99.5 kB is what another memory keeps",
+    "one-tape-last": "a memory of 1 layer",
+    "one-tape-later": "a memory of 1 layer",
+}
 CHANGED: dict[str, list[str]] = {}  # the random numbers that a view's first showing changed, by the view's name
 
 
@@ -84,6 +124,49 @@ def test_it_opens_with_a_question_and_something_to_see(view):
     assert not view.prediction.options or 2 <= len(view.prediction.options) <= 4
     assert len(view.figure.data) > 0 and view.error == ""
     assert view.readout.strip().endswith(".") and any(letter.isdigit() for letter in view.readout)
+
+
+def test_its_opening_does_not_answer_its_prediction(view):
+    """Neither by the settings, nor by a number or a name in its sentence; or picture and sentence are covered."""
+    assert view.name in BY_NO_SETTING or view.name in ANSWERED_BY, "name the settings that answer its prediction"
+    start, said = view.settings, view.readout
+    if view.covered:
+        assert said not in repr(view)
+        return
+    assert view.prediction.outcome(view.arrays) is None
+    if view.name in ANSWERED_BY:
+        view.set(**ANSWERED_BY[view.name])
+        told = given_away(said, view.prediction.outcome(view.arrays), view.prediction.options)
+        assert told == (view.name in CHANCE), said
+        view.set(**start)
+
+
+def test_its_prediction_is_answered_and_a_wrong_one_hears_why(view):
+    start, options = view.settings, view.prediction.options
+    assert view.prediction.why.endswith(".")
+    if view.name in ANSWERED_BY:
+        view.set(**ANSWERED_BY[view.name])
+        came = view.prediction.outcome(view.arrays)
+        assert came in options if options else math.isfinite(came)
+        wrong = next(option for option in options if option != came) if options else 2 * came + 1
+        assert view.predict(wrong).endswith(view.prediction.why)
+        assert not view.covered
+        view.set(**start)
+
+
+def given_away(said: str, came: str | float, options: tuple[str, ...]) -> bool:
+    """Whether a sentence has the answer: its number, or its name and no other answer's."""
+    if options:
+        return came in said and not any(other in said for other in options if other != came)
+    numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\.?\d*", said)]
+    return any(abs(number - came) <= 0.01 * abs(came) for number in numbers)
+
+
+def test_answers_are_found_in_sentences():
+    assert given_away("It grows 4.0 times.", 4, ()) and not given_away("It grows.", 4, ())
+    assert given_away("Hebb wins.", "Hebb", ("Hebb", "delta")) and not given_away(
+        "Hebb, delta.", "Hebb", ("Hebb", "delta")
+    )
 
 
 def test_its_first_showing_leaves_the_callers_random_numbers_alone(view):

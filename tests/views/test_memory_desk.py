@@ -106,7 +106,7 @@ def test_the_first_row_has_two_controls_and_every_control_a_description(view):
 def test_the_prediction_waits_for_its_question(view):
     assert "Set the context to 128k" in view.predict("30")
     view.set(context=131072)
-    assert view.verdict == "You predicted 30; it came out 3. What makes the difference?"
+    assert view.verdict == f"You predicted 30; it came out 3. {view.prediction.why}"
 
 
 def test_words():

@@ -156,7 +156,7 @@ def test_a_picture_that_answers_is_covered_until_a_prediction_or_a_button():
     assert not Wave(strict=True).covered  # it opens on 2, and the question is about 4
     for lift in (lambda view: view.predict(9), lambda view: view.uncover()):
         view = Wave(strict=True, frequency=4)
-        assert view.covered and "crests at frequency 4?" in repr(view) and view.readout not in repr(view)
+        assert view.covered and "Predict first." in repr(view) and view.readout not in repr(view)
         lift(view)
         assert not view.covered and view.readout in repr(view)
         view.set(frequency=3)

@@ -159,7 +159,7 @@ def test_controls_drive_picture_and_sentence(view):
 def test_the_prediction_waits_for_a_delta_rule(view):
     assert "Choose the delta rule" in view.predict(ANSWERS[0])
     view.set(memory="delta rule")
-    assert f'it came out "{ANSWERS[1]}". What differs?' in view.verdict
+    assert f'it came out "{ANSWERS[1]}". {view.prediction.why}' in view.verdict
     view.set(text=TEXT, token=1)
     assert "Choose the delta rule" in view.verdict
 

@@ -160,7 +160,7 @@ def test_controls_drive_picture_and_sentence(view):
 def test_the_prediction_waits_for_the_cut(view):
     assert "Cut the memory" in view.predict(ANSWERS[0])
     view.set(cut="memory")
-    assert f'it came out "{ANSWERS[1]}". What differs?' in view.verdict
+    assert f'it came out "{ANSWERS[1]}". {view.prediction.why}' in view.verdict
 
 
 def test_bad_input_is_told_in_words(view):

@@ -92,7 +92,7 @@ def test_controls_change_picture_and_sentence(view):
 def test_the_prediction_waits_for_a_key_that_is_written_again(view):
     assert view.predict("Hebb").endswith("Step to the second A.")
     view.set(writes=5)
-    assert 'it came out "delta rule". What differs?' in view.verdict
+    assert f'it came out "delta rule". {view.prediction.why}' in view.verdict
 
 
 def test_bad_input_is_told_in_words(view):

@@ -16,6 +16,8 @@ from ipywidgets import HTML, Layout, VBox
 from nl_course.views.kit import theme
 from nl_course.views.kit.plot import Plot, still
 
+LINE, SIGN = 70, 6  # letters that a legend above the axes may have, and that each name's sign takes
+
 
 def _style(memory: str) -> theme.Style:
     """A memory's style by name; grey where the thing drawn is no memory ("")."""
@@ -76,11 +78,19 @@ class Chart:
                 if values and max(values) >= 100 * min(values):
                     self.figure.layout[f"{axis}axis"].dtick = 1
 
+    def _make_room(self) -> None:
+        """A legend that one line above the axes does not hold stands beside them."""
+        names = [trace.name or "" for trace in self.figure.data if trace.showlegend is not False]
+        letters = sum(len(name) + SIGN for name in names)
+        if letters > LINE and self.figure.layout.legend.orientation is None:
+            self.figure.layout.legend = dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top")
+
     def __repr__(self) -> str:
         return f"Chart: {self.says}"
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
         self._spread()
+        self._make_room()
         sentence = HTML(f"<p style='max-width:70ch;line-height:1.4;margin:2px 4px'>{self.says}</p>")
         box = VBox([Plot(self.figure, self.says), sentence], layout=Layout(overflow="visible"))
         box.add_class("nl-chart")
