@@ -252,6 +252,7 @@ class MillionBooks(View):
         until="Set the books to 1, of a module's docstrings.",
         why="The memory alone loses the fact most slowly; why it does was not found out here.",
     )
+    covers = True  # the picture has the recall after one book too
     width, height = 900, 420
 
     def controls(self):

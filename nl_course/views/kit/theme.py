@@ -106,6 +106,7 @@ def style(memory: str) -> Style:
 
 def template() -> go.layout.Template:
     """Margins, fonts and grid shared by every chart (plotly's own margins waste half of a small figure)."""
+    small = dict(size=12)  # of legends and color bars
     axis = dict(
         gridcolor=GRID,
         linecolor=MUTED,
@@ -118,7 +119,10 @@ def template() -> go.layout.Template:
     # A patterned bar is solid in its color, with the pattern in the page's own color on it: it does not fall apart.
     pattern = dict(fillmode="overlay", fgcolor="white", fgopacity=0.7, size=8, solidity=0.25)
     return go.layout.Template(
-        data=dict(bar=[go.Bar(marker=dict(pattern=pattern))]),
+        data=dict(
+            bar=[go.Bar(marker=dict(pattern=pattern))],
+            heatmap=[go.Heatmap(colorbar=dict(tickfont=small, title=dict(font=small)))],
+        ),
         layout=dict(
             font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
             title=dict(font=dict(size=15), x=0.01, xanchor="left"),
@@ -128,7 +132,7 @@ def template() -> go.layout.Template:
             colorway=[s.color for s in _FAMILIES.values()],
             xaxis=axis,
             yaxis=axis,
-            legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0),
+            legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0, font=small),
             hoverlabel=dict(font=dict(size=13)),
         ),
     )
