@@ -85,6 +85,25 @@ view => [...view.querySelectorAll('.cartesianlayer :is(path, image, text), .shap
   .map(mark => mark.getAttribute('d') || mark.getAttribute('href') || mark.getAttribute('xlink:href')
     || mark.textContent).join('|')
 """
+# Legends that stand on the axes of their figure, and words that its edge cuts.
+CROWDED = """
+() => [...document.querySelectorAll('.nl-plot')].flatMap(plot => {
+  const drawn = plot.firstChild, name = plot.getAttribute('aria-label');
+  if (!drawn._fullLayout) return [];
+  const box = part => part.getBoundingClientRect(), edge = box(drawn.querySelector('.main-svg'));
+  const axes = Object.values(drawn._fullLayout._plots).map(({ xaxis: x, yaxis: y }) => ({
+    left: edge.left + x._offset, right: edge.left + x._offset + x._length,
+    top: edge.top + y._offset, bottom: edge.top + y._offset + y._length,
+  }));
+  const inside = (a, b) => a.left < b.right - 2 && b.left < a.right - 2 && a.top < b.bottom - 2 && b.top < a.bottom - 2;
+  const beyond = ({ left, right, top, bottom }) =>
+    left < edge.left - 1 || right > edge.right + 1 || top < edge.top - 1 || bottom > edge.bottom + 1;
+  const legends = [...drawn.querySelectorAll('.legend')].filter(legend => axes.some(axis => inside(box(legend), axis)));
+  const cut = [...drawn.querySelectorAll('.main-svg text')].filter(text => box(text).width && beyond(box(text)));
+  return [...legends.map(() => `${name}: the legend stands on the axes`),
+    ...cut.map(text => `${name}: cut at the edge: ${text.textContent}`)];
+})
+"""
 # Where a view's sliders and lists stand.
 STANDS = """
 view => [...view.querySelectorAll('.noUi-target, select')]
@@ -335,6 +354,10 @@ class Page:
                 raise AssertionError("\n".join(wrong))
             self.page.wait_for_timeout(500)
 
+    def crowded(self) -> list[str]:
+        """Figures whose legend stands on their axes, and words that a figure's edge cuts."""
+        return self.page.evaluate(CROWDED)
+
     def broken_pictures(self) -> list[str]:
         """Addresses of pictures in the text that did not load."""
         return self.page.evaluate(
@@ -434,6 +457,11 @@ class Page:
         """Waits until the view's picture differs from `before`."""
         script = f"([name, before]) => ({PLOT.strip()})(document.querySelector('.nl-' + name)) !== before"
         self.page.wait_for_function(script, arg=[name, before], timeout=seconds * 1000, polling=5)
+
+    def uncover(self) -> None:
+        """Shows all pictures that wait for a prediction, by their buttons."""
+        self.page.evaluate("() => document.querySelectorAll('.nl-covered .nl-veil button').forEach(b => b.click())")
+        self.page.wait_for_function("() => !document.querySelector('.nl-covered')")
 
     def readout(self, name: str) -> str:
         """The sentence under the view's picture."""

@@ -53,6 +53,7 @@ def photograph_pages(page: Page, stem: str) -> int:
 
 def photograph_views(page: Page) -> list[str]:
     """Writes assets/previews/NAME.png for each view and returns the names."""
+    page.uncover()
     for name in page.views():
         view = page.view(name)
         view.scroll_into_view_if_needed()

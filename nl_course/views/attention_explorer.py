@@ -120,7 +120,7 @@ def draw(arrays: dict, figure) -> None:
             marker=dict(color=color, pattern=dict(shape=pattern)),
         )  # fmt: skip
     ticks = _ticks(arrays)
-    down = {**ticks, "range": [count + 0.5, 0.5]}
+    down = {**ticks, "range": [count + 0.5, 0.5], "tickangle": 0}
     bare = {**ticks, "showticklabels": False, "domain": RIGHT}
     titles = ("Who reads whom: rows read from columns", *_titles(arrays))
     spots = ((LEFT[0], 1), *((RIGHT[0], top) for _, top in BANDS))
@@ -159,7 +159,8 @@ def _ticks(arrays: dict) -> dict:
     shared = dict(range=[0.5, count + 0.5], showgrid=False, ticks="")
     if count > 80 or len(names) > 30:
         return dict(**shared, dtick=10)
-    return dict(**shared, tickvals=places, ticktext=names, tickfont=dict(size=11), tickangle=0)
+    angle = -90 if sum(map(len, names)) > 40 else 0  # words beside each other need more room than 300 pixels
+    return dict(**shared, tickvals=places, ticktext=names, tickfont=dict(size=11), tickangle=angle)
 
 
 def read_out(arrays: dict) -> str:

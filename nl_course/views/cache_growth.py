@@ -120,7 +120,7 @@ def draw(arrays: dict, figure) -> None:
         z=with_holes(arrays["grid"]), x=place, y=np.arange(1, len(arrays["grid"]) + 1), colorscale=theme.SIGNS, zmid=0,
         zmin=-np.abs(arrays["kept"]).max(), zmax=np.abs(arrays["kept"]).max(), hoverongaps=False, name="kept",
         hovertemplate="token %{x}, number %{y}: %{z:.2f}<extra></extra>",
-        colorbar=dict(thickness=10, x=0.53, title=dict(text="value", side="right")),
+        colorbar=dict(thickness=10, x=0.51, title=dict(text="value", side="right")),
     )  # fmt: skip
     upto = steps <= now
     line = dict(color=theme.MUTED, width=2, dash="dot", shape="hv")
@@ -139,12 +139,12 @@ def draw(arrays: dict, figure) -> None:
         x=steps[1:][upto[1:]], y=1000 * arrays["seconds"][1:][upto[1:]], name="time", xaxis="x3", yaxis="y3",
         marker=dict(color=style.color), showlegend=False,
     )  # fmt: skip
-    titles = ((0, 1, f"What is kept: {what}, one column per token"), (0.64, 1, "Bytes of the whole cache"))
-    titles += ((0.64, 0.36, "Time per token (ms)"),)
-    axis = dict(range=[0.4, last + 0.6], domain=(0.64, 1))
+    titles = ((0, 1, f"What is kept: {what}, one column per token"), (0.67, 1, "Bytes of the whole cache"))
+    titles += ((0.67, 0.36, "Time per token (ms)"),)
+    axis = dict(range=[0.4, last + 0.6], domain=(0.67, 1))
     figure.update_layout(
         margin=dict(l=58, r=20, t=52, b=48), bargap=0.2, legend=dict(y=1.06),
-        xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.52), title="token", ticks="",
+        xaxis=dict(showgrid=False, range=[0.5, last + 0.5], domain=(0, 0.5), title="token", ticks="",
                    tickvals=arrays["ticks"][0], ticktext=arrays["ticks"][1], tickangle=0, tickfont=dict(size=11)),
         yaxis=dict(showgrid=False, title="number within the key"),
         xaxis2=dict(**axis, anchor="y2", showticklabels=False),

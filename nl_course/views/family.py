@@ -133,7 +133,7 @@ def draw(arrays: dict, figure) -> None:
     figure.add_heatmap(
         z=[arrays["margin"][name] for name in names], x=pairs, y=names, text=cells, texttemplate="%{text}", xgap=2,
         ygap=2, colorscale=[[0, "#F0A58F"], [0.5, "#FFFFFF"], [1, "#8FC3F0"]], zmid=0, zmin=-0.8, zmax=0.8,
-        textfont=dict(size=11, color=theme.INK), hovertemplate="%{y}, pair %{x}: margin %{z:.3f}<extra></extra>",
+        textfont=dict(size=11, color=theme.ON_PALE), hovertemplate="%{y}, pair %{x}: margin %{z:.3f}<extra></extra>",
         colorbar=dict(thickness=10, y=0.77, len=0.5, title=dict(text="margin", side="right", font=dict(size=12))),
     )  # fmt: skip
     writes = np.arange(1, len(arrays["before"]) + 1)
@@ -151,7 +151,7 @@ def draw(arrays: dict, figure) -> None:
         yaxis=dict(domain=(0.54, 1), autorange="reversed", showgrid=False),
         xaxis2=dict(anchor="y2", title="writes of the tape, in order"),
         yaxis2=dict(domain=(0, 0.34), anchor="x2", title="squared error", rangemode="tozero"),
-        legend=dict(y=0.36, yanchor="bottom", x=1, xanchor="right"),
+        legend=dict(y=0.34, yanchor="bottom", x=1, xanchor="right"),
     )  # fmt: skip
 
 

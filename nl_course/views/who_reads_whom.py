@@ -273,15 +273,15 @@ def draw(arrays: dict, figure) -> None:
         axes[f"yaxis{i + 2}"] = dict(domain=band, anchor=f"x{i + 2}", nticks=5, range=scale)
     axes["yaxis1"]["title"] = "reader"
     who = f"“{names[row]}” at {row + 1}"
-    titles = ((0, 1, maps[0][0]), (0.37, 1, memory), (0.78, 1, f"{who}: weights, attention"))
-    titles += ((0.78, 0.44, f"{who}: {memory}"),)
+    titles = ((0, 1, "left", maps[0][0]), (0.37, 1, "left", memory), (1, 1, "right", f"{who}: attention"))
+    titles += ((1, 0.43, "right", f"{who}: {memory}" if len(memory) < 14 else memory),)
     figure.update_layout(
         **axes, shapes=shapes, showlegend=False, bargap=0.15, margin=dict(l=58, r=12, t=30, b=48),
         coloraxis=dict(colorscale=theme.SIGNS, cmid=0, cmin=-1, cmax=1,
                        colorbar=dict(thickness=10, x=0.685)),
         annotations=[
-            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
-            for x, y, text in titles
+            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor=anchor, yanchor="bottom", showarrow=False)
+            for x, y, anchor, text in titles
         ],
     )  # fmt: skip
 

@@ -162,39 +162,42 @@ def draw(arrays: dict, figure) -> None:
         z=with_holes(logs), x=place, y=rows, name="seen", xaxis="x2", yaxis="y2", colorscale=theme.SIZES, zmin=-4,
         zmax=0, xgap=1, ygap=3, hoverongaps=False,
         hovertemplate="%{y}: word %{x} changes it by 10^%{z:.1f}<extra></extra>",
-        colorbar=dict(thickness=10, x=0.6, y=0.19, len=0.5, tickvals=[-4, -2, 0], ticktext=["0.01 %", "1 %", "100 %"]),
+        colorbar=dict(thickness=10, x=0.51, y=0.24, len=0.6, tickvals=[-4, -2, 0], ticktext=["0.01 %", "1 %", "100 %"]),
     )  # fmt: skip
-    held = [arrays["bytes"][name] for name in BYTES]
+    held, small = [arrays["bytes"][name] for name in BYTES], dict(size=11)
+    beside = dict(textposition="outside", textfont=small, constraintext="none", cliponaxis=False)
     figure.add_bar(
         x=[*held, arrays["cache"]], y=[*BYTES, "a full KV cache"], orientation="h", name="bytes", xaxis="x3",
-        yaxis="y3", text=[f"{size:,}" for size in (*held, arrays["cache"])], textposition="outside", cliponaxis=False,
+        yaxis="y3", text=[f"{size:,}" for size in (*held, arrays["cache"])], **beside,
         marker=dict(color=[own.color] * 4 + [full.color], pattern=dict(shape=[own.pattern] * 4 + [full.pattern])),
     )  # fmt: skip
     worth = arrays["worth"]
     figure.add_bar(
         x=[100 * share for share in worth.values()], y=list(worth), orientation="h", name="cut", xaxis="x4", yaxis="y4",
-        text=[f"{share:.0%}" for share in worth.values()], textposition="outside", cliponaxis=False,
+        text=[f"{share:.0%}" for share in worth.values()], **beside,
         marker=dict(color=theme.style("outer").color, pattern=dict(shape="x")),
     )  # fmt: skip
-    small = dict(size=11)
+    lists = dict(autorange="reversed", dtick=1, tickfont=small)  # every name, however little room there is
+    numbers = dict(domain=(0.8, 0.93), nticks=3, rangemode="tozero", showticklabels=False)
     titles = (
-        (0, 0.42, f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
-        (0.78, 0.42, "Bytes kept after the text"), (0.78, 0.12, arrays["worth_title"]),
-    )  # fmt: skip
+        (0, 0.54, "left", f"What changes at “{arrays['names'][arrays['token'] - 1]}” when an earlier word is another"),
+        (1, 0.54, "right", "Bytes kept after the text"),
+        (1, 0.17, "right", arrays["worth_title"] if worth else ""),
+    )
     figure.update_layout(
         margin=dict(l=130, r=20, t=4, b=74), showlegend=False, bargap=0.3,
         xaxis=dict(domain=(0, 1), range=[0, 10], visible=False),
-        yaxis=dict(domain=(0.53, 1), range=[0.3, 3.2], visible=False),
-        xaxis2=dict(domain=(0, 0.59), anchor="y2", tickvals=place, ticktext=arrays["names"], tickangle=-60,
+        yaxis=dict(domain=(0.63, 1), range=[0.45, 3.05], visible=False),
+        xaxis2=dict(domain=(0, 0.5), anchor="y2", tickvals=place, ticktext=arrays["names"], tickangle=-60,
                     tickfont=small, title="words of the text", showgrid=False, range=[0.5, len(place) + 0.5]),
-        yaxis2=dict(domain=(0, 0.39), anchor="x2", autorange="reversed", showgrid=False),
-        xaxis3=dict(domain=(0.78, 0.95), anchor="y3", nticks=3, rangemode="tozero", showticklabels=False),
-        yaxis3=dict(domain=(0.21, 0.4), anchor="x3", autorange="reversed", tickfont=dict(size=11)),
-        xaxis4=dict(domain=(0.78, 0.95), anchor="y4", nticks=3, rangemode="tozero", showticklabels=False),
-        yaxis4=dict(domain=(0, 0.11), anchor="x4", autorange="reversed", tickfont=dict(size=11)),
+        yaxis2=dict(domain=(0, 0.53), anchor="x2", autorange="reversed", showgrid=False),
+        xaxis3=dict(**numbers, anchor="y3"),
+        yaxis3=dict(**lists, domain=(0.27, 0.53), anchor="x3"),
+        xaxis4=dict(**numbers, anchor="y4", visible=bool(worth)),
+        yaxis4=dict(**lists, domain=(0, 0.16), anchor="x4", visible=bool(worth)),
         annotations=words + [
-            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor="left", yanchor="bottom", showarrow=False)
-            for x, y, text in titles
+            dict(text=text, x=x, y=y, xref="paper", yref="paper", xanchor=anchor, yanchor="bottom", showarrow=False)
+            for x, y, anchor, text in titles
         ],
         shapes=[dict(type="rect", x0=arrays["token"] - 0.5, x1=arrays["token"] + 0.5, y0=0, y1=1, xref="x2",
                      yref="y2 domain", line=dict(color=theme.style("outer").color, width=2))],
@@ -227,7 +230,7 @@ def _wiring(arrays: dict, figure) -> list[dict]:
         if name == "attention" and arrays["residual"]:
             text = ADDED_TO.get(arrays["kind"], text)
         text += f"<br>{arrays['reach']}" if name == "attention" and not dead else "<br>(cut)" if dead else ""
-        words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="#F4F4F4" if dead else "white", borderpad=5,
+        words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="white", borderpad=5,
                           bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).color,
                           borderwidth=2, font=dict(color=off if dead else theme.INK)))  # fmt: skip
     return words

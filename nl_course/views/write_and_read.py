@@ -100,7 +100,7 @@ def draw(arrays: dict, figure) -> None:
             hovertemplate="row %{y}, column %{x}: %{z:.3f}<extra></extra>",
         )  # fmt: skip
     errors = {name: f"{arrays['error'][name].mean():.2f}" for name in MEMORIES}
-    titles = [f"{name}: mean squared error {errors[name]}" for name in MEMORIES]
+    titles = [f"{name}: squared error {errors[name]}" for name in MEMORIES]
     titles += [f"{rule}: matrix before", f"the write of {names[-1]}", "matrix after"]
     layout = {}
     for i in range(1, 7):

@@ -107,6 +107,7 @@ def style(memory: str) -> Style:
 def template() -> go.layout.Template:
     """Margins, fonts and grid shared by every chart (plotly's own margins waste half of a small figure)."""
     small = dict(size=12)  # of legends and color bars
+    color_bar = dict(tickfont=small, title=dict(font=small))
     axis = dict(
         gridcolor=GRID,
         linecolor=MUTED,
@@ -121,7 +122,7 @@ def template() -> go.layout.Template:
     return go.layout.Template(
         data=dict(
             bar=[go.Bar(marker=dict(pattern=pattern))],
-            heatmap=[go.Heatmap(colorbar=dict(tickfont=small, title=dict(font=small)))],
+            heatmap=[go.Heatmap(colorbar=color_bar)],
         ),
         layout=dict(
             font=dict(family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", size=13, color=INK),
@@ -134,5 +135,6 @@ def template() -> go.layout.Template:
             yaxis=axis,
             legend=dict(orientation="h", yanchor="bottom", y=1.0, xanchor="right", x=1.0, font=small),
             hoverlabel=dict(font=dict(size=13)),
+            coloraxis=dict(colorbar=color_bar),
         ),
     )
