@@ -188,7 +188,7 @@ class SelfModification(View):
         outcome,
         options=ANSWERS,
         until=f"Hold the key memory still, on {ENOUGH} bits or more.",
-        why="This model has learned to count with the memory that makes its keys; held at its start, it loses the count.",
+        why="This model has learned to count with the memory that makes its keys; held still, it loses the count.",
     )
     width, height = 820, 420
 

@@ -181,7 +181,8 @@ def test_the_row_stays_in_its_place_and_in_the_text(view):
 
 def test_the_sentence_says_the_numbers(view):
     view.set(text="aaaa", token=1)
-    assert "“a” at 1 reads “a” at 1 (100%). Its attention is as spread out as an even look at 1.0 byte (" in view.readout
+    assert "“a” at 1 reads “a” at 1 (100%)." in view.readout
+    assert "Its attention is as spread out as an even look at 1.0 byte (" in view.readout
     view.set(token=4, mask=False)
     assert "of at most 2.0" in view.readout and "Without the mask, " in view.readout
 
