@@ -328,7 +328,7 @@ class View:
         else:
             answer = W.Text(placeholder="a number", description="Your prediction", continuous_update=False)
         answer.style.description_width = "initial"
-        answer.layout.width, answer.layout.max_width = "auto", "100%"
+        answer.layout.width, answer.layout.max_width = "auto", "100%" if self.prediction.options else "440px"
         answer.add_class("nl-answer")
         self.answer = answer
 
