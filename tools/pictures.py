@@ -136,7 +136,7 @@ def illustrate(notebook: Any, before: Any, painter: Painter) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             still = output.get("data", {}).get(STILL)
-            if still is not None:
+            if still is not None and not still.get("covered"):  # a covered picture would give the answer away
                 mark = fingerprint(still)
                 output.metadata[FINGERPRINT] = mark
                 output.data[PNG] = kept.get(mark) or base64.b64encode(painter.paint(still)).decode()

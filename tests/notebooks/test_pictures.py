@@ -63,6 +63,12 @@ def test_a_picture_stays_while_its_figure_shows_the_same():
     nbformat.validate(normalise(again))
 
 
+def test_a_covered_view_leaves_no_picture():
+    painter, notebook = Painter(), ran(still(), {**still(), "covered": True})
+    illustrate(notebook, new_notebook(), painter)
+    assert painter.painted == 1 and [PNG in cell.outputs[0].data for cell in notebook.cells] == [True, False]
+
+
 @pytest.fixture
 def busy() -> tuple[bytes, Image.Image]:
     """A picture of many colors: paper, ink, a grid, the memories, and the steps between them that edges have."""

@@ -217,6 +217,7 @@ class View:
             least_width=LEAST_WIDTH_OF_A_VIEW,
             grid=self.grid() if wanted(GRIDS) else None,
             stays=self.stays,
+            covered=self.covered,
         )
 
     def grid(self) -> dict | None:
