@@ -2,7 +2,7 @@
 
     from nl_course.export import export
     export("site")                 # runs every notebook, so that its plots are there and live
-    export("site", run=False)      # uses the outputs that the notebooks hold: text, code, sentences; no plots
+    export("site", run=False)      # takes the outputs that the notebooks hold: text, small pictures for plots
 
 The pages are written into a new or empty folder, or into one that an export has written before:
 `.nl_course_export.json` there says what was written. Files of somebody else are never replaced, and links are not

@@ -18,6 +18,7 @@ from nl_course.views.stage.widget import STAGE
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PNG = "image/png"
 NO_GRID = "its pictures over all settings are too many for a page."
 # A link, in Markdown or HTML. What it leads to may stand one folder up or down from here, and has no colon: an address
 # of the web is left alone.
@@ -102,6 +103,8 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
         if not text or text.startswith("<"):  # "<VBox ...>" says nothing to a reader
             return None
         return html_output(f"<p class='said'>{escape(text)}</p>")
+    if PNG in data:  # a committed notebook's still picture; nothing was run
+        output.metadata[PNG] = {"alt": str(data.get("text/plain", ""))}
     return output
 
 

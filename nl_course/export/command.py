@@ -12,7 +12,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("folder", metavar="DIR", help="where the pages go: a new or empty folder, or an earlier export")
     parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="which ones, such as 03 (default: all)")
     parser.add_argument(
-        "--no-run", action="store_true", help="do not run the notebooks: quick, but without their plots"
+        "--no-run", action="store_true", help="do not run the notebooks: quick, with pictures in place of plots"
     )
     parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at once (default: %(default)s)")
     parser.set_defaults(run=run)

@@ -181,6 +181,9 @@ def test_outputs_need_no_kernel():
     assert "it is 3 high" in sentence.data["text/html"]
     assert cells.still(output(**{cells.WIDGET: {}, "text/plain": "<VBox>"}), "four") is None
     assert cells.still(nbformat.v4.new_output("stream", name="stderr", text="noise"), "five") is None
+    committed = cells.still(output(**{"image/png": "iVBO", "text/plain": "Chart: <b> it rises."}), "six")
+    html = cells.as_html([nbformat.v4.new_code_cell("chart", outputs=[committed])], "a")
+    assert 'src="data:image/png;base64,iVBO"' in html and 'alt="Chart: &lt;b&gt; it rises."' in html
     text = output(**{"text/plain": "42"})
     assert cells.still(text, "six") is text
 
