@@ -19,9 +19,8 @@ def course(tmp_path):
     """A folder with small notebooks of each kind, and with files that are none of the course's."""
     (tmp_path / "notebooks").mkdir()
     for stem in [*ORDER[::-1], *NO_NOTEBOOKS]:
-        cell = nbformat.v4.new_markdown_cell("x", id="a")
-        minutes = {"nl_course": {"minutes": {"a": 7, "b": 5}}}
-        notebook = nbformat.v4.new_notebook(cells=[cell], metadata=minutes)
+        cell = nbformat.v4.new_markdown_cell("## A section\n" + "word " * 2398, id="a")  # twelve minutes
+        notebook = nbformat.v4.new_notebook(cells=[cell])
         nbformat.write(notebook, tmp_path / "notebooks" / f"{stem}.ipynb")
     return tmp_path
 

@@ -1,7 +1,7 @@
 """`python -m tools.index`: the course's glossary, its table of evidence, its page of results and the README's list of
 notebooks, made from data, from the notebooks and from the recordings.
 
-    python -m tools.index            writes these pages, and links the first uses of terms in the notebooks
+    python -m tools.index            writes these pages; in the notebooks it links first uses and counts minutes
     python -m tools.index --check    changes nothing; says what would change, and fails if anything would
 
 glossary.json holds terms and meanings; equations.json what is proved where; questions.json what users asked and which

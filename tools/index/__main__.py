@@ -6,7 +6,7 @@ import sys
 import nbformat
 
 from nl_course.notebooks import all_notebooks
-from tools.index import contents, evidence, family, glossary, places, results, rules
+from tools.index import contents, evidence, family, glossary, minutes, places, results, rules
 from tools.run_notebooks import ROOT, write
 
 PAGES = {
@@ -25,25 +25,30 @@ def changed_cells() -> dict[str, str]:
     return {**tables, **glossary.linked(list({**prose, **tables}.items()))}
 
 
-def write_cells() -> list[str]:
-    """Fills the family's tables and links the first uses in the notebooks; returns the names of changed cells."""
+def refresh_notebooks(keep: bool) -> list[str]:
+    """Fills the family's tables, links first uses and counts minutes. Returns what was not as it should be, by name;
+    `keep` leaves the files as they are."""
     changed = changed_cells()
+    stale = list(changed)
     for path in all_notebooks():
         notebook = nbformat.read(path, as_version=4)
         mine = [cell for cell in notebook.cells if f"{path.stem}#{cell.id}" in changed]
         for cell in mine:
             cell.source = changed[f"{path.stem}#{cell.id}"]
-        if mine:
+        counted = minutes.refresh(notebook)
+        if counted:
+            stale.append(f"the minutes of {path.stem}")
+        if (mine or counted) and not keep:
             write(notebook, path)
     places.cells.cache_clear()
-    return list(changed)
+    return stale
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.index", description="Glossary, evidence, results, contents.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if anything would change")
     options = parser.parse_args()
-    stale = list(changed_cells()) if options.check else write_cells()
+    stale = refresh_notebooks(keep=options.check)
     lost = []
     for name, make in PAGES.items():
         path = ROOT / name

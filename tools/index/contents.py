@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 
 from nl_course.notebooks import TOUR, all_notebooks, is_core, label
+from tools.index import minutes
 from tools.index.evidence import head, row
 from tools.index.places import Lost, data
 from tools.run_notebooks import ROOT
@@ -17,11 +18,6 @@ from tools.run_notebooks import ROOT
 README = ROOT / "README.md"
 FURTHER = "Further notebooks say more about the subject of a core one. No core notebook needs them."
 _MARKED = re.compile(r"(<!-- notebooks -->\n).*?(\n<!-- /notebooks -->)", re.S)
-
-
-def minutes(path: Path) -> int:
-    """Minutes to read a notebook and to try what it asks, all its sections together."""
-    return sum(nbformat.read(path, as_version=4).metadata.nl_course.minutes.values())
 
 
 def line(path: Path) -> str:
@@ -32,7 +28,9 @@ def line(path: Path) -> str:
     called = path.stem.partition("_")[2].replace("_", " ")
     name = told.get("title", called or path.stem)
     shown = name if path.stem == TOUR else f"{label(path.stem)} {name}"
-    return row(f"[{shown}](notebooks/{path.name})", told["sentence"], f"{minutes(path)} min")
+    return row(
+        f"[{shown}](notebooks/{path.name})", told["sentence"], f"{minutes.total(nbformat.read(path, as_version=4))} min"
+    )
 
 
 def tables() -> list[str]:
