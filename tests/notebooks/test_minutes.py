@@ -18,7 +18,9 @@ def test_every_notebook_says_the_minutes_of_the_rule(path):
 
 
 def counted(*cells):
-    return minutes.by_section(new_notebook(cells=[new_markdown_cell("# Title"), new_markdown_cell("## A"), *cells]))
+    notebook = new_notebook()
+    notebook.cells = [new_markdown_cell("# Title"), new_markdown_cell("## A"), *cells]
+    return minutes.by_section(notebook)
 
 
 @pytest.mark.parametrize(
