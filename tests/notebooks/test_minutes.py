@@ -14,6 +14,7 @@ WORDS = "word " * 400
 def test_every_notebook_says_the_minutes_of_the_rule(path):
     notebook = nbformat.read(path, as_version=4)
     assert "read and try, exercises apart" not in notebook.cells[0].source
+    assert f"About {minutes.total(notebook)}" in notebook.cells[0].source, "run: python -m tools.index"
     assert not minutes.refresh(notebook), "run: python -m tools.index"
 
 

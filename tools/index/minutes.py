@@ -12,7 +12,7 @@ import nbformat
 
 WORDS, CELL, VIEW, EXERCISE = 200, 1, 3, 8  # words per minute; minutes per code cell, view and exercise
 _NOT_READ = re.compile(r"<!-- (\w+) \d\d -->.*?<!-- /\1 -->|<details>.*?</details>", re.S)
-_SAID = re.compile(r"(?<=\*\*Minutes\.\*\* About )\d+(?= )")
+_SAID = re.compile(r"(?<=\*\*Minutes\.\*\* About )\d+(?=[ ,])")
 
 
 def by_section(notebook: nbformat.NotebookNode) -> dict[str, int]:
