@@ -72,17 +72,22 @@ def compute(
         return measured(memory, n, width, similarity, sharpness if memory == "attention" else 0.0, *draw)
 
     here = {name: at(name, pairs) for name in MEMORIES}
+    lines, points, kept = {}, {}, {}
+    for name in MEMORIES:
+        lines[name] = [at(name, n)[measure] for n in LOADS]
+        points[name] = [at(name, pairs, 1, 100 + i)[measure] for i in range(draws)]
+        kept[name] = [kept_bytes(name, n, width) for n in LOADS]
     return {
         "width": width,
         "pairs": pairs,
         "similarity": similarity,
         "measure": measure,
-        "lines": {name: [at(name, n)[measure] for n in LOADS] for name in MEMORIES},
+        "lines": lines,
         "theory": [(n - 1) / width for n in LOADS],
-        "points": {name: [at(name, pairs, 1, 100 + i)[measure] for i in range(draws)] for name in MEMORIES},
+        "points": points,
         "here": here,
         "age": {name: by_groups(here[name]["by age"]) for name in MEMORIES},
-        "bytes": {name: [kept_bytes(name, n, width) for n in LOADS] for name in MEMORIES},
+        "bytes": kept,
     }
 
 

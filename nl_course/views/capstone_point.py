@@ -11,8 +11,11 @@ class YourFrontier(Frontier):
 def beside_the_frontier(point: dict, **settings) -> YourFrontier:
     """The frontier with `point` among its points (one of that name and size is replaced), chosen when it opens."""
     found, memory = frontier.recorded(), point["memory"]
-    runs = [{**run, "made": {k: v for k, v in run["made"].items() if k != "commit"}} for run in point["runs"]]
-    point = {**point, "runs": runs}  # the learner's file is in no commit of the course's
+    runs = []
+    for run in point["runs"]:
+        made = {name: value for name, value in run["made"].items() if name != "commit"}
+        runs.append({**run, "made": made})  # the learner's file is in no commit of the course's
+    point = {**point, "runs": runs}
     frontier.LABELS[memory] = f"{memory} (yours)"
     frontier.GROUPS["all"] = tuple(frontier.LABELS)
     frontier.STYLES[memory] = "outer"

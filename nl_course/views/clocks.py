@@ -140,12 +140,15 @@ def compute(fast: int, slow: int, fast_rate: float, slow_rate: float, switch: in
                 changed[i].append(last)
             moved[i].append(distance(learner.fast[name], learner.start[name]))
             without[i].append(learner.losses({**learner.fast, name: learner.start[name]}))
-    held = [[asked[0], *found] for found in without]
+    alone = {rule: [] for rule in ("old", "new")}
+    for found in without:  # of one level put back: at the start, then at every boundary
+        for rule, losses in alone.items():
+            losses.append([answers[rule] for answers in (asked[0], *found)])
     return {
         "periods": (fast, slow), "rates": (fast_rate, slow_rate), "switch": switch, "back": back, "variant": variant,
         "places": np.array(places), "paid": torch.cat(paid).numpy(), "changed": changed, "moved": np.array(moved),
         "old": np.array([a["old"] for a in asked]), "new": np.array([a["new"] for a in asked]),
-        "without": {rule: np.array([[a[rule] for a in found] for found in held]) for rule in ("old", "new")},
+        "without": {rule: np.array(losses) for rule, losses in alone.items()},
         "end": learner.fast,
     }  # fmt: skip
 

@@ -108,12 +108,12 @@ def tracked(run: dict, task: str) -> dict[str, list[dict]]:
         return {name: model["asked"] for name, model in about["models"].items()}
     found = {}
     for name, model in about.items():
-        each = zip(*(seed["found"][task] for seed in model["seeds"]), strict=True)
-        values = [(rows[0], [row["by_place"] for row in rows]) for rows in each]
-        found[{"hope": "self-modifying"}.get(name, name)] = [
-            {"low": row["low"], "high": row["high"], "by_place": sum(v) / len(v), "by_place_seeds": v}
-            for row, v in values
-        ]
+        asked = []
+        for rows in zip(*(seed["found"][task] for seed in model["seeds"]), strict=True):  # one length, a row per seed
+            shares = [row["by_place"] for row in rows]
+            span = {"low": rows[0]["low"], "high": rows[0]["high"]}
+            asked.append({**span, "by_place": sum(shares) / len(shares), "by_place_seeds": shares})
+        found["self-modifying" if name == "hope" else name] = asked
     return found
 
 
@@ -169,12 +169,14 @@ def optimizers(run: dict) -> Chart:
     picture = chart(says, x="steps", y="held-out loss, nats per byte", height=400)
     for name in order:
         arm, look = whole[name], OPTIMISERS["adam" if whole[name]["optimizer"] == "adamw" else whole[name]["optimizer"]]
-        curves = [[row["loss"] for row in seed["held_out"]] for seed in arm["seeds"]]
+        means = []
+        for rows in zip(*(seed["held_out"] for seed in arm["seeds"]), strict=True):  # one step, a row per seed
+            means.append(sum(row["loss"] for row in rows) / len(rows))
         x = [row["step"] for row in arm["seeds"][0]["held_out"]]
         weak = bool(arm["options"].get("strength"))
         picture.figure.add_scatter(
             x=x,
-            y=[sum(column) / len(column) for column in zip(*curves, strict=True)],
+            y=means,
             name=f"{name}, rate {arm['rate']:g}",
             mode="lines+markers",
             line=dict(color=look.color, dash="dot" if weak else look.dash, width=2),

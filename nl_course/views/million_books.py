@@ -98,12 +98,29 @@ def known(name: str, read: float) -> dict | None:
     return {**passed[-1], "beyond": read >= 2 * rows[-1]["bytes"]} if passed else None
 
 
+def measured(name: str) -> dict[str, list]:
+    """What was recorded of a memory or the index, a list per column, by bytes read."""
+    columns = {"read": "bytes", "recall": "accuracy", "low": "low", "high": "high"}
+    rows = rows_of(name)
+    by_column = {column: [] for column in columns}
+    for row in rows:
+        for column, key in columns.items():
+            by_column[column].append(row[key])
+    by_column["bytes"] = [row.get("state_bytes", row.get("disk_bytes")) for row in rows]
+    return by_column
+
+
+@cache
+def kept_along(name: str) -> np.ndarray:
+    """Bytes kept at each length of GRID."""
+    return np.array([state_bytes(name, at) for at in GRID])
+
+
 def compute(books: float, book: str, memory: str, facts: int) -> dict:
     """Lines over all lengths for every memory, and where the reader stands."""
     names = [*recorded()["models"], INDEX]
     size = SIZES[check_choice("book", book, SIZES)]
     read = books * size
-    rows = {name: rows_of(name) for name in names}
     now = known(memory, read)
     return {
         "books": books,
@@ -112,17 +129,8 @@ def compute(books: float, book: str, memory: str, facts: int) -> dict:
         "memory": memory,
         "facts": facts,
         "grid": GRID,
-        "state": {name: np.array([state_bytes(name, at) for at in GRID]) for name in names},
-        "measured": {
-            name: {
-                "read": [row["bytes"] for row in some],
-                "bytes": [row.get("state_bytes", row.get("disk_bytes")) for row in some],
-                "recall": [row["accuracy"] for row in some],
-                "low": [row["low"] for row in some],
-                "high": [row["high"] for row in some],
-            }
-            for name, some in rows.items()
-        },
+        "state": {name: kept_along(name) for name in names},
+        "measured": {name: measured(name) for name in names},
         "here": {name: known(name, read) for name in names},
         "now": now,
         "kept": {name: state_bytes(name, read) for name in names},

@@ -100,8 +100,8 @@ def cut(state: NestedState, begun: NestedState, keep: bool) -> NestedState:
 
     memory, first = state.below[0], begun.below[0]
     moved = replace(memory, others=fast(memory.others, first.others), memory=fast(memory.memory, first.memory))
-    levels = {n: tuple(constant(w, s) for w, s in zip(pair, begun.fast[n])) for n, pair in state.fast.items()}
-    grad_accum = {n: tuple(g.detach() for g in pair) for n, pair in state.grad_accum.items()}
+    levels = {n: tuple(map(constant, pair, begun.fast[n])) for n, pair in state.fast.items()}
+    grad_accum = {n: tuple(map(Tensor.detach, pair)) for n, pair in state.grad_accum.items()}
     return replace(state, below=(moved,), fast=levels, grad_accum=grad_accum)
 
 
@@ -137,15 +137,23 @@ def measured(passes: int, left: str, stop: str) -> dict:
     everything += [w for group in starts.values() for w in group]
     found = torch.autograd.grad(loss, everything, allow_unused=True)
     found = iter([torch.zeros_like(w) if g is None else g for w, g in zip(everything, found, strict=True)])
-    arriving = [by_memory(made, [{name: next(found) for name in part} for part in place]) for place in places]
-    gradients = {name: torch.cat([next(found).flatten() for _ in group]) for name, group in starts.items()}
+    # The gradients come in the order in which they were asked for.
+    arriving = []
+    for place in places:
+        of_place = [dict(zip(part, found)) for part in place]
+        arriving.append(by_memory(made, of_place))
+    gradients = {}
+    for name, group in starts.items():
+        gradients[name] = torch.cat([next(found).flatten() for _ in group])
     return {"arriving": arriving, "starts": gradients, "loss": float(loss.detach()) / TOKENS}
 
 
 def starts_of(made: NestedLanguageModel) -> dict[str, list[Tensor]]:
     """What the outer loop learns: every memory's and level's start, and W_q beside them."""
     layer = made.layers[0]
-    found = {name: [w for key, w in layer.memory.start.items() if key.startswith(name)] for name in MEMORIES}
+    found = {}
+    for name in MEMORIES:
+        found[name] = [w for key, w in layer.memory.start.items() if key.startswith(name)]
     for name, level in zip(NAMES[len(MEMORIES) :], layer.levels, strict=True):
         found[name] = [level.first, level.last]
     return {**found, "W_q": [layer.memory.query.weight]}
@@ -169,7 +177,7 @@ def compute(moment: int, passes: int = ALL, left: str = "the start stays reachab
         raise CourseError(f"the gradient may pass 0 to {ALL} boundaries, not {passes}.")
     now, true = measured_once(passes, left, stop), exact()
     lost = {name: float((now["starts"][name] - g).norm() / g.norm()) for name, g in true["starts"].items()}
-    every = [torch.cat([each["starts"][name] for name in NAMES]) for each in (now, true)]
+    every = [torch.cat([*map(each["starts"].get, NAMES)]) for each in (now, true)]
     return {
         "moment": moment, "passes": passes, "left": left, "stop": stop, "loss": now["loss"],
         "arriving": now["arriving"],
@@ -263,12 +271,15 @@ def draw(arrays: dict, figure) -> None:
 def _back(arrays: dict, figure) -> None:
     """log10 of the gradient's norm at every boundary that it has come back to."""
     come = max(0, arrays["moment"] - BOUNDARIES)
-    rows = np.array([[row[name] for row in arrays["arriving"]] for name in NAMES])
+    rows = np.array([list(map(row.get, NAMES)) for row in arrays["arriving"]]).T  # (names, boundaries)
     shown = rows.astype(object)
-    shown[:, : max(BOUNDARIES - come, 0)] = None  # what is not there is None: NaN is no JSON
-    logs = [[None if g is None or g < 1e-12 else float(np.log10(g)) for g in row] for row in shown]
+    first = max(BOUNDARIES - come, 0)
+    shown[:, :first] = None  # what is not there is None: NaN is no JSON
+    logs = np.full(rows.shape, None)
+    there = (rows >= 1e-12) & (np.arange(BOUNDARIES) >= first)
+    logs[there] = np.log10(rows[there])
     figure.add_heatmap(
-        z=logs, x=np.arange(BOUNDARIES) * CHUNK, y=list(NAMES), xaxis="x2", yaxis="y2",
+        z=logs.tolist(), x=np.arange(BOUNDARIES) * CHUNK, y=list(NAMES), xaxis="x2", yaxis="y2",
         colorscale=theme.SIZES, customdata=shown, name="gradient", zmin=-4, zmax=1, xgap=2, ygap=2,
         colorbar=dict(title=dict(text="log10 |g|", side="top"), len=0.5, y=0.26, x=0.62, xanchor="left", thickness=10),
         hovertemplate="%{y}, after %{x} tokens: %{customdata:.3g}<extra></extra>",

@@ -207,7 +207,7 @@ def cell(answered: int, margin: float) -> str:
 def draw(arrays: dict, figure) -> None:
     """Left the table of answers, right the bytes of each memory's state."""
     names, pairs = list(arrays["margin"]), np.arange(1, PAIRS + 1)
-    cells = [[cell(*one) for one in zip(arrays["answered"][n], arrays["margin"][n])] for n in names]
+    cells = [list(map(cell, arrays["answered"][name], arrays["margin"][name])) for name in names]
     figure.add_heatmap(
         z=[arrays["margin"][name] for name in names], x=pairs, y=names, text=cells, texttemplate="%{text}", xgap=2,
         ygap=2, colorscale=[[0, "#F0A58F"], [0.5, "#FFFFFF"], [1, "#8FC3F0"]], zmid=0, zmin=-0.8, zmax=0.8,

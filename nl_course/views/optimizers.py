@@ -242,8 +242,9 @@ def draw(arrays: dict, figure) -> None:
         look_at = path[arrays["look"] - 1 : arrays["look"] + 1]  # (2, 2): before and after the step
         figure.add_scatter(
             x=look_at[:, 0], y=look_at[:, 1], name=f"{said}: the step", mode="lines+markers", showlegend=False,
-            line=dict(color=look.color, width=6),
-            marker=dict(color=look.color, symbol=["circle", "arrow"], size=[6, 16], angleref="previous"),
+            line=dict(color=theme.INK, width=3),
+            marker=dict(color=look.color, symbol=["circle", "arrow"], size=[9, 20], angleref="previous",
+                        line=dict(color=theme.INK, width=1.5)),
         )  # fmt: skip
         weights = found["weights"] / max(np.abs(found["weights"]).sum(), 1e-9)
         figure.add_scatter(

@@ -79,7 +79,8 @@ def _curves(axis, fitted, flops, fit, runs) -> dict:
         curves.append(("best split", C, np.array([b.loss for b in best])))
         marks = [("now", flops, now.loss), ("ten times", 10 * flops, more.loss)]
         if fit is not None:
-            N, D = (np.array([getattr(b, k) for b in best]) for k in ("parameters", "tokens"))
+            N = np.array([split.parameters for split in best])
+            D = np.array([split.tokens for split in best])
             band = (C, *fit.band(N, D))
             points.append(("our runs", runs.flops, runs.loss))
     else:
@@ -189,9 +190,12 @@ def draw(arrays: dict, figure) -> None:
 
 def _shades(color: str, count: int) -> list[str]:
     """`count` shades from pale to the full color."""
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    shares = np.linspace(0.45 if count > 1 else 1.0, 1.0, count)
-    return [f"rgb({','.join(str(round(255 + (v - 255) * s)) for v in (red, green, blue))})" for s in shares]
+    full = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    shades = []
+    for share in np.linspace(0.45 if count > 1 else 1.0, 1.0, count):
+        red, green, blue = np.rint(255 + (full - 255) * share).astype(int)
+        shades.append(f"rgb({red},{green},{blue})")
+    return shades
 
 
 def read_out(arrays: dict) -> str:

@@ -74,7 +74,10 @@ def measured_bytes(label: str, tokens: int) -> int:
 
 def measure(lengths: tuple[int, ...] = (1, 1_000, 100_000)) -> dict[str, list[int]]:
     """Bytes of state of every memory on the map after each of `lengths`, by label. The longest takes seconds."""
-    return {place.label: [measured_bytes(place.label, tokens) for tokens in lengths] for place in ON_THE_MAP}
+    sizes = {}
+    for place in ON_THE_MAP:
+        sizes[place.label] = [measured_bytes(place.label, tokens) for tokens in lengths]
+    return sizes
 
 
 def _formula(place: Place, tokens: int) -> int:
