@@ -39,3 +39,13 @@ def test_lines_are_plain():
 )
 def test_a_compressed_line_is_found(source):
     assert len(list(compressed(source))) == 1
+
+
+def test_every_part_of_a_view_says_what_it_does():
+    """Overridden methods and inner functions too: a reader meets them out of their context."""
+    silent = []
+    for path in sorted((PACKAGE / "views").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not ast.get_docstring(node):
+                silent.append(f"{path.name}:{node.lineno}: {node.name}")
+    assert not silent, "\n".join(silent)

@@ -53,6 +53,7 @@ def read(model: LanguageModel, text: str) -> AttentionReading:
     _, state = model(tokens[None], None, trace)
 
     def layers(name):
+        """One trace of every layer, stacked: (layers, ...), float64."""
         return np.stack([trace[f"layers.{i}.{name}"][0].double().numpy() for i in range(model.config.layers)])
 
     memory = model.layers[0].memory
@@ -144,6 +145,7 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _titles(arrays: dict) -> tuple[str, str, str]:
+    """The headings of the three panels of the chosen row."""
     who = f"{arrays['unit'][:-1]} {arrays['token']}, “{arrays['names'][arrays['token'] - 1]}”"
     divisor = "" if arrays["temperature"] == 1 else f", divided by {arrays['temperature']:g}"
     return (
@@ -210,6 +212,7 @@ class AttentionExplorer(View):
     width, height = 820, 420
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
+        """`model` reads (default: the course's). Raises CourseError unless all its memories are attention."""
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
         if not all(isinstance(layer.memory, Attention) for layer in self.model.layers):
             raise CourseError("the attention explorer needs a model whose memory is attention in every layer.")
@@ -224,7 +227,8 @@ class AttentionExplorer(View):
             self._readings[text] = read(self.model, text)
         return self._readings[text]
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: text, token."""
         text = opening_text()
         last = len(encode(text))
         return {
@@ -232,7 +236,8 @@ class AttentionExplorer(View):
             "token": W.IntSlider(value=last - 14, min=1, max=last, description="Token (row)"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: unit, layer, head, temperature, mask."""
         layers, heads = self.model.config.layers, self.model.config.heads
         scores = induction_scores(self.reading(opening_text()))
         layer, head = np.unravel_index(np.nanargmax(scores), scores.shape)
@@ -259,10 +264,13 @@ class AttentionExplorer(View):
         slider.value = min(row, last)
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         return compute(self.reading(settings["text"]), {k: v for k, v in settings.items() if k != "text"})
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)

@@ -193,14 +193,17 @@ class CacheGrowth(View):
     width, height = 820, 400
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
+        """`model` decodes (default: the course's checkpoint); what it decoded is kept."""
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
         self._decoded: dict[tuple[str, str], dict] = {}
         super().__init__(strict, **settings)
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: tokens."""
         return {"tokens": W.IntSlider(value=FROM, min=0, max=len(TEXT), description="Tokens read")}
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: kind, dtype."""
         names = list(kinds(self.model.config))
         return {
             "kind": W.Dropdown(options=names, value=names[0], description="Kind of cache"),
@@ -208,6 +211,7 @@ class CacheGrowth(View):
         }
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         key = settings["kind"], settings["dtype"]
         if key not in self._decoded:  # measured once, then stepped through
             self._decoded[key] = decode(build(self.model, settings["kind"], DTYPES[settings["dtype"]]))
@@ -215,7 +219,9 @@ class CacheGrowth(View):
         return compute(self._decoded[key], settings["kind"], style, settings["tokens"])
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)

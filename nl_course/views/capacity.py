@@ -31,6 +31,7 @@ def kept_bytes(memory: str, pairs: int, width: int) -> int:
 
 @lru_cache(maxsize=256)
 def _drawn(pairs: int, width: int, similarity: float, rows: int, seed: int) -> Pairs:
+    """`draw_pairs`, remembered."""
     return draw_pairs(pairs, width, similarity, rows, seed)
 
 
@@ -68,6 +69,7 @@ def compute(
     """Lines over all of LOADS, theory where it speaks (random keys), `draws` single draws at `pairs`, recall by age."""
 
     def at(memory: str, n: int, *draw: int) -> dict:
+        """`measured` of a memory at `n` pairs."""
         # Only attention has a sharpness: what the matrices do is remembered when it moves.
         return measured(memory, n, width, similarity, sharpness if memory == "attention" else 0.0, *draw)
 
@@ -188,13 +190,15 @@ class Capacity(View):
     continuous = False
     moves = ("pairs", "similarity", "measure")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: pairs, similarity."""
         return {
             "pairs": W.SelectionSlider(options=LOADS, value=64, description="Pairs written (n)"),
             "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Mean cosine of the keys"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: sharpness, measure, width, draws."""
         return {
             "sharpness": W.FloatSlider(value=8, min=0, max=32, step=0.5, description="Sharpness of attention"),
             "measure": W.ToggleButtons(options=MEASURES, description="Measure"),

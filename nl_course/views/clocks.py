@@ -82,6 +82,7 @@ class Learner:
     """The model's levels as they are at one place of the stream, and what they answer."""
 
     def __init__(self, built: NestedLanguageModel):
+        """The levels at their start, and each symbol mixed by itself."""
         self.model, self.block = built, built.layers[0]
         self.start: FastWeights = {c.name: (c.level.first, c.level.last) for c in built.clocked}
         self.fast = dict(self.start)
@@ -104,6 +105,7 @@ class Learner:
         h, _ = self.block.mix(self.model.embedding(symbols[None]), self.block.init_state(1), None)
 
         def run(x, passes):
+            """The logits of the levels on x; they carry no state."""
             return self.model.logits(self.block.run_levels(x, self.fast, passes)), None
 
         grads, logits, _ = segment_gradients(run, h, targets[None], second_order=False, keep_graph=False)
@@ -154,6 +156,7 @@ def compute(fast: int, slow: int, fast_rate: float, slow_rate: float, switch: in
 
 
 def distance(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> float:
+    """The length of the difference between two levels' weights."""
     return sum((x - y).square().sum() for x, y in zip(a, b)).sqrt().item()
 
 
@@ -234,6 +237,7 @@ def shown(values) -> np.ndarray:
 
 
 def _arrange(arrays: dict, figure) -> None:
+    """Axes, headings, the time of the new task, and the loss of guessing."""
     last = int(arrays["places"][-1])
     span = dict(range=[-4, last + 4], showgrid=False)
     titles = (
@@ -287,14 +291,16 @@ class Clocks(View):
     width, height = 920, 420
     moves = ("fast", "slow", "variant")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: fast, slow, back."""
         return {
             "fast": W.Dropdown(options=PERIODS, value=8, description="Fast level: period (symbols)"),
             "slow": W.Dropdown(options=PERIODS, value=64, description="Slow level: period (symbols)"),
             "back": W.IntSlider(value=184, min=168, max=248, step=8, description="The old task comes back at"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: fast rate, slow rate, switch, variant."""
         return {
             "fast_rate": W.FloatSlider(value=1.0, min=0, max=3, step=0.25, description="Fast level: rate"),
             "slow_rate": W.FloatSlider(value=8.0, min=0, max=12, step=0.5, description="Slow level: rate"),

@@ -46,6 +46,7 @@ def draw(picture: Chart, x: list, y: list, model: str, **more) -> None:
 
 
 def named(model: str) -> str:
+    """A model's name in words."""
     return MODELS.get(model, ("", None, model))[2]
 
 
@@ -56,6 +57,7 @@ def listed(words: Iterable[str]) -> str:
 
 
 def needs(run: dict, key: str, recording: str) -> dict:
+    """What a recording holds under `key`. Raises CourseError where it holds nothing."""
     if key not in run:
         raise CourseError(f"this picture needs runs/{recording}.json, whose results hold {key!r}; these have none.")
     return run[key]
@@ -186,6 +188,7 @@ def optimizers(run: dict) -> Chart:
 
 
 def arm_says(arm: dict) -> str:
+    """An arm's loss, its spread over seeds, and its factor beside AdamW."""
     spread = "" if arm["spread"] is None else f" ± {arm['spread']:.3f}"
     return f"{arm['loss']:.3f}{spread} ({arm['times_adamw']:.1f})"
 
@@ -227,6 +230,7 @@ def corpora(run: dict, what: str = "forgetting") -> Chart:
 
 
 def said(what: str, value: float) -> str:
+    """What was forgotten or carried over, in words."""
     if what == "forgetting":
         return f"forgot {value:.3f}" if value >= 0 else f"kept on gaining {-value:.3f}"
     return f"carried over {value:.3f}" if value >= 0 else f"lost {-value:.3f} on those not yet read"

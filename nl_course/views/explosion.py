@@ -193,13 +193,15 @@ class Explosion(View):
     width, height = 820, 380
     moves = ("step", "mini_batch")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: step, cure."""
         return {
             "step": W.FloatSlider(value=0.4, min=0.04, max=3, step=0.02, description="Step of each write"),
             "cure": W.Dropdown(options=CURES, value=CURES[0], description="Cure"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: length, mini batch, similarity."""
         return {
             "length": W.FloatSlider(value=2, min=0.5, max=3, step=0.1, description="Length of the keys"),
             "mini_batch": W.Dropdown(options=[1, 4, 16, 64], value=1, description="Mini-batch (tokens)"),

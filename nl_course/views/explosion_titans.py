@@ -79,6 +79,7 @@ def norms(
 
 
 def _size(weights: dict[str, Tensor]) -> Tensor:
+    """The length of all weights together, (rows,)."""
     return sum(w.square().sum((1, 2, 3)) for w in weights.values()).sqrt()
 
 
@@ -198,7 +199,8 @@ class TitansExplosion(Explosion):
         "step: ten times here.",
     )
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: step, momentum, cure."""
         return {
             "step": W.SelectionSlider(
                 options=[(f"{step:g}", step) for step in STEPS], value=0.4, description="Step of each write"
@@ -207,7 +209,8 @@ class TitansExplosion(Explosion):
             "cure": W.Dropdown(options=CURES, value=CURES[0], description="Cure"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: depth, length, similarity, mini batch."""
         return {
             "depth": W.IntSlider(value=1, min=1, max=3, description="Layers of the memory"),
             "length": W.FloatSlider(value=2, min=0.5, max=3, step=0.1, description="Length of the keys"),

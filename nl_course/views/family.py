@@ -196,7 +196,8 @@ class Family(View):
     width, height = 920, 420
     moves = ("loss", "outlier", "filler")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: memory, loss, retention, optimizer, outlier."""
         return {
             "memory": W.Dropdown(options=list(MEMORIES.items()), value="matrix", description="Memory"),
             "loss": W.Dropdown(options=list(LOSSES.items()), value="squared", description="Inner loss"),
@@ -205,7 +206,8 @@ class Family(View):
             "outlier": W.SelectionSlider(options=(1, 3, 10, 30), value=1, description="Outlier: one value's length"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: filler, window, step, keep, momentum, threshold, forget, overwritten, seed."""
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
         return {
             "filler": W.IntSlider(value=16, min=0, max=96, step=8, description="Filler: further pairs written"),
@@ -223,6 +225,7 @@ class Family(View):
         }  # fmt: skip
 
     def compute(self, settings):
+        """`compute`, and whether these are the settings that the prediction asks for."""
         asked = settings["loss"] == "huber" and settings["outlier"] == 10 and settings["filler"] == 16
         plain = settings["memory"] == "matrix" and settings["retention"] == "none"
         asked = asked and plain and settings["optimizer"] == "descent" and settings["step"] == 1

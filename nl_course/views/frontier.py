@@ -161,6 +161,7 @@ def made(point: dict) -> str:
 
 
 def steps_of(point: dict) -> int:
+    """How many steps a point was trained for."""
     return point["runs"][0]["curve"][-1]["step"]
 
 
@@ -202,6 +203,7 @@ def outcome(arrays: dict) -> str | None:
 
 
 def style(memory: str) -> theme.Style:
+    """A memory's style in the theme."""
     return theme.style(STYLES.get(memory, memory))
 
 
@@ -217,6 +219,7 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _against_bytes(arrays: dict, figure) -> None:
+    """Points, intervals and the frontier over bytes of state."""
     rows, steps = arrays["rows"], arrays["frontier"]
     edge = max(row["bytes"] for row in rows.values())
     figure.add_scatter(
@@ -260,6 +263,7 @@ def _markers(arrays: dict, memory: str, names: list[str]) -> dict:
 
 
 def _against_pairs(arrays: dict, figure) -> None:
+    """A line per model over the pairs in the text."""
     widths = {size: (1, 2, 3.5)[min(i, 2)] for i, size in enumerate(arrays["widths"])}
     for memory, names in _by_memory(arrays["points"]).items():
         look = style(memory)
@@ -286,6 +290,7 @@ def _against_pairs(arrays: dict, figure) -> None:
 
 
 def _by_memory(points: dict) -> dict[str, list[str]]:
+    """The names of points by their memory."""
     found = {}
     for name, point in points.items():
         found.setdefault(point["memory"], []).append(name)
@@ -293,6 +298,7 @@ def _by_memory(points: dict) -> dict[str, list[str]]:
 
 
 def _best(rows: dict) -> float:
+    """The highest recall of those shown."""
     return max(row["mean"] for row in rows.values())
 
 
@@ -311,7 +317,8 @@ class Frontier(View):
     )
     width, height = 920, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: asked, memories, point."""
         asked = [(words, i) for i, words in enumerate(questions())]
         return {
             "asked": W.Dropdown(options=asked, value=ASKED_FIRST, description="What is asked"),
@@ -319,7 +326,8 @@ class Frontier(View):
             "point": W.Dropdown(options=[key(p) for p in recorded()["points"]], description="Chosen point"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: size, seeds, axis."""
         sizes = (ALL_SIZES, *recorded()["sizes"])
         return {
             "size": W.Dropdown(options=sizes, description="Size"),

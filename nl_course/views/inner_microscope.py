@@ -211,6 +211,7 @@ def _chosen(arrays: dict, figure) -> None:
 
 
 def _arrange(arrays: dict, figure, count: int, t: int) -> None:
+    """Axes, headings, and the line that marks byte `t` of `count`."""
     ticks = dict(dtick=10)
     if count <= 80:
         ticks = dict(tickvals=np.arange(1, count + 1), ticktext=arrays["names"], tickfont=dict(size=11), tickangle=0)
@@ -265,6 +266,7 @@ class InnerMicroscope(View):
     width, height = 820, HEIGHTS[False]
 
     def __init__(self, model: LanguageModel | None = None, strict: bool | None = None, **settings):
+        """Raises CourseError unless the memory of every layer of `model` is TTT-Linear."""
         self.model = load_model(asset(CHECKPOINT)) if model is None else model
         if not all(isinstance(x.memory, TTT) and x.memory.config.kind == "linear" for x in self.model.layers):
             raise CourseError("the microscope needs a model whose memory is TTT-Linear in every layer.")
@@ -280,14 +282,16 @@ class InnerMicroscope(View):
             self._readings[key] = read(variant(self.model, start, mini_batch), text, layer - 1)
         return self._readings[key]
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: text, token."""
         last = len(encode(TEXT))
         return {
             "text": W.Text(value=TEXT, description="Your text", layout=W.Layout(width="640px", max_width="100%")),
             "token": W.IntSlider(value=24, min=1, max=last, description="Byte"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: layer, head, start, mini batch, detail."""
         layers, heads = self.model.config.layers, self.model.config.heads
         trained = self.model.layers[0].memory.config.mini_batch
         sizes = sorted({1, 4, trained, 64})
@@ -310,11 +314,14 @@ class InnerMicroscope(View):
             slider.max = count
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         reading = self.reading(*(settings[name] for name in ("text", "start", "mini_batch", "layer")))
         return compute(reading, {name: value for name, value in settings.items() if name != "text"})
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)

@@ -34,6 +34,7 @@ class LossCurve:
         self, steps: int | None = None, title: str = "Loss", vocab: int | None = 256, label: str = "live",
         name: str = "loss-curve",
     ):  # fmt: skip
+        """An empty curve of `steps` steps (None: as many as come); a call with a line of metrics adds to it."""
         self.title, self.label, self.vocab, self.name = title, label, vocab, name
         self.steps, self.losses, self.held_out = [], [], []
         self._drawn = -math.inf
@@ -115,6 +116,7 @@ class LossCurve:
         return text + "."
 
     def __repr__(self) -> str:
+        """Its title and the sentence under it."""
         return f"{self.title} ({self.label}): {self.readout}"
 
     def still(self) -> dict:
@@ -123,5 +125,6 @@ class LossCurve:
         return still(self.name, repr(self), self.figure)
 
     def _repr_mimebundle_(self, **kwargs) -> dict:
+        """The curve, and what stands in its place without a front end."""
         still_later(self.widget, self.still)
         return {**self.widget._repr_mimebundle_(**kwargs), **self.still(), "text/plain": repr(self)}

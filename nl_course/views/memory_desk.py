@@ -152,10 +152,12 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _end(filled) -> float:
+    """The end of the axis, a little beyond what is there and what is needed."""
     return 1.02 * max(filled.memory, filled.weights + filled.cache)
 
 
 def _ticks(contexts) -> dict:
+    """Every second context as a tick."""
     some = [int(t) for t in contexts[::2]]
     return {"tickvals": some, "ticktext": [readable_tokens(t) for t in some]}
 
@@ -224,7 +226,8 @@ class MemoryDesk(View):
     )
     moves = ("context", "readers")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: model, context."""
         tokens = [(readable_tokens(t), t) for t in CONTEXTS]
         return {
             "model": W.Dropdown(
@@ -235,7 +238,8 @@ class MemoryDesk(View):
             "context": W.SelectionSlider(options=tokens, value=8192, description="Context (tokens)"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: readers, device, count, weights, kv."""
         formats = [(f"{text} ({name})", name) for name, text in FORMATS.items()]
         devices = [(device.title, name) for name, device in accelerators().items()]
         return {
@@ -247,10 +251,13 @@ class MemoryDesk(View):
         }
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         return compute(settings)
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)

@@ -263,14 +263,16 @@ class MillionBooks(View):
     covers = True  # the picture has the recall after one book too
     width, height = 900, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: books, memory, facts."""
         return {
             "books": W.SelectionSlider(options=[(f"{n:,}", n) for n in BOOKS], value=10, description="Books read"),
             "memory": W.Dropdown(options=[*recorded()["models"], INDEX], value="TTT-Linear", description="Memory"),
             "facts": W.IntSlider(value=20, min=5, max=100, step=5, description="Facts asked"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: book."""
         return {"book": W.Dropdown(options=list(SIZES), description="A book is")}
 
     compute, draw, read_out = pure(by_name(compute), draw, read_out)

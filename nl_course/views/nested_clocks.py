@@ -89,9 +89,11 @@ def cut(state: NestedState, begun: NestedState, keep: bool) -> NestedState:
     """The same numbers with all writes so far constants; with `keep`, the way to the starts themselves stays open."""
 
     def constant(now: Tensor, start: Tensor) -> Tensor:
+        """`now` as a constant; with `keep` it still depends on `start`."""
         return now.detach() + (start - start.detach()) if keep else now.detach()
 
     def fast(now: FastState, start: FastState) -> FastState:
+        """The same for every weight of a memory, `now` beside its start."""
         parts = {}
         for field, weights in now.parts().items():
             begun_with = getattr(start, field)
@@ -110,6 +112,7 @@ def fresh(state: NestedState) -> NestedState:
     the anchor and the running weights are the same numbers, and become the same tensors."""
 
     def own(t: Tensor) -> Tensor:
+        """A tensor of its own at which a gradient can be asked for."""
         return t.view_as(t) if t.requires_grad else t.detach().requires_grad_(t.is_floating_point())
 
     state = state.map(own)
@@ -160,11 +163,13 @@ def starts_of(made: NestedLanguageModel) -> dict[str, list[Tensor]]:
 
 
 def size(gradients: Iterable[Tensor]) -> float:
+    """The length of all gradients together."""
     return float(sum(g.square().sum() for g in gradients).sqrt())
 
 
 @lru_cache(maxsize=1)
 def exact() -> dict:
+    """The measurement with nothing cut."""
     return measured(ALL, "nothing", "none")
 
 
@@ -191,6 +196,7 @@ def compute(moment: int, passes: int = ALL, left: str = "the start stays reachab
 
 @lru_cache(maxsize=128)
 def measured_once(passes: int, left: str, stop: str) -> dict:
+    """`measured`, remembered."""
     return measured(passes, left, stop)
 
 
@@ -287,6 +293,7 @@ def _back(arrays: dict, figure) -> None:
 
 
 def _starts(arrays: dict, figure, learnt: bool) -> None:
+    """Bars of the gradient norm at each start, exact and with the cuts."""
     names, outer = list(arrays["exact"]), theme.style("outer")
     exact = [arrays["exact"][name] for name in names]
     now = [arrays["norms"][name] if learnt else 0 for name in names]
@@ -303,6 +310,7 @@ def _starts(arrays: dict, figure, learnt: bool) -> None:
 
 
 def _arrange(arrays: dict, figure, read: int) -> None:
+    """Axes, the place read so far, and the cuts."""
     span = dict(range=[-2.4, TOKENS + 3.5], showgrid=False, domain=AT_LEFT)
     figure.update_layout(
         barmode="group", bargap=0.25,
@@ -345,14 +353,16 @@ class NestedClocks(View):
     continuous = False
     width, height = 920, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: moment, passes."""
         last = 2 * BOUNDARIES + 1
         return {
             "moment": W.IntSlider(value=last, min=0, max=last, description="Moment (read, then back, then learn)"),
             "passes": W.IntSlider(value=ALL, min=0, max=ALL, description=f"Boundaries passed ({ALL}: all)"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: left, stop."""
         stops = [("nothing", "none"), ("targets of its own", "targets"), ("errors and inputs", "first-order"),
                  ("whole writes", "write")]  # fmt: skip
         return {

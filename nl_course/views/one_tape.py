@@ -47,10 +47,12 @@ class Tape:
 
     @property
     def writes(self) -> int:
+        """How many pairs were written."""
         return self.pairs.keys.shape[1]
 
     @property
     def width(self) -> int:
+        """The length of a key."""
         return self.pairs.keys.shape[2]
 
     @property
@@ -74,6 +76,7 @@ class Row:
 
 
 def _matrix(rule: str, fades: bool) -> Callable[[Tape], Tensor]:
+    """The answers of one matrix that `rule` writes, with the tape's retention or none."""
     return lambda tape: (tape.queries @ written(tape.pairs, rule, 1.0, tape.retention if fades else 1.0))[0]
 
 
@@ -88,6 +91,7 @@ def _half_fades(tape: Tape) -> Tensor:
 
 
 def _square(tape: Tape) -> int:
+    """The numbers of a matrix of width x width."""
     return tape.width**2
 
 
@@ -105,6 +109,7 @@ def _titans(layers: int) -> Row:
     """It writes with step and momentum STEP, in chunks of CHUNK, and keeps its weights, momentum and anchor."""
 
     def answers(tape: Tape) -> Tensor:
+        """The memory's answers to the eight keys, (PAIRS, d)."""
         neural, k, v = neural_memory(tape.width, layers), tape.pairs.keys[:, None], tape.pairs.values[:, None]
         half = torch.full_like(k[..., 0], STEP)
         gates = Gates(half, half.log(), torch.full_like(half, tape.retention).log())
@@ -263,14 +268,16 @@ class OneTape(View):
     width, height = 920, 420
     rows = tuple(ROWS)[:7]
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: filler, overwritten."""
         again = [("none", 0), *((f"pair {i}", i) for i in range(1, PAIRS + 1))]
         return {
             "filler": W.IntSlider(value=32, min=0, max=256, step=8, description="Filler: further pairs written"),
             "overwritten": W.Dropdown(options=again, value=0, description="Written again at the end"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: width, similarity, retention, sharpness, seed."""
         return {
             "width": W.SelectionSlider(options=WIDTHS, value=32, description="Width (d)"),
             "similarity": W.FloatSlider(value=0, min=0, max=0.9, step=0.1, description="Mean cosine of the keys"),
@@ -282,6 +289,7 @@ class OneTape(View):
         }
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         return compute(**settings, rows=self.rows)
 
     draw, read_out = pure(draw, read_out)

@@ -75,6 +75,7 @@ class Layers(nn.Module):
     """`count` separate layers of two weights, all at `start`."""
 
     def __init__(self, start: Tensor, count: int = 1):
+        """All layers begin at `start`, (1, 2)."""
         super().__init__()
         with seeded(0):  # what is drawn here is overwritten
             self.each = nn.ModuleList(nn.Linear(2, 1, bias=False, dtype=torch.float64) for _ in range(count))
@@ -82,6 +83,7 @@ class Layers(nn.Module):
             layer.weight = nn.Parameter(start.clone())
 
     def forward(self, X: Tensor) -> Tensor:
+        """X (2, 2) -> the outputs of every layer, (count, 2, 1)."""
         return torch.stack([layer(X) for layer in self.each])
 
 
@@ -307,7 +309,8 @@ class Optimizers(View):
     step_by = "step"
     width, height = 920, 480
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: one, other, curvature, tilt, ripple, rate, momentum, step."""
         names = [name for name in NAMES if name != "gradient descent"]
         return {
             "one": W.Dropdown(options=names, value="momentum", description="One optimizer"),
@@ -320,7 +323,8 @@ class Optimizers(View):
             "step": W.IntSlider(value=LOOK, min=1, max=STEPS, description="Step shown"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: strength, start x, start y."""
         across, up = (dict(min=low, max=high, step=0.1) for low, high in (ACROSS, UP))
         return {
             "strength": W.FloatSlider(value=1, min=0, max=1, step=0.1, description="Strength of DGD's erase"),

@@ -49,6 +49,7 @@ ROWS, FOLLOWED, USUAL = 8, 2, "as trained"  # rows asked live; rows whose inner 
 
 @lru_cache(maxsize=1)
 def recording() -> dict:
+    """The recording, `assets/runs/sceptic.json`."""
     return json.loads(asset("runs/sceptic.json").read_text("utf-8"))
 
 
@@ -122,6 +123,7 @@ def told_apart(after: dict, before: dict) -> str:
 
 
 def said(row: dict) -> str:
+    """A recorded mean with its interval, in words."""
     if row["mean"] is None:
         return "no number (an inner loop ran away)"
     return f"{row['mean']:.2f}" + (f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else "")
@@ -191,6 +193,7 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _known(rows: dict) -> list[tuple[int, dict]]:
+    """The places that have a number, with their rows."""
     return [(i, rows[p]) for i, p in enumerate(PLACES) if rows[p] is not None and rows[p]["mean"] is not None]
 
 
@@ -222,6 +225,7 @@ def _marks(figure, rows: dict, task: str, shift: float, style, axes: dict, legen
 
 
 def _span(groups: list[dict], names: tuple) -> list[float]:
+    """The range of a panel's axis."""
     if names == ("recall",):
         return [-0.04, 1.06]
     values = [v for rows in groups for v in rows["live"].values() if v is not None]
@@ -249,7 +253,8 @@ class ParadoxBoard(View):
     continuous = False
     width, height = 920, 400
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: model, inner steps, sign, read with, last layer only, trained so."""
         return {
             "model": W.Dropdown(options=list(MODELS), value="TTT-MLP", description="Model"),
             "inner_steps": W.Dropdown(options=STEPS, value=1, description="Inner steps"),

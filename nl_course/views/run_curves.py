@@ -27,6 +27,7 @@ def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
     in_bits = len(units) > 1
 
     def shown(run: RunSummary, loss: float) -> float:
+        """A run's loss in the unit of the picture."""
         return run.bits_per_byte(loss) if in_bits else loss
 
     lowest = min(runs, key=lambda run: shown(run, run.loss))

@@ -103,6 +103,7 @@ def _curves(axis, fitted, flops, fit, runs) -> dict:
 
 
 def _kaplan(axis: str, power: float) -> dict:
+    """Kaplan's law along one axis, at a budget of 10^power operations."""
     if axis == "split":
         raise CourseError("Kaplan's published formulas take one limit at a time: choose compute, parameters or tokens.")
     flops = 10.0**power
@@ -120,6 +121,7 @@ def _kaplan(axis: str, power: float) -> dict:
 
 
 def _context(name: str) -> dict:
+    """The loss of our longest runs by position."""
     if name != "ours":
         raise CourseError("no published law here has the context in it: that is the point. Choose our own runs.")
     runs = own_runs()
@@ -141,6 +143,7 @@ def _blocks(by_position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _number(value: float) -> str:
+    """Three digits with k, M, B or T."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
@@ -148,6 +151,7 @@ def _number(value: float) -> str:
 
 
 def _power(value: float) -> str:
+    """A number as a power of ten."""
     return f"10^{np.log10(value):.4g}"
 
 
@@ -245,7 +249,8 @@ class ScalingLaws(View):
     )
     moves = ("axis", "power")
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: law, axis, power."""
         names = [(f.title, name) for name, f in laws().items()]
         names += [("Kaplan 2020", KAPLAN), ("ours, on bytes (recorded)", "ours")]
         return {
@@ -260,11 +265,13 @@ class ScalingLaws(View):
             ),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: smallest."""
         sizes = [("all of them", 0.0), ("from 20k parameters", 2e4), ("from 40k parameters", 4e4)]
         return {"smallest": W.Dropdown(options=sizes, value=0.0, description="Our fit uses the runs")}
 
     def adjust(self, name):
+        """The budget's slider spans what the law speaks of."""
         if name == "law":
             slider, law_name = self.controls_by_name["power"], self.controls_by_name["law"].value
             low, high, start = OURS if law_name == "ours" else PUBLISHED
@@ -274,10 +281,13 @@ class ScalingLaws(View):
                 slider.min, slider.max = low, high
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         return compute(settings)
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)

@@ -67,6 +67,7 @@ class Text:
     far as was asked; what the model kept at every distance so far."""
 
     def __init__(self, model: NestedLanguageModel, openings: Tensor):
+        """Reads both openings."""
         self.model = model
         self.losses, state, norms = self._read(openings, None)
         self.kept = {0: (state, norms)}
@@ -140,6 +141,7 @@ def _paced(models: dict, start: str, rate: float, settings: dict) -> NestedLangu
 
 
 def _text(kept: dict, asked: tuple, model: NestedLanguageModel, openings: Tensor) -> Text:
+    """The text with these openings, from `kept` if it was read before."""
     key = asked, bytes(openings[0].tolist())
     if key not in kept:
         while len(kept) >= 24:
@@ -223,6 +225,7 @@ def shown(values: np.ndarray) -> np.ndarray:
 
 
 def _state_bar(figure, where: str, size: int, name: str, label: str, color: str, pattern: str) -> None:
+    """A bar of bytes with its label inside."""
     figure.add_bar(
         x=[where], y=[size / 1000], name=name, xaxis="x3", yaxis="y3", showlegend=False,
         marker=dict(
@@ -236,6 +239,7 @@ def _state_bar(figure, where: str, size: int, name: str, label: str, color: str,
 
 
 def _arrange(arrays: dict, figure) -> None:
+    """Axes and headings."""
     count = len(arrays["names"])
     span = dict(range=[0.5, count + 0.5], showgrid=False)
     ticks = dict(dtick=10)
@@ -279,6 +283,7 @@ class SecondReading(View):
     width, height = 920, 420
 
     def __init__(self, models: dict | None = None, rates: dict | None = None, strict: bool | None = None, **settings):
+        """`models`, and the `rates` of their inner loops, by start; default: the course's checkpoints."""
         if models is None:
             paths = {start: asset(f"checkpoints/{name}.safetensors") for start, name in CHECKPOINTS.items()}
             models = {start: load_model(path) for start, path in paths.items()}
@@ -287,7 +292,8 @@ class SecondReading(View):
         self.kept: dict[tuple, Text] = {}
         super().__init__(strict, **settings)
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: text, distance, start, loop."""
         return {
             "text": W.Text(value=TEXT, description="Your passage", layout=W.Layout(width="640px", max_width="100%")),
             "distance": W.IntSlider(value=STEP, min=0, max=FARTHEST, step=STEP, description="Bytes in between"),
@@ -295,7 +301,8 @@ class SecondReading(View):
             "loop": W.Checkbox(value=True, description="Inner loop on"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: factor, clip."""
         factors = [(f"x {factor:g}", factor) for factor in FACTORS]
         return {
             "factor": W.Dropdown(options=factors, value=1.0, description="Inner step"),
@@ -303,6 +310,7 @@ class SecondReading(View):
         }
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         return compute(self.models, self.rates, self.kept, settings)
 
     draw, read_out = pure(draw, read_out)

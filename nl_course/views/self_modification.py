@@ -151,6 +151,7 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _arrange(arrays: dict, figure) -> None:
+    """Axes, headings, and the bits under the lowest band."""
     bits = arrays["bits"]
     span = dict(range=[0.3, len(bits) + 0.7], showgrid=False)
     ticks = dict(tickvals=np.arange(1, len(bits) + 1), ticktext=list(bits), tickangle=0)

@@ -32,6 +32,7 @@ class Place:
 
 
 def _named(name: str, **options) -> Callable[[], Memory]:
+    """A builder of the memory `name` at the map's size."""
     return lambda: build_memory(name, WIDTH, HEADS, **options)
 
 
@@ -53,6 +54,7 @@ ON_THE_MAP = (
 
 
 def _place(label: str) -> Place:
+    """The place with this label."""
     return next(place for place in ON_THE_MAP if place.label == label)
 
 
@@ -112,6 +114,7 @@ def one_more_token(label: str, tokens: int) -> list[Change]:
 
 
 def _change(name: str, old: torch.Tensor, new: torch.Tensor) -> Change:
+    """What became of one tensor of a state."""
     if old.shape != new.shape:
         return Change(name, old.numel(), 0, new.numel() - old.numel(), 0)
     columns = old.shape[-2] if old.dim() > 2 else 1
@@ -136,7 +139,8 @@ class StateMap(View):
         why="Attention keeps a key and a value for every token and drops none.",
     )
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: tokens, memory."""
         return {
             "tokens": W.SelectionSlider(
                 options=[(f"{n:,}", n) for n in LENGTHS], value=1_000, description="Tokens read"
@@ -145,6 +149,7 @@ class StateMap(View):
         }
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         tokens = settings["tokens"]
         return {
             "tokens": tokens,
@@ -154,6 +159,7 @@ class StateMap(View):
         }
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         for place in ON_THE_MAP:
             look = theme.style(place.style)
             size = arrays["bytes"][place.label]
@@ -184,6 +190,7 @@ class StateMap(View):
         )  # fmt: skip
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         sizes = sorted(arrays["bytes"].items(), key=lambda item: item[1])
         inside = [c for c in arrays["changes"] if c.name != "trained weights"]
         added, rewritten = sum(c.added for c in inside), sum(c.rewritten for c in inside)
@@ -206,6 +213,7 @@ def _told(change: Change) -> str:
 
 
 def _size(count: int) -> str:
+    """Bytes in three digits and a decimal unit."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -79,6 +79,7 @@ def off_by(estimated: float | None, actual: float | None) -> float | None:
 
 
 def style(memory: str) -> theme.Style:
+    """The style of a choice of the board."""
     return theme.style(STYLES.get(memory, memory))
 
 
@@ -115,6 +116,7 @@ def draw(arrays: dict, figure) -> None:
 
 
 def _lines(figure, metrics, name: str, look: theme.Style, width: float, opacity: float) -> None:
+    """One run in all four panels."""
     for what, (axis, *_) in PANELS.items():
         steps, values = column(metrics, what)
         number = "" if axis == 1 else str(axis)
@@ -125,6 +127,7 @@ def _lines(figure, metrics, name: str, look: theme.Style, width: float, opacity:
 
 
 def _arrange(arrays: dict, figure) -> None:
+    """Axes, and what was estimated as dotted lines."""
     layout, shapes, words = {}, [], []
     for what, (axis, across, up, title) in PANELS.items():
         number = "" if axis == 1 else str(axis)
@@ -188,6 +191,8 @@ def read_out(arrays: dict) -> str:
 
 
 class TrainingBoard(View):
+    """A run that is chosen, estimated, started, paused and gone on with, beside earlier ones."""
+
     name = "training-board"
     title = "Is the outer loop learning?"
     prediction = Prediction(
@@ -201,6 +206,7 @@ class TrainingBoard(View):
     stays = "it trains a model, for which there is no kernel."
 
     def __init__(self, folder=None, strict: bool | None = None, **settings):
+        """Runs are kept in `folder`; without one, until the kernel ends."""
         self._kept = tempfile.TemporaryDirectory(prefix="nl-course-runs-") if folder is None else None
         self.folder = Path(self._kept.name if folder is None else folder)
         self._runners: dict[Plan, Runner] = {}
@@ -211,7 +217,8 @@ class TrainingBoard(View):
             self._loop = None
         super().__init__(strict, **settings)
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: memory, size, task, steps, estimate, start, pause."""
         self.estimate_button = W.Button(description="Estimate", icon="clock-o")
         self.start_button = W.Button(description="Start", icon="play")
         self.pause_button = W.Button(description="Pause", icon="pause", disabled=True)
@@ -228,7 +235,8 @@ class TrainingBoard(View):
             "pause": self.pause_button,
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: earlier, seed."""
         return {
             "earlier": W.Checkbox(value=True, description="Earlier runs beside it"),
             "seed": W.IntSlider(value=0, min=0, max=9, description="Seed"),
@@ -277,6 +285,7 @@ class TrainingBoard(View):
         return self.runner.status
 
     def _pressed(self, action) -> None:
+        """Does what a button asks; what goes wrong is said in the view."""
         with self._words():
             action()
 
@@ -298,16 +307,19 @@ class TrainingBoard(View):
             self.refresh()
 
     def refresh(self, *_) -> None:
+        """Draws, one thread at a time, and sets the buttons."""
         with self._drawing:
             super().refresh()
             self._buttons()
 
     def _changed(self, name: str) -> None:
+        """A control changed: as in every view, and the buttons follow."""
         with self._drawing:
             super()._changed(name)
             self._buttons()
 
     def _buttons(self) -> None:
+        """Sets which buttons may be pressed, and what they say."""
         runner = self.runner
         running = runner.status == "running"
         self.start_button.disabled, self.pause_button.disabled = running or runner.status == "done", not running
@@ -319,9 +331,11 @@ class TrainingBoard(View):
             self._error.text = f"The run stopped: {runner.error}"
 
     def _computed(self, settings: dict):
+        """Never remembered: a run goes on while the settings stay."""
         return self.compute(settings)  # never remembered: a run goes on while the settings stay
 
     def compute(self, settings: dict) -> dict[str, Any]:
+        """The present run, its estimate, and earlier runs beside it."""
         runner, plan = self.runner, self.plan
         said = runner.estimate() if runner.speed else None
         metrics = list(runner.metrics)
@@ -341,6 +355,7 @@ class TrainingBoard(View):
         }
 
     def _earlier(self, runner: Runner) -> list[RunSummary]:
+        """The last eight runs of the same task and size, recorded or in the folder."""
         own = find_runs(self.folder) if self.folder.is_dir() else []
         found = [run for run, _ in recorded()] + [run for run in own if run.metrics and run.name != runner.plan.name]
         alike = [run for run in found if run.task == runner.plan.task and run.settings.get("size") == runner.plan.size]

@@ -93,6 +93,7 @@ class ChosenRetention(Retention):
     log_retention = 0.0
 
     def gates(self, x: Tensor) -> tuple[None, Tensor]:
+        """No step, and the chosen retention at every token."""
         return None, x.new_full((x.shape[0], 1, x.shape[1]), self.log_retention)
 
 
@@ -118,28 +119,33 @@ def _logit(share: float) -> float:
 
 
 def _attention(knobs: Knobs) -> Memory:
+    """Attention with the chosen sharpness, its weights set by hand."""
     memory = by_hand(build_memory("attention", WIDTH, 1, head_dim=LETTER, rope_theta=None).double())
     memory.query.weight.data *= knobs.sharpness * LETTER**0.5  # the layer divides by sqrt(d)
     return memory
 
 
 def _linear(knobs: Knobs) -> Memory:
+    """Linear attention, its weights set by hand."""
     return by_hand(build_memory("linear", WIDTH, 1, head_dim=LETTER).double())
 
 
 def _fading(knobs: Knobs) -> Memory:
+    """Linear attention that fades by the chosen retention."""
     memory = by_hand(ChosenRetention(RetentionConfig(WIDTH, 1, LETTER, rope_theta=None, gate=False)).double())
     memory.log_retention = math.log(knobs.retention)
     return memory
 
 
 def _delta(knobs: Knobs, name: str = "delta", **options) -> Memory:
+    """The delta rule, or a relative of that `name`, with the chosen step."""
     memory = by_hand(build_memory(name, WIDTH, 1, head_dim=LETTER, conv=0, **options).double(), RAISED)
     _constant(memory.step, _logit(knobs.step))
     return memory
 
 
 def _gated(knobs: Knobs) -> Memory:
+    """Gated DeltaNet with the chosen step and retention."""
     memory = _delta(knobs, "gated-delta", gate=False)
     rate = max(-math.log(knobs.retention), 1e-15)
     _constant(memory.interval, 0.0)
@@ -162,6 +168,7 @@ def _by_channel(knobs: Knobs) -> Memory:
 
 
 def _titans(knobs: Knobs) -> Memory:
+    """Titans of one layer, from zero, with the chosen step, momentum and retention."""
     options = dict(layers=1, chunk=knobs.chunk, conv=0, persistent=0, max_step=1.0)
     keeps = dict(momentum=knobs.momentum > 0, retention=knobs.retention < 1)
     memory = build_memory("titans", WIDTH, 1, **options, **keeps).double()
@@ -335,14 +342,16 @@ class WhoReadsWhom(View):
     step_by = "token"
     width, height = 920, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: text, memory, token."""
         return {
             "text": W.Text(value=TEXT, description="Your text"),
             "memory": W.Dropdown(options=list(READ_OUTS), description="Beside attention"),
             "token": W.IntSlider(value=len(TEXT) - 2, min=1, max=len(TEXT), description="Token (row)"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: retention, step, momentum, chunk, sharpness, similarity."""
         return {
             "retention": W.FloatSlider(value=0.9, min=0.5, max=1, step=0.01, description="Retention, where it fades"),
             "step": W.FloatSlider(value=1, min=0, max=1, step=0.05, description="Step of delta rules and Titans"),
@@ -377,5 +386,6 @@ class TitansReads(WhoReadsWhom):
     covers = True  # the maps have the last token's row too
 
     def __init__(self, strict: bool | None = None, **settings):
+        """Opens on Titans with momentum, unless `settings` say otherwise."""
         first = {"memory": "Titans (one layer)", "momentum": 0.6, "step": 0.5, "retention": 0.9}
         super().__init__(strict, **{**first, **settings})

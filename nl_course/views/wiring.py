@@ -107,6 +107,7 @@ def compute(
 
 
 def _cuts(found) -> list[str]:
+    """What can be cut: nothing, and each part."""
     return [CUTS[0], *found.change]
 
 
@@ -265,7 +266,8 @@ class Wiring(View):
     continuous = False
     width, height = 920, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: kind, cut, token."""
         last = int(words(encode(TEXT).numpy()).max()) + 1
         return {
             "kind": W.ToggleButtons(
@@ -275,7 +277,8 @@ class Wiring(View):
             "token": W.IntSlider(value=last, min=1, max=last, description="Word"),
         }
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: model, worth, length."""
         text = {"text": W.Text(value=TEXT, description="Your text", layout=W.Layout(width="640px", max_width="100%"))}
         if not all(trained(name) for name in KINDS):
             return text

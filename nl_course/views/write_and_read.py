@@ -172,7 +172,8 @@ class WriteAndRead(View):
     step_by = "writes"
     width, height = 920, 420
 
-    def controls(self):
+    def controls(self) -> dict[str, W.Widget]:
+        """Controls in sight: tape, clear, similarity, writes."""
         tape = W.Text(value="A B C D A", description="Keys written, in order")
         buttons = {f"write_{letter}": self._button(letter, tape) for letter in LETTERS}
         clear = W.Button(description="Start again", tooltip="Writes only A")
@@ -187,10 +188,12 @@ class WriteAndRead(View):
         }
 
     def _button(self, letter: str, tape: W.Text) -> W.Button:
+        """A button that writes a new value under `letter`."""
         button = W.Button(description=f"Write {letter}", tooltip=f"A new value under the key {letter}")
         button.layout.width = "76px"
 
         def write(_):
+            """Adds the letter to the tape and goes to its end."""
             with self._words():
                 letters = tape_of(f"{tape.value}{letter}")
                 self.set(tape=" ".join(letters), writes=len(letters))
@@ -198,7 +201,8 @@ class WriteAndRead(View):
         button.on_click(write)
         return button
 
-    def more_controls(self):
+    def more_controls(self) -> dict[str, W.Widget]:
+        """Controls folded away: rule, step, retention, sharpness."""
         return {
             "rule": W.ToggleButtons(options=list(RULES), description="Matrix shown of"),
             "step": W.FloatSlider(value=1, min=0, max=2, step=0.05, description="Step of a write"),
@@ -219,12 +223,15 @@ class WriteAndRead(View):
             slider.max, slider.value = last, last
 
     def compute(self, settings):
+        """What the picture shows at these settings."""
         s = dict(settings)
         rule = s.pop("rule")
         return {**compute(**s), "rule": rule}
 
     def draw(self, arrays, figure):
+        """Draws what `compute` returned into an empty figure."""
         draw(arrays, figure)
 
     def read_out(self, arrays):
+        """The sentence under the picture."""
         return read_out(arrays)
