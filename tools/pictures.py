@@ -27,7 +27,7 @@ FINGERPRINT = "picture"  # its key in an output's metadata
 MOST_BYTES = 25_000  # of a picture
 WIDTH = 820  # pixels
 # How a picture is made small: by fewer colors, which stand at least so far apart in RGB, then by drawing it smaller.
-APART = (24, 48, 64)
+APART = (16, 24, 32, 40, 48, 64)
 SIZES = (1, 0.85, 0.7, 0.55)
 ALWAYS = ("white", INK, GRID)  # colors that every picture keeps as they are
 DIGITS = 3  # of each number in a fingerprint: finer differences cannot be seen
