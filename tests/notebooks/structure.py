@@ -22,6 +22,7 @@ from tools.run_notebooks import normalise
 ROOT = Path(__file__).parents[2]
 MOST_LINES, MEDIAN_LINES = 20, 7  # non-blank lines of a code cell
 FURTHER_MEDIAN_LINES = 10  # of a further notebook, which holds what is too long for the core
+TOUR_MEDIAN_LINES = 14  # the tour shows one idea whole in each of its few code cells
 WORDS_PER_LINE, CELLS_PER_CELL = 7, 1.3  # least: words of text per line of code, text cells per code cell
 MOST_BYTES = 300_000  # of a notebook without its pictures
 PICTURES_ARE_DUE = os.environ.get("NL_COURSE_PICTURES_ARE_DUE") == "1"  # until every notebook was run again
@@ -124,6 +125,8 @@ def code_cells_are_short(book):
         if size > MOST_LINES:
             yield f"{first(cell)} has {size} lines; at most {MOST_LINES}."
     most = FURTHER_MEDIAN_LINES if book.is_further else MEDIAN_LINES
+    if not book.number:
+        most = TOUR_MEDIAN_LINES
     if sizes and statistics.median(sizes) > most:
         yield f"the median code cell has {statistics.median(sizes):g} lines; at most {most}."
 

@@ -198,6 +198,14 @@ def test_the_cells_of_a_further_notebook_may_be_longer(good):
     assert "at most 10" in faults(Book("01b_title.ipynb", good.notebook, good.folder), "code_cells_are_short")[0]
 
 
+@pytest.mark.parametrize(("size", "numbered", "tour"), [(7, False, False), (14, True, False), (15, True, True)])
+def test_code_cells_of_the_tour_may_be_twice_as_long(good, size, numbered, tour):
+    for _ in range(7):
+        add(code("\n".join(LONG.splitlines()[:size])))(good)
+    for name, found in (("01_title.ipynb", numbered), ("tour.ipynb", tour)):
+        assert bool(faults(Book(name, good.notebook, good.folder), "code_cells_are_short")) == found
+
+
 def test_an_exercise_stays_with_its_number(good):
     assert faults(Book("01b_title.ipynb", good.notebook, good.folder), "exercises_are_checked") == []
     for name in ("02b_title.ipynb", "tour.ipynb"):
