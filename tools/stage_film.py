@@ -58,7 +58,7 @@ def frames(opened) -> Iterator[Image.Image]:
 
 
 def write_film(shots: list[Image.Image], path: Path) -> None:
-    """The frames as a GIF that plays for ever. A pixel that stays as it was is transparent, and costs almost nothing."""
+    """The frames as a GIF that plays for ever. A pixel that stays as it was is transparent: that is cheap."""
     palette = palette_of(shots)
     same = COLORS  # the index after the last color
     pictures, before = [], None

@@ -147,6 +147,32 @@ def test_the_outer_dial_and_the_scissors(stage):
     assert told != reached and "start of the memory 0.00 of" in told
 
 
+def test_what_a_hand_asks_for_reaches_the_kernel(stage):
+    """The learner's own text, a fact put elsewhere, and a gate turned, as a widget would send them."""
+    stage.evaluate(
+        """() => {
+          const box = document.createElement("div");
+          box.id = "live";
+          document.body.append(box);
+          window.asked = [];
+          const form = { ...structuredClone(window.take), plain: "The sea is grey." };
+          window.twin = mountStage(box, form, { live: true, request: (kind, data) => window.asked.push([kind, data]) });
+        }"""
+    )
+    live = stage.locator("#live")
+    live.get_by_label("is", exact=True).fill("99")
+    live.get_by_label("is", exact=True).press("Tab")
+    live.locator(".nl-stage-letter").last.click()
+    live.locator(".nl-stage-chip").click()
+    live.locator(".nl-stage-gate input").first.fill("2")
+    live.locator(".nl-stage-gate input").first.dispatch_event("change")
+    (first, fact), (second, moved), (third, gains) = stage.evaluate("() => window.asked")
+    stage.evaluate("() => { window.twin.destroy(); document.querySelector('#live').remove(); }")
+    assert (first, second, third) == ("text", "text", "gains")
+    assert fact == {"text": "The sea is grey.", "key": "crate", "answer": "99", "place": len("The sea is")}
+    assert moved["place"] > fact["place"] and gains == {"step": 2, "momentum": 1, "keep": 1}
+
+
 def test_every_control_has_a_name(stage):
     nameless = stage.evaluate(
         """() => [...document.querySelectorAll(".nl-stage :is(button, input, select, canvas, [role])")].filter((node) =>
