@@ -148,8 +148,9 @@ function render({ model, el }) {
     const most = figure.layout.width ?? MOST_WIDTH, least = Math.min(most, model.get("least_width"));
     shown_width = width;
     const view = el.closest(".nl-view"), steps = Boolean(view?.querySelector(".nl-step"));
-    el.toggleAttribute("tabindex", false);
-    if (steps || width < least) el.tabIndex = 0;  // keys step it, or scroll what scrolls
+    // Keys step it, or scroll what scrolls. The attribute is never taken away in between: the focus would go with it.
+    if (steps || width < least) el.tabIndex = 0;
+    else el.removeAttribute("tabindex");
     Object.assign(layout, { width: Math.max(least, Math.min(most, width)), autosize: false, uirevision: "same" });
     layout.font = { ...layout.font, color: ink };
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
