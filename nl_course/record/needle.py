@@ -13,7 +13,8 @@ of a stage: rows by RULER's names, one needle each), and all models may be asked
 The protocol is that of protocol.py: each memory at the rate that its own search found, the same curriculum for all,
 three seeds. A searched run is taught the first stages only (`stages` of the config's `search`), on the schedule of a
 run that ends there: the last stage costs more than all others together. It is longer than two tenths of the steps, so
-that `settled` compares losses of one stage.
+that `settled` compares losses of one stage. A run that diverges on the longer texts of that stage has no recall: it is
+reported under `diverged` with its step, and the other seeds stand for the model.
 
 A part, one memory from one seed, is kept as soon as it is done:
 
@@ -25,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nl_course.errors import check_choice
+from nl_course.errors import CourseError, check_choice
 from nl_course.model import LanguageModel
 from nl_course.record import parts
 from nl_course.record.protocol import Comparison, Trial
@@ -33,7 +34,7 @@ from nl_course.record.recipe import Part, selected
 from nl_course.record.sizes import settings_replaced
 from nl_course.tasks.needle import NeedleTask, mixed, ruler_task, stages
 from nl_course.tasks.needle_scores import Found, needle_accuracy, wilson
-from nl_course.training import Data, TrainingConfig
+from nl_course.training import Data, Diverged, TrainingConfig
 from nl_course.training.checkpoint import load_model, save_model
 
 UNITS = (
@@ -75,10 +76,14 @@ class Needle(Comparison):
         return self.folder / f"{name}-{seed}.safetensors"
 
     def make(self, folder: Path, name: str, seed: int) -> Part:
-        """Trains a model on the curriculum and asks it for needles."""
+        """Trains a model on the curriculum and asks it for needles. Of a run that diverges only the step is kept."""
         shape = self.shape_of(name)
-        model, run = self.trained(folder, name, seed)
         made = self.provenance("commit", "recorded")
+        try:
+            model, run = self.trained(folder, name, seed)
+        except Diverged as failure:
+            print(f"{name} from seed {seed}: {failure}", flush=True)
+            return {"seed": seed, "rate": self.rate(seed, name), "diverged": failure.step, "made": made}
         save_model(model, self.model_path(name, seed))
         model = load_model(self.model_path(name, seed), self.device)  # as shipped: weights in bf16
         part = parts.described(shape, model, run, self.config["curve_every"], made) | {
@@ -95,15 +100,18 @@ class Needle(Comparison):
         return part
 
     def run(self, assets: Path) -> list[Path]:
-        """Makes the parts that are missing; writes the checkpoints of the first seed and `runs/needle.json`."""
-        first_seed = self.config["seeds"][0]
+        """Makes the parts that are missing; writes each model's first trained seed and `runs/needle.json`."""
         keys = []
         for seed in self.config["seeds"]:  # first seeds first
             keys += [(name, seed) for name in self.config["models"]]
         parts_made = self.searched_and_made(keys)
         written, models = [], {}
         for name in self.config["models"]:
-            made = [parts_made[name, seed] for seed in self.config["seeds"]]
+            every = [parts_made[name, seed] for seed in self.config["seeds"]]
+            made = [part for part in every if "diverged" not in part]
+            if not made:
+                raise CourseError(f"{name!r} diverges from every seed: {', '.join(map(str, self.config['seeds']))}.")
+            first_seed = made[0]["seed"]
             checkpoint = assets / "checkpoints" / f"needle-{name}.safetensors"
             model = load_model(self.model_path(name, first_seed))
             save_model(model, checkpoint, info={"trained_as": name, "seed": first_seed, **self.recording.about()})
@@ -117,6 +125,7 @@ class Needle(Comparison):
                 "checkpoint": checkpoint.name,
                 "recall": recalls,
                 "seeds": [selected(part, *parts.OF_A_RUN) for part in made],
+                "diverged": [part for part in every if "diverged" in part],
             }
         return [*written, self.recording.write(assets / "runs" / "needle.json", {"units": UNITS, "models": models})]
 

@@ -81,7 +81,11 @@ class Run:
 
 
 class Diverged(CourseError):
-    """The loss or the gradients stopped being numbers."""
+    """The loss or the gradients stopped being numbers, at `step`."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 def train(
@@ -377,7 +381,8 @@ class TrainingLoop:
                     "It is the first step after resuming, so the checkpoint, if it is of a version that kept no "
                     "checksums, or the data may not be what they were; go on from another copy of them."
                 )
-            raise Diverged(f"training diverged at step {step}: loss {loss}, gradient norm {grad_norm}. {advice}")
+            found = f"loss {loss}, gradient norm {grad_norm}"
+            raise Diverged(f"training diverged at step {step}: {found}. {advice}", step)
 
         # 5. The write into the weights. From here to the metrics all changes belong together: a ctrl-C in between
         #    would leave weights of one step with the counters of another.

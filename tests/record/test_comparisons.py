@@ -134,7 +134,7 @@ def test_optimizers_is_whole_and_goes_on_from_its_parts(tmp_path, monkeypatch):
 
 def test_a_run_that_stops_being_numbers_is_kept_as_one(tmp_path, monkeypatch):
     def diverges(*_, **__):
-        raise Diverged("no numbers")
+        raise Diverged("no numbers", 0)
 
     monkeypatch.setattr(optimizers, "train", diverges)
     kept = optimizers.Optimizers(quick=True, assets=tmp_path).part("dgd", 0)

@@ -10,6 +10,7 @@ from nl_course.model import LanguageModel
 from nl_course.record import needle as recipe
 from nl_course.record import parts, record
 from nl_course.tasks.text import decode
+from nl_course.training import Diverged
 from nl_course.training.checkpoint import load_model, read_info
 
 
@@ -34,6 +35,25 @@ def test_a_quick_run_writes_all_and_a_second_one_goes_on_from_its_parts(tmp_path
     monkeypatch.setattr(parts, "train", lambda *_, **__: pytest.fail("trained again"))
     again = json.loads(record("needle", tmp_path, quick=True)[-1].read_text())
     assert again["models"] == found["models"]
+
+
+def test_a_run_that_diverges_is_reported_and_the_others_stand_for_the_model(tmp_path, monkeypatch):
+    trained = recipe.Needle.trained
+
+    def fails(self, folder, name, seed):
+        if (name, seed) == ("gated-delta", 0):
+            raise Diverged("the loss stopped being a number", 2)
+        return trained(self, folder, name, seed)
+
+    monkeypatch.setattr(recipe.Needle, "trained", fails)
+    *checkpoints, run = record("needle", tmp_path, quick=True)
+    model = json.loads(run.read_text())["models"]["gated-delta"]
+    assert [(failed["seed"], failed["diverged"]) for failed in model["diverged"]] == [(0, 2)]
+    assert [seed["seed"] for seed in model["seeds"]] == [1] and read_info(checkpoints[1])["info"]["seed"] == 1
+    assert all(row["asked"] == 8 and len(row["by_seed"]) == 1 for row in model["recall"]["number"][:1])
+    monkeypatch.setattr(recipe.Needle, "trained", lambda *_: fails(None, None, "gated-delta", 0))
+    with pytest.raises(CourseError, match="diverges from every seed: 0, 1"):
+        record("needle", tmp_path / "again", quick=True)
 
 
 def test_every_model_has_as_many_parameters(tmp_path):

@@ -106,7 +106,7 @@ def test_a_rate_between_others_is_at_no_edge_and_one_that_diverges_is_not_taken(
 
     def trained(shape, data, training, folder, device, watch, prepare):
         if losses[training.learning_rate] is None:
-            raise Diverged("no numbers")
+            raise Diverged("no numbers", 0)
         metrics = [{"step": i, "loss": losses[training.learning_rate], "seconds": 1.0} for i in range(4)]
         return None, type("Run", (), {"metrics": metrics})
 
