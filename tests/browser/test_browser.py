@@ -103,14 +103,9 @@ def test_arrows_stay_in_a_view_and_step_it(lab, folder):
         page.page.wait_for_selector("text=You predicted")
         view.locator(".nl-plot").focus()
         assert not radios.first.is_visible()  # answered and left: the answers fold
-        for key, said in (
-            ("ArrowRight", "3"),
-            ("ArrowRight", "4"),
-            ("ArrowLeft", "3"),
-            (" ", "4"),
-        ):  # the last one plays
+        for key, crests in (("ArrowRight", 3), ("ArrowRight", 4), ("ArrowLeft", 3), (" ", 9)):  # it plays to the end
             keyboard.press(key)
-            page.page.wait_for_selector(f"text=The wave has {said} crests.")
+            page.page.wait_for_selector(f"text=The wave has {crests} crests.")
         assert view.locator(".nl-plot").evaluate("plot => plot === document.activeElement")
 
 
