@@ -62,15 +62,22 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lab(folder):
+def browser():
+    """One for all tests: Playwright runs once per process."""
     try:
-        with chromium() as browser, Lab(folder, browser) as lab:
-            yield lab
+        with chromium() as browser:
+            yield browser
     except NoBrowser as missing:
         if os.environ.get("NL_COURSE_REQUIRE_BROWSER") == "1":
             pytest.fail(str(missing))
         warnings.warn(f"BROWSER TESTS SKIPPED: {missing}", stacklevel=1)
         pytest.skip(f"BROWSER TESTS SKIPPED: {missing}")
+
+
+@pytest.fixture(scope="session")
+def lab(folder, browser):
+    with Lab(folder, browser) as lab:
+        yield lab
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 @pytest.fixture
-def painter(lab):
-    with Painter(lab.browser) as painter:
+def painter(browser):
+    with Painter(browser) as painter:
         yield painter
 
 

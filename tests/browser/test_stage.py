@@ -1,8 +1,6 @@
 """The stage in a browser, without a kernel: it draws, obeys keys, fits a phone, names its controls, asks nobody."""
 
 import json
-import os
-import warnings
 
 import pytest
 
@@ -13,7 +11,7 @@ from nl_course.record.stage.recipe import learn_by_hand
 from nl_course.record.stage.take import take
 from nl_course.views.stage.bundle import page
 from tests.record.test_stage import TEXT, model_of
-from tools.browser import PATIENCE, NoBrowser, chromium
+from tools.browser import PATIENCE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FRAMES = "() => [...document.querySelectorAll('.nl-stage canvas')].map((canvas) => canvas.toDataURL())"
@@ -30,25 +28,19 @@ def watched(browser):
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory):
+def stage(tmp_path_factory, browser):
     models = {
         "titans": {0: learn_by_hand(model_of()), 3: learn_by_hand(model_of())},
         "attention": {3: model_of("attention")},
     }
     path = tmp_path_factory.mktemp("stage") / "stage.html"
     path.write_text(page(json.dumps(take(TEXT, models))), "utf-8")
-    try:
-        with chromium() as browser:
-            opened = watched(browser)
-            opened.goto(path.as_uri())
-            opened.wait_for_function("() => window.stage?.state.t !== null")
-            yield opened
-            assert opened.asked == [path.as_uri()]
-    except NoBrowser as missing:
-        if os.environ.get("NL_COURSE_REQUIRE_BROWSER") == "1":
-            pytest.fail(str(missing))
-        warnings.warn(f"BROWSER TESTS SKIPPED: {missing}", stacklevel=1)
-        pytest.skip(f"BROWSER TESTS SKIPPED: {missing}")
+    opened = watched(browser)
+    opened.goto(path.as_uri())
+    opened.wait_for_function("() => window.stage?.state.t !== null")
+    yield opened
+    opened.close()
+    assert opened.asked == [path.as_uri()]
 
 
 @pytest.fixture(autouse=True)
