@@ -60,6 +60,7 @@ def each_answers(page, times: int = 1) -> None:
 
 def test_after_run_all(page):
     page.agree()
+    assert page.crowded() == []
     assert page.errors() == [] and set(page.views()) == {kind.name for kind in page.kinds} | {"loss-curve"}
 
 
