@@ -125,7 +125,7 @@ class Needle(Comparison):
                 "checkpoint": checkpoint.name,
                 "recall": recalls,
                 "seeds": [selected(part, *parts.OF_A_RUN) for part in made],
-                "diverged": [part for part in every if "diverged" in part],
+                "diverged": [selected(part, "seed", "rate", "diverged", "made") for part in every if "diverged" in part],
             }
         return [*written, self.recording.write(assets / "runs" / "needle.json", {"units": UNITS, "models": models})]
 
