@@ -201,11 +201,16 @@ def font_sizes(tree) -> list[float]:
 
 
 def surroundings(view: View) -> list[dict]:
-    """The opening settings, then those with one choice made differently: some controls matter only there."""
-    choices = {
-        n: c for n, c in view.controls_by_name.items() if isinstance(c, W.Dropdown | W.ToggleButtons | W.Checkbox)
-    }
-    return [{}, *({name: other} for name, control in choices.items() for other in others(control))]
+    """The opening settings, then those with one choice made differently, or with one slider at an end: some controls
+    matter only there."""
+    around = [{}]
+    for name, control in view.controls_by_name.items():
+        if isinstance(control, W.Dropdown | W.ToggleButtons | W.Checkbox):
+            around += [{name: other} for other in others(control)]
+    for name, control in view.controls_by_name.items():
+        if isinstance(control, W.IntSlider | W.FloatSlider):
+            around += [{name: end} for end in (control.min, control.max)]
+    return around
 
 
 def test_no_control_is_dead_and_all_come_back(view):
