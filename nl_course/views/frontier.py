@@ -231,7 +231,7 @@ def _against_bytes(arrays: dict, figure) -> None:
         figure.add_scatter(**_markers(arrays, memory, names))
     chosen = arrays["chosen"]["asked"][arrays["asked"]]
     figure.add_scatter(
-        x=[chosen["bytes"]], y=[chosen["mean"]], mode="markers", name="chosen", hoverinfo="skip",
+        x=[chosen["bytes"]], y=[chosen["mean"]], mode="markers", name="chosen", hoverinfo="skip", showlegend=False,
         marker=dict(symbol="circle-open", size=24, color=theme.INK, line=dict(width=2)),
     )  # fmt: skip
     figure.update_layout(xaxis=dict(type="log", title="bytes of state, measured", exponentformat="SI", dtick="D2"))
