@@ -91,8 +91,8 @@ def test_controls_move_the_picture_and_its_sentence(page, site, name):
     after = drawn(page, 1)
     assert after == live(tokens=10_000) and after != opening
     assert tokens.get_attribute("aria-valuetext") == "10,000" == page.locator(".stop").inner_text()
-    page.get_by_label("One more token for").select_option(label="RetNet")
-    assert drawn(page, 2) == live(tokens=10_000, memory="RetNet")
+    page.get_by_label("One more token for").select_option(label="delta rule")
+    assert drawn(page, 2) == live(tokens=10_000, memory="delta rule")
     tokens.focus()
     page.keyboard.press("ArrowLeft")
     page.get_by_label("One more token for").select_option(label="attention")
