@@ -8,7 +8,7 @@ from nl_course.export.running import run_notebook
 from nl_course.files import course_root
 from nl_course.views.kit.plot import plain
 from nl_course.views.kit.short import rounded
-from nl_course.views.state_map import StateMap
+from nl_course.views.one_tape import OneTape
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +20,7 @@ def site(tmp_path_factory):
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [
         nbformat.v4.new_markdown_cell("# A desk\n\nIts size is $2 L d$ bytes."),
-        nbformat.v4.new_code_cell("from nl_course.views.state_map import StateMap\n\nStateMap()"),
+        nbformat.v4.new_code_cell("from nl_course.views.one_tape import OneTape\n\nOneTape()"),
         nbformat.v4.new_markdown_cell("## And then"),
         nbformat.v4.new_code_cell("6 * 7"),
     ]
@@ -53,18 +53,19 @@ def drawn(page, revision: int) -> dict:
     """The view's figure once it shows this revision, and its sentence."""
     page.wait_for_selector(f".view [data-revision='{revision}']", state="attached", timeout=300_000)
     return page.evaluate("""() => {
-      const view = document.querySelector(".view"), { data, layout } = view.querySelector("[data-revision]");
-      const traces = data.map(({ type, x, y }) => ({ type, x: [...(x ?? [])], y: [...(y ?? [])] }));
-      return { traces, height: layout.height, said: view.querySelector("[role=status]").textContent };
+      const view = document.querySelector(".view"), { data } = view.querySelector("[data-revision]");
+      const traces = data.map(({ type, x, y, z }) => ({ type, x: x ?? null, y: y ?? null, z: z ?? null }));
+      return { traces, said: view.querySelector("[role=status]").textContent };
     }""")
 
 
 def live(**settings) -> dict:
     """The same of the live view."""
-    view = StateMap(strict=True, **settings)
-    figure = rounded(plain(view.figure))
-    traces = [{"type": t["type"], "x": t.get("x", []), "y": t.get("y", [])} for t in figure["data"]]
-    return {"traces": traces, "height": figure["layout"]["height"], "said": view.readout}
+    view = OneTape(strict=True, **settings)
+    traces = []
+    for trace in rounded(plain(view.figure))["data"]:
+        traces.append({key: trace.get(key) for key in ("type", "x", "y", "z")})
+    return {"traces": traces, "said": view.readout}
 
 
 def test_a_page_draws_its_plots_and_slides_turn_by_key(page, site):
@@ -85,17 +86,19 @@ def test_a_page_draws_its_plots_and_slides_turn_by_key(page, site):
 def test_controls_move_the_picture_and_its_sentence(page, site, name):
     page.goto((site / name).as_uri())
     opening = drawn(page, 0)
-    tokens = page.get_by_label("Tokens read")
-    tokens.focus()
+    filler = page.get_by_label("Filler: further pairs written")
+    filler.focus()
     page.keyboard.press("ArrowRight")
-    after = drawn(page, 1)
-    assert after == live(tokens=10_000) and after != opening
-    assert tokens.get_attribute("aria-valuetext") == "10,000" == page.locator(".stop").inner_text()
-    page.get_by_label("One more token for").select_option(label="delta rule")
-    assert drawn(page, 2) == live(tokens=10_000, memory="delta rule")
-    tokens.focus()
+    after, pairs = drawn(page, 1), page.locator(".stop").inner_text()
+    assert after == live(filler=int(pairs)) and after != opening
+    assert filler.get_attribute("aria-valuetext") == pairs
+    again = page.get_by_label("Written again at the end")
+    again.select_option(label="pair 3")
+    assert drawn(page, 2) == live(filler=int(pairs), overwritten=3)
+    filler.focus()
     page.keyboard.press("ArrowLeft")
-    page.get_by_label("One more token for").select_option(label="attention")
+    drawn(page, 3)
+    again.select_option(label="none")
     assert drawn(page, 4) == opening
     if "slides" in name:  # keys in a control turn no slide
         assert page.locator("#place").inner_text() == "1 of 2"

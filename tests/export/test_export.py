@@ -334,13 +334,13 @@ def test_notebooks_that_run_at_once_share_the_cores(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_views_are_live_plots_in_what_was_run_and_failures_are_said(tmp_path):
-    path = write(tmp_path / "a.ipynb", "from nl_course.views.state_map import StateMap\nStateMap()", "1 / 0", "2")
+    path = write(tmp_path / "a.ipynb", "from nl_course.views.one_tape import OneTape\nOneTape()", "1 / 0", "2")
     before = path.read_bytes()
     notebook, wrong = run_notebook(path)
     assert "ZeroDivisionError" in wrong and path.read_bytes() == before
     html = cells.as_html(notebook.cells, "a")
     ((name, figure),) = cells.figures(notebook.cells, "a").items()
     assert f"data-figure='{name}'" in html and "division by zero" in html
-    assert [axis["name"] for axis in figure["grid"]["axes"]] == ["tokens", "memory"] and figure["grid"]["changes"]
+    assert [axis["name"] for axis in figure["grid"]["axes"]] == ["filler", "overwritten"] and figure["grid"]["changes"]
     assert html.count("data-axis=") == 2
     assert "widget-view" not in html and not re.search(r'(src|href)="https?:', html)
