@@ -198,6 +198,7 @@ class TitansExplosion(Explosion):
         why="A key that comes back after its momentum has run out meets a write of 1/(1 - momentum) times the "
         "step: ten times here.",
     )
+    moves = ("step", "momentum")
 
     def controls(self) -> dict[str, W.Widget]:
         """Controls in sight: step, momentum, cure."""

@@ -308,6 +308,7 @@ class Optimizers(View):
     )
     step_by = "step"
     width, height = 920, 480
+    moves = ("one", "step")
 
     def controls(self) -> dict[str, W.Widget]:
         """Controls in sight: one, other, curvature, tilt, ripple, rate, momentum, step."""

@@ -252,6 +252,7 @@ class ParadoxBoard(View):
     )
     continuous = False
     width, height = 920, 400
+    moves = ("model", "inner_steps", "last_layer_only")
 
     def controls(self) -> dict[str, W.Widget]:
         """Controls in sight: model, inner steps, sign, read with, last layer only, trained so."""
