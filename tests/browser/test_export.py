@@ -77,7 +77,7 @@ def test_a_page_draws_its_plots_and_slides_turn_by_key(page, site):
     assert page.locator("#place").inner_text() == "1 of 2"
     page.keyboard.press("ArrowRight")
     assert page.locator("#place").inner_text() == "2 of 2" and page.url.endswith("#2")
-    assert page.get_by_text("42").is_visible() and not page.get_by_text("A desk").first.is_visible()
+    assert page.get_by_text("42", exact=True).is_visible() and not page.get_by_text("A desk").first.is_visible()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#place").inner_text() == "1 of 2"
 
