@@ -19,6 +19,7 @@ from nl_course.views.stage.widget import STAGE
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PNG = "image/png"
+COVERED = "The picture is covered until you have predicted."
 NO_GRID = "its pictures over all settings are too many for a page."
 # A link, in Markdown or HTML. What it leads to may stand one folder up or down from here, and has no colon: an address
 # of the web is left alone.
@@ -110,8 +111,9 @@ def still(output: nbformat.NotebookNode, plot: str) -> nbformat.NotebookNode | N
 
 def view(content: dict[str, Any], plot: str) -> str:
     """A view at the settings it opens with: title, question, the controls that move here, plot, and the sentence that
-    says what it shows. A chart has only the last two."""
-    grid, parts = content.get("grid"), []
+    says what it shows. A chart has only the last two. Where the plot answers the question, it is covered until a button
+    is pressed."""
+    grid, parts, kind = content.get("grid"), [], "view nl-view" if content.get("title") else "view"
     if content.get("title"):
         parts.append(f"<p><strong>{escape(content['title'])}</strong></p>")
     if content.get("question"):
@@ -119,11 +121,14 @@ def view(content: dict[str, Any], plot: str) -> str:
     if grid:
         inputs = "".join(control(axis, i) for i, axis in enumerate(grid["axes"]))
         parts.append(f"<div class='moves'>{inputs}</div>")
+    if content.get("covered"):
+        parts.append(f"<p class='nl-veil'>{COVERED} <button type='button'>Show me</button></p>")
+        kind += " nl-covered"
     parts.append(frame(plot))
     status = " role='status'" if grid else ""
-    parts.append(f"<figcaption><span{status}>{escape(content['read_out'])}</span>{elsewhere(content)}</figcaption>")
-    kind = " nl-view" if content.get("title") else ""
-    return f"<figure class='view{kind}'>{''.join(parts)}</figure>"
+    said = f"<span class='nl-readout'{status}>{escape(content['read_out'])}</span>"
+    parts.append(f"<figcaption>{said}{elsewhere(content)}</figcaption>")
+    return f"<figure class='{kind}'>{''.join(parts)}</figure>"
 
 
 def control(axis: dict[str, Any], place: int) -> str:

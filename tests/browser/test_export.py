@@ -21,6 +21,7 @@ def site(tmp_path_factory):
     notebook.cells = [
         nbformat.v4.new_markdown_cell("# A desk\n\nIts size is $2 L d$ bytes."),
         nbformat.v4.new_code_cell("from nl_course.views.one_tape import OneTape\n\nOneTape()"),
+        nbformat.v4.new_code_cell("from nl_course.views.capacity import Capacity\n\nCapacity()"),
         nbformat.v4.new_markdown_cell("## And then"),
         nbformat.v4.new_code_cell("6 * 7"),
     ]
@@ -89,7 +90,7 @@ def test_controls_move_the_picture_and_its_sentence(page, site, name):
     filler = page.get_by_label("Filler: further pairs written")
     filler.focus()
     page.keyboard.press("ArrowRight")
-    after, pairs = drawn(page, 1), page.locator(".stop").inner_text()
+    after, pairs = drawn(page, 1), page.locator(".stop").first.inner_text()
     assert after == live(filler=int(pairs)) and after != opening
     assert filler.get_attribute("aria-valuetext") == pairs
     again = page.get_by_label("Written again at the end")
@@ -102,6 +103,16 @@ def test_controls_move_the_picture_and_its_sentence(page, site, name):
     assert drawn(page, 4) == opening
     if "slides" in name:  # keys in a control turn no slide
         assert page.locator("#place").inner_text() == "1 of 2"
+
+
+def test_a_picture_that_answers_its_question_waits_for_a_button(page, site):
+    page.goto((site / "desk.html").as_uri())
+    page.wait_for_selector(".nl-covered [data-revision='0']", state="attached", timeout=300_000)
+    view = page.locator(".view").nth(1)
+    assert not view.locator("svg").first.is_visible() and not view.get_by_role("status").is_visible()
+    view.get_by_role("button", name="Show me").press("Enter")
+    assert view.locator("svg").first.is_visible() and view.get_by_role("status").is_visible()
+    assert not view.get_by_role("button").is_visible() and page.locator(":focus").count() == 1
 
 
 def test_a_phone_in_the_dark(browser, site):

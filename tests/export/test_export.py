@@ -153,10 +153,16 @@ def a_view(**more) -> dict:
 def test_a_view_stands_with_its_question_its_controls_and_its_sentence():
     html = cells.still(output(**{STILL: a_view(), cells.WIDGET: {}}), "one").data["text/html"]
     assert "A &lt;b&gt; wave" in html and "How high?" in html and "data-figure='one'" in html
-    assert "<span role='status'>It is 3 high.</span>" in html
+    assert "<span class='nl-readout' role='status'>It is 3 high.</span>" in html
+    assert "nl-covered" not in html and "<button" not in html
     assert "In JupyterLab you can also move: Name." in html
     assert re.search(r"<label>Height &lt;m&gt; <input type='range' min='0' max='1' value='1' aria-valuetext='3'", html)
     assert re.search(r"<label>Drawn as <select[^>]*><option value='0' selected>line</option><option value='1'>", html)
+
+
+def test_a_view_that_answers_its_question_is_covered():
+    html = cells.still(output(**{STILL: a_view(covered=True)}), "one").data["text/html"]
+    assert "nl-view nl-covered" in html and re.search(r"class='nl-veil'>[^<]+ <button type='button'>Show me<", html)
 
 
 def test_a_view_that_does_not_move_says_so():

@@ -68,3 +68,10 @@ for (const el of document.querySelectorAll("[data-figure]")) {
   widget.render({ model, el });
   if (shown.grid) play(el.closest(".view"), model, shown);
 }
+for (const button of document.querySelectorAll(".nl-veil button")) {
+  button.addEventListener("click", () => {
+    const view = button.closest(".view");
+    view.classList.remove("nl-covered");
+    view.querySelector("input, select")?.focus();  // the button is gone
+  });
+}
