@@ -11,6 +11,7 @@ from nl_course.views.kit.short import rounded
 from nl_course.views.one_tape import OneTape
 
 pytestmark = pytest.mark.browser
+PATIENCE = 300_000  # milliseconds until something is taken to hang
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,7 @@ def page(browser):
     """A page without a network, which may load files alone and meets no error."""
     context = browser.new_context(offline=True)
     page, asked, wrong = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE)
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     yield page
@@ -52,7 +54,7 @@ def page(browser):
 
 def drawn(page, revision: int) -> dict:
     """The view's figure once it shows this revision, and its sentence."""
-    page.wait_for_selector(f".view [data-revision='{revision}']", state="attached", timeout=300_000)
+    page.wait_for_selector(f".view [data-revision='{revision}']", state="attached")
     return page.evaluate("""() => {
       const view = document.querySelector(".view"), { data } = view.querySelector("[data-revision]");
       const traces = data.map(({ type, x, y, z }) => ({ type, x: x ?? null, y: y ?? null, z: z ?? null }));
@@ -107,7 +109,7 @@ def test_controls_move_the_picture_and_its_sentence(page, site, name):
 
 def test_a_picture_that_answers_its_question_waits_for_a_button(page, site):
     page.goto((site / "desk.html").as_uri())
-    page.wait_for_selector(".nl-covered [data-revision='0']", state="attached", timeout=300_000)
+    page.wait_for_selector(".nl-covered [data-revision='0']", state="attached")
     view = page.locator(".view").nth(1)
     assert not view.locator("svg").first.is_visible() and not view.get_by_role("status").is_visible()
     view.get_by_role("button", name="Show me").press("Enter")
@@ -118,6 +120,7 @@ def test_a_picture_that_answers_its_question_waits_for_a_button(page, site):
 def test_a_phone_in_the_dark(browser, site):
     context = browser.new_context(viewport={"width": 360, "height": 700}, color_scheme="dark", offline=True)
     page = context.new_page()
+    page.set_default_timeout(PATIENCE)
     page.goto((site / "desk.html").as_uri())
     drawn(page, 0)
     ink, paper = page.evaluate("""() => {
