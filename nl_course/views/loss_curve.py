@@ -112,7 +112,7 @@ class LossCurve:
         if self.held_out:
             text += f"; {self.held_out[-1][1]:.2f} on books held out"
         if self.vocab:
-            text += f"; as unsure as among {math.exp(loss):.1f} equally likely tokens of {self.vocab}"
+            text += f"; perplexity {math.exp(loss):.1f}, a blind guess has {self.vocab}"
         return text + "."
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ def test_its_sentence_says_the_numbers():
     for line in METRICS[:2]:
         curve(line)
     assert "Step 2: loss 4.50 nats per token, 5.00 at the start; 4.50 on books held out" in curve.readout
-    assert f"among {math.exp(4.5):.1f} equally likely tokens of 256" in curve.readout
+    assert f"perplexity {math.exp(4.5):.1f}, a blind guess has 256" in curve.readout
     assert curve._readout.text == curve.readout
     assert tuple(curve.figure.layout.xaxis.range) == (0, 10)
 
