@@ -28,7 +28,7 @@ from nl_course.views.kit.parts import Prediction
 from nl_course.views.kit.shell import View, by_name, pure
 
 CHECKPOINT = "checkpoints/hope-parity.safetensors"
-BITS = "110100101110010111010011"  # as long as the longest string of its training
+TEXT = "110100101110010111010011"  # bits; as long as the longest string of its training
 SHORTEST, LONGEST = 2, 64
 HELD = {
     "nothing": (),
@@ -196,7 +196,7 @@ class SelfModification(View):
     def controls(self) -> dict[str, W.Widget]:
         """The bits, and the memories held still."""
         return {
-            "bits": W.Text(value=BITS, description="Your bits"),
+            "bits": W.Text(value=TEXT, description="Your bits"),
             "held": W.Dropdown(options=list(HELD), value="nothing", description="Held still while it reads"),
         }
 
