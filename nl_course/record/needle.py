@@ -109,6 +109,7 @@ class Needle(Comparison):
         for name in self.config["models"]:
             every = [parts_made[name, seed] for seed in self.config["seeds"]]
             made = [part for part in every if "diverged" not in part]
+            failed = [selected(part, "seed", "rate", "diverged", "made") for part in every if "diverged" in part]
             if not made:
                 raise CourseError(f"{name!r} diverges from every seed: {', '.join(map(str, self.config['seeds']))}.")
             first_seed = made[0]["seed"]
@@ -125,7 +126,7 @@ class Needle(Comparison):
                 "checkpoint": checkpoint.name,
                 "recall": recalls,
                 "seeds": [selected(part, *parts.OF_A_RUN) for part in made],
-                "diverged": [selected(part, "seed", "rate", "diverged", "made") for part in every if "diverged" in part],
+                "diverged": failed,
             }
         return [*written, self.recording.write(assets / "runs" / "needle.json", {"units": UNITS, "models": models})]
 
