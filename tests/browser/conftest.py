@@ -20,7 +20,9 @@ from nl_course.views.kit.shell import Prediction, View
 
 class Wave(View):
     name, title, step_by = "wave", "How often does a wave repeat?", "frequency"
-    prediction = Prediction("How many crests at 4?", lambda a: a["crests"], until="Set it to 4.")
+    prediction = Prediction(
+        "How many crests at 4?", lambda a: a["crests"] if a["crests"] == 4 else None, until="Set it to 4."
+    )
     def controls(self):
         return {"frequency": W.IntSlider(value=2, min=1, max=9, description="Frequency (crests per second)")}
     def more_controls(self):
