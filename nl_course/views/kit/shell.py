@@ -5,7 +5,7 @@ How to make a view, in a file of its own:
     class Wave(View):
         name = "wave"                 # names assets/previews/wave.png and the CSS class nl-wave
         title = "How often does a wave repeat?"
-        prediction = Prediction("How many crests at 4?", lambda a: a["crests"], until="Set it to 4.")
+        prediction = Prediction("How many crests at 4?", lambda a: a["crests"] if a["crests"] == 4 else None)
         def controls(self):           # what the learner sees first; every control needs a description
             return {"frequency": W.IntSlider(value=2, min=1, max=9, description="Crests per second")}
         def more_controls(self): ...  # the same, folded away behind "More controls"
