@@ -258,10 +258,10 @@ class ParadoxBoard(View):
         """Controls in sight: model, inner steps, sign, read with, last layer only, trained so."""
         return {
             "model": W.Dropdown(options=list(MODELS), value="TTT-MLP", description="Model"),
-            "inner_steps": W.Dropdown(options=STEPS, value=1, description="Inner steps"),
+            "inner_steps": W.Dropdown(options=STEPS, value=2, description="Inner steps"),
             "sign": W.Dropdown(options=list(SIGNS), value="descend", description="The inner loss is to"),
             "read_with": W.Dropdown(options=["query", "key"], value="query", description="Read with"),
-            "last_layer_only": W.Checkbox(value=True, description="Write the last layer only"),
+            "last_layer_only": W.Checkbox(value=False, description="Write the last layer only"),
             "trained_so": W.Checkbox(value=False, description="Trained that way too, where recorded"),
         }
 

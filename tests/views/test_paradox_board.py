@@ -77,11 +77,11 @@ def test_an_inner_loop_that_ran_away_is_said_and_not_drawn():
 
 def test_the_view_answers_judges_and_refuses_in_words():
     view = ParadoxBoard(strict=True)
-    assert view.arrays["key"] == "last layer only" and "Switched at test time only" in view.readout
+    assert view.arrays["key"] == "2 steps" and "Switched at test time only" in view.readout
     for place in ("text", "recall", "inner, text", "inner, recall"):  # it opens with a switch turned
         assert view.arrays[place]["switched"] is not None
     assert view.predict(ANSWERS[0]).endswith("no other switch.")
-    view.set(last_layer_only=False)
+    view.set(inner_steps=1)
     assert "as trained" in view.readout and "Turn a switch" in view.readout
     view.set(inner_steps=8)
     assert "it came out" in view.verdict and "Switched at test time only" in view.readout
