@@ -5,7 +5,6 @@ A check is a function of a `Book` (one notebook with its name and what nl_course
 
 import ast
 import base64
-import os
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ FURTHER_MEDIAN_LINES = 10  # of a further notebook, which holds what is too long
 TOUR_MEDIAN_LINES = 14  # the tour shows one idea whole in each of its few code cells
 WORDS_PER_LINE, CELLS_PER_CELL = 7, 1.3  # least: words of text per line of code, text cells per code cell
 MOST_BYTES = 300_000  # of a notebook without its pictures
-PICTURES_ARE_DUE = os.environ.get("NL_COURSE_PICTURES_ARE_DUE") == "1"  # until every notebook was run again
 WITHOUT_PICTURE = ("Entry check", "A machine that reads")  # widgets that hold no figure, by their first words
 COVERED = ": Predict first. "  # what a view says that waits for a prediction: its picture would be the answer
 CHECKS: list[Callable] = []
@@ -188,8 +186,6 @@ def outputs_have_their_picture(book):
         for output in cell.outputs:
             said = output.get("data", {}).get("text/plain", "")
             if "nl_course" not in output.get("metadata", {}) or said.startswith(WITHOUT_PICTURE) or COVERED in said:
-                continue
-            if not PICTURES_ARE_DUE and pictures.PNG not in output.data:
                 continue
             picture = base64.b64decode(output.data.get(pictures.PNG, ""))
             if not picture.startswith(b"\x89PNG") or pictures.FINGERPRINT not in output.metadata:

@@ -160,8 +160,7 @@ SPOILED = [
 
 
 @pytest.mark.parametrize(("name", "spoil", "said"), SPOILED)
-def test_a_spoiled_notebook_is_found_out(good, name, spoil, said, monkeypatch):
-    monkeypatch.setattr(structure, "PICTURES_ARE_DUE", True)
+def test_a_spoiled_notebook_is_found_out(good, name, spoil, said):
     spoil(good)
     found = faults(good, name)
     assert any(said in fault for fault in found)
