@@ -94,17 +94,18 @@ def test_half_precision_is_unpacked_exactly():
     assert run_js("numbers", "const found = given.map(half);", bits) == [float(number) for number in numbers]
 
 
-def test_reading_lingers_where_much_is_written_and_ends():
+def test_reading_slows_down_for_the_fact_and_ends():
     script = """
-    const run = { writes: [0.1, 0.1, 1, 0.1].map((moved) => ({ moved })), mostMoved: 1 };
-    const take = { words: [[0, 1], [2, 3]] };
+    const run = { writes: [1, 0.1, 0, 1, 0.1, 0.1].map((moved) => ({ moved })), mostMoved: 1 };
+    const take = { words: [[0, 1], [2, 3], [4, 5]], fact: { first: 2, last: 3 } };
     const seconds = durations(take, run, 10);
-    const places = [0, 0.06, 0.6, 9].map((s) => at(seconds, 0, s));
-    const found = { seconds, plain: durations(take, run, 10, false), places, parts: [0, 0.5, 1].map(parts) };"""
+    const places = [0, 0.06, 0.2, 9].map((s) => at(seconds, 0, s));
+    const found = { seconds, places, slow: [0, 1, 2, 3, 4, 5].map((t) => slowed(take, t)), parts: [0, 0.5, 1].map(parts) };"""
     found = run_js("clock", script, None)
-    assert found["plain"] == [0.05] * 4
-    assert found["seconds"][2] == pytest.approx(1.1) and found["seconds"][0] == 0.05
-    assert [place["t"] for place in found["places"]] == [0, 1, 2, 3] and found["places"][-1]["over"]
+    # From the first byte of the fact to the first byte after it, and a larger write takes longer.
+    assert found["slow"] == [False, False, True, True, True, False]
+    assert found["seconds"] == pytest.approx([0.05, 0.05, 0.6, 1.1, 0.65, 0.05])
+    assert [place["t"] for place in found["places"]] == [0, 1, 2, 5] and found["places"][-1]["over"]
     assert 0 < found["places"][2]["phase"] < 1
     assert set(found["parts"][0].values()) == {0} and set(found["parts"][2].values()) == {1}
 

@@ -3,6 +3,8 @@ import { prepared, say } from "./canvas.js";
 import { percent } from "./numbers.js";
 import { alpha, DASHES } from "./palette.js";
 
+const MONO = "ui-monospace, 'DejaVu Sans Mono', monospace";
+
 /** `trails`: [{name, label, at, probability, said}]; `asked`: {question, answer}. */
 export function drawAsk(canvas, frame) {
   const { take, t, colors, width, trails } = frame;
@@ -14,7 +16,7 @@ export function drawAsk(canvas, frame) {
   const place = (byte) => chart.x + (chart.width * byte) / tokens;
   const level = (share) => chart.y + chart.height * (1 - share);
   const asked = say(ctx, "Ask after every word:", 0, 16, colors.ink, { size: 13, bold: true });
-  say(ctx, `${take.fact.question} ?`, asked + 8, 16, colors.ink, { size: 14, bold: true, font: "ui-monospace, 'DejaVu Sans Mono', monospace" });
+  say(ctx, `${take.fact.question} ?`, asked + 8, 16, colors.ink, { size: 14, bold: true, font: MONO });
   say(ctx, `probability that the memory answers ${take.fact.answer}`, 0, 34, colors.soft, { size: 11 });
   // Axes, and where the fact stands in the text.
   ctx.fillStyle = colors.panel;
@@ -35,11 +37,13 @@ export function drawAsk(canvas, frame) {
     ctx.setLineDash(DASHES[trail.name] ?? []);
     ctx.beginPath();
     let last = -1;
+    // Steps: between the ends of two words nothing was asked.
     trail.at.forEach((end, i) => {
       if (end > t + 1) return;
       const [x, y] = [place(end), level(trail.probability[i])];
       if (last < 0) ctx.moveTo(x, y);
-      else ctx.lineTo(x, y);
+      else ctx.lineTo(x, level(trail.probability[last]));
+      ctx.lineTo(x, y);
       last = i;
     });
     ctx.stroke();
@@ -52,7 +56,7 @@ export function drawAsk(canvas, frame) {
     ctx.lineTo(26, y - 4);
     ctx.stroke();
     ctx.setLineDash([]);
-    say(ctx, trail.label, 34, y, color, { size: 12, bold: true });
+    const named = 34 + say(ctx, trail.label, 34, y, color, { size: 12, bold: true });
     if (last < 0) return;
     ctx.fillStyle = color;
     ctx.beginPath();
@@ -60,8 +64,11 @@ export function drawAsk(canvas, frame) {
     ctx.fill();
     const right = trail.said[last] === take.fact.answer;
     const said = trail.said[last].replace(/[^\x20-\x7e]/g, "·");
-    say(ctx, said, width - 62, y, right ? colors.ink : colors.soft, { size: 13, bold: right, align: "right", font: "ui-monospace, 'DejaVu Sans Mono', monospace" });
-    say(ctx, percent(trail.probability[last]), width - 4, y, colors.ink, { size: 12, align: "right" });
+    // From the right: the probability, what it is the probability of, and what the memory says most likely.
+    const share = say(ctx, `${take.fact.answer}: ${percent(trail.probability[last])}`, width - 4, y, colors.ink, { size: 12, align: "right" });
+    const answers = say(ctx, said, width - 14 - share, y, right ? colors.ink : colors.soft, { size: 12, bold: right, align: "right", font: MONO });
+    const room = width - 14 - share - answers - named;
+    if (room > 60) say(ctx, "answers", width - 18 - share - answers, y, colors.soft, { size: 12, align: "right" });
   });
   return height;
 }

@@ -35,6 +35,30 @@ export function say(ctx, text, x, y, color, { size = 12, bold = false, align = "
   return ctx.measureText(text).width;
 }
 
+/** A text in lines of at most `room` pixels. Returns the baseline of the next line. */
+export function sayLines(ctx, text, x, y, room, color, { size = 11 } = {}) {
+  ctx.font = `${size}px ${FONT}`;
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (ctx.measureText(longer).width <= room) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  lines.forEach((line, i) => say(ctx, line, x, y + 14 * i, color, { size }));
+  return y + 14 * lines.length;
+}
+
+/** A slit across a bar that is longer than its scale. It ends at (x, y) and points to (across, down), a unit vector. */
+export function slit(ctx, x, y, across, down, thick, paper) {
+  const reach = thick / 2 + 1;
+  ctx.strokeStyle = paper;
+  ctx.lineWidth = 2;
+  ctx.beginPath();
+  ctx.moveTo(x - 7 * across - reach * down, y - 7 * down - reach * across);
+  ctx.lineTo(x - 4 * across + reach * down, y - 4 * down + reach * across);
+  ctx.stroke();
+}
+
 /** The number of one of the five steps in a disc whose left edge is at x, as in the diagrams. Returns its width. */
 export function numbered(ctx, step, x, y, color, paper) {
   ctx.fillStyle = color;

@@ -1,20 +1,23 @@
-// Time on the stage. Reading runs at so many words per second, and lingers where much is written: a byte whose write is
-// large gets an event of its own, long enough to be seen. Every frame is a byte t and a phase, 0 .. 1, of its write.
-import { clamp, ease } from "./numbers.js";
+// Time on the stage. Reading runs at so many words per second, and slows down for the fact: there each write is an event
+// of its own, long enough to be seen. Every frame is a byte t and a phase, 0 .. 1, of its write.
+import { clamp, ease, mix } from "./numbers.js";
 
 export const EVENT = 1.1; // seconds that the largest writes take
-export const LINGERS_FROM = 0.5; // share of the largest write from which reading slows down
+export const SMALL_EVENT = 0.6; // seconds that the smallest writes of the fact take
+
+/** Whether reading slows down for byte t: from the first byte of the fact to the first one after it. */
+export const slowed = (take, t) => take.fact.first <= t && t <= take.fact.last + 1;
 
 /** Seconds for each byte, while reading `perSecond` words a second. */
-export function durations(take, replayed, perSecond, lingers = true) {
+export function durations(take, replayed, perSecond) {
   const seconds = new Array(replayed.writes.length);
   for (const [first, last] of take.words) {
     for (let t = first; t <= last; t++) seconds[t] = 1 / perSecond / (last - first + 1);
   }
-  if (!lingers) return seconds;
   return seconds.map((plain, t) => {
-    const share = replayed.writes[t].moved / replayed.mostMoved;
-    return plain + (EVENT - plain) * ease(share, LINGERS_FROM, 1) * clamp(10 / perSecond, 0.2, 4);
+    if (!slowed(take, t)) return plain;
+    const share = clamp(replayed.writes[t].moved / replayed.mostMoved);
+    return Math.max(plain, mix(SMALL_EVENT, EVENT, share) * clamp(10 / perSecond, 0.5, 4));
   });
 }
 

@@ -5,7 +5,7 @@ import { clamp, count, mix } from "./numbers.js";
 import { alpha, signed, channels } from "./palette.js";
 
 export function drawDesk(canvas, frame) {
-  const { take, t, phase, colors, width, cache, states } = frame;
+  const { t, colors, width, cache, states } = frame;
   const tokens = cache.tokens;
   const rows = cache.rows; // numbers per token
   const left = states ? Math.round(width * 0.3) : 0;
@@ -17,7 +17,7 @@ export function drawDesk(canvas, frame) {
   const rest = states ? frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f : 0;
   const restTall = states ? (rest / copies / frame.f) * dot : 0;
   const low = Math.max(tall, states ? states.length * frame.m * dot + 1 + restTall : 0);
-  const height = top + low + 44;
+  const height = top + low + (states ? 82 : 44);
   const ctx = prepared(canvas, width, height);
   const read = t + 1;
   // Attention: a column per token.
@@ -28,11 +28,13 @@ export function drawDesk(canvas, frame) {
   ctx.strokeStyle = colors.faint;
   ctx.lineWidth = 1;
   ctx.strokeRect(x - 0.5, top - 0.5, tokens * dot + 1, tall + 1);
+  sayUpward(ctx, "keys", x - 5, top + tall / 4, colors.key);
+  sayUpward(ctx, "values", x - 5, top + (3 * tall) / 4, colors.value);
   ctx.fillStyle = colors.ink;
   ctx.fillRect(x + read * dot - 1, top - 3, 2, tall + 6);
   const line = top + low + 18;
   const grown = frame.attentionBytes;
-  say(ctx, `${count(mix(grown[t], grown[t + 1], phase))} bytes`, x, line, colors.ink, { size: 15, bold: true });
+  say(ctx, `${count(grown[t + 1])} bytes`, x, line, colors.ink, { size: 15, bold: true });
   say(ctx, `+${count(grown[t + 1] - grown[t])} per byte read`, x, line + 16, colors.soft, { size: 11 });
   if (!states) return height;
   // The memory: the matrices of all heads, as many dots as numbers.
@@ -52,7 +54,18 @@ export function drawDesk(canvas, frame) {
   ctx.strokeRect(-0.5, top - 0.5, copies * frame.f * dot + 1, y - top + 1);
   say(ctx, `${count(frame.memoryBytes[t + 1])} bytes`, 0, line, colors.ink, { size: 15, bold: true });
   say(ctx, "always", 0, line + 16, colors.soft, { size: 11 });
+  const matrices = copies === 2 ? "left: memory W of each head · right: its last write" : "memory W of each head";
+  say(ctx, `${matrices} · gray: the rest`, 0, line + 36, colors.soft, { size: 11 });
   return height;
+}
+
+/** A short text that runs upward and is centered on y, its baseline at x. */
+function sayUpward(ctx, text, x, y, color) {
+  ctx.save();
+  ctx.translate(x, y);
+  ctx.rotate(-Math.PI / 2);
+  say(ctx, text, 0, 0, color, { size: 11, bold: true, align: "center" });
+  ctx.restore();
 }
 
 /** The whole cache as a picture, a pixel per number; made once per color scheme. */

@@ -4,7 +4,7 @@
 //     stage.show(t, phase)      any frame, the same for a recording and a live model
 //
 // `request(kind, data)` asks a kernel to read again; a recording has none, and then the controls that need one are absent.
-import { at, durations, EVENT } from "./clock.js";
+import { at, durations, EVENT, slowed } from "./clock.js";
 import { clamp, count, percent, unpack } from "./numbers.js";
 import { AS_LEARNED, quantile, replay, writeOnce } from "./replay.js";
 import { colorsFor, isDark } from "./palette.js";
@@ -19,6 +19,9 @@ import { makePlacing } from "./placing.js";
 
 const SPEEDS = [1, 2, 5, 10, 20];
 const SEEN = 0.3; // seconds from which on the parts of one write can be told apart
+const ASKING = "The question is read as text, by a copy of the memory. Each of its letters becomes a query, which asks W as a key " +
+  "does (attention looks through its columns). The model's other weights turn the answer into digits. W itself is not " +
+  "changed by the question.";
 let stages = 0; // how many were mounted on this page: ids of labels must differ
 
 function make(tag, attributes = {}, ...children) {
@@ -59,6 +62,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     make("label", { for: id("memory"), class: "nl-stage-hidden", text: "Memory" }), memory);
   const words = make("div", { class: "nl-stage-text", role: "slider", tabindex: 0, "aria-label": "Place in the text" });
   const legend = make("div", { class: "nl-stage-legend" });
+  const slow = make("span", { class: "nl-stage-slow", text: "slowed down: the fact" });
   const heads = make("div", { class: "nl-stage-heads", role: "group", "aria-label": "Heads of the memory" });
   const writePart = make("section", { class: "nl-stage-write", "aria-label": "The write" });
   const writeCanvas = makeCanvas(writePart, "The write of this byte");
@@ -68,6 +72,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
   const deskCanvas = makeCanvas(deskPart, "What attention and the memory keep");
   const askPart = make("section", { class: "nl-stage-ask", "aria-label": "Ask for the fact" });
   const askCanvas = makeCanvas(askPart, "Each memory's answer, word by word");
+  askPart.append(make("p", { class: "nl-stage-note", text: ASKING }));
   const side = make("div", { class: "nl-stage-side" }, deskPart, askPart);
   const columns = make("div", { class: "nl-stage-columns" }, writePart, side);
   const outerPart = make("section", { class: "nl-stage-outer", "aria-label": "The outer loop" });
@@ -274,11 +279,11 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     write.size ??= Math.hypot(...before);
     const frame = { take, bytes, run: current, t, phase, colors, before, write, name: one().name, label: one().label };
     text.show(t, current, colors);
+    slow.style.visibility = state.playing && slowed(take, t) ? "visible" : "hidden";
     drawWrite(writeCanvas, { ...frame, width: writePart.clientWidth, reading: state.playing && seconds[t] <= SEEN });
     gates.draw(frame);
     drawHeads(phase === 1 || phase > 0.9 ? t + 1 : t);
     if (cache) {
-      const now = phase < 0.9 ? t : t + 1;
       const states = checkpoint().heads.map((_, index) => pictures(run(index), phase < 0.9 ? t : t + 1, colors));
       const { m, f } = current.head;
       drawDesk(deskCanvas, { ...frame, width: deskPart.clientWidth, cache, states, m, f, attentionBytes: cache.bytes, memoryBytes: one().bytes });
@@ -336,7 +341,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
     root.dataset.theme = dark ? "dark" : "light";
     colors = colorsFor(dark);
     legend.replaceChildren(make("span", { class: "nl-stage-scale", style: `--from:transparent;--to:${colors.surprise}` }),
-      "the stronger the color, the more the memory was surprised · click a letter · space reads, arrows step");
+      "the stronger the color, the more the memory was surprised · click a letter · space reads, arrows step", slow);
     draw();
   }
 

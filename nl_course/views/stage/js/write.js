@@ -1,9 +1,11 @@
 // The write as an event. The letter that is read makes a key (rows of W) and a value (columns of W). W answers the key:
 // the prediction. What it gets wrong is the error, and key times error flies into W.
-import { numbered, prepared, roundRect, say } from "./canvas.js";
+import { numbered, prepared, roundRect, say, sayLines, slit } from "./canvas.js";
 import { clamp, ease, mix } from "./numbers.js";
 import { alpha, signed } from "./palette.js";
 import { parts } from "./clock.js";
+
+const NEVER_FORGETS = 0.9995; // retention above it is 1.000 on the stage
 
 /** Where everything stands at a width, in pixels. */
 export function writeLayout(width, m, f) {
@@ -116,6 +118,18 @@ function drawKey(ctx, layout, { run, colors }, write, part) {
     const length = (share * room) / 2;
     ctx.fillStyle = colors.key;
     ctx.fillRect(base - room / 2 + Math.min(0, length), grid.y + i * grid.cell + 2, Math.abs(length), grid.cell - 4);
+    if (part.key === 1 && Math.abs(write.key[i]) > run.keys) {
+      slit(ctx, base - room / 2 + length, grid.y + (i + 0.5) * grid.cell, Math.sign(length), 0, grid.cell - 4, colors.paper);
+    }
+  }
+}
+
+/** What the two colors of a matrix mean. */
+function drawSigns(ctx, x, y, colors) {
+  for (const [name, color] of [["plus", colors.plus], ["minus", colors.minus]]) {
+    ctx.fillStyle = color;
+    ctx.fillRect(x, y - 8, 8, 8);
+    x += 20 + say(ctx, name, x + 11, y, colors.soft, { size: 11 });
   }
 }
 
@@ -124,7 +138,8 @@ function drawMatrix(ctx, layout, { run, t, colors, before, phase }, write, part)
   const { grid, small } = layout;
   const { m, f } = run.head;
   const named = say(ctx, "memory W", grid.x, grid.y - 8, colors.ink, { size: 13, bold: true });
-  if (!small) say(ctx, "rows: key, columns: value", grid.x + named + 8, grid.y - 8, colors.soft, { size: 11 });
+  if (small) drawSigns(ctx, grid.x + named + 10, grid.y - 8, colors);
+  else say(ctx, "rows: key, columns: value", grid.x + named + 8, grid.y - 8, colors.soft, { size: 11 });
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < f; j++) {
       const at = i * f + j;
@@ -174,6 +189,9 @@ function drawValues(ctx, layout, { run, colors }, write, part) {
     ctx.strokeRect(x + 0.5, middle + Math.min(0, said), half - 1, Math.abs(said));
     ctx.fillStyle = colors.value;
     ctx.fillRect(x + half + 1, middle + Math.min(0, told), half, Math.abs(told));
+    const cut = (number) => number > run.high || number < run.low;
+    if (part.prediction === 1 && cut(write.prediction[j])) slit(ctx, x + half / 2, middle + said, 0, Math.sign(said), half + 1, colors.paper);
+    if (part.value === 1 && cut(write.value[j])) slit(ctx, x + 1.5 * half + 1, middle + told, 0, Math.sign(told), half, colors.paper);
     if (part.error > 0.01) {
       ctx.fillStyle = alpha(colors.error, part.error);
       const gap = (told - said) * part.error;
@@ -193,6 +211,9 @@ function drawErrors(ctx, layout, { run, colors }, write, part) {
     const size = clamp(write.error[j] / run.errors, -1, 1) * (errors.height / 2) * part.error;
     ctx.fillStyle = colors.error;
     ctx.fillRect(grid.x + j * grid.cell + 2, middle + Math.min(0, size), grid.cell - 5, Math.abs(size));
+    if (part.error === 1 && Math.abs(write.error[j]) > run.errors) {
+      slit(ctx, grid.x + (j + 0.5) * grid.cell - 0.5, middle + size, 0, Math.sign(size), grid.cell - 5, colors.paper);
+    }
   }
 }
 
@@ -219,9 +240,10 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
   const { grid, stamp, small } = layout;
   const { m, f } = run.head;
   const fly = part.flight;
-  const cell = mix(stamp.cell, grid.cell, fly);
+  // It grows and rises late: the headings above it stay legible.
+  const cell = mix(stamp.cell, grid.cell, ease(fly, 0.3, 1));
   const x = mix(stamp.x, grid.x, fly);
-  const y = mix(stamp.y, grid.y, fly) - Math.sin(Math.PI * fly) * 26;
+  const y = mix(stamp.y, grid.y, ease(fly, 0.7, 1));
   const width = small ? f * stamp.cell : f * stamp.cell;
   const top = stamp.y - (small ? 8 : 34);
   const disc = numbered(ctx, 4, stamp.x, top, colors.ink, colors.paper);
@@ -234,6 +256,13 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
   ctx.strokeStyle = colors.faint;
   ctx.lineWidth = 1;
   ctx.strokeRect(stamp.x - 0.5, stamp.y - 0.5, width, m * stamp.cell);
+  // A faint copy stays while it flies, and once it is written, what was written stays to be looked at.
+  if (fly > 0.01) {
+    ctx.save();
+    ctx.globalAlpha = mix(0.3, 1, ease(phase, 0.9, 1));
+    drawCells(ctx, stamp.x, stamp.y, stamp.cell, m, f, write.S, run.stampScale, colors);
+    ctx.restore();
+  }
   const shown = part.stamp * (1 - ease(phase, 0.9, 0.98));
   if (shown > 0.01) {
     ctx.save();
@@ -249,14 +278,6 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
     ctx.strokeStyle = colors.error;
     ctx.lineWidth = 2;
     ctx.strokeRect(x - 1, y - 1, cell * f + 1, cell * m + 1);
-    ctx.restore();
-  }
-  // Once it is written, what was written stays to be looked at.
-  const left = ease(phase, 0.9, 1);
-  if (left > 0.01) {
-    ctx.save();
-    ctx.globalAlpha = left;
-    drawCells(ctx, stamp.x, stamp.y, stamp.cell, m, f, write.S, run.stampScale, colors);
     ctx.restore();
   }
 }
@@ -276,7 +297,8 @@ function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
   const { stamp, grid, small } = layout;
   const x = stamp.x;
   const room = Math.max(70, layout.width - x - 6);
-  let y = stamp.y + stamp.cell * run.head.m + (small ? 22 : 30);
+  let y = stamp.y + stamp.cell * run.head.m + (small ? 22 : 40);
+  if (!small) drawSigns(ctx, x, y - 25, colors);
   const shown = part.error;
   const height = 12;
   const before = (clamp(write.before / run.mostLoss) * room) * shown;
@@ -287,11 +309,11 @@ function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
   ctx.fillRect(x, y, before, height);
   ctx.fillStyle = colors.error;
   ctx.fillRect(x, y, mix(before, after, part.written), height);
+  if (shown === 1 && write.before > run.mostLoss) slit(ctx, x + before, y + height / 2, 1, 0, height, colors.paper);
   y += height + 14;
-  const now = mix(write.before, write.after, part.written);
-  const words = part.written > 0.5 ? `${write.before.toFixed(1)} → ${now.toFixed(1)}` : `${now.toFixed(1)}`;
-  if (shown > 0.05) say(ctx, words, x, y, colors.ink, { size: 12 });
-  y += small ? 18 : 24;
+  if (part.written > 0.5) say(ctx, `${write.before.toFixed(1)} → ${write.after.toFixed(1)}`, x, y, colors.ink, { size: 12 });
+  y = sayLines(ctx, "before → after, same letter: a surprising letter starts high", x, y + 15, room, colors.soft);
+  y += 8;
   const taken = write.taken / (write.size || 1);
   say(ctx, small ? "forgotten" : "retention took", x, y, alpha(colors.ink, 0.4 + 0.6 * part.written), { size: small ? 11 : 12, bold: true });
   y += 6;
@@ -299,5 +321,7 @@ function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
   ctx.fillRect(x, y, room, 6);
   ctx.fillStyle = colors.soft;
   ctx.fillRect(x, y, Math.max(part.written > 0.5 ? 1 : 0, room * clamp(taken) * part.written), 6);
-  if (part.written > 0.3) say(ctx, `${(100 * taken).toFixed(1)} % of W`, x, y + 20, colors.ink, { size: 12 });
+  const never = write.keep > NEVER_FORGETS && run.head.keep.every((keep) => keep > NEVER_FORGETS);
+  if (never) sayLines(ctx, "this head never forgets here", x, y + 20, room, colors.ink);
+  else if (part.written > 0.3) say(ctx, `${(100 * taken).toFixed(1)} % of W`, x, y + 20, colors.ink, { size: 12 });
 }
