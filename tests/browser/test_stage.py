@@ -110,6 +110,22 @@ def test_a_film_is_what_reading_shows(stage):
     assert stage.evaluate("() => window.stage.state.playing") is False
 
 
+def test_a_film_announces_that_it_slows_down_for_the_fact(stage):
+    """The words stand there from the fact's first byte to the first one after it, and not when nothing moves."""
+    fact = stage.evaluate("() => window.take.fact")
+    seen = """t => {
+      window.stage.film(0, 10);
+      const before = window.stage.seconds().slice(0, t).reduce((a, b) => a + b, 0);
+      window.stage.film(before + window.stage.seconds()[t] / 2, 10);
+      return window.stage.state.t === t && getComputedStyle(document.querySelector(".nl-stage-slow")).visibility;
+    }"""
+    for t, wanted in ((-1, "hidden"), (0, "visible"), (fact["last"] + 1 - fact["first"], "visible")):
+        assert stage.evaluate(seen, fact["first"] + t) == wanted
+    assert stage.evaluate(seen, fact["last"] + 2) == "hidden"
+    stage.evaluate("t => window.stage.show(t)", fact["first"])
+    assert not stage.locator(".nl-stage-slow").is_visible()
+
+
 def test_the_lines_of_the_gates_grow_as_it_reads(stage):
     line = "() => document.querySelector('.nl-stage-gate canvas').toDataURL()"
     stage.evaluate("() => window.stage.show(3)")

@@ -65,10 +65,10 @@ export function drawAsk(canvas, frame) {
     const right = trail.said[last] === take.fact.answer;
     const said = trail.said[last].replace(/[^\x20-\x7e]/g, "·");
     // From the right: the probability, what it is the probability of, and what the memory says most likely.
-    const share = say(ctx, `${take.fact.answer}: ${percent(trail.probability[last])}`, width - 4, y, colors.ink, { size: 12, align: "right" });
-    const answers = say(ctx, said, width - 14 - share, y, right ? colors.ink : colors.soft, { size: 12, bold: right, align: "right", font: MONO });
-    const room = width - 14 - share - answers - named;
-    if (room > 60) say(ctx, "answers", width - 18 - share - answers, y, colors.soft, { size: 12, align: "right" });
+    const share = say(ctx, `· ${take.fact.answer}: ${percent(trail.probability[last])}`, width - 4, y, colors.ink, { size: 12, align: "right" });
+    const answers = say(ctx, said, width - 10 - share, y, right ? colors.ink : colors.soft, { size: 12, bold: right, align: "right", font: MONO });
+    const room = width - 10 - share - answers - named;
+    if (room > 60) say(ctx, "answers", width - 16 - share - answers, y, colors.soft, { size: 12, align: "right" });
   });
   return height;
 }

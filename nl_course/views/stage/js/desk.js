@@ -1,6 +1,6 @@
 // The desk: the same text, kept by attention. One column per token, beside the matrices that never grow. Both are drawn
 // to one scale: a dot is a number that has to be kept.
-import { prepared, say } from "./canvas.js";
+import { prepared, say, sayLines } from "./canvas.js";
 import { clamp, count, mix } from "./numbers.js";
 import { alpha, signed, channels } from "./palette.js";
 
@@ -17,7 +17,7 @@ export function drawDesk(canvas, frame) {
   const rest = states ? frame.memoryBytes[t + 1] / 4 - copies * states.length * frame.m * frame.f : 0;
   const restTall = states ? (rest / copies / frame.f) * dot : 0;
   const low = Math.max(tall, states ? states.length * frame.m * dot + 1 + restTall : 0);
-  const height = top + low + (states ? 82 : 44);
+  const height = top + low + (states ? (width < 360 ? 74 : 60) : 44);
   const ctx = prepared(canvas, width, height);
   const read = t + 1;
   // Attention: a column per token.
@@ -55,7 +55,7 @@ export function drawDesk(canvas, frame) {
   say(ctx, `${count(frame.memoryBytes[t + 1])} bytes`, 0, line, colors.ink, { size: 15, bold: true });
   say(ctx, "always", 0, line + 16, colors.soft, { size: 11 });
   const matrices = copies === 2 ? "left: memory W of each head · right: its last write" : "memory W of each head";
-  say(ctx, `${matrices} · gray: the rest`, 0, line + 36, colors.soft, { size: 11 });
+  sayLines(ctx, `${matrices} · gray: the rest`, 0, line + 36, width, colors.soft);
   return height;
 }
 

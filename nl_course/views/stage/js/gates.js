@@ -54,9 +54,9 @@ function drawGate(canvas, { label, numbers, now, t, colors, width }) {
   const chart = { x: 0, y: 22, width, height: height - 24 };
   const [low, high] = gateRange(numbers);
   const digits = high - low < 0.05 ? 3 : 2;
-  const size = width < 130 ? 12 : 13;
+  const size = width < 130 ? 11 : 13;
   const said = say(ctx, label, 0, 14, colors.ink, { size, bold: true });
-  say(ctx, now.toFixed(digits), said + 6, 14, colors.ink, { size });
+  say(ctx, now.toFixed(digits), said + 5, 14, colors.ink, { size });
   ctx.fillStyle = colors.panel;
   ctx.fillRect(chart.x, chart.y, chart.width, chart.height);
   const place = (i) => chart.x + ((chart.width - 38) * (i + 0.5)) / numbers.length;

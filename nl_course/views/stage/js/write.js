@@ -18,7 +18,7 @@ export function writeLayout(width, m, f) {
   const stamp = { x: right, y: grid.y + (small ? 16 : 26), cell: small ? Math.max(3, (width - right - 4) / f) : Math.min(8, (width - right - 8) / f) };
   const bars = { y: grid.y + grid.height + 10, height: small ? 54 : 66 };
   const errors = { y: bars.y + bars.height + 8, height: small ? 40 : 44 };
-  return { small, grid, stamp, bars, errors, width, height: errors.y + errors.height + 8 };
+  return { small, grid, stamp, bars, errors, width, height: errors.y + errors.height + (small ? 40 : 8) };
 }
 
 export function letterOf(byte) {
@@ -46,18 +46,19 @@ export function drawWrite(canvas, frame) {
 }
 
 /** What happens now, in a sentence: the five steps of every memory here. */
-function drawNow(ctx, { colors, bytes, t, phase, reading, run, memory }, write, part) {
+function drawNow(ctx, { colors, bytes, t, phase, reading, width }, write, part) {
   const letter = letterOf(bytes[t]);
   const said = [
     [part.written > 0 || phase === 1, 4, `write: W moves by ${write.moved.toFixed(2)}`, colors.ink],
-    [part.stamp > 0, 4, "write: each number of the key times each of the error", colors.ink],
+    [part.stamp > 0, 4, "write: key numbers times error numbers", colors.ink],
     [part.error > 0, 3, "error: what the prediction gets wrong", colors.error],
     [part.prediction > 0.5, 2, "predict: W answers the key", colors.value],
     [true, 1, `project: “${letter}” becomes a key and a value`, colors.key],
   ];
+  const size = width < 520 ? 12 : 14;
   const [, step, words, color] = reading ? said[0] : said.find(([now]) => now);
   const disc = numbered(ctx, step, 0, 14, color, colors.paper);
-  say(ctx, reading ? "every letter is written, most of them lightly" : words, disc + 8, 14, color, { size: 14, bold: true });
+  say(ctx, reading ? "every letter is written, most of them lightly" : words, disc + 8, 14, color, { size, bold: true });
 }
 
 function drawLetter(ctx, layout, { take, bytes, t, colors }, part) {
@@ -324,4 +325,5 @@ function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
   const never = write.keep > NEVER_FORGETS && run.head.keep.every((keep) => keep > NEVER_FORGETS);
   if (never) sayLines(ctx, "this head never forgets here", x, y + 20, room, colors.ink);
   else if (part.written > 0.3) say(ctx, `${(100 * taken).toFixed(1)} % of W`, x, y + 20, colors.ink, { size: 12 });
+  say(ctx, small ? "slit: longer" : "slit: longer than drawn", x, layout.height - 6, colors.soft, { size: 11 });
 }
