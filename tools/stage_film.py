@@ -84,7 +84,8 @@ def palette_of(shots: list[Image.Image]) -> Image.Image:
     for shot in some:
         strip.paste(shot, (0, top))
         top += shot.height
-    return strip.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # Without k-means gray comes out green, and green has a meaning on the stage.
+    return strip.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":
