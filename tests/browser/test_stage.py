@@ -1,6 +1,7 @@
 """The stage in a browser, without a kernel: it draws, obeys keys, fits a phone, names its controls, asks nobody."""
 
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,10 @@ def nothing_fails(stage):
 
 def place(stage) -> int:
     return stage.evaluate("() => window.stage.state.t")
+
+
+def matching(pattern: str, texts: list[str]) -> list[str]:
+    return [text for text in texts if re.fullmatch(pattern, text)]
 
 
 def test_a_frame_is_a_function_of_its_place(stage):
@@ -124,6 +129,25 @@ def test_a_film_announces_that_it_slows_down_for_the_fact(stage):
     assert stage.evaluate(seen, fact["last"] + 2) == "hidden"
     stage.evaluate("t => window.stage.show(t)", fact["first"])
     assert not stage.locator(".nl-stage-slow").is_visible()
+
+
+def test_numbers_on_the_canvases_are_whole_states(stage):
+    """While a write is on its way no number between two states is shown, and a probability says of what it is one."""
+    texts = """([t, phase]) => {
+      const said = [];
+      const plain = CanvasRenderingContext2D.prototype.fillText;
+      CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        said.push(String(text));
+        return plain.call(this, text, ...rest);
+      };
+      window.stage.show(t, phase);
+      CanvasRenderingContext2D.prototype.fillText = plain;
+      return said;
+    }"""
+    asked, mid, done = (stage.evaluate(texts, given) for given in ([25, 1], [20, 0.4], [20, 1]))
+    assert matching(r"[\d,]+ bytes", mid) == matching(r"[\d,]+ bytes", done) != []
+    assert matching(r"[\d.]+ → [\d.]+", mid) == [] and len(matching(r"[\d.]+ → [\d.]+", done)) == 1
+    assert len(matching(rf"· {TEXT.answer}: \d+ %", asked)) == 2
 
 
 def test_the_lines_of_the_gates_grow_as_it_reads(stage):

@@ -100,7 +100,8 @@ def test_reading_slows_down_for_the_fact_and_ends():
     const take = { words: [[0, 1], [2, 3], [4, 5]], fact: { first: 2, last: 3 } };
     const seconds = durations(take, run, 10);
     const places = [0, 0.06, 0.2, 9].map((s) => at(seconds, 0, s));
-    const found = { seconds, places, slow: [0, 1, 2, 3, 4, 5].map((t) => slowed(take, t)), parts: [0, 0.5, 1].map(parts) };"""
+    const slow = [0, 1, 2, 3, 4, 5].map((t) => slowed(take, t));
+    const found = { seconds, places, slow, parts: [0, 0.5, 1].map(parts) };"""
     found = run_js("clock", script, None)
     # From the first byte of the fact to the first byte after it, and a larger write takes longer.
     assert found["slow"] == [False, False, True, True, True, False]

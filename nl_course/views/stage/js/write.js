@@ -312,7 +312,7 @@ function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
   ctx.fillRect(x, y, mix(before, after, part.written), height);
   if (shown === 1 && write.before > run.mostLoss) slit(ctx, x + before, y + height / 2, 1, 0, height, colors.paper);
   y += height + 14;
-  if (part.written > 0.5) say(ctx, `${write.before.toFixed(1)} → ${write.after.toFixed(1)}`, x, y, colors.ink, { size: 12 });
+  if (part.written > 0.5) say(ctx, `${write.before.toFixed(2)} → ${write.after.toFixed(2)}`, x, y, colors.ink, { size: 12 });
   y = sayLines(ctx, "before → after, same letter: a surprising letter starts high", x, y + 15, room, colors.soft);
   y += 8;
   const taken = write.taken / (write.size || 1);
