@@ -13,10 +13,10 @@ from nbformat.v4 import new_code_cell
 from tests.browser.conftest import save
 from tests.views.test_every_view import VIEWS
 
-# Not yet part of every run: as a whole it has not been run on a machine at rest.
-ASKED = os.environ.get("NL_COURSE_EVERY_VIEW") == "1"
-WHY = "EVERY VIEW IN THE BROWSER IS SKIPPED: set NL_COURSE_EVERY_VIEW=1"
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not ASKED, reason=WHY)]
+pytestmark = pytest.mark.browser
+# Not part of every run: on a machine that also does other work, some views of two pages were not up after two minutes.
+SLOW_TOO = os.environ.get("NL_COURSE_SLOW_BROWSER") == "1"
+WHY = "VIEWS ON A SLOW PROCESSOR ARE SKIPPED: set NL_COURSE_SLOW_BROWSER=1"
 CHART = """
 from nl_course.views.kit.charts import chart
 chart("It rises.", x="tokens", y="GB").line([1, 2], [3, 4], "a")
@@ -87,6 +87,7 @@ def test_in_a_second_output(page):
         each_answers(page, 2)
 
 
+@pytest.mark.skipif(not SLOW_TOO, reason=WHY)
 def test_on_a_slow_machine(page):
     """As on a processor of a quarter of the speed, where anywidget's two seconds are over before a widget starts."""
     page.throttle(SLOW)
