@@ -41,11 +41,52 @@ def test_a_compressed_line_is_found(source):
     assert len(list(compressed(source))) == 1
 
 
-def test_every_part_of_a_view_says_what_it_does():
-    """Overridden methods and inner functions too: a reader meets them out of their context."""
-    silent = []
-    for path in sorted((PACKAGE / "views").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not ast.get_docstring(node):
-                silent.append(f"{path.name}:{node.lineno}: {node.name}")
-    assert not silent, "\n".join(silent)
+def silent(source: str, private_too: bool) -> Iterator[str]:
+    """Line and name of every function, method and class in `source` without a docstring, inner functions included.
+
+    Unless `private_too`, a name with an underscore in front may be silent, and so may all that stands inside it:
+    Python says what its own methods (`__len__`) do, and a private helper is read beside its only caller.
+    """
+
+    def walk(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield from walk(child)
+            elif private_too or not child.name.startswith("_"):
+                if not ast.get_docstring(child):
+                    yield f"{child.lineno}: {child.name}"
+                yield from walk(child)
+
+    return walk(ast.parse(source))
+
+
+def test_every_part_says_what_it_does():
+    """Inner functions and overridden methods too: a reader meets them out of their context."""
+    faults = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        is_a_view = place.parent == Path("views")  # read as an example of how to write one, so to the last helper
+        faults += [f"{place}:{fault}" for fault in silent(path.read_text("utf-8"), is_a_view)]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(): ...",
+        "async def f(): ...",
+        "class C: ...",
+        "class C:\n    'A class.'\n    def f(self): ...",
+        "def f():\n    'A function.'\n    if True:\n        def g(): ...",
+    ],
+)
+def test_a_silent_part_is_found(source):
+    assert len(list(silent(source, private_too=False))) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["def _f():\n    def g(): ...", "class C:\n    'A class.'\n    def __len__(self): ..."]
+)
+def test_only_a_private_part_may_be_silent(source):
+    assert not list(silent(source, private_too=False))
+    assert list(silent(source, private_too=True))

@@ -360,6 +360,7 @@ def program() -> None:
     is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # under nohup, and it stays so
 
     def on_ctrl_c(handler: Any) -> None:
+        """Sets what Ctrl-C does, unless the process was told to ignore it."""
         if not is_ignored:
             signal.signal(signal.SIGINT, handler)
 

@@ -219,6 +219,7 @@ def needed_folders() -> tuple[NeededFolder, ...]:
     """The folders that `launch` and JupyterLab write into before the first page is shown."""
 
     def runtime_folder() -> Path:
+        """Where Jupyter keeps its connection files. The import waits: jupyter_core need not be there."""
         from jupyter_core.paths import jupyter_runtime_dir
 
         return Path(jupyter_runtime_dir())

@@ -43,6 +43,7 @@ def step(kind: str, tokens: int = TOKENS) -> Callable[[], object]:
     parameters = list(model.parameters())
 
     def run() -> object:
+        """The gradients of the mean token loss, for every weight that it reaches."""
         loss = model.token_losses(inputs_and_targets).mean()
         return torch.autograd.grad(loss, parameters, allow_unused=True)
 
@@ -99,6 +100,7 @@ def decode_seconds(rounds: int = 3) -> dict[str, list[float]]:
     states = {n: model(text(n))[1] for n in CONTEXTS}
 
     def decode(state: NestedState) -> None:
+        """One chunk of tokens, fed one by one from a state."""
         for t in range(ahead.shape[1]):
             _, state = model(ahead[:, t : t + 1], state)
 

@@ -45,6 +45,7 @@ def forward(memory: torch.nn.Module, x: Tensor) -> Callable[[], object]:
     """One call without autograd. `memory(x)` may return y or (y, state)."""
 
     def run():
+        """Calls the memory once and drops the result."""
         with torch.no_grad():
             memory(x)
 
@@ -57,6 +58,7 @@ def forward_backward(memory: torch.nn.Module, x: Tensor) -> Callable[[], object]
     wanted = [x, *(p for p in memory.parameters() if p.requires_grad)]
 
     def run():
+        """Calls the memory once and takes the gradients of its squared outputs."""
         y = memory(x)
         y = y[0] if isinstance(y, tuple) else y
         torch.autograd.grad(y.square().sum(), wanted, allow_unused=True)

@@ -78,12 +78,14 @@ def export(
     manifest = opened(folder, [*files, *texts, *of_notebooks])
 
     def write(path: str, content: bytes) -> Path:
+        """Writes one file of the site. Raises CourseError if the disk refuses."""
         try:
             return manifest.write(path, content)
         except OSError as error:
             raise CourseError(f"cannot write {folder / path}: {reason(error)}.") from error
 
     def read(path: Path) -> tuple[nbformat.NotebookNode, str]:
+        """A notebook and its log: run again, or as it is stored, with an empty log."""
         if run:
             return run_notebook(path, jobs)
         return nbformat.read(path, as_version=4), ""

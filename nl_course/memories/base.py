@@ -142,6 +142,7 @@ class State:
             unused = set(file.names)
 
             def take(name: str) -> Tensor:
+                """A tensor of the file by its name, ticked off: what is left at the end belongs to no field."""
                 unused.discard(name)
                 return file.tensor(name)
 

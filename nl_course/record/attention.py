@@ -36,6 +36,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
     mixed = mixture(streams, config["repeats"], training)
 
     def look(model: LanguageModel) -> dict[str, float]:
+        """Held-out losses of each corpus, and how well the model copies."""
         losses = {}
         for corpus, stream in held_out.items():
             losses[f"held_out_{corpus}"] = evaluate(model, stream, training.length).loss
@@ -60,6 +61,7 @@ def mixture(streams: list[Tensor], repeats: dict[str, dict], training: TrainingC
     shares = [len(range(i, text_rows, len(streams))) for i in range(len(streams))]
 
     def at(step: int) -> tuple[Tensor, Tensor]:
+        """The rows of one step, (batch, T) inputs and targets. They depend on the step and the seed alone."""
         seed, length = training.seed + step, training.length + 1
         rows = []
         for i, (stream, share) in enumerate(zip(streams, shares, strict=True)):

@@ -84,6 +84,7 @@ def taught(config: dict, name: str, folder: Path, device: str, quick: bool) -> P
     path = folder / f"{name}-{parts.mark(identity)}.safetensors"
 
     def make() -> dict:
+        """Trains the teacher, stores its weights, and gives the seconds that it took."""
         model, run = teacher.trained(teacher.run_folder(name, config["seed"]), name, config["seed"])
         save_model(model, path)
         return {"seconds": round(run.metrics[-1]["seconds"], 1)}
@@ -115,6 +116,7 @@ def read_by(config: dict, name: str, checkpoint: Path, folder: Path, device: str
     weights = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
 
     def make() -> dict:
+        """Lets the model read and asks it: by age, of all facts, and under each load."""
         model = load_model(checkpoint, device).eval()
         about = parts.about_model(model.config, model)
         about |= {"conv": model.config.conv, "checkpoint": f"{config['models'][name]['checkpoint']}.safetensors"}
@@ -155,6 +157,7 @@ def fresh_by(config: dict, name: str, checkpoint: Path, folder: Path, device: st
 
     @torch.no_grad()
     def make() -> dict:
+        """Asks for one fact behind books without any, at each length that was read."""
         model = load_model(checkpoint, device).eval()
         right_at = {stop: [] for stop in about["read"]}  # of each row, how many of its facts were answered
         long = PlantedBooks(length=config["within"] + about["read"][-1], seed=config["seed"], **size)

@@ -28,6 +28,7 @@ def run(assets: Path, device: str = "cpu", quick: bool = False) -> list[Path]:
         model = LanguageModel(ModelConfig(**config["model"])).to(device)
 
     def sample() -> str:
+        """What the model writes after the prompt, as text."""
         prompt = encode(config["prompt"])[None].to(device)
         tokens = torch.cat(list(model.generate(prompt, **config["sample"])))
         return config["prompt"] + decode(tokens.cpu())

@@ -80,6 +80,7 @@ def measure_text(model: nn.Module, about: dict) -> dict:
     windows = torch.stack([stream[s : s + about["window"] + 1] for s in starts]).long()
 
     def losses(one: nn.Module) -> Tensor:
+        """The loss of each token in each window, (windows, window), in nats."""
         return torch.cat([token_losses(one, w[:, :-1], w[:, 1:]) for w in windows.split(8)])
 
     by_condition = conditions(model, losses)  # (windows, window) each
@@ -101,6 +102,7 @@ def measure_recall(model: nn.Module, about: dict) -> dict:
     """Right answers by pairs in the row, as trained and held still; and the later facts."""
 
     def right(one: nn.Module) -> list[dict]:
+        """The share of right answers for each number of pairs."""
         shares = []
         for pairs, length in zip(about["asked_pairs"], about["asked_lengths"], strict=True):
             task = mqar(about["asked_rows"], length, pairs, about["vocab"], seed=10**9)
@@ -176,6 +178,7 @@ def measure_parity(model: nn.Module, about: dict) -> dict:
     bins = [tuple(about["lengths"]), *((length, length) for length in about["asked_lengths"])]
 
     def right(one: nn.Module) -> list[dict]:
+        """The shares of faultless strings and of right places, for each range of lengths."""
         shares = []
         for share in formal_accuracy(one, task, bins, steps=about["asked_steps"]):
             row = {name: getattr(share, name) for name in ("low", "high", "strings", "accuracy")}

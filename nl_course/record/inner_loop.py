@@ -86,6 +86,7 @@ def halves(streams: list[Tensor], training: TrainingConfig) -> Data:
     """step -> (inputs, targets) of that step: equal shares of every stream, the same for whoever asks."""
 
     def at(step: int) -> tuple[Tensor, Tensor]:
+        """The rows of one step, (batch, T) inputs and targets, one stream after the other."""
         share = training.batch_size // len(streams)
         rows = [batch(s, step, share, training.length, training.seed + i) for i, s in enumerate(streams)]
         inputs, targets = zip(*rows)

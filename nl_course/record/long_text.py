@@ -53,6 +53,7 @@ class LongText(Comparison):
         stream = recording_library(self.config, self.config["corpus"]).stream("train")
 
         def data(step: int) -> tuple[Tensor, Tensor]:
+            """The rows of one step, (batch, T) inputs and targets."""
             return batch(stream, step, training.batch_size, training.length, seed)
 
         taught = {"corpus": self.config["corpus"], "split": split_of(self.config)}

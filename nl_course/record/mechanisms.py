@@ -76,6 +76,7 @@ def taught_by(rows: Rows) -> Callable[[dict[str, Any], TrainingConfig], Data]:
     """The `data` of a case whose rows come from a function of the course's tasks: fresh ones at each step."""
 
     def data(taught: dict[str, Any], training: TrainingConfig) -> Data:
+        """The rows of every step, with a seed that no other step of the training shares."""
         return lambda step: rows(training.batch_size, **taught, seed=training.seed * 10**6 + step)
 
     return data
@@ -87,6 +88,7 @@ def asked_by(rows: Rows) -> Callable[[LanguageModel, dict[str, Any], str], dict[
 
     @torch.no_grad()
     def ask(model: LanguageModel, question: dict[str, Any], device: str) -> dict[str, Any]:
+        """Asks the question in pieces of 64 rows; gives the share of right answers and how many were asked."""
         settings = dict(question)
         tokens, targets = rows(settings.pop("rows"), **settings, seed=ASKED_SEED)
         chosen = []

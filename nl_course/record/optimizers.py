@@ -75,6 +75,7 @@ class Optimizers(Comparison):
         built: list[torch.optim.Optimizer] = []
 
         def optimizer(model: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+            """The usual optimizer, noted down in `built`."""
             built.append(default_optimizer(model, training))  # kept, so that its state can be measured afterwards
             return built[-1]
 

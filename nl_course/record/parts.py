@@ -52,6 +52,7 @@ def sized(about: dict[str, Any], name: str, spec: dict[str, Any]) -> Shape:
     e2e = own.pop("e2e", None)
 
     def shaped(hidden: int) -> Shape:
+        """The configuration at one hidden width; everything else is settled."""
         if e2e is not None:
             return e2e_config(**shared, hidden=hidden, **e2e)
         if chunks is None:
@@ -142,6 +143,7 @@ def watched(model: LanguageModel, data: Data, watch: Callable[[LanguageModel, in
     """The same rows, step -> (inputs, targets), with a look at the model before each step."""
 
     def rows(step: int) -> tuple[Tensor, Tensor]:
+        """Looks at the model, then gives the step's rows."""
         watch(model, step)
         return data(step)
 
@@ -232,6 +234,7 @@ def recall_rows(pairs: list[int], vocab: int, training: TrainingConfig, filler: 
     """step -> (inputs, targets) of multi-query recall, with fresh pairs each time; steps take the counts in turn."""
 
     def rows(step: int) -> tuple[Tensor, Tensor]:
+        """One step's inputs and targets, (batch, T), with everything but the answers ignored."""
         count = pairs[step % len(pairs)]
         seed = training.seed * 10**6 + step
         task = mqar(training.batch_size, training.length, count, vocab, filler=filler, seed=seed)

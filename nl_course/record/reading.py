@@ -145,6 +145,7 @@ def measured(model: NestedLanguageModel, about: dict, name: str) -> dict[str, An
     tokens = measures.windows(stream, about["training"]["length"], about["rows"])
 
     def mean_loss(model: NestedLanguageModel) -> float:
+        """The mean loss on the windows, in nats per token, rounded."""
         return round(measures.losses(model, tokens).mean().item(), 4)
 
     steps = []
@@ -192,6 +193,7 @@ def differences(made: dict[str, list[Part]], measure: str) -> dict[str, list[dic
     """COMPARED, for a measure that is a list of numbers by position."""
 
     def by_seed(model: str, way: str) -> list[list[float]]:
+        """One way of reading, for each seed: a list by position."""
         return [part[measure][way] for part in made[model]]
 
     return {name: measures.compared(by_seed(*left), by_seed(*right)) for name, (left, right) in COMPARED.items()}

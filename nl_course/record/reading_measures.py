@@ -78,6 +78,7 @@ def second_reading(model: NestedLanguageModel, about: dict, stream: Tensor) -> d
         fresh.append(_at_distances(model, other, passage, filler, distances))
 
     def by_distance(losses: list[Tensor]) -> list[float]:
+        """The mean loss at each distance, in nats per byte."""
         means = torch.cat(losses).double().mean((0, -1))  # over rows and bytes
         return [round(mean, 4) for mean in means.tolist()]
 

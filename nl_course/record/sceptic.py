@@ -93,6 +93,7 @@ class Sceptic(Comparison):
         if ablation.changed:
 
             def prepare(model: LanguageModel) -> None:
+                """Switches the ablation on in a new model, before it is trained."""
                 ablate(model, ablation)
 
         return Trial(shape, training, data_of(about, training), taught, prepare)
@@ -129,6 +130,7 @@ class Sceptic(Comparison):
         tasks = self.config["tasks"]
 
         def urgency(key: tuple[str, str, str, int]) -> tuple[int, bool]:
+            """The order of recording: the first seed first, the usual training first."""
             # First seeds first, and what is trained as usual before what is not: a recording that is cut short has
             # something of everything.
             task, _, trained_with, seed = key

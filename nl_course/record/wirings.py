@@ -65,6 +65,7 @@ class Wirings(Frontier):
         task = mqar(WATCHED_ROWS, trial.training.length, max(self.config["pairs"]), trial.shape.vocab, seed=10**9 + 1)
 
         def watch(model: LanguageModel, step: int) -> None:
+            """Notes the signals in the first layer at the steps that are asked for, where it joins two parts."""
             if step in looked_at and hasattr(model.layers[0].memory, "merge"):
                 self.signals.append({"step": step, **signals(model, task)})
 

@@ -102,6 +102,7 @@ def all_cached(shape: str | ModelShape) -> ModelShape:
         raise CourseError(f"{shape.title} has no layer with a growing cache, so its states have no counterpart.")
 
     def cached(group: LayerGroup) -> LayerGroup:
+        """A group of layers with the model's own growing cache in place of a fixed state."""
         return replace(growing[0], count=group.count, parallel=group.parallel) if group.kind == "state" else group
 
     # A state beside attention, in the same layer, is left out: that layer keeps its cache already.
@@ -156,6 +157,7 @@ def reshaped(shape: str | ModelShape, kv_heads: int | None = None, window: int |
     shape = model(shape)
 
     def changed(group: LayerGroup) -> LayerGroup:
+        """A group of layers with other key-value heads or a window. A fixed state stays as it is."""
         if group.kind == "state":
             return group
         heads = kv_heads or group.kv_heads or shape.heads
@@ -181,9 +183,11 @@ def on_one_device(shape: str | ModelShape, devices: int) -> ModelShape:
         raise CourseError(f"{shape.heads} query heads cannot be dealt out evenly among {devices} devices.")
 
     def share(count: int | None) -> int | None:
+        """How many of so many heads one device holds, rounded up."""
         return None if count is None else math.ceil(count / devices)
 
     def dealt(group: LayerGroup) -> LayerGroup:
+        """A group of layers with the heads that one device holds."""
         heads = dict(kv_heads=share(group.kv_heads), state_heads=share(group.state_heads))
         return replace(group, **heads, conv_channels=share(group.conv_channels))
 

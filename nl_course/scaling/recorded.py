@@ -49,6 +49,7 @@ def own_runs() -> OwnRuns:
     recording = read_table("runs/scaling.json")
 
     def column(name: str) -> np.ndarray:
+        """One number of every run, (runs,), in the recording's order."""
         return np.array([run[name] for run in recording["runs"]], dtype=float)
 
     return OwnRuns(

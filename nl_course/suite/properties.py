@@ -259,6 +259,7 @@ def compiled(case: Case) -> None:
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
 
     def read_twice(memory: Callable) -> tuple[Tensor, State, Tensor, tuple]:
+        """Outputs and state of two calls in a row, and the gradients of everything that trains."""
         y, state = memory(start)
         y_after, _ = memory(rest, state)
         loss = (torch.cat([y, y_after], dim=1) * direction).sum()

@@ -106,6 +106,7 @@ def visits(
         raise CourseError("visits need at least one domain.")
 
     def at(step: int) -> tuple[Tensor, Tensor]:
+        """The rows of one step, (batch, T) inputs and targets, from the domain that is visited then."""
         here = domains[step // steps_each % len(domains)]
         return batch(here.train, step, batch_size, length, seed)
 

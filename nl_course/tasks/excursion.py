@@ -70,11 +70,13 @@ def excursion(
         target_parts.append(torch.stack([torch.full_like(targets, IGNORED), targets], dim=-1).flatten(1))
 
     def tell(value_of: Tensor, times: int) -> None:
+        """Adds pairs of a key and its value to every row. No target counts there."""
         key = some_keys(keys * times)
         value = MARKS + keys + value_of.gather(1, key)
         add(MARKS + key, value, torch.full_like(key, IGNORED))
 
     def ask(value_of: Tensor, mark: int, count: int, counts: bool) -> None:
+        """Adds questions to every row: a mark, then the key, whose target is the key's value."""
         key = some_keys(count)
         targets = MARKS + keys + value_of.gather(1, key)
         add(torch.full_like(key, mark), MARKS + key, targets if counts else torch.full_like(key, IGNORED))

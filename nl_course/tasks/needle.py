@@ -433,6 +433,7 @@ def mixed(*tasks: Data) -> Data:
     """A step's rows of every task, one after the other. They must be of one length."""
 
     def at(step: int) -> tuple[Tensor, Tensor]:
+        """One step's inputs and targets, the tasks' rows below each other."""
         inputs, targets = zip(*(task(step) for task in tasks), strict=True)
         return torch.cat(inputs), torch.cat(targets)
 
@@ -443,6 +444,7 @@ def stages(*parts: tuple[int, Data]) -> Data:
     """A curriculum of (steps, task): each task for so many steps, the last one forever."""
 
     def at(step: int) -> tuple[Tensor, Tensor]:
+        """The rows of the task whose turn it is. Each task counts its own steps from 0."""
         for steps, task in parts:
             if step < steps:
                 return task(step)

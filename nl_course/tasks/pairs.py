@@ -44,6 +44,7 @@ def draw_pairs(pairs: int, width: int, similarity: float = 0.0, rows: int = 1, s
     rng = torch.Generator().manual_seed(seed)
 
     def directions(count: int) -> Tensor:
+        """Random unit vectors, (rows, count, d), float64."""
         return normalize(torch.randn(rows, count, width, generator=rng, dtype=torch.float64), dim=-1)
 
     common = directions(1)  # (rows, 1, d)

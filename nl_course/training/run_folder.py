@@ -162,6 +162,7 @@ class RunFolder:
             lines = read_metrics(self.path)
 
             def check(saved: dict[str, Any]) -> None:
+                """Raises CourseError if the checkpoint is of another run or other settings."""
                 check_settings(self.path, saved, settings, may_change)
                 check_one_run(self.path, saved, may_change, lines, trust)
 

@@ -57,6 +57,7 @@ def read_pointer(run: Path) -> dict[str, Any] | None:
     pointer = read_json(path, "checkpoint")
 
     def fault(why: str) -> CourseError:
+        """The error for a pointer that cannot be read, with the reason."""
         return CourseError(f"the checkpoint {path} is damaged and cannot be read ({why}).")
 
     if not isinstance(pointer, dict):

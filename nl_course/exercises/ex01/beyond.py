@@ -11,11 +11,13 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_sizes(rng: Rng):
+    """3 to 9 tokens, 2 to 4 layers, 1 to 3 key-value heads of width 2 to 6, and 1, 2 or 4 bytes per number."""
     tokens, layers, kv_heads = rng.whole(3, 9), rng.whole(2, 4), rng.whole(1, 3)  # small: a hand can follow
     return tokens, layers, kv_heads, rng.whole(2, 6), rng.pick((1, 2, 4))
 
 
 def counted(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """Bytes held, tokens projected and bytes read, added up step by step and layer by layer."""
     row, held, projected, read = 0, 0, 0, 0
     for _layer in range(layers):
         row += number_bytes * head_dim * kv_heads  # its key
@@ -28,8 +30,11 @@ def counted(tokens, layers, kv_heads, head_dim, number_bytes, cached):
 
 
 def counts(name, which, cached, hint):
+    """Makes the property that number `which` of the three results is right, with or without a cache."""
+
     @holds(name, hint)
-    def test(answer, rng):
+    def right_count(answer, rng):
+        """Catches a wrong count of one kind, so that the message can name which of the three it is."""
         sizes = draw_sizes(rng)
         got = answer(*sizes, cached)
         if not isinstance(got, (tuple, list)) or len(got) != 3:
@@ -37,11 +42,12 @@ def counts(name, which, cached, hint):
         what = ("held", "projected", "read")[which]
         compare(counted(*sizes, cached)[which], got[which], what=what)
 
-    return test
+    return right_count
 
 
 @holds("the cache saves no reads: they are the same with it and without", hint=3)
 def same_reads(answer, rng):
+    """Catches the belief that a cache saves reading. It saves projecting the past again."""
     sizes = draw_sizes(rng)
     compare(answer(*sizes, True)[2], answer(*sizes, False)[2], what="read without a cache")
 
@@ -57,6 +63,7 @@ COUNTS = (
 
 
 def solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """With b = 2 L h d bytes per token: (T b, T, s b) with a cache, else (0, s, s b), s = T (T + 1) / 2."""
     one_token = 2 * layers * kv_heads * head_dim * number_bytes
     steps = tokens * (tokens + 1) // 2
     if cached:
@@ -65,16 +72,19 @@ def solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cach
 
 
 def wrong_costs_constant_step(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """Counts one row read per step, as if a cached step were O(1)."""
     held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
     return held, projected, held if cached else read
 
 
 def wrong_costs_keys_only(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """Counts the keys and forgets that every key has a value beside it."""
     held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
     return held // 2, projected, read // 2
 
 
 def wrong_costs_reads_too(tokens, layers, kv_heads, head_dim, number_bytes, cached):
+    """Multiplies the reads by T without a cache, as if the past were read again with every projection."""
     held, projected, read = solution_decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached)
     return held, projected, read if cached else read * tokens
 
@@ -135,6 +145,7 @@ def decode_costs(tokens, layers, kv_heads, head_dim, number_bytes, cached):
 
 
 def draw_rows(rng: Rng):
+    """Rows (T, d) with T from 2 to 6 and d even up to 10, whole positions (T,) up to 300, theta 100 or 10,000."""
     tokens, width = rng.whole(2, 6), 2 * rng.whole(1, 5)
     positions = torch.tensor([rng.whole(0, 300) for _ in range(tokens)])
     return rng.normal(tokens, width), positions, rng.pick((100.0, 10_000.0))
@@ -142,18 +153,21 @@ def draw_rows(rng: Rng):
 
 @holds("at position 0 no row is turned", hint=1)
 def still_at_zero(answer, rng):
+    """Catches positions that count from 1, and a position code that is added instead of turned."""
     x, positions, theta = draw_rows(rng)
     compare(x, answer(x, torch.zeros_like(positions), theta))
 
 
 @holds("turning keeps the length of every row", hint=2)
 def keeps_length(answer, rng):
+    """Catches anything that is not a rotation: an added code, or sine and cosine of unequal angles."""
     x, positions, theta = draw_rows(rng)
     compare(x.norm(dim=1), answer(x, positions, theta).norm(dim=1), what="lengths")
 
 
 @holds("a score depends only on the distance of the two tokens", hint=2)
 def distance_alone(answer, rng):
+    """Catches codes that depend on the place itself: all rows are moved by the same random shift."""
     x, positions, theta = draw_rows(rng)
     shift = rng.whole(1, 200)
     here, there = answer(x, positions, theta), answer(x, positions + shift, theta)
@@ -162,6 +176,7 @@ def distance_alone(answer, rng):
 
 @holds("pair number i turns by theta^(-2 i / d) per token", hint=3)
 def right_speeds(answer, rng):
+    """Catches wrong angles, whichever features the answer pairs: interleaved and split pairs both pass."""
     # The trace of the whole turn, 2 sum cos(angle), does not depend on which features make up a pair.
     width, position, theta = 2 * rng.whole(1, 5), rng.whole(1, 300), rng.pick((100.0, 10_000.0))
     turned = answer(torch.eye(width, dtype=torch.float64), torch.full((width,), position), theta)
@@ -170,6 +185,7 @@ def right_speeds(answer, rng):
 
 
 def solution_rotate(x, positions, theta=10000.0):
+    """Turns pair i, features (2 i, 2 i + 1), by the angle position * theta^(-2 i / d), (T, d)."""
     width = x.shape[1]
     speeds = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angles = positions[:, None] * speeds
@@ -179,12 +195,14 @@ def solution_rotate(x, positions, theta=10000.0):
 
 
 def wrong_rotate_added(x, positions, theta=10000.0):
+    """Adds sines and cosines, as the first transformer did, instead of turning."""
     speeds = theta ** (-torch.arange(0, x.shape[1], 2, dtype=torch.float64) / x.shape[1])
     angles = positions[:, None] * speeds
     return x + torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def wrong_rotate_mixed_pairs(x, positions, theta=10000.0):
+    """Pairs feature i with i + d/2 but gives angles to neighbors: two public layouts mixed."""
     half = x.shape[1] // 2
     speeds = theta ** (-torch.arange(0, x.shape[1], 2, dtype=torch.float64) / x.shape[1])
     angles = (positions[:, None] * speeds).repeat_interleave(2, dim=1)
@@ -193,6 +211,7 @@ def wrong_rotate_mixed_pairs(x, positions, theta=10000.0):
 
 
 def wrong_rotate_one_speed(x, positions, theta=10000.0):
+    """Turns all pairs at the same speed, as if one clock hand could tell all distances."""
     angles = positions[:, None] * torch.ones(x.shape[1] // 2, dtype=torch.float64)
     even, odd = x[:, 0::2], x[:, 1::2]
     turned = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
@@ -261,12 +280,14 @@ def rotate(x, positions, theta=10000.0):
 
 
 def draw_text(rng: Rng):
+    """Logits (B, 2 period, vocab) and a text that repeats once: B 1 to 4, period 3 to 9, vocab 5 to 12."""
     vocab, period, batch = rng.whole(5, 12), rng.whole(3, 9), rng.whole(1, 4)
     tokens = rng.tokens(vocab, batch, period).repeat(1, 2)
     return rng.normal(batch, 2 * period, vocab), tokens, period
 
 
 def score_reference(logits, tokens, period):
+    """Mean loss of the first copy less that of the second, added up in plain floats, a scalar tensor."""
     total = 0.0
     for row, text in zip(logits.tolist(), tokens.tolist()):
         for place in range(1, period):
@@ -279,6 +300,7 @@ def score_reference(logits, tokens, period):
 
 
 def as_number(result):
+    """The answer's result as a float. Raises Miss if it is not a single number."""
     if isinstance(result, torch.Tensor) and result.numel() == 1:
         return result.item()
     if isinstance(result, (int, float)):
@@ -288,6 +310,7 @@ def as_number(result):
 
 @holds("only differences between logits count: adding one number to all logits of a position changes nothing", hint=1)
 def ignores_constants(answer, rng):
+    """Catches logits taken for log-probabilities: a softmax cancels a constant, a plain mean does not."""
     logits, tokens, period = draw_text(rng)
     moved = logits + rng.normal(*tokens.shape, 1) * 5
     compare(as_number(answer(logits, tokens, period)), as_number(answer(moved, tokens, period)))
@@ -295,6 +318,7 @@ def ignores_constants(answer, rng):
 
 @holds("a model that guesses blindly, then copies perfectly, scores log(vocabulary)", hint=2)
 def perfect_copy(answer, rng):
+    """Catches guesses judged by the wrong token: the perfect copy stands one position before its target."""
     logits, tokens, period = draw_text(rng)
     logits = torch.zeros_like(logits)
     following = torch.nn.functional.one_hot(tokens[:, period:], logits.shape[-1]).double()
@@ -304,11 +328,13 @@ def perfect_copy(answer, rng):
 
 @holds("a model that says the same at every position scores 0: both copies ask for the same tokens", hint=3)
 def blind_model(answer, rng):
+    """Catches two halves that ask for different tokens: then even a fixed guess gets a score."""
     logits, tokens, period = draw_text(rng)
     compare(0.0, as_number(answer(logits[:1, :1].expand_as(logits), tokens, period)))
 
 
 def solution_copying_score(logits, tokens, period):
+    """Mean of -log p over targets 1 to P - 1, less the mean over P + 1 to 2 P - 1, a scalar (P = period)."""
     guesses = torch.log_softmax(logits[:, :-1], dim=-1)
     losses = -guesses.gather(-1, tokens[:, 1:, None])[..., 0]
     first, second = losses[:, : period - 1], losses[:, period:]
@@ -316,16 +342,19 @@ def solution_copying_score(logits, tokens, period):
 
 
 def wrong_copying_unshifted(logits, tokens, period):
+    """Judges logits[t] by token t, as if a language model named the token it has just read."""
     losses = -torch.log_softmax(logits, dim=-1).gather(-1, tokens[..., None])[..., 0]
     return losses[:, 1:period].mean() - losses[:, period + 1 :].mean()
 
 
 def wrong_copying_raw_logits(logits, tokens, period):
+    """Takes -logits for losses, as if training had made them sum to probability 1."""
     losses = -logits[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0]
     return losses[:, : period - 1].mean() - losses[:, period:].mean()
 
 
 def wrong_copying_all_of_it(logits, tokens, period):
+    """Counts the second copy's first token, which nothing before it could announce."""
     guesses = torch.log_softmax(logits[:, :-1], dim=-1)
     losses = -guesses.gather(-1, tokens[:, 1:, None])[..., 0]
     return losses[:, : period - 1].mean() - losses[:, period - 1 :].mean()

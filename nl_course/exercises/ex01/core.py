@@ -24,6 +24,7 @@ from nl_course.exercises.framework.properties import (
 
 
 def draw_sequence(rng: Rng, tokens: int | None = None):
+    """Queries and keys (T, d), values (T, m): T from 2 to 7 unless given, d from 2 to 7 but never T, m from 2 to 4."""
     tokens = tokens or rng.whole(2, 7)
     width = rng.whole(2, 6)
     width += width == tokens  # no square, which would hide a missing transpose
@@ -31,17 +32,20 @@ def draw_sequence(rng: Rng, tokens: int | None = None):
 
 
 def full_attention(queries, keys, values):
+    """PyTorch's own causal attention for one head, (T, m): what the checks compare with."""
     return scaled_dot_product_attention(queries[None], keys[None], values[None], is_causal=True)[0]
 
 
 @holds("the weights of each row add up to 1: where all values are 1, so is the result", hint=2)
 def weights_sum_to_one(answer, rng):
+    """Catches a mask that strikes out weights after the softmax without dividing again."""
     queries, keys, values = draw_sequence(rng)
     compare(torch.ones_like(values), answer(queries, keys, torch.ones_like(values)))
 
 
 @holds("a token reads itself too: its own value shows in its row", hint=2)
 def reads_itself(answer, rng):
+    """Catches a mask that hides the diagonal. Row 0 is not tried, since it has nothing else to read."""
     queries, keys, values = draw_sequence(rng)
     row = rng.whole(1, len(values) - 1)
     changed = values.index_add(0, torch.tensor([row]), torch.ones_like(values[:1]))
@@ -52,11 +56,13 @@ def reads_itself(answer, rng):
 
 @holds("scores of several thousands do no harm", hint=3)
 def large_scores(answer, rng):
+    """Catches an exp without the row's largest score subtracted: it overflows, and inf / inf is nan."""
     queries, keys, values = draw_sequence(rng)
     compare(full_attention(queries * 3000, keys, values), answer(queries * 3000, keys, values))
 
 
 def solution_attend(queries, keys, values):
+    """softmax(Q K^T / sqrt(d)) V with later tokens at minus infinity before the softmax, (T, m)."""
     scores = queries @ keys.T / math.sqrt(keys.shape[1])
     later = torch.ones_like(scores).triu(1).bool()
     weights = torch.softmax(scores.masked_fill(later, -torch.inf), dim=1)
@@ -64,24 +70,29 @@ def solution_attend(queries, keys, values):
 
 
 def wrong_attend_sees_all(queries, keys, values):
+    """No mask at all: the formula of attention without the word causal."""
     return torch.softmax(queries @ keys.T / math.sqrt(keys.shape[1]), dim=1) @ values
 
 
 def wrong_attend_mask_after(queries, keys, values):
+    """Masks after the softmax, as if a weight set to 0 later were a weight that never counted."""
     return torch.softmax(queries @ keys.T / math.sqrt(keys.shape[1]), dim=1).tril() @ values
 
 
 def wrong_attend_not_itself(queries, keys, values):
+    """Masks the diagonal too, as if a token were part of its own future."""
     scores = queries @ keys.T / math.sqrt(keys.shape[1])
     scores = scores.masked_fill(torch.ones_like(scores).triu(0).bool(), -1e9)
     return torch.softmax(scores, dim=1) @ values
 
 
 def wrong_attend_unscaled(queries, keys, values):
+    """Leaves out the division by sqrt(d), as if only the order of the scores mattered."""
     return solution_attend(queries * math.sqrt(keys.shape[1]), keys, values)
 
 
 def wrong_attend_bare_exp(queries, keys, values):
+    """Writes softmax as exp over its sum, as the textbook does, without care for large scores."""
     weights = (queries @ keys.T / math.sqrt(keys.shape[1])).exp().tril()
     return weights / weights.sum(1, keepdim=True) @ values
 
@@ -167,6 +178,7 @@ def attend(queries, keys, values):
 
 
 def decode(answer, queries, keys, values, cache=None):
+    """Calls the answer once per token: the outputs (T, m), one row per step, and the last cache."""
     outputs = []
     for query, key, value in zip(queries, keys, values):
         output, cache = answer(query, key, value, cache)
@@ -176,18 +188,21 @@ def decode(answer, queries, keys, values, cache=None):
 
 @holds("the cache holds every key and value read so far, in order", hint=1)
 def cache_holds_all(answer, rng):
+    """Catches a cache that drops, repeats or reorders rows, whatever the outputs are."""
     queries, keys, values = draw_sequence(rng)
     compare((keys, values), decode(answer, queries, keys, values)[1], what="cache")
 
 
 @holds("each output equals the row that attention over the whole sequence gives", hint=2)
 def equals_recomputing(answer, rng):
+    """Catches a read before the write, a missing scale, and a read of part of the cache."""
     sequence = draw_sequence(rng)
     compare(full_attention(*sequence), decode(answer, *sequence)[0], what="outputs, one row per step")
 
 
 @holds("one cache can be continued in two ways that do not disturb each other", hint=3)
 def branches(answer, rng):
+    """Catches state outside the cache: two texts with the same first three tokens take turns."""
     sequence = draw_sequence(rng, 6)
     other = tuple(torch.cat([x[:3], rng.normal(*x[3:].shape)]) for x in sequence)
     _, cache = decode(answer, *(x[:3] for x in sequence))
@@ -199,6 +214,7 @@ def branches(answer, rng):
 
 
 def solution_decode_step(query, key, value, cache):
+    """Appends key and value as row t, then softmax(K q / sqrt(d)) V over all rows held, (m,)."""
     if cache is None:
         keys, values = key[None], value[None]
     else:
@@ -208,12 +224,14 @@ def solution_decode_step(query, key, value, cache):
 
 
 def wrong_decode_read_first(query, key, value, cache):
+    """Reads the old cache and appends afterwards, as if a token could not read itself."""
     keys, values = (key[:0].view(0, len(key)), value[:0].view(0, len(value))) if cache is None else cache
     output = torch.softmax(keys @ query / math.sqrt(len(query)), dim=0) @ values
     return output, (torch.cat([keys, key[None]]), torch.cat([values, value[None]]))
 
 
 def wrong_decode_last_only(query, key, value, cache):
+    """Keeps the last token alone, as a recurrent network keeps its one state."""
     return value, (key[None], value[None])
 
 
@@ -221,6 +239,7 @@ _pages = {}
 
 
 def wrong_decode_shared_pages(query, key, value, cache):
+    """Writes into one global buffer to save the copy, as if only one text were ever decoded."""
     held = 0 if cache is None else len(cache[0])
     if cache is None:
         _pages.update(keys=key.new_zeros(64, len(key)), values=value.new_zeros(64, len(value)))

@@ -10,11 +10,13 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_write(rng: Rng):
+    """Numbers w, k, v, q, y of size 0.4 to 1.6 and either sign, and a step from 0.2 to 0.9."""
     w, k, v, q, y = (rng.number(0.4, 1.6) * rng.pick((-1, 1)) for _ in range(5))
     return w, k, v, q, y, rng.number(0.2, 0.9)
 
 
 def loss_after_write(w, k, v, q, y, step):
+    """The outer loss (y - q w')² / 2 of one number, with w' the weight after the inner step."""
     residue = v - w * k
     return (y - q * (w + residue * k * step)) ** 2 / 2
 
@@ -29,7 +31,8 @@ def part(name: str, which: int, place: int | None, hint: int):
     """Result number `which` is the loss (place None) or its slope along argument `place`."""
 
     @holds(name, hint)
-    def test(answer, rng):
+    def right_result(answer, rng):
+        """Catches one wrong result of the four by itself, so that the message can name it."""
         numbers = draw_write(rng)
         got = answer(*numbers)
         if not isinstance(got, (tuple, list)) or len(got) != 4:
@@ -37,7 +40,7 @@ def part(name: str, which: int, place: int | None, hint: int):
         expected = loss_after_write(*numbers) if place is None else difference(numbers, place)
         compare(float(expected), float(got[which]), 1e-6, ("loss", "along w", "along k", "along v")[which])
 
-    return test
+    return right_result
 
 
 WRITE_PARTS = (
@@ -49,28 +52,33 @@ WRITE_PARTS = (
 
 
 def solution_through_the_write(w, k, v, q, y, step):
+    """The loss and its slopes by the chain rule, with w' = w - step k (k w - v) and dw'/dw = 1 - step k²."""
     written = w - step * k * (k * w - v)
     error = (q * written - y) * q  # the slope along the written weight
     return (q * written - y) ** 2 / 2, error * (1 - step * k * k), -error * step * (2 * k * w - v), error * step * k
 
 
 def wrong_write_first_order(w, k, v, q, y, step):
+    """Treats the whole write as a constant, as first-order MAML does: no slope along k or v."""
     written = w - step * k * (k * w - v)
     error = (q * written - y) * q
     return (q * written - y) ** 2 / 2, error, 0.0, 0.0
 
 
 def wrong_write_half_of_k(w, k, v, q, y, step):
+    """Differentiates k once, though it stands in the write twice: as the input and inside the error."""
     loss, along_w, _, along_v = solution_through_the_write(w, k, v, q, y, step)
     written = w - step * k * (k * w - v)
     return loss, along_w, -(q * written - y) * q * step * (k * w - v), along_v
 
 
 def wrong_write_reads_first(w, k, v, q, y, step):
+    """Reads the old weight, as if the write came after the answer."""
     return (q * w - y) ** 2 / 2, (q * w - y) * q, 0.0, 0.0
 
 
 def wrong_write_wrong_sign(w, k, v, q, y, step):
+    """Turns the slope along v, as if a larger target pulled the weight down."""
     loss, along_w, along_k, along_v = solution_through_the_write(w, k, v, q, y, step)
     return loss, along_w, along_k, -along_v
 
@@ -131,6 +139,7 @@ def through_the_write(w, k, v, q, y, step):
 
 
 def draw_mini_batch(rng: Rng):
+    """Weights (f, m), queries and keys (b, f), errors (b, m), rate and factor (b,) in (0, 1): b 3 to 6, f 2 to 4."""
     tokens, width = rng.whole(3, 6), rng.whole(2, 4)
     out = width + rng.whole(1, 2)
     weights = rng.normal(width, out)
@@ -139,6 +148,7 @@ def draw_mini_batch(rng: Rng):
 
 
 def token_by_token(weights, queries, keys, errors, rate, factor):
+    """Answers (b, m) and last weights (f, m) by a loop that adds one outer product per token."""
     gathered, answers = torch.zeros_like(weights), []
     for i in range(len(keys)):
         gathered = gathered + rate[i] * keys[i, :, None] * errors[i]
@@ -148,6 +158,7 @@ def token_by_token(weights, queries, keys, errors, rate, factor):
 
 @holds("with no error nothing is written: the answers are queries @ weights", hint=1)
 def nothing_to_write(answer, rng):
+    """Catches a term that is not a write, such as a decay of the weights."""
     weights, queries, keys, errors, rate, factor = draw_mini_batch(rng)
     got = answer(weights, queries, keys, errors * 0, rate, factor)
     compare((queries @ weights, weights), got)
@@ -155,6 +166,7 @@ def nothing_to_write(answer, rng):
 
 @holds("a token's own write is in its answer, a later token's is not", hint=2)
 def writes_then_reads(answer, rng):
+    """Catches both wrong triangles: only one token has an error, so that every answer shows who reads it."""
     args = draw_mini_batch(rng)
     row = rng.whole(1, len(args[2]) - 2)
     only = args[3] * 0
@@ -168,6 +180,7 @@ def writes_then_reads(answer, rng):
 
 @holds("the answers are those of the loop over tokens", hint=3)
 def equals_token_by_token(answer, rng):
+    """Catches rate and factor on the wrong axis: both tables have the same shape (b, b)."""
     args = draw_mini_batch(rng)
     compare(token_by_token(*args)[0], answer(*args)[0])
 
@@ -178,27 +191,32 @@ equals_carried = equals(
 
 
 def solution_mini_batch(weights, queries, keys, errors, rate, factor):
+    """Q W - (factor_i rate_j q_i.k_j, j <= i) E, (b, m); and W less the last factor times (rate K)^T E."""
     share = (factor[:, None] * rate * (queries @ keys.T)).tril()
     after = weights - factor[-1] * (rate[:, None] * keys).T @ errors
     return queries @ weights - share @ errors, after
 
 
 def wrong_batch_sees_all(weights, queries, keys, errors, rate, factor):
+    """Leaves the matrix of products whole, as if order did not matter inside a mini-batch."""
     share = factor[:, None] * rate * (queries @ keys.T)
     return queries @ weights - share @ errors, solution_mini_batch(weights, queries, keys, errors, rate, factor)[1]
 
 
 def wrong_batch_reads_first(weights, queries, keys, errors, rate, factor):
+    """Leaves out the diagonal, as memories do that read before they write."""
     share = (factor[:, None] * rate * (queries @ keys.T)).tril(-1)
     return queries @ weights - share @ errors, solution_mini_batch(weights, queries, keys, errors, rate, factor)[1]
 
 
 def wrong_batch_swapped(weights, queries, keys, errors, rate, factor):
+    """Puts the rate on the reader and the factor on the writer: the shapes fit either way."""
     share = (rate[:, None] * factor * (queries @ keys.T)).tril()
     return queries @ weights - share @ errors, solution_mini_batch(weights, queries, keys, errors, rate, factor)[1]
 
 
 def wrong_batch_own_factor(weights, queries, keys, errors, rate, factor):
+    """Carries each write on with its own token's factor, as if a write were scaled once and for all."""
     after = weights - (factor[:, None] * rate[:, None] * keys).T @ errors
     return solution_mini_batch(weights, queries, keys, errors, rate, factor)[0], after
 

@@ -10,11 +10,13 @@ from nl_course.memories.common.inner_model import EPSILON
 
 
 def draw_gradients(rng: Rng):
+    """Weights (f, f + 1), gradients (b, f, f + 1) and a step from 0.1 to 0.9: b 3 to 6, f 2 to 4."""
     tokens, width = rng.whole(3, 6), rng.whole(2, 4)
     return rng.normal(width, width + 1), rng.normal(tokens, width, width + 1), rng.number(0.1, 0.9)
 
 
 def by_loop(weights, gradients, step):
+    """The weights at each token, (b, f, m): at every token the mean of all gradients so far is taken anew."""
     found = []
     for i in range(len(gradients)):
         found.append(weights - step * sum(gradients[: i + 1]) / (i + 1))
@@ -23,6 +25,7 @@ def by_loop(weights, gradients, step):
 
 @holds("equal tokens move the memory once: where all gradients are the same, all weights are", hint=1)
 def equal_tokens(answer, rng):
+    """Catches a sum where a mean belongs, and a division by the whole mini-batch."""
     weights, gradients, step = draw_gradients(rng)
     same = gradients[:1].expand_as(gradients)
     compare((weights - step * same), answer(weights, same, step))
@@ -30,6 +33,7 @@ def equal_tokens(answer, rng):
 
 @holds("the last weights have taken the mean of all gradients", hint=2)
 def last_is_averaged(answer, rng):
+    """Catches a mean whose early terms were divided by their own place and never again."""
     weights, gradients, step = draw_gradients(rng)
     compare(weights - step * gradients.mean(0), answer(weights, gradients, step)[-1])
 
@@ -38,19 +42,23 @@ mean_equals = equals("all weights are those of the loop", draw_gradients, by_loo
 
 
 def solution_running_mean(weights, gradients, step):
+    """W - step * cumsum(G)_i / i for i = 1 to b, (b, f, m)."""
     place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
     return weights - step * gradients.cumsum(0) / place[:, None, None]
 
 
 def wrong_mean_sum(weights, gradients, step):
+    """Takes the sum, as the paper's equation 6 does."""
     return weights - step * gradients.cumsum(0)
 
 
 def wrong_mean_whole(weights, gradients, step):
+    """Divides by b from the first token on, as if the whole mini-batch had been read already."""
     return weights - step * gradients.cumsum(0) / len(gradients)
 
 
 def wrong_mean_each(weights, gradients, step):
+    """Divides each gradient by its place before it sums, as if a mean could be added up term by term."""
     place = torch.arange(1, len(gradients) + 1, dtype=gradients.dtype)
     return weights - step * (gradients / place[:, None, None]).cumsum(0)
 
@@ -112,6 +120,7 @@ def running_mean_weights(weights, gradients, step):
 
 
 def draw_norm(rng: Rng, width: int | None = None):
+    """Rows z and targets (t, f), gain and shift (f,): t 2 to 4, f 3 to 7 unless given. z has a spread of 2."""
     width = width or rng.whole(3, 7)
     tokens = rng.whole(2, 4)
     z, target = rng.normal(tokens, width) * 2, rng.normal(tokens, width)
@@ -119,6 +128,7 @@ def draw_norm(rng: Rng, width: int | None = None):
 
 
 def by_autograd(z, target, gain, shift):
+    """The gradient along z, (t, f), from the loss written out and PyTorch's autograd."""
     z = z.clone().requires_grad_()
     unit = (z - z.mean(-1, keepdim=True)) / (z.var(-1, unbiased=False, keepdim=True) + EPSILON).sqrt()
     loss = (gain * unit + shift - target).square().sum() / 2
@@ -127,12 +137,14 @@ def by_autograd(z, target, gain, shift):
 
 @holds("each row of the gradient sums to zero: adding a constant to z changes nothing", hint=2)
 def no_constant(answer, rng):
+    """Catches a mean taken for a constant: its part of the gradient is then missing."""
     args = draw_norm(rng)
     compare(torch.zeros(len(args[0]), dtype=args[0].dtype), answer(*args).sum(-1))
 
 
 @holds("z ten times as large gives a tenth of the gradient", hint=3)
 def shrinks(answer, rng):
+    """Catches a missing division by sigma. Loose to 1e-5, since the small constant under the root does not scale."""
     z, target, gain, shift = draw_norm(rng)
     compare(answer(z, target, gain, shift) / 10, answer(z * 10, target, gain, shift), 1e-5)
 
@@ -141,6 +153,7 @@ norm_equals = equals("the numbers are those of autograd", draw_norm, by_autograd
 
 
 def solution_norm_gradient(z, target, gain, shift):
+    """(g - mean(g) - u mean(g u)) / sigma with g = (gain u + shift - target) gain, (t, f)."""
     sigma = (z.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
     unit = (z - z.mean(-1, keepdim=True)) / sigma
     g = (gain * unit + shift - target) * gain
@@ -148,17 +161,20 @@ def solution_norm_gradient(z, target, gain, shift):
 
 
 def wrong_norm_plain(z, target, gain, shift):
+    """Takes mean and sigma for constants, as if only the division were in the chain."""
     sigma = (z.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
     unit = (z - z.mean(-1, keepdim=True)) / sigma
     return (gain * unit + shift - target) * gain / sigma
 
 
 def wrong_norm_mean_only(z, target, gain, shift):
+    """Subtracts the mean's part but takes sigma for a constant."""
     g = wrong_norm_plain(z, target, gain, shift)
     return g - g.mean(-1, keepdim=True)
 
 
 def wrong_norm_no_gain(z, target, gain, shift):
+    """Uses the error itself for g, as if the gain were no part of the chain."""
     sigma = (z.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
     unit = (z - z.mean(-1, keepdim=True)) / sigma
     g = gain * unit + shift - target

@@ -9,6 +9,7 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_gates(rng: Rng, tokens: int | None = None):
+    """Step, momentum and retention, (c,) each, in (0, 1): c from 3 to 7 unless given."""
     tokens = tokens or rng.whole(3, 7)
     return tuple(rng.normal(tokens).sigmoid() for _ in range(3))
 
@@ -28,18 +29,21 @@ def followed(step, momentum, retention):
 
 @holds("no token holds a share of a later token's write", hint=1)
 def lower_triangle(answer, rng):
+    """Catches shares above the diagonal, however small."""
     got = answer(*draw_gates(rng))
     compare(got.tril(), got)
 
 
 @holds("its own write stands in a token with exactly its step", hint=1)
 def own_step(answer, rng):
+    """Catches gates that act on a write at its own token. They act from the next token on."""
     gates = draw_gates(rng)
     compare(gates[0], answer(*gates).diagonal().clone())
 
 
 @holds("one token later the write is worn once and carried on once: step * (retention + momentum)", hint=2)
 def one_later(answer, rng):
+    """Catches a product of the two tables where their matrix product belongs. One token later both ways add up."""
     step, momentum, retention = draw_gates(rng)
     compare(step[:-1] * (retention[1:] + momentum[1:]), answer(step, momentum, retention).diagonal(-1).clone())
 
@@ -49,6 +53,7 @@ mask_equals = equals("the mask is that of the recurrence", draw_gates, followed,
 
 @holds("gates of exactly 0 give numbers, not nan", hint=3)
 def closed_gates(answer, rng):
+    """Catches ratios of running products: a gate of 0 makes them 0 / 0 for all later tokens."""
     step, momentum, retention = draw_gates(rng, 6)
     momentum, retention = momentum.clone(), retention.clone()
     momentum[2], retention[3] = 0.0, 0.0
@@ -59,7 +64,10 @@ def closed_gates(answer, rng):
 
 
 def solution_mask(step, momentum, retention):
+    """A @ (P * step), (c, c): A and P hold the products of retention and momentum between two tokens."""
+
     def between(gate):  # [t, j] = gate[j + 1] * ... * gate[t]
+        """The products of a gate between two tokens, (c, c), with 1 on the diagonal and 0 above it."""
         rows = gate[:, None].expand(len(gate), len(gate))
         after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
         return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
@@ -68,7 +76,10 @@ def solution_mask(step, momentum, retention):
 
 
 def wrong_mask_elementwise(step, momentum, retention):
+    """Multiplies the two tables entry by entry, as if one path led from a write to a read, not many."""
+
     def between(gate):
+        """The right table of products, (c, c): the mistake is in how the two are joined."""
         rows = gate[:, None].expand(len(gate), len(gate))
         after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
         return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
@@ -77,11 +88,15 @@ def wrong_mask_elementwise(step, momentum, retention):
 
 
 def wrong_mask_step_of_reader(step, momentum, retention):
+    """Puts the step on the rows, as if the token that reads chose how much was written."""
     return solution_mask(torch.ones_like(step), momentum, retention) * step[:, None]
 
 
 def wrong_mask_own_gates(step, momentum, retention):
+    """Counts the writer's own gates too, as if decay came after the write in the same token."""
+
     def through(gate):  # counts the writer's own gate too
+        """Products from the writer's own gate on, (c, c): one factor too many in every entry."""
         rows = gate[:, None].expand(len(gate), len(gate))
         own = torch.ones_like(rows, dtype=torch.bool).tril()
         return torch.where(own, rows, torch.ones_like(rows)).cumprod(0).tril()
@@ -90,7 +105,10 @@ def wrong_mask_own_gates(step, momentum, retention):
 
 
 def wrong_mask_ratios(step, momentum, retention):
+    """Gets the products between two tokens by dividing running products, which is right only without zeros."""
+
     def between(gate):
+        """Running product at t over running product at j, (c, c): 0 / 0 after a gate of 0."""
         products = gate.cumprod(0)
         return (products[:, None] / products).tril()
 
@@ -98,6 +116,7 @@ def wrong_mask_ratios(step, momentum, retention):
 
 
 def wrong_mask_sees_all(step, momentum, retention):
+    """Fills the upper triangle with ones, as if the mask were needed only below the diagonal."""
     return solution_mask(step, momentum, retention) + torch.ones(len(step), len(step), dtype=step.dtype).triu(1)
 
 
@@ -173,6 +192,7 @@ def mask(step, momentum, retention):
 
 
 def draw_mac(rng: Rng):
+    """1 to 3 persistent tokens, a text of 2 or 3 segments with or without one more token, segments of 2 to 4 tokens."""
     segment = rng.whole(2, 4)
     return rng.whole(1, 3), segment * rng.whole(2, 3) + rng.whole(0, 1), segment
 
@@ -189,24 +209,28 @@ def columns(answer, rng):
 
 @holds("every token sees every persistent token", hint=1)
 def sees_persistent(answer, rng):
+    """Catches a causal order laid over the persistent tokens, which have no place in the text."""
     first, *_ = columns(answer, rng)
     compare(torch.ones_like(first), first)
 
 
 @holds("no token sees a later token", hint=1)
 def no_future(answer, rng):
+    """Catches a missing causal mask among the tokens themselves, in the last group of columns."""
     _, _, own, _ = columns(answer, rng)
     compare(own.tril(), own)
 
 
 @holds("no token sees a row that was retrieved with a later token's query", hint=2)
 def no_future_query(answer, rng):
+    """Catches the leak of the printed order: row h_j is made with token j's query."""
     _, retrieved, _, _ = columns(answer, rng)
     compare(retrieved.tril(), retrieved)
 
 
 @holds("nothing of another segment is seen", hint=3)
 def inside_segment(answer, rng):
+    """Catches a window that slides over an edge, and attention without segments, in both groups of columns."""
     _, *parts, together = columns(answer, rng)
     for part in parts:
         compare(part * together, part)
@@ -214,18 +238,21 @@ def inside_segment(answer, rng):
 
 @holds("all that came before in the segment is seen, the token itself included", hint=3)
 def sees_the_past(answer, rng):
+    """Catches a mask that hides too much. All the other properties would pass an empty mask."""
     _, *parts, together = columns(answer, rng)
     for part in parts:
         compare(together.double().tril(), part)
 
 
 def solution_mac(persistent, tokens, segment):
+    """[all True | seen | seen], (T, n + 2 T), where i sees j if j <= i and both lie in one segment."""
     place = torch.arange(tokens)
     seen = (place <= place[:, None]) & (place // segment == place[:, None] // segment)
     return torch.cat([torch.ones(tokens, persistent, dtype=torch.bool), seen, seen], dim=1)
 
 
 def wrong_mac_as_printed(persistent, tokens, segment):
+    """Lets every token see all rows h of its segment, since they are printed before the tokens."""
     place = torch.arange(tokens)
     together = place // segment == place[:, None] // segment
     own = together & (place <= place[:, None])
@@ -233,22 +260,26 @@ def wrong_mac_as_printed(persistent, tokens, segment):
 
 
 def wrong_mac_no_segments(persistent, tokens, segment):
+    """Plain causal attention, as if segments were only a way to compute it."""
     seen = torch.ones(tokens, tokens, dtype=torch.bool).tril()
     return torch.cat([torch.ones(tokens, persistent, dtype=torch.bool), seen, seen], dim=1)
 
 
 def wrong_mac_window(persistent, tokens, segment):
+    """Lets the last `segment` tokens be seen, wherever a segment begins."""
     place = torch.arange(tokens)
     seen = (place <= place[:, None]) & (place > place[:, None] - segment)
     return torch.cat([torch.ones(tokens, persistent, dtype=torch.bool), seen, seen], dim=1)
 
 
 def wrong_mac_prefix_causal(persistent, tokens, segment):
+    """Lays a triangle over the persistent tokens, as if they were the text's first ones."""
     first = torch.ones(tokens, persistent, dtype=torch.bool).tril()
     return torch.cat([first, solution_mac(persistent, tokens, segment)[:, persistent:]], dim=1)
 
 
 def wrong_mac_strict(persistent, tokens, segment):
+    """Hides each token from itself, as if it were enough that the memory has its row."""
     full = solution_mac(persistent, tokens, segment)
     own = full[:, persistent + tokens :].tril(-1)
     return torch.cat([full[:, : persistent + tokens], own], dim=1)

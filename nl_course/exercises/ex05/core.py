@@ -14,6 +14,7 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_token(rng: Rng):
+    """Memory and past surprise (f, m), k (f,), v (m,), three gates in 0.1 to 0.9: f 2 to 5, m larger by 1 or 2."""
     f = rng.whole(2, 5)
     m = f + rng.whole(1, 2)
     gates = rng.number(0.1, 0.9), rng.number(0.1, 0.9), rng.number(0.1, 0.9)
@@ -21,6 +22,7 @@ def draw_token(rng: Rng):
 
 
 def by_autograd(memory, past, k, v, step, momentum, retention):
+    """Memory and S after one token, (f, m) each, with the surprise from PyTorch's autograd."""
     memory = memory.clone().requires_grad_()
     (surprise,) = torch.autograd.grad((k @ memory - v).square().sum() / 2, memory)
     moving = -step * surprise + momentum * past
@@ -29,6 +31,7 @@ def by_autograd(memory, past, k, v, step, momentum, retention):
 
 @holds("with no past, no momentum and full retention it is 03's delta rule", hint=1)
 def is_delta_rule(answer, rng):
+    """Catches a wrong sign and a step in the wrong place, with everything else switched off."""
     memory, past, k, v, step, *_ = draw_token(rng)
     after = memory + step * k[:, None] * (v - k @ memory)
     compare(after, answer(memory, past * 0, k, v, step, 0.0, 1.0)[0])
@@ -36,18 +39,21 @@ def is_delta_rule(answer, rng):
 
 @holds("S is momentum times the old one, less the whole step times the surprise", hint=2)
 def adds_up(answer, rng):
+    """Catches a moving average: it would put 1 - momentum before the surprise. Retention is 1 here."""
     *args, _ = draw_token(rng)
     compare(by_autograd(*args, 1.0)[1], answer(*args, 1.0)[1])
 
 
 @holds("the surprise is that of the memory as it was, before any forgetting", hint=3)
 def surprise_first(answer, rng):
+    """Catches a gradient taken after the decay, as Gated DeltaNet takes it."""
     args = draw_token(rng)
     compare(by_autograd(*args)[1], answer(*args)[1])
 
 
 @holds("retention wears the old memory alone, not what is written now", hint=2)
 def wears_the_old(answer, rng):
+    """Catches a decay of the sum: with retention 0 the memory must be exactly what was written now."""
     memory, past, k, v, step, momentum, _ = draw_token(rng)
     compare(by_autograd(memory, past, k, v, step, momentum, 0.0)[1], answer(memory, past, k, v, step, momentum, 0.0)[0])
 
@@ -56,33 +62,39 @@ write_equals = equals("memory and past surprise are those of autograd", draw_tok
 
 
 def solution_write(memory, past, k, v, step, momentum, retention):
+    """S' = momentum S - step k^T (k M - v), then M' = retention M + S', (f, m) each."""
     surprise = torch.outer(k, k @ memory - v)
     past = momentum * past - step * surprise
     return retention * memory + past, past
 
 
 def wrong_write_uphill(memory, past, k, v, step, momentum, retention):
+    """Adds the gradient, as if surprise were the thing to store."""
     past = momentum * past + step * torch.outer(k, k @ memory - v)
     return retention * memory + past, past
 
 
 def wrong_write_step_outside(memory, past, k, v, step, momentum, retention):
+    """Applies the step to all of S, as an optimizer's learning rate is applied."""
     past = momentum * past - torch.outer(k, k @ memory - v)
     return retention * memory + step * past, past
 
 
 def wrong_write_wears_all(memory, past, k, v, step, momentum, retention):
+    """Writes first and decays the sum, as if the order of the two did not matter."""
     past = momentum * past - step * torch.outer(k, k @ memory - v)
     return retention * (memory + past), past
 
 
 def wrong_write_forgets_first(memory, past, k, v, step, momentum, retention):
+    """Decays the memory, then takes the gradient there, as Gated DeltaNet does."""
     memory = retention * memory
     past = momentum * past - step * torch.outer(k, k @ memory - v)
     return memory + past, past
 
 
 def wrong_write_averages(memory, past, k, v, step, momentum, retention):
+    """Puts 1 - momentum before the surprise, as Adam averages its gradients."""
     past = momentum * past - (1 - momentum) * step * torch.outer(k, k @ memory - v)
     return retention * memory + past, past
 
@@ -157,10 +169,12 @@ def write(memory, past, k, v, step, momentum, retention):
 
 
 def draw_response(rng: Rng):
+    """Momentum and retention from 0.1 to 0.95, drawn apart, and 4 to 12 tokens."""
     return rng.number(0.1, 0.95), rng.number(0.1, 0.95), rng.whole(4, 12)
 
 
 def stepped(momentum, retention, tokens):
+    """How much of one write stands at each age, (tokens,), from what momentum brings at that age."""
     stands, rows = 0.0, []
     for age in range(tokens):
         stands = stands * retention + momentum**age
@@ -170,17 +184,20 @@ def stepped(momentum, retention, tokens):
 
 @holds("at the write itself exactly one step stands in the memory", hint=1)
 def begins_at_one(answer, rng):
+    """Catches a response that begins one token late."""
     compare(1.0, answer(*draw_response(rng))[0].item())
 
 
 @holds("without momentum a write only fades: retention to the power of its age", hint=1)
 def only_fades(answer, rng):
+    """Catches a product of the two gates: with momentum 0 it would be 0 at every later age."""
     _, retention, tokens = draw_response(rng)
     compare(retention ** torch.arange(tokens, dtype=torch.float64), answer(0.0, retention, tokens))
 
 
 @holds("with full retention a write grows towards 1 / (1 - momentum)", hint=2)
 def grows(answer, rng):
+    """Catches an answer without momentum, and one that forgets: 400 tokens reach the limit to 1e-6."""
     momentum = rng.number(0.3, 0.8)
     got = answer(momentum, 1.0, 400)[-1].item()
     if not abs(got - 1 / (1 - momentum)) < 1e-6:
@@ -189,6 +206,7 @@ def grows(answer, rng):
 
 @holds("momentum equal to retention is no special case", hint=3)
 def equal_gates(answer, rng):
+    """Catches the closed form without its special case, which is 0 / 0 here."""
     momentum, _, tokens = draw_response(rng)
     compare(stepped(momentum, momentum, tokens), answer(momentum, momentum, tokens))
 
@@ -197,10 +215,12 @@ response_equals = equals("the numbers are those of the recurrence", draw_respons
 
 
 def short_number(number: float) -> str:
+    """A number with four digits after the point, for the messages."""
     return f"{number:.4f}"
 
 
 def solution_response(momentum, retention, tokens):
+    """sum over i <= j of retention^(j - i) momentum^i for ages j = 0, 1, ..., (tokens,), by the recurrence."""
     memory, past, found = 0.0, 1.0, []
     for _ in range(tokens):
         memory = retention * memory + past
@@ -210,22 +230,27 @@ def solution_response(momentum, retention, tokens):
 
 
 def wrong_response_fades(momentum, retention, tokens):
+    """retention^j: the write happens once, as it does without momentum."""
     return retention ** torch.arange(tokens, dtype=torch.float64)
 
 
 def wrong_response_product(momentum, retention, tokens):
+    """(momentum retention)^j, as if both gates acted on the same thing."""
     return (momentum * retention) ** torch.arange(tokens, dtype=torch.float64)
 
 
 def wrong_response_late(momentum, retention, tokens):
+    """The right numbers one token late, as if a write could be read from the next token on."""
     return torch.cat([torch.zeros(1, dtype=torch.float64), solution_response(momentum, retention, tokens)[:-1]])
 
 
 def wrong_response_not_worn(momentum, retention, tokens):
+    """Adds up what momentum brings and lets nothing fade."""
     return (momentum ** torch.arange(tokens, dtype=torch.float64)).cumsum(0)
 
 
 def wrong_response_formula(momentum, retention, tokens):
+    """The closed form with a tiny number under the fraction, as if that cured 0 / 0."""
     age = torch.arange(1, tokens + 1, dtype=torch.float64)
     return (retention**age - momentum**age) / (retention - momentum + 1e-300)
 

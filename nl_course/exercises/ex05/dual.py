@@ -10,6 +10,7 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def draw_chunk(rng: Rng):
+    """Memory and past (f, m), queries, keys (c, f), errors (c, m), three gates (c,): c 3 to 6, f 2 to 4, m = f + 1."""
     c, f = rng.whole(3, 6), rng.whole(2, 4)
     m = f + 1
     rows = rng.normal(f, m), rng.normal(f, m), rng.normal(c, f), rng.normal(c, f), rng.normal(c, m)
@@ -17,6 +18,7 @@ def draw_chunk(rng: Rng):
 
 
 def chunk_by_token(memory, past, queries, keys, errors, step, momentum, retention):
+    """Answers (c, m) and last memory (f, m) by the loop that the task prints."""
     answers = []
     for t in range(len(keys)):
         past = momentum[t] * past - step[t] * torch.outer(keys[t], errors[t])
@@ -29,6 +31,7 @@ def chunk_parts(step, momentum, retention):
     """A, and P without its steps: products of the gates between two tokens; and the products from the start."""
 
     def between(gate):
+        """The products of a gate between two tokens, (c, c), with 1 on the diagonal and 0 above it."""
         rows = gate[:, None].expand(len(gate), len(gate))
         after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
         return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
@@ -38,6 +41,7 @@ def chunk_parts(step, momentum, retention):
 
 @holds("with no error only old things are read: the memory, worn, and the old motion, carried on", hint=2)
 def old_things(answer, rng):
+    """Catches a missing or doubled past surprise: with no errors nothing else moves the answers."""
     args = draw_chunk(rng)
     args = (*args[:4], args[4] * 0, *args[5:])
     compare(chunk_by_token(*args)[0], answer(*args)[0])
@@ -45,6 +49,7 @@ def old_things(answer, rng):
 
 @holds("from an empty memory at rest, the answers are those of the loop", hint=1)
 def from_rest(answer, rng):
+    """Catches a wrong mask or sign in what the chunk itself writes, with nothing carried in."""
     args = draw_chunk(rng)
     args = (args[0] * 0, args[1] * 0, *args[2:])
     compare(chunk_by_token(*args)[0], answer(*args)[0])
@@ -56,7 +61,10 @@ chunk_equals = equals(
 
 
 def solution_chunk(memory, past, queries, keys, errors, step, momentum, retention):
+    """kept (Q M) + spread (Q S) - (Q K^T * G) E, (c, m); its last row's weights make the new memory (f, m)."""
+
     def between(gate):  # [t, j] = gate[j + 1] * ... * gate[t]
+        """The products of a gate between two tokens, (c, c), with 1 on the diagonal and 0 above it."""
         rows = gate[:, None].expand(len(gate), len(gate))
         after = torch.ones_like(rows, dtype=torch.bool).tril(-1)
         return torch.where(after, rows, torch.ones_like(rows)).cumprod(0).tril()
@@ -68,20 +76,24 @@ def solution_chunk(memory, past, queries, keys, errors, step, momentum, retentio
 
 
 def wrong_chunk_no_past(memory, past, queries, keys, errors, step, momentum, retention):
+    """Starts every chunk with S = 0, as if momentum lived inside a chunk."""
     return solution_chunk(memory, past * 0, queries, keys, errors, step, momentum, retention)
 
 
 def wrong_chunk_counts_twice(memory, past, queries, keys, errors, step, momentum, retention):
+    """Adds the incoming S once more, as if it had not entered the memory in the chunk before."""
     answers, after = solution_chunk(memory, past, queries, keys, errors, step, momentum, retention)
     kept = retention.cumprod(0)[:, None]
     return answers + kept * (queries @ past), after + kept[-1] * past
 
 
 def wrong_chunk_uphill(memory, past, queries, keys, errors, step, momentum, retention):
+    """Adds the errors, as if they were target less answer."""
     return solution_chunk(memory, past, queries, keys, -errors, step, momentum, retention)
 
 
 def wrong_chunk_own_reach(memory, past, queries, keys, errors, step, momentum, retention):
+    """Carries each write on with the diagonal of G: its share when it was written, not at the chunk's end."""
     answers, _ = solution_chunk(memory, past, queries, keys, errors, step, momentum, retention)
     A, H, kept, lasting = chunk_parts(step, momentum, retention)
     spread, G = A @ lasting, A @ (H * step)

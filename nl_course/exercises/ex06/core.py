@@ -15,6 +15,7 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_clocks(rng: Rng):
+    """A token from 1 to 40 and four periods: C from 2 to 4, two or three times C, 0 (never moves), and 8 C."""
     fastest = rng.whole(2, 4)
     return rng.whole(1, 40), [fastest, fastest * rng.whole(2, 3), 0, fastest * 8]
 
@@ -28,6 +29,7 @@ def ticks(token: int, periods: list) -> tuple:
 
 
 def answered(answer, token: int, periods: list) -> tuple:
+    """The answer as plain bools and whole numbers. Raises Miss if it is not two lists of the right length."""
     got = answer(token, periods)
     if not isinstance(got, (tuple, list)) or len(got) != 2 or any(len(part) != len(periods) for part in got):
         raise Miss("two lists, each with one entry a level", short(got))
@@ -35,17 +37,20 @@ def answered(answer, token: int, periods: list) -> tuple:
 
 
 def where(token: int, periods: list) -> str:
+    """The call in words, for the messages."""
     return f"token {token}, periods {periods}"
 
 
 @holds("at the first token nothing has moved yet", hint=1)
 def nothing_at_first(answer, rng):
+    """Catches a rule that takes 0 for a multiple of every period."""
     _, periods = draw_clocks(rng)
     compare(ticks(1, periods)[0], answered(answer, 1, periods)[0], 0, where(1, periods))
 
 
 @holds("a chunk of C tokens is closed when token C + 1 arrives, its last target", hint=2)
 def closes_at_the_next(answer, rng):
+    """Catches a level that moves as the chunk's last token arrives: both C and C + 1 are asked."""
     _, periods = draw_clocks(rng)
     for token in (periods[1], periods[1] + 1):
         compare(ticks(token, periods)[0], answered(answer, token, periods)[0], 0, where(token, periods))
@@ -53,6 +58,7 @@ def closes_at_the_next(answer, rng):
 
 @holds("the counts are those of a walk through all tokens", hint=3)
 def counts_are_of_a_walk(answer, rng):
+    """Catches counts that do not fit the answer's own moves: they must add up from token 1 on."""
     token, periods = draw_clocks(rng)
     for last in (token, periods[0] * 3):
         walked = [sum(ticks(t, periods)[0][i] for t in range(1, last + 1)) for i in range(len(periods))]
@@ -60,19 +66,23 @@ def counts_are_of_a_walk(answer, rng):
 
 
 def solution_clocks(token, periods):
+    """At token t a level of period C moves if t > 1 and (t - 1) % C == 0; it has moved (t - 1) // C times."""
     moves = [bool(c) and token > 1 and (token - 1) % c == 0 for c in periods]
     return moves, [(token - 1) // c if c else 0 for c in periods]
 
 
 def wrong_clocks_at_c(token, periods):
+    """Moves at t % C == 0, as if the chunk's last loss were known before its target arrives."""
     return [bool(c) and token % c == 0 for c in periods], [token // c if c else 0 for c in periods]
 
 
 def wrong_clocks_first_token(token, periods):
+    """Leaves out t > 1, so that all levels move before anything was read."""
     return [bool(c) and (token - 1) % c == 0 for c in periods], [(token - 1) // c if c else 0 for c in periods]
 
 
 def wrong_clocks_counts(token, periods):
+    """Moves at the right tokens but counts t // C, as if counting were the easy part."""
     return ticks(token, periods)[0], [token // c if c else 0 for c in periods]
 
 
@@ -130,11 +140,13 @@ def ticks_of(token, periods):
 
 
 def draw_gradients(rng: Rng):
+    """Gradients (t, n), a rate from 0.01 to 0.5, a momentum of 0.5 to 0.95, the share 0.5: t 3 to 8, n 2 to 4."""
     steps = rng.whole(3, 8)
     return rng.normal(steps, rng.whole(2, 4)), rng.number(0.01, 0.5), rng.pick((0.5, 0.8, 0.9, 0.95)), 0.5
 
 
 def stepped(gradients, rate, momentum):
+    """Heavy ball's m after all gradients, (n,), by the loop."""
     m = torch.zeros_like(gradients[0])
     for g in gradients:
         m = momentum * m - rate * g
@@ -143,12 +155,14 @@ def stepped(gradients, rate, momentum):
 
 @holds("the step is that of the loop over all gradients", hint=1)
 def step_is_the_loops(answer, rng):
+    """Catches weights in the wrong order, and a moving average's factor 1 - momentum."""
     gradients, rate, momentum, share = draw_gradients(rng)
     compare(stepped(gradients, rate, momentum), answer(gradients, rate, momentum, share)[0], 1e-9, "the step")
 
 
 @holds("so many gradients hold the share, and one fewer does not", hint=3)
 def span_is_exact(answer, rng):
+    """Catches rounding down, with two fixed cases and a random one. The count is found by trying n = 1, 2, ..."""
     gradients, rate, momentum, _ = draw_gradients(rng)
     for beta, share in ((0.9, 0.5), (0.9, 0.99), (momentum, rng.number(0.3, 0.95))):
         count = next(n for n in range(1, 10_000) if 1 - beta**n >= share)
@@ -158,21 +172,25 @@ def span_is_exact(answer, rng):
 
 
 def solution_momentum(gradients, rate, momentum, share):
+    """-rate * sum of momentum^age * g, (n,), and the smallest n with 1 - momentum^n >= share."""
     ages = torch.arange(len(gradients) - 1, -1, -1, dtype=gradients.dtype)
     step = -rate * (momentum ** ages[:, None] * gradients).sum(dim=0)
     return step, math.ceil(math.log(1 - share) / math.log(momentum))
 
 
 def wrong_momentum_rounds_down(gradients, rate, momentum, share):
+    """Rounds the span down, as the paper's printed numbers are: 6 and 43 at momentum 0.9."""
     return stepped(gradients, rate, momentum), int(math.log(1 - share) / math.log(momentum))
 
 
 def wrong_momentum_average(gradients, rate, momentum, share):
+    """Scales the step by 1 - momentum, as Adam's first moment is scaled."""
     count = math.ceil(math.log(1 - share) / math.log(momentum))
     return (1 - momentum) * stepped(gradients, rate, momentum), count
 
 
 def wrong_momentum_oldest_first(gradients, rate, momentum, share):
+    """Gives age 0 to the first row, as if rows were sorted by age."""
     return stepped(gradients.flip(0), rate, momentum), solution_momentum(gradients, rate, momentum, share)[1]
 
 
@@ -230,18 +248,21 @@ def momentum_step(gradients, rate, momentum, share):
 
 
 def draw_layer(rng: Rng):
+    """Weights (o, d), an input (d,) shorter or longer than 1, an error (o,), a rate from 0.2 to 1.5: o, d 2 to 4."""
     out, width = rng.whole(2, 4), rng.whole(2, 4)
     x = rng.normal(width) * rng.pick((0.4, 1.0, 2.0))
     return rng.normal(out, width), x, rng.normal(out), rng.number(0.2, 1.5)
 
 
 def exact(W, x, error, rate):
+    """The new weights (o, d) by the matrix form (W - rate e x^T) (I + rate x x^T)^-1."""
     identity = torch.eye(len(x), dtype=W.dtype)
     return (W - rate * torch.outer(error, x)) @ torch.linalg.inv(identity + rate * torch.outer(x, x))
 
 
 @holds("what stands along other inputs is left alone", hint=1)
 def others_are_left_alone(answer, rng):
+    """Catches a decay of all weights. A change c x^T does not reach inputs at right angles to x."""
     W, x, error, rate = draw_layer(rng)
     other = rng.normal(len(x))
     other = other - (other @ x) / (x @ x) * x
@@ -250,6 +271,7 @@ def others_are_left_alone(answer, rng):
 
 @holds("without an error it still erases: the answer to x shrinks, and keeps its direction", hint=2)
 def erases_without_an_error(answer, rng):
+    """Catches plain descent, which then does nothing, and an erase of everything or of too much."""
     W, x, error, rate = draw_layer(rng)
     share = (answer(W, x, error * 0, rate) @ x) @ (W @ x) / (W @ x).square().sum()
     if not 0 < share < 1:
@@ -259,6 +281,7 @@ def erases_without_an_error(answer, rng):
 
 @holds("no other weights are better: the gradient of the inner problem is 0 there", hint=3)
 def is_the_minimum(answer, rng):
+    """Catches a wrong sign of the error. The slope is taken from the task's inner problem, not from its solution."""
     W, x, error, rate = draw_layer(rng)
     after = answer(W, x, error, rate)
     slope = torch.outer(after @ x + error, x) + (after - W) / rate
@@ -266,23 +289,28 @@ def is_the_minimum(answer, rng):
 
 
 def solution_dgd(W, x, error, rate):
+    """W - rate / (1 + rate |x|²) * (W x + e) x^T, (o, d)."""
     step = rate / (1 + rate * x @ x)
     return W - step * torch.outer(W @ x + error, x)
 
 
 def wrong_dgd_descent(W, x, error, rate):
+    """Plain gradient descent, as if only the error were to be written."""
     return W - rate * torch.outer(error, x)
 
 
 def wrong_dgd_unit_only(W, x, error, rate):
+    """Drops |x|² from the step, as the formula stands where inputs have length 1."""
     return W - rate / (1 + rate) * torch.outer(W @ x + error, x)
 
 
 def wrong_dgd_full_erase(W, x, error, rate):
+    """Takes away all that stands along x, as if an erase had no rate."""
     return W - torch.outer(W @ x, x) / (x @ x) - rate * torch.outer(error, x)
 
 
 def wrong_dgd_sign(W, x, error, rate):
+    """Takes the target u = +error, as if the error were what should be answered."""
     return W - rate / (1 + rate * x @ x) * torch.outer(W @ x - error, x)
 
 

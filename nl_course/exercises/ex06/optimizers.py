@@ -9,6 +9,7 @@ from nl_course.exercises.framework.properties import Miss, Rng, compare, equals,
 
 
 def draw_memory(rng: Rng):
+    """Memory and gradient (o, d), rate from 0.05 to 0.4, momentum from 0.5 to 0.95: o 2 or 3, d larger by 1 or 2."""
     out = rng.whole(2, 3)
     width = out + rng.whole(1, 2)
     return rng.normal(out, width), rng.normal(out, width), rng.number(0.05, 0.4), rng.number(0.5, 0.95)
@@ -25,12 +26,14 @@ def inner_step(m, g, rate, momentum):
 
 @holds("an empty memory takes the plain step, -rate * g", hint=1)
 def empty_takes_the_plain_step(answer, rng):
+    """Catches a wrong sign of the target: the first step must go down the gradient."""
     m, g, rate, momentum = draw_memory(rng)
     compare(-rate * g, answer(m * 0, g, rate, momentum), 1e-9)
 
 
 @holds("what is held along no row of g only fades", hint=2)
 def the_rest_only_fades(answer, rng):
+    """Catches an erase on the wrong side of m: it must act along the rows of g, not along its columns."""
     m, g, rate, momentum = draw_memory(rng)
     along = torch.linalg.pinv(g) @ g  # onto the rows of g
     rest = m - m @ along
@@ -43,22 +46,27 @@ equals_inner_step = equals(
 
 
 def solution_delta_momentum(m, g, rate, momentum):
+    """momentum m - rate (m g^T g + g), (o, d)."""
     return momentum * m - rate * (m @ g.T @ g + g)
 
 
 def wrong_delta_plain(m, g, rate, momentum):
+    """Heavy ball: writes the gradient and erases nothing."""
     return momentum * m - rate * g
 
 
 def wrong_delta_left(m, g, rate, momentum):
+    """Erases from the left, g g^T m, as if gradients came as columns. The shapes fit either way."""
     return momentum * m - rate * (g @ g.T @ m + g)
 
 
 def wrong_delta_no_rate(m, g, rate, momentum):
+    """Erases with a step of 1, as if only the write had a rate."""
     return momentum * m - m @ g.T @ g - rate * g
 
 
 def wrong_delta_target(m, g, rate, momentum):
+    """Takes the target +I, which turns the step uphill."""
     return momentum * m - rate * (m @ g.T @ g - g)
 
 
@@ -122,6 +130,7 @@ def delta_momentum(m, g, rate, momentum):
 
 
 def draw_matrix(rng: Rng):
+    """A matrix (r, c), r 2 to 4 and c larger by 1 to 3, scaled by 0.1, 1 or 10; and 1 to 4 steps."""
     rows = rng.whole(2, 4)
     return rng.normal(rows, rows + rng.whole(1, 3)) * rng.pick((0.1, 1.0, 10.0)), rng.whole(1, 4)
 
@@ -136,12 +145,14 @@ def cubic(M, steps):
 
 @holds("with no step it is the matrix divided by its norm", hint=1)
 def only_normalised(answer, rng):
+    """Catches another norm, such as the largest entry: the scale of the start is seen with no step at all."""
     M, _ = draw_matrix(rng)
     compare(M / M.square().sum().sqrt(), answer(M, 0), 1e-9)
 
 
 @holds("one step is a gradient step of size 1/8 on |X X^T - I|²", hint=2)
 def one_step_is_descent(answer, rng):
+    """Catches a wrong sign or size of the step, by autograd on the loss that the task names."""
     M, _ = draw_matrix(rng)
     X = (M / M.square().sum().sqrt()).requires_grad_()
     loss = (X @ X.T - torch.eye(len(M), dtype=M.dtype)).square().sum()
@@ -151,6 +162,7 @@ def one_step_is_descent(answer, rng):
 
 @holds("after many steps all singular values are 1", hint=3)
 def ends_orthogonal(answer, rng):
+    """Catches an iteration that hops around 1 or settles elsewhere. It looks after 40 steps."""
     M, _ = draw_matrix(rng)
     got = torch.linalg.svdvals(answer(M, 40))
     if not (got - 1).abs().max() < 1e-6:
@@ -158,6 +170,7 @@ def ends_orthogonal(answer, rng):
 
 
 def solution_orthogonalise(M, steps):
+    """X = M / |M|, then X = 1.5 X - 0.5 X X^T X for each step, (r, c)."""
     X = M / M.square().sum().sqrt()
     for _ in range(steps):
         X = 1.5 * X - 0.5 * X @ X.T @ X
@@ -165,6 +178,7 @@ def solution_orthogonalise(M, steps):
 
 
 def wrong_orthogonal_by_largest_entry(M, steps):
+    """Divides by four times the largest entry, as if any scale below 1 would do."""
     X = M / M.abs().max() / 4
     for _ in range(steps):
         X = 1.5 * X - 0.5 * X @ X.T @ X
@@ -172,6 +186,7 @@ def wrong_orthogonal_by_largest_entry(M, steps):
 
 
 def wrong_orthogonal_uphill(M, steps):
+    """Adds the gradient step instead of taking it away."""
     X = M / M.square().sum().sqrt()
     for _ in range(steps):
         X = 0.5 * X + 0.5 * X @ X.T @ X
@@ -179,6 +194,7 @@ def wrong_orthogonal_uphill(M, steps):
 
 
 def wrong_orthogonal_large_step(M, steps):
+    """Takes a step of 1/4, as if twice the step were only twice as fast."""
     X = M / M.square().sum().sqrt()
     for _ in range(steps):
         X = 2 * X - X @ X.T @ X

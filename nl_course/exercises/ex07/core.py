@@ -11,12 +11,14 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def draw_step(rng: Rng):
+    """Three memories (f, f), a token (f,), step and retention from 0.1 to 0.9: f from 2 to 5."""
     f = rng.whole(2, 5)
     weights = tuple(rng.normal(f, f) for _ in range(3))
     return *weights, rng.normal(f), rng.number(0.1, 0.9), rng.number(0.1, 0.9)
 
 
 def by_autograd(key, value, memory, x, step, retention):
+    """The three memories after the token, (f, f) each, with the gradient from PyTorch's autograd."""
     k, v, after = x @ key, x @ value, []
     for W in (key, value, memory):
         target, W = v @ W, W.clone().requires_grad_()
@@ -27,18 +29,21 @@ def by_autograd(key, value, memory, x, step, retention):
 
 @holds("with step 0 and retention 1 nothing moves", hint=1)
 def nothing_moves(answer, rng):
+    """Catches a change that no gate controls."""
     *weights, x, _, _ = draw_step(rng)
     compare(tuple(weights), answer(*weights, x, 0.0, 1.0))
 
 
 @holds("the target is what each memory itself says of v, not v", hint=2)
 def makes_its_target(answer, rng):
+    """Catches one target v for all. Retention is 1 here, and only the last of the three is compared."""
     *weights, x, step, _ = draw_step(rng)
     compare(by_autograd(*weights, x, step, 1.0)[2], answer(*weights, x, step, 1.0)[2])
 
 
 @holds("all three read the token before any of them is written", hint=2)
 def reads_first(answer, rng):
+    """Catches a memory that is written before the others have read the token, and memories that stay as they were."""
     args = draw_step(rng)
     compare(by_autograd(*args)[1:], tuple(answer(*args))[1:])
 
@@ -47,21 +52,25 @@ step_equals = equals("all three memories are those of autograd", draw_step, by_a
 
 
 def solution_step(key, value, memory, x, step, retention):
+    """retention W - step k^T (2 k W - v W) for each of the three, (f, f), with k and v read before any write."""
     k, v = x @ key, x @ value
     return tuple(retention * W - step * torch.outer(k, k @ W + k @ W - v @ W) for W in (key, value, memory))
 
 
 def wrong_step_shared(key, value, memory, x, step, retention):
+    """Writes v itself into all three, as in the model before this one."""
     k, v = x @ key, x @ value
     return tuple(retention * W - step * torch.outer(k, k @ W + k @ W - v) for W in (key, value, memory))
 
 
 def wrong_step_no_erase(key, value, memory, x, step, retention):
+    """Takes the gradient step alone, as if the erase were the same term."""
     k, v = x @ key, x @ value
     return tuple(retention * W - step * torch.outer(k, k @ W - v @ W) for W in (key, value, memory))
 
 
 def wrong_step_one_by_one(key, value, memory, x, step, retention):
+    """Writes the key memory and reads the token again, as if the writes came in turn."""
     k = x @ key
     key = retention * key - step * torch.outer(k, 2 * k @ key - x @ value @ key)
     k, v = x @ key, x @ value
@@ -69,6 +78,7 @@ def wrong_step_one_by_one(key, value, memory, x, step, retention):
 
 
 def wrong_step_memory_only(key, value, memory, x, step, retention):
+    """Leaves key and value as they are, as if they were projections."""
     return key, value, solution_step(key, value, memory, x, step, retention)[2]
 
 
@@ -133,6 +143,7 @@ def self_modify(key, value, memory, x, step, retention):
 
 
 def draw_flip(rng: Rng):
+    """A key (f,) of any length, f 2 to 5, a share from -0.9 to 0.9, a retention from 0.5 to 1."""
     return rng.normal(rng.whole(2, 5)), rng.number(-0.9, 0.9), rng.number(0.5, 1.0)
 
 
@@ -144,40 +155,48 @@ def after_write(entry, k, share, step, retention):
 
 @holds("a memory that shares nothing between k and v, all kept, unit key: the step is 1", hint=1)
 def one(answer, rng):
+    """Catches a step that only wipes. With nothing shared, erase and error each take 1 off."""
     k = rng.normal(3)
     compare(1.0, float(answer(k / k.norm(), 0.0, 1.0)), 1e-9)
 
 
 @holds("with v = k there is no error, and the erase alone needs a step of 2", hint=2)
 def two(answer, rng):
+    """Catches the wrong sign of the share: with v = k the error must vanish."""
     k = rng.normal(4)
     compare(2.0, float(answer(k / k.norm(), 1.0, 1.0)), 1e-9)
 
 
 @holds("one write with it turns what stood under k into its opposite", hint=3)
 def flips(answer, rng):
+    """Catches a missing |k|²: keys are of any length here."""
     k, share, retention = draw_flip(rng)
     entry = rng.normal(4)
     compare(-entry, after_write(entry, k, share, float(answer(k, share, retention)), retention))
 
 
 def solution_flip(k, share, retention):
+    """(1 + retention) / ((2 - share) |k|²), a number."""
     return (1 + retention) / ((2 - share) * (k @ k))
 
 
 def wrong_flip_wipes(k, share, retention):
+    """Solves for 0 instead of -e, as if emptying an entry turned it round."""
     return retention / ((2 - share) * (k @ k))
 
 
 def wrong_flip_erase_only(k, share, retention):
+    """Leaves the error out, as if only the erase moved the entry."""
     return (1 + retention) / (k @ k)
 
 
 def wrong_flip_unit(k, share, retention):
+    """Leaves |k|² out, as if every key had length 1."""
     return (1 + retention) / (2 - share)
 
 
 def wrong_flip_sign(k, share, retention):
+    """Takes the error for e + share * e."""
     return (1 + retention) / ((2 + share) * (k @ k))
 
 

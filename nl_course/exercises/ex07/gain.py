@@ -10,6 +10,7 @@ from nl_course.exercises.framework.properties import Miss, Rng, any_size, compar
 
 
 def draw_gain(rng: Rng, tokens: int | None = None):
+    """Keys, values (t, f), steps (t,) in 0.1 to 0.6, retention (t,) in 0.5 to 1: t 2 to 5 unless given, f 2 to 4."""
     t, f = rng.whole(2, 5) if tokens is None else tokens, rng.whole(2, 4)
     steps = torch.tensor([rng.number(0.1, 0.6) for _ in range(t)], dtype=torch.float64)
     kept = torch.tensor([rng.number(0.5, 1.0) for _ in range(t)], dtype=torch.float64)
@@ -25,23 +26,27 @@ def written(start, keys, values, steps, retention):
 
 
 def gain_loop(keys, values, steps, retention):
+    """The gain (f, f): what becomes of the identity when it goes through the chunk as a memory would."""
     return written(torch.eye(keys.shape[1], dtype=keys.dtype), keys, values, steps, retention)
 
 
 @holds("before any token the gain changes nothing", hint=1)
 def begins_at_one(answer, rng):
+    """Catches a start at zero, by a chunk of no tokens."""
     keys, values, steps, retention = draw_gain(rng)
     compare(torch.eye(keys.shape[1], dtype=keys.dtype), answer(keys[:0], values[:0], steps[:0], retention[:0]))
 
 
 @holds("with v = k only retention and erase are left", hint=2)
 def no_error(answer, rng):
+    """Catches a missing erase and a product from the wrong side: with v = k no error hides them."""
     keys, _, steps, retention = draw_gain(rng)
     compare(gain_loop(keys, keys, steps, retention), answer(keys, keys, steps, retention))
 
 
 @holds("the gain times the start of any memory is that memory after the chunk", hint=3)
 def serves_all(answer, rng):
+    """Catches an error taken at the running weights. Memories of three widths must all be served."""
     args = draw_gain(rng)
     gain = answer(*args)
     for columns in (1, args[0].shape[1], 7):  # a step memory, a key memory, all of them side by side
@@ -52,6 +57,7 @@ def serves_all(answer, rng):
 
 
 def solution_gain(keys, values, steps, retention):
+    """G = retention G - step k^T (k G) - step k^T (k - v), from G = I, (f, f)."""
     gain = torch.eye(keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, k - v)
@@ -59,6 +65,7 @@ def solution_gain(keys, values, steps, retention):
 
 
 def wrong_gain_running_error(keys, values, steps, retention):
+    """Multiplies the error by G too, as if errors were taken token by token."""
     gain = torch.eye(keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, (k - v) @ gain)
@@ -66,6 +73,7 @@ def wrong_gain_running_error(keys, values, steps, retention):
 
 
 def wrong_gain_from_the_right(keys, values, steps, retention):
+    """Writes every product turned round, as it stands where vectors are columns."""
     gain = torch.eye(keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(gain @ k, k) - step * torch.outer(k - v, k)
@@ -73,6 +81,7 @@ def wrong_gain_from_the_right(keys, values, steps, retention):
 
 
 def wrong_gain_from_zero(keys, values, steps, retention):
+    """Starts at zero, as a sum of writes would start."""
     gain = torch.zeros(keys.shape[1], keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(k, k @ gain) - step * torch.outer(k, k - v)
@@ -80,6 +89,7 @@ def wrong_gain_from_zero(keys, values, steps, retention):
 
 
 def wrong_gain_no_erase(keys, values, steps, retention):
+    """Keeps retention and error alone."""
     gain = torch.eye(keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(k, k - v)
@@ -142,54 +152,64 @@ def shared_gain(keys, values, steps, retention):
 
 
 def draw_place(rng: Rng):
+    """A token from 1 to 40, chunks of 1 to 12 tokens, a convolution over 1 to 5."""
     chunk = rng.whole(1, 12)
     return rng.whole(1, 40), chunk, rng.whole(1, 5)
 
 
 def unseen(token, chunk, conv):
+    """The tokens out of reach, by asking each one after the last boundary."""
     boundary = chunk * ((token - 1) // chunk)
     return [s for s in range(boundary + 1, token + 1) if s <= token - conv]
 
 
 @holds("token 32 with chunks of 16 and a convolution of 4 is blind to 17 to 28", hint=2)
 def example(answer, rng):
+    """Catches any rule that is off by one, with a case that can be counted by hand."""
     compare(list(range(17, 29)), [int(s) for s in answer(32, 16, 4)])
 
 
 @holds("with chunks of one token nothing is unseen", hint=1)
 def sees_all(answer, rng):
+    """Catches a boundary that is too early: in chunks of one all of the past is in the memories."""
     compare([], [int(s) for s in answer(rng.whole(1, 20), 1, rng.whole(1, 4))])
 
 
 @holds("the first token of a chunk sees all that came before", hint=2)
 def fresh(answer, rng):
+    """Catches the same in longer chunks: right behind a boundary nothing is missing."""
     chunk = rng.whole(2, 9)
     compare([], [int(s) for s in answer(3 * chunk + 1, chunk, rng.whole(1, 4))])
 
 
 @holds("the tokens are those between the boundary and the convolution's reach, whatever the sizes", hint=3)
 def zone(answer, rng):
+    """Catches what the three fixed cases let through, with eight random sizes in each trial."""
     for _ in range(8):
         args = draw_place(rng)
         compare(unseen(*args), [int(s) for s in answer(*args)])
 
 
 def solution_blind(token, chunk, conv):
+    """The range from boundary + 1 to token - conv, with boundary = (token - 1) // chunk * chunk."""
     boundary = (token - 1) // chunk * chunk
     return list(range(boundary + 1, token - conv + 1))
 
 
 def wrong_blind_whole_chunk(token, chunk, conv):
+    """Takes all earlier tokens of the chunk, as if the convolution saw only the present one."""
     boundary = (token - 1) // chunk * chunk
     return list(range(boundary + 1, token))
 
 
 def wrong_blind_boundary(token, chunk, conv):
+    """Takes token // chunk for the boundary, as if a chunk's last token read its own chunk's writes."""
     boundary = token // chunk * chunk
     return list(range(boundary + 1, token - conv + 1))
 
 
 def wrong_blind_off_by_one(token, chunk, conv):
+    """Lets the convolution see `conv` tokens besides the present one."""
     boundary = (token - 1) // chunk * chunk
     return list(range(boundary + 1, token - conv))
 
@@ -237,18 +257,21 @@ def blind_zone(token, chunk, conv):
 
 
 def draw_erase(rng: Rng):
+    """Weights (n, m), an input (n,), step from 0.1 to 0.9, retention from 0.5 to 1: n 2 to 5, m 2 to 4."""
     n, m = rng.whole(2, 5), rng.whole(2, 4)
     return rng.normal(n, m), rng.normal(n), rng.number(0.1, 0.9), rng.number(0.5, 1.0)
 
 
 @holds("what the layer answers to its own input shrinks to retention - step times", hint=2)
 def shrinks(answer, rng):
+    """Catches a retention that wears the erase as well."""
     W, a, step, retention = draw_erase(rng)
     compare((retention - step) * (a @ W), a @ answer(W, a, step, retention))
 
 
 @holds("inputs at right angles only meet the retention", hint=2)
 def spares(answer, rng):
+    """Catches an erase that reaches beyond the input's own direction."""
     W, a, step, retention = draw_erase(rng)
     other = rng.normal(len(a))
     other = other - (other @ a) / (a @ a) * a
@@ -257,6 +280,7 @@ def spares(answer, rng):
 
 @holds("an input ten times as long erases no more", hint=1)
 def same_length(answer, rng):
+    """Catches an input that was not brought to length 1, or that was divided by its length once only."""
     W, a, step, retention = draw_erase(rng)
     compare(answer(W, a, step, retention), answer(W, 10 * a, step, retention))
 
@@ -271,19 +295,23 @@ erase_equals = equals(
 
 
 def solution_erase(weights, a, step, retention):
+    """retention W - step a^T (a W) with a brought to length 1, (n, m)."""
     a = a / a.norm()
     return retention * weights - step * torch.outer(a, a @ weights)
 
 
 def wrong_erase_raw(weights, a, step, retention):
+    """Uses the input as it came, as if it were a key of length 1."""
     return retention * weights - step * torch.outer(a, a @ weights)
 
 
 def wrong_erase_half(weights, a, step, retention):
+    """Divides by |a| once, though the input stands in the product twice."""
     return retention * weights - step / a.norm() * torch.outer(a, a @ weights)
 
 
 def wrong_erase_inside(weights, a, step, retention):
+    """Erases first and lets retention wear the result."""
     a = a / a.norm()
     return retention * (weights - step * torch.outer(a, a @ weights))
 

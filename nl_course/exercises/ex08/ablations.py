@@ -9,6 +9,7 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def draw_writes(rng: Rng, writes: int | None = None):
+    """Query (m,), start (m, f), features (n, m), errors (n, f), steps and retention (n,): m, f 2 to 5, n 2 to 6."""
     m, f = rng.whole(2, 5), rng.whole(2, 5)
     n = rng.whole(2, 6) if writes is None else writes
     steps, kept = rng.normal(n).abs(), rng.normal(n).sigmoid()
@@ -31,29 +32,34 @@ def with_weights(query, start, features, errors, steps, retention):
 
 @holds("before any write the answer is the start's", hint=1)
 def unwritten(answer, rng):
+    """Catches an answer without the start, and one that breaks on an empty list of writes."""
     args = draw_writes(rng, writes=0)
     compare((args[0].new_zeros(0), args[0] @ args[1]), tuple(answer(*args)))
 
 
 @holds("with all kept, a write's weight is its feature's overlap with the query's", hint=2)
 def overlaps(answer, rng):
+    """Catches weights from a softmax: here they may be negative and need not sum to 1."""
     query, start, features, errors, steps, kept = draw_writes(rng)
     compare(features @ query, answer(query, start, features, errors, steps, torch.ones_like(kept))[0])
 
 
 @holds("retention wears what was written before it: the newest write is whole", hint=3)
 def wears(answer, rng):
+    """Catches a write that is worn by its own token's retention."""
     args = draw_writes(rng)
     compare(with_weights(*args)[0], answer(*args)[0])
 
 
 @holds("the answer is that of the layer, written and then read", hint=3)
 def reads_alike(answer, rng):
+    """Catches a wrong sign of the errors, and a start that is not worn."""
     args = draw_writes(rng)
     compare(written(*args), answer(*args)[1])
 
 
 def solution_attention(query, start, features, errors, steps, retention):
+    """Weights r_s (phi_s . q), (n,), r_s the retentions after s; answer r q W_0 - sum of weight step error, (f,)."""
     left = torch.cat([retention, retention.new_ones(1)]).flip(0).cumprod(0).flip(0)  # worn by all from s on
     weights = left[1:] * (features @ query)
     values = -steps[:, None] * errors
@@ -61,23 +67,27 @@ def solution_attention(query, start, features, errors, steps, retention):
 
 
 def wrong_attention_softmax(query, start, features, errors, steps, retention):
+    """Normalizes the overlaps, as attention does."""
     left = torch.cat([retention, retention.new_ones(1)]).flip(0).cumprod(0).flip(0)
     weights = (features @ query).softmax(0)
     return weights, left[0] * (query @ start) + weights @ (-steps[:, None] * errors)
 
 
 def wrong_attention_wears_itself(query, start, features, errors, steps, retention):
+    """Multiplies in the write's own retention, one factor too many."""
     left = torch.cat([retention, retention.new_ones(1)]).flip(0).cumprod(0).flip(0)
     weights = left[:-1] * (features @ query)
     return weights, left[0] * (query @ start) + weights @ (-steps[:, None] * errors)
 
 
 def wrong_attention_forgets_start(query, start, features, errors, steps, retention):
+    """Adds up the writes alone, as if a memory began empty."""
     weights, _ = solution_attention(query, start, features, errors, steps, retention)
     return weights, weights @ (-steps[:, None] * errors)
 
 
 def wrong_attention_sign(query, start, features, errors, steps, retention):
+    """Adds the errors, as if a write went towards them."""
     weights, answer = solution_attention(query, start, features, errors, steps, retention)
     return weights, answer + 2 * weights @ (steps[:, None] * errors)
 
@@ -145,6 +155,7 @@ def read_as_attention(query, start, features, errors, steps, retention):
 
 
 def draw_sign(rng: Rng):
+    """Key and value projections (d, f) and a start (f, f): d and f from 2 to 4."""
     d, f = rng.whole(2, 4), rng.whole(2, 4)
     return rng.normal(d, f), rng.normal(d, f), rng.normal(f, f)
 
@@ -160,18 +171,21 @@ def chunk_of(x, W_k, W_v, start, step):
 
 @holds("from an empty memory the values change their sign, and that is all", hint=1)
 def from_nothing(answer, rng):
+    """Catches an answer that changes more than a sign where there is no start to correct for."""
     W_k, W_v, start = draw_sign(rng)
     compare(-W_v, answer(W_k, W_v, torch.zeros_like(start)))
 
 
 @holds("a token that the start answers rightly already is written by neither", hint=2)
 def nothing_to_learn(answer, rng):
+    """Catches a plain change of sign: a token without error must stay without error."""
     W_k, _, start = draw_sign(rng)
     compare(W_k @ start, answer(W_k, W_k @ start, start))
 
 
 @holds("ascent with the new values answers every key as descent did with the old", hint=3)
 def same_answers(answer, rng):
+    """Catches everything else: five tokens are written both ways, and every key is asked after each write."""
     W_k, W_v, start = draw_sign(rng)
     x, step = rng.normal(5, len(W_k)), rng.number(0.1, 0.5)
     before = chunk_of(x, W_k, W_v, start, step)
@@ -182,18 +196,22 @@ sign_equals = equals("there is only one such projection", draw_sign, lambda W_k,
 
 
 def solution_sign(W_k, W_v, start):
+    """2 W_k W_0 - W_v, (d, f): the old values mirrored at what the start answers."""
     return 2 * W_k @ start - W_v
 
 
 def wrong_sign_minus(W_k, W_v, start):
+    """Turns the values' sign, which is right only from an empty start."""
     return -W_v
 
 
 def wrong_sign_error(W_k, W_v, start):
+    """Takes the start's error for the new value: it counts the start's answer once instead of twice."""
     return W_k @ start - W_v
 
 
 def wrong_sign_half(W_k, W_v, start):
+    """Doubles the whole error instead of the start's answer."""
     return 2 * (W_k @ start - W_v)
 
 

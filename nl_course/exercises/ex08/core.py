@@ -11,6 +11,7 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def draw_clip(rng: Rng, size: float = 1.0):
+    """2 to 4 matrices with sides of 2 to 4, one gradient per token (2 to 5 tokens) times `size`, a rate, the clip 1."""
     shapes = [(rng.whole(2, 4), rng.whole(2, 4)) for _ in range(rng.whole(2, 4))]
     tokens = rng.whole(2, 5)
     weights = tuple(rng.normal(*shape) for shape in shapes)
@@ -28,18 +29,21 @@ def by_definition(weights, gradients, rate, clip):
 
 @holds("below the clip the step is the rate times the mean gradient", hint=1)
 def below(answer, rng):
+    """Catches a sum over tokens where a mean belongs, and a clip that always acts."""
     weights, gradients, rate, clip = draw_clip(rng, 0.02)
     compare(tuple(W - rate * g.mean(0) for W, g in zip(weights, gradients)), answer(weights, gradients, rate, clip))
 
 
 @holds("without any gradient nothing moves, and nothing is divided by zero", hint=3)
 def at_rest(answer, rng):
+    """Catches a division by a norm of 0: it gives nan."""
     weights, gradients, rate, clip = draw_clip(rng, 0.0)
     compare(weights, answer(weights, gradients, rate, clip))
 
 
 @holds("above the clip, all matrices together move exactly rate times clip", hint=2)
 def together(answer, rng):
+    """Catches a clip for each matrix or each token by itself: only the whole step may have length rate * clip."""
     weights, gradients, rate, clip = draw_clip(rng, 30.0)
     moved = [new - W for new, W in zip(answer(weights, gradients, rate, clip), weights)]
     compare(rate * clip, torch.cat([m.flatten() for m in moved]).norm().item())
@@ -49,6 +53,7 @@ clip_equals = equals("the new matrices are those of the definition", lambda d: d
 
 
 def solution_clip(weights, gradients, rate, clip):
+    """W - rate * min(1, clip / norm) * mean gradient, the norm over all matrices together."""
     means = [g.mean(0) for g in gradients]
     norm = sum(m.square().sum() for m in means) ** 0.5
     shrink = clip / norm if norm > clip else 1.0
@@ -56,14 +61,17 @@ def solution_clip(weights, gradients, rate, clip):
 
 
 def wrong_clip_sum(weights, gradients, rate, clip):
+    """Sums the tokens' gradients, so that longer chunks take longer steps."""
     return solution_clip(weights, tuple(g.sum(0, keepdim=True) for g in gradients), rate, clip)
 
 
 def wrong_clip_each(weights, gradients, rate, clip):
+    """Clips each matrix by its own norm, as if they were updated one by one."""
     return tuple(solution_clip((W,), (g,), rate, clip)[0] for W, g in zip(weights, gradients))
 
 
 def wrong_clip_tokens(weights, gradients, rate, clip):
+    """Clips each token's gradient before the mean, as private training does."""
     shrunk = []
     for g in gradients:
         norm = g.flatten(1).norm(dim=1).clamp(min=clip)
@@ -72,6 +80,7 @@ def wrong_clip_tokens(weights, gradients, rate, clip):
 
 
 def wrong_clip_always(weights, gradients, rate, clip):
+    """Brings every step to the same length, as if the clip were a normalization."""
     means = [g.mean(0) for g in gradients]
     norm = sum(m.square().sum() for m in means) ** 0.5 + 1e-12
     return tuple(W - rate * clip / norm * m for W, m in zip(weights, means))
@@ -142,6 +151,7 @@ def clipped_step(weights, gradients, rate, clip):
 
 
 def draw_sizes(rng: Rng):
+    """Width 64 to 4,096, 4 to 40 layers, a suffix of 1 to all of them, hidden width and window 64 to 8,192."""
     layers = rng.whole(4, 40)
     return rng.whole(64, 4096), layers, rng.whole(1, layers), rng.whole(64, 8192), rng.whole(64, 8192)
 
@@ -153,17 +163,20 @@ def state_numbers(tokens, width, layers, suffix, hidden, window):
 
 @holds("the paper's 3B model: 10,304 tokens", hint=3)
 def of_3b(answer, rng):
+    """Catches fast weights in every block, and two matrices instead of three, with published sizes."""
     compare(10304.0, float(answer(2560, 32, 8, 5632, 8192)))
 
 
 @holds("with no learning block it is where the window is full", hint=1)
 def no_learning(answer, rng):
+    """Catches a missing window: without fast weights nothing else is left."""
     width, layers, _, hidden, window = draw_sizes(rng)
     compare(float(window), float(answer(width, layers, 0, hidden, window)))
 
 
 @holds("there the two states weigh the same", hint=2)
 def weigh_same(answer, rng):
+    """Catches any other slip by counting both states at the length that the answer names."""
     sizes = draw_sizes(rng)
     tokens = float(answer(*sizes))
     ours, cache = state_numbers(tokens, *sizes)
@@ -171,18 +184,22 @@ def weigh_same(answer, rng):
 
 
 def solution_even(width, layers, suffix, hidden, window):
+    """window + 3 hidden suffix / (2 layers), a number of tokens."""
     return window + 3 * hidden * suffix / (2 * layers)
 
 
 def wrong_even_all_blocks(width, layers, suffix, hidden, window):
+    """Gives each block an MLP of its own, so that suffix and layers cancel."""
     return window + 3 * hidden * (suffix > 0) / 2
 
 
 def wrong_even_no_window(width, layers, suffix, hidden, window):
+    """Weighs the fast weights alone against the full cache."""
     return 3 * hidden * suffix / (2 * layers)
 
 
 def wrong_even_two_matrices(width, layers, suffix, hidden, window):
+    """Counts two matrices, as in an MLP without a gate."""
     return window + 2 * hidden * suffix / (2 * layers)
 
 

@@ -10,6 +10,7 @@ from nl_course.exercises.framework.properties import Rng, compare, holds, pure
 
 
 def token_loss(W, token, following):
+    """The loss of `following` after `token` under the table of logits W (vocab, vocab), a scalar tensor."""
     return cross_entropy(W[token][None], torch.as_tensor(following)[None])
 
 
@@ -26,6 +27,7 @@ def read_by_definition(tokens, W, chunk, rate):
 
 
 def draw_read(rng: Rng):
+    """A text of 2 to 4 chunks and some more, W (vocab, vocab), chunks of 2 to 4, a rate from 0.5 to 2: vocab 3 to 5."""
     vocab, chunk = rng.whole(3, 5), rng.whole(2, 4)
     tokens = rng.tokens(vocab, rng.whole(2, 4) * chunk + rng.whole(2, chunk + 1)).tolist()
     return tokens, rng.normal(vocab, vocab), chunk, rng.number(0.5, 2.0)
@@ -39,6 +41,7 @@ def numbers(found):
 
 @holds("the first chunk is scored with the weights as they came, its last token too", hint=1)
 def scored_first(answer, rng):
+    """Catches learning before scoring: all losses of the first chunk come from the weights that were given."""
     tokens, W, chunk, rate = draw_read(rng)
     losses, _, _ = numbers(answer(tokens, W, [], chunk, rate))
     compare(torch.stack([token_loss(W, a, b) for a, b in pairwise(tokens[: chunk + 1])]), losses[:chunk])
@@ -46,6 +49,7 @@ def scored_first(answer, rng):
 
 @holds("no loss depends on a token that comes later", hint=1)
 def unaware(answer, rng):
+    """Catches a look ahead: the tokens behind a random cut are changed, the losses before it must not move."""
     tokens, W, chunk, rate = draw_read(rng)
     cut = rng.whole(chunk + 1, len(tokens) - 1)
     changed = [*tokens[:cut], *((t + 1) % len(W) for t in tokens[cut:])]
@@ -55,6 +59,7 @@ def unaware(answer, rng):
 
 @holds("a chunk is learnt when its last target has come, and an open one waits", hint=2)
 def waits(answer, rng):
+    """Catches a chunk that closes a token early, and one that is learned because the piece ends."""
     tokens, W, chunk, rate = draw_read(rng)
     for count in (chunk, chunk + 1, len(tokens)):
         _, expected, left = read_by_definition(tokens[:count], W, chunk, rate)
@@ -65,6 +70,7 @@ def waits(answer, rng):
 
 @holds("cut anywhere and carried on, it is the same", hint=3)
 def any_split(answer, rng):
+    """Catches state that is lost between two pieces. The text is cut at every place in turn."""
     tokens, W, chunk, rate = draw_read(rng)
     losses, after, left = read_by_definition(tokens, W, chunk, rate)
     for cut in range(1, len(tokens)):
@@ -77,6 +83,7 @@ def any_split(answer, rng):
 
 
 def solution_read(tokens, W, pending, chunk, rate):
+    """Scores each token under W, and steps down the mean of a chunk's losses when its last target arrives."""
     losses, pending = [], list(pending)
     for token in tokens:
         if pending:
@@ -93,6 +100,7 @@ def solution_read(tokens, W, pending, chunk, rate):
 
 
 def wrong_read_learns_first(tokens, W, pending, chunk, rate):
+    """Takes the step when the last target arrives, and only then scores it."""
     losses, pending = [], list(pending)
     for token in tokens:
         if len(pending) == chunk:
@@ -106,6 +114,7 @@ def wrong_read_learns_first(tokens, W, pending, chunk, rate):
 
 
 def wrong_read_forgets_open(tokens, W, pending, chunk, rate):
+    """Drops the open chunk when a piece ends, as if every piece were a text of its own."""
     losses, W, left = solution_read(tokens, W, [], chunk, rate)
     if pending and len(tokens):
         losses = [-W[pending[-1]].log_softmax(-1)[tokens[0]], *losses]
@@ -113,6 +122,7 @@ def wrong_read_forgets_open(tokens, W, pending, chunk, rate):
 
 
 def wrong_read_flushes(tokens, W, pending, chunk, rate):
+    """Learns what is left over at the end of a piece, as if the text ended there."""
     losses, W, left = solution_read(tokens, W, pending, chunk, rate)
     if len(left) > 1:
         _, W, left = solution_read(left[-1:], W, left[:-1], len(left) - 1, rate)
@@ -120,6 +130,7 @@ def wrong_read_flushes(tokens, W, pending, chunk, rate):
 
 
 def wrong_read_own_targets(tokens, W, pending, chunk, rate):
+    """Closes a chunk at its last token and learns the pairs inside it, one too few."""
     losses, pending = [], list(pending)
     for token in tokens:
         if pending:

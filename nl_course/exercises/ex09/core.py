@@ -12,28 +12,33 @@ from nl_course.scaling.information import least_bits as bound
 
 
 def draw_load(rng: Rng):
+    """Width 4 to 64, an error from 1/8 to 3, 2 to 4,096 choices, numbers of 8, 16 or 32 bits."""
     return rng.whole(4, 64), rng.whole(1, 24) / 8, 2 ** rng.whole(1, 12), rng.pick((8, 16, 32))
 
 
 @holds("one pair is read without error, whatever the width", hint=1)
 def one_pair(answer, rng):
+    """Catches crosstalk counted from n pairs instead of the n - 1 others."""
     width, _, choices, bits = draw_load(rng)
     compare(1, answer(width, 0.0, choices, bits)[0])
 
 
 @holds("with an error of 1, as large as the value itself, width + 1 pairs fit", hint=1)
 def error_of_one(answer, rng):
+    """Catches pairs that grow with the number of entries instead of the width."""
     width, _, choices, bits = draw_load(rng)
     compare(width + 1, answer(width, 1.0, choices, bits)[0])
 
 
 @holds("twice the bits a number halve the share", hint=2)
 def halves(answer, rng):
+    """Catches a share that forgets how many bits a number has."""
     width, error, choices, bits = draw_load(rng)
     compare(answer(width, error, choices, bits)[1] / 2, answer(width, error, choices, 2 * bits)[1])
 
 
 def load_by_hand(width, error, choices, bits):
+    """Pairs from the task's inequality, and their bits over the matrix's bits."""
     fit = math.floor(error * width) + 1
     return fit, fit * math.log2(choices) / bits / width**2
 
@@ -42,26 +47,31 @@ load_equals = equals("pairs and share are right", draw_load, load_by_hand, hint=
 
 
 def solution_load(width, error, choices, bits):
+    """n = 1 + floor(error width), and n log2(choices) / (bits width²)."""
     pairs = 1 + int(error * width)
     return pairs, pairs * math.log2(choices) / (bits * width * width)
 
 
 def wrong_load_one_short(width, error, choices, bits):
+    """Forgets that the first pair has nobody to disturb it."""
     pairs = int(error * width)
     return pairs, pairs * math.log2(choices) / (bits * width * width)
 
 
 def wrong_load_square(width, error, choices, bits):
+    """Lets the pairs grow with width², as the numbers in the matrix do."""
     pairs = 1 + int(error * width * width)
     return pairs, pairs * math.log2(choices) / (bits * width * width)
 
 
 def wrong_load_numbers(width, error, choices, bits):
+    """Divides by the count of numbers instead of their bits."""
     pairs = 1 + int(error * width)
     return pairs, pairs * math.log2(choices) / (width * width)
 
 
 def wrong_load_nats(width, error, choices, bits):
+    """Takes the natural logarithm for bits."""
     pairs = 1 + int(error * width)
     return pairs, pairs * math.log(choices) / (bits * width * width)
 
@@ -125,24 +135,28 @@ def matrix_load(width, error, choices, bits):
 
 
 def draw_moved(rng: Rng):
+    """A state of 50 to 400 tokens' bytes, 16 to 1,024 bytes per token, 1 to 3 reads, up to 3 writes, chunks to 32."""
     per_token = 2 ** rng.whole(4, 10)
     return per_token * rng.whole(50, 400), per_token, rng.whole(1, 3), rng.whole(0, 3), rng.whole(1, 32)
 
 
 @holds("a state that is only read breaks even where the cache has as many bytes, the new entry counted", hint=1)
 def only_read(answer, rng):
+    """Catches a break-even in size: the cache also writes the new entry."""
     state, per_token, _, _, chunk = draw_moved(rng)
     compare(state / per_token - 1, float(answer(state, per_token, 1, 0, chunk)))
 
 
 @holds("in chunks of one token a write counts as much as a read", hint=2)
 def write_counts(answer, rng):
+    """Catches a write that is free or counted twice, in chunks of one token."""
     state, per_token, reads, writes, _ = draw_moved(rng)
     compare(float(answer(state, per_token, reads + writes, 0, 1)), float(answer(state, per_token, reads, writes, 1)))
 
 
 @holds("the longer the chunk, the earlier the state breaks even", hint=2)
 def longer_chunks(answer, rng):
+    """Catches a write at every token: one per chunk costs half when the chunk is twice as long."""
     state, per_token, reads, _, chunk = draw_moved(rng)
     once, twice = (float(answer(state, per_token, reads, 1, length)) for length in (chunk, 2 * chunk))
     compare(state / chunk / 2 / per_token, once - twice)
@@ -157,22 +171,27 @@ moved_equals = equals("the numbers are right", draw_moved, moved_by_hand, hint=3
 
 
 def solution_moved(state, per_token, reads, writes, chunk):
+    """state (reads + writes / chunk) / per_token - 1, a number of tokens."""
     return state * (reads + writes / chunk) / per_token - 1
 
 
 def wrong_moved_size_only(state, per_token, reads, writes, chunk):
+    """Compares sizes, as notebook 02 does, instead of traffic."""
     return state / per_token
 
 
 def wrong_moved_all_by_chunk(state, per_token, reads, writes, chunk):
+    """Divides the reads by the chunk too, as if a chunk were answered at once."""
     return state * (reads + writes) / chunk / per_token - 1
 
 
 def wrong_moved_no_chunk(state, per_token, reads, writes, chunk):
+    """Counts the writes at every token, as if chunks saved nothing."""
     return state * (reads + writes) / per_token - 1
 
 
 def wrong_moved_new_entry(state, per_token, reads, writes, chunk):
+    """Forgets that the cache writes its new entry."""
     return state * (reads + writes / chunk) / per_token
 
 
@@ -235,17 +254,20 @@ def break_even_moved(state, per_token, reads, writes, chunk):
 
 
 def draw_bits(rng: Rng):
+    """1 to 5,000 facts, 4 to 65,536 choices, a recall from 0.3 to 0.99."""
     return rng.whole(1, 5000), 2 ** rng.whole(2, 16), rng.number(0.3, 0.99)
 
 
 @holds("all facts right takes log2(choices) bits a fact", hint=1)
 def all_right(answer, rng):
+    """Catches a logarithm to the wrong base, and a logarithm of 0."""
     facts, choices, _ = draw_bits(rng)
     compare(facts * math.log2(choices), float(answer(facts, choices, 1.0)))
 
 
 @holds("guessing needs no bits", hint=2)
 def guessing(answer, rng):
+    """Catches bits for an answer that needs no state, at chance and at half of it."""
     facts, choices, _ = draw_bits(rng)
     compare(0.0, float(answer(facts, choices, 1 / choices)), 1e-6)
     compare(0.0, float(answer(facts, choices, 0.5 / choices)), 1e-6)
@@ -253,6 +275,7 @@ def guessing(answer, rng):
 
 @holds("twice the facts need twice the bits", hint=1)
 def in_proportion(answer, rng):
+    """Catches a bound that is not linear in the facts. They are independent: none tells of another."""
     facts, choices, recall = draw_bits(rng)
     compare(2 * float(answer(facts, choices, recall)), float(answer(2 * facts, choices, recall)))
 
@@ -261,6 +284,7 @@ bits_equal = equals("the bound is right", draw_bits, bound, hint=3)
 
 
 def solution_bits(facts, choices, recall):
+    """N (log2 K - h(D) - D log2(K - 1)) with D = 1 - recall, and 0 at or below chance (K choices)."""
     if recall * choices <= 1:
         return 0.0
     wrong = 1 - recall
@@ -269,10 +293,12 @@ def solution_bits(facts, choices, recall):
 
 
 def wrong_bits_share(facts, choices, recall):
+    """Charges the known share of facts in full, and nothing for the rest."""
     return facts * recall * math.log2(choices)
 
 
 def wrong_bits_which(facts, choices, recall):
+    """Leaves out h(D), as if the state had to say which answers are wrong."""
     if recall * choices <= 1:
         return 0.0
     wrong = 1 - recall
@@ -280,6 +306,7 @@ def wrong_bits_which(facts, choices, recall):
 
 
 def wrong_bits_guessed(facts, choices, recall):
+    """Uses the formula below chance too, where it rises again."""
     wrong = 1 - recall
     surprise = sum(-p * math.log2(p) for p in (recall, wrong) if p > 0)
     return facts * (math.log2(choices) - surprise - wrong * math.log2(choices - 1))

@@ -10,6 +10,7 @@ from nl_course.scaling import cache_bytes, models, state_bytes
 
 
 def draw_hybrid(rng: Rng):
+    """A text longer than the window, 2 to 48 layers, at least one of each kind, a window of 4 to 64, bytes, a state."""
     layers = rng.whole(2, 48)
     window = rng.whole(4, 64)
     return (
@@ -24,12 +25,14 @@ def draw_hybrid(rng: Rng):
 
 @holds("with all layers full it is a plain cache", hint=1)
 def all_full(answer, rng):
+    """Catches states that are charged to layers which have none."""
     tokens, layers, _, window, per_token, state = draw_hybrid(rng)
     compare(layers * tokens * per_token, answer(tokens, layers, layers, window, per_token, state))
 
 
 @holds("before the window is full, every layer keeps all tokens", hint=2)
 def short_text(answer, rng):
+    """Catches a window that is charged in full before the text has filled it."""
     _, layers, full, window, per_token, state = draw_hybrid(rng)
     tokens = rng.whole(0, window)
     compare(
@@ -39,6 +42,7 @@ def short_text(answer, rng):
 
 @holds("once the windows are full, only the full layers grow", hint=2)
 def slope(answer, rng):
+    """Catches short layers that go on growing: 100 more tokens may cost only the full layers."""
     tokens, *rest = draw_hybrid(rng)
     full, per_token = rest[1], rest[3]
     compare(100 * full * per_token, answer(tokens + 100, *rest) - answer(tokens, *rest))
@@ -51,6 +55,7 @@ def bytes_by_hand(tokens, layers, full, window, per_token, state):
 
 @holds("the models that people run come out, from Qwen3-Next to Kimi K3", hint=3)
 def people_run(answer, rng):
+    """Catches a slip in any of the published hybrids, counted by the course's own tables of model shapes."""
     for shape in models().values():
         kinds = sorted(group.kind for group in shape.layers)
         if kinds not in (["global", "state"], ["latent", "state"]) or any(group.parallel for group in shape.layers):
@@ -67,19 +72,23 @@ hybrid_equals = equals("the bytes are right", draw_hybrid, bytes_by_hand, hint=3
 
 
 def solution_hybrid(tokens, layers, full, window, per_token, state):
+    """full T b + (layers - full) (min(T, window) b + state), bytes, with b bytes per token and layer."""
     short = layers - full
     return full * tokens * per_token + short * (min(tokens, window) * per_token + state)
 
 
 def wrong_hybrid_window_always(tokens, layers, full, window, per_token, state):
+    """Charges each window in full from the first token on."""
     return full * tokens * per_token + (layers - full) * (window * per_token + state)
 
 
 def wrong_hybrid_either(tokens, layers, full, window, per_token, state):
+    """Gives a short layer its state alone, as if it had no window besides."""
     return full * tokens * per_token + (layers - full) * state
 
 
 def wrong_hybrid_state_everywhere(tokens, layers, full, window, per_token, state):
+    """Gives the full layers a state too."""
     return full * tokens * per_token + (layers - full) * min(tokens, window) * per_token + layers * state
 
 
@@ -137,6 +146,7 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
 
 
 def draw_paired(rng: Rng):
+    """Results of two models (n,), n from 3 to 6, that share most of their spread, and a t from 2 to 4.5."""
     seeds = rng.whole(3, 6)
     common = rng.normal(seeds)
     return common + 0.1 * rng.normal(seeds), common + 0.1 * rng.normal(seeds), rng.number(2.0, 4.5)
@@ -144,6 +154,7 @@ def draw_paired(rng: Rng):
 
 @holds("a difference that is the same for every seed leaves no doubt", hint=1)
 def constant(answer, rng):
+    """Catches an unpaired interval: the seeds' common spread must cancel."""
     first, _, t = draw_paired(rng)
     low, high = answer(first + 0.25, first, t)
     compare((0.25, 0.25), (float(low), float(high)), 1e-7)
@@ -151,6 +162,7 @@ def constant(answer, rng):
 
 @holds("the other way round the interval is turned round", hint=1)
 def turned(answer, rng):
+    """Catches an interval that depends on which model is named first."""
     first, second, t = draw_paired(rng)
     low, high = answer(first, second, t)
     compare((-float(high), -float(low)), tuple(float(end) for end in answer(second, first, t)), 1e-9)
@@ -158,12 +170,14 @@ def turned(answer, rng):
 
 @holds("two seeds, differences 0 and 2, t = 1: from 0 to 2", hint=2)
 def by_hand(answer, rng):
+    """Catches a spread that was not divided by sqrt(n), and a division by n instead of n - 1."""
     second = rng.normal(2)
     low, high = answer(second + torch.tensor([0.0, 2.0], dtype=torch.float64), second, 1.0)
     compare((0.0, 2.0), (float(low), float(high)), 1e-7)
 
 
 def interval_by_hand(first, second, t):
+    """Both ends from the differences, in plain floats."""
     apart = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
     n, mean = len(apart), sum(apart) / len(apart)
     half = t * (sum((a - mean) ** 2 for a in apart) / (n - 1) / n) ** 0.5
@@ -174,24 +188,28 @@ paired_equals = equals("the interval is right", draw_paired, interval_by_hand, h
 
 
 def solution_paired(first, second, t):
+    """mean(d) -+ t std(d) / sqrt(n) for the differences d (n,), with n - 1 in the variance."""
     apart = first - second
     half = t * apart.std() / len(apart) ** 0.5
     return apart.mean() - half, apart.mean() + half
 
 
 def wrong_paired_unpaired(first, second, t):
+    """Adds both variances, as if the two models had been run on different seeds."""
     half = t * ((first.var() + second.var()) / len(first)) ** 0.5
     middle = first.mean() - second.mean()
     return middle - half, middle + half
 
 
 def wrong_paired_spread(first, second, t):
+    """Gives the spread of one difference for the doubt about their mean."""
     apart = first - second
     half = t * apart.std()
     return apart.mean() - half, apart.mean() + half
 
 
 def wrong_paired_population(first, second, t):
+    """Divides the squares by n, as if the mean were known beforehand."""
     apart = first - second
     half = t * apart.std(correction=0) / len(apart) ** 0.5
     return apart.mean() - half, apart.mean() + half

@@ -12,24 +12,28 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def draw_command(rng: Rng):
+    """1 to 4 nodes, 1 to 8 processes on each, rows that `accumulate` (1, 2, 4) divides, a length, 10 to 500 steps."""
     nodes, per_node, accumulate = rng.whole(1, 4), rng.pick((1, 2, 4, 8)), rng.pick((1, 2, 4))
     rows = rng.whole(1, 4) * accumulate
     return nodes, per_node, rows, accumulate, rng.pick((128, 512, 2048)), rng.whole(10, 500)
 
 
 def by_hand(nodes, per_node, rows, accumulate, length, steps):
+    """Processes, rows per step, tokens in all and rows at once, straight from the task."""
     readers = per_node * nodes
     return readers, rows * readers, rows * readers * length * steps, rows // accumulate
 
 
 @holds("one process, one micro-batch: the batch is its rows", hint=1)
 def alone(answer, rng):
+    """Catches a factor that should be 1 here: one process takes its rows in one go."""
     _, _, rows, _, length, steps = draw_command(rng)
     compare((1, rows, rows * length * steps, rows), answer(1, 1, rows, 1, length, steps))
 
 
 @holds("twice the machines: twice the batch and the tokens, the same rows at once", hint=2)
 def machines(answer, rng):
+    """Catches nodes that are left out, or that change the rows of one process."""
     nodes, *rest = draw_command(rng)
     one, two = (tuple(answer(n, *rest)) for n in (nodes, 2 * nodes))
     compare((2 * one[0], 2 * one[1], 2 * one[2], one[3]), two)
@@ -37,6 +41,7 @@ def machines(answer, rng):
 
 @holds("more micro-batches change the rows at once and nothing else", hint=2)
 def micro_batches(answer, rng):
+    """Catches micro-batches counted as more data. They only cut the same rows into parts."""
     nodes, per_node, rows, _, length, steps = draw_command(rng)
     one, four = (tuple(answer(nodes, per_node, 4 * rows, n, length, steps)) for n in (1, 4))
     compare((*one[:3], one[3] // 4), four)
@@ -46,22 +51,26 @@ command_equals = equals("all four numbers", draw_command, by_hand, hint=3)
 
 
 def solution_command(nodes, per_node, rows, accumulate, length, steps):
+    """P = nodes * per_node, B = rows P, tokens B length steps, rows at once rows / accumulate."""
     processes = nodes * per_node
     batch = rows * processes
     return processes, batch, batch * length * steps, rows // accumulate
 
 
 def wrong_command_one_machine(nodes, per_node, rows, accumulate, length, steps):
+    """Counts one node's processes alone."""
     return per_node, rows * per_node, rows * per_node * length * steps, rows // accumulate
 
 
 def wrong_command_accumulates(nodes, per_node, rows, accumulate, length, steps):
+    """Multiplies the batch by the micro-batches, as if `rows` were the rows of one of them."""
     processes = nodes * per_node
     batch = rows * processes * accumulate
     return processes, batch, batch * length * steps, rows
 
 
 def wrong_command_whole_batch(nodes, per_node, rows, accumulate, length, steps):
+    """Takes `rows` for the whole batch, to be shared by all processes."""
     processes = nodes * per_node
     return processes, rows, rows * length * steps, rows // accumulate
 
@@ -116,6 +125,7 @@ def what_it_trains(nodes, per_node, rows, accumulate, length, steps):
 
 
 def draw_ranks(rng: Rng):
+    """Gradients (n, size) of 2 to 4 ranks with 1 to 9 targets each, the first with 9 more; size 2 to 5."""
     ranks, size = rng.whole(2, 4), rng.whole(2, 5)
     counts = [rng.whole(1, 9) for _ in range(ranks)]
     counts[0] += 9  # never equal
@@ -123,23 +133,27 @@ def draw_ranks(rng: Rng):
 
 
 def mean_of_all(parts, size):
+    """The mean over all targets of all ranks, (size,), as one process would take it."""
     return torch.cat(parts).mean(0)
 
 
 @holds("ranks with equally many targets: the mean of their means is right too", hint=1)
 def equal_counts(answer, rng):
+    """Catches a sum: with four targets on each rank every kind of mean is right."""
     parts = [rng.normal(4, 3) for _ in range(3)]
     compare(mean_of_all(parts, 3), answer(parts, 3))
 
 
 @holds("a rank without any target counts for nothing", hint=2)
 def an_empty_rank(answer, rng):
+    """Catches a mean of means. A rank with no rows would drag it towards 0."""
     parts, size = draw_ranks(rng)
     compare(mean_of_all(parts, size), answer([*parts, rng.normal(0, size)], size))
 
 
 @holds("nobody has a target: the gradient is 0, not a division by 0", hint=3)
 def no_targets(answer, rng):
+    """Catches a division by a count of 0."""
     compare(torch.zeros(3, dtype=torch.float64), answer([rng.normal(0, 3), rng.normal(0, 3)], 3))
 
 
@@ -147,6 +161,7 @@ ranks_equal = equals("each target counts once, wherever it was read", draw_ranks
 
 
 def solution_ranks(parts, size):
+    """The sum of all gradients over the sum of all counts, (size,), the count at least 1."""
     total, count = torch.zeros(size, dtype=parts[0].dtype), 0
     for gradients in parts:  # the two sums are what crosses the network
         total, count = total + gradients.sum(0), count + len(gradients)
@@ -154,16 +169,19 @@ def solution_ranks(parts, size):
 
 
 def wrong_ranks_mean_of_means(parts, size):
+    """Averages the ranks' means, as DDP does by itself."""
     means = [gradients.sum(0) / max(len(gradients), 1) for gradients in parts]
     return torch.stack(means).mean(0)
 
 
 def wrong_ranks_skips_empty(parts, size):
+    """Averages the means of the ranks that have targets."""
     means = [gradients.mean(0) for gradients in parts if len(gradients)]
     return torch.stack(means).mean(0) if means else torch.zeros(size, dtype=torch.float64)
 
 
 def wrong_ranks_sum(parts, size):
+    """Leaves out the division."""
     return torch.cat(parts).sum(0)
 
 

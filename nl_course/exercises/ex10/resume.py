@@ -15,6 +15,7 @@ def momentum_descent(state, gradient):
 
 
 def start(rng: Rng, size: int) -> dict:
+    """A new run's state: random weights (size,), no velocity, step 0."""
     return {"weights": rng.normal(size), "velocity": torch.zeros(size, dtype=torch.float64), "step": 0}
 
 
@@ -25,6 +26,7 @@ def gradient(state, seed):
 
 
 def run(state, steps, seed):
+    """The state after so many more steps, without changing the one that came in."""
     for _ in range(steps):
         state = momentum_descent(state, gradient(state, seed))
     return state
@@ -45,18 +47,21 @@ def broken_off(answer, rng: Rng, first: int, rest: int) -> tuple[dict, dict]:
 
 @holds("the weights are those that were reached", hint=1)
 def weights_kept(answer, rng):
+    """Catches a checkpoint of something other than the latest weights."""
     unbroken, resumed = broken_off(answer, rng, rng.whole(1, 5), 0)
     compare(unbroken["weights"], resumed["weights"], 0)
 
 
 @holds("the next step is the same step: rate and batch follow from the step's number and the seed", hint=2)
 def next_step(answer, rng):
+    """Catches a missing velocity, step or seed: each of them changes the very next step."""
     unbroken, resumed = broken_off(answer, rng, rng.whole(2, 5), 1)
     compare(unbroken["weights"] + 0.0, resumed["weights"] + 0.0, 0)
 
 
 @holds("twenty steps on, the runs are one, bit for bit", hint=2)
 def far_on(answer, rng):
+    """Catches a difference that is too small to see after one step. The comparison is exact."""
     unbroken, resumed = broken_off(answer, rng, 7, 20)
     compare((unbroken["weights"], unbroken["velocity"], unbroken["step"]),
             (resumed["weights"], resumed["velocity"], resumed["step"]), 0)  # fmt: skip
@@ -64,6 +69,7 @@ def far_on(answer, rng):
 
 @holds("what is saved stays as it was when the run goes on in place", hint=3)
 def a_copy(answer, rng):
+    """Catches a checkpoint that shares its tensors with the run."""
     state, seed = run(start(rng, 3), 2, 1), 1
     state["weights"], kept = state["weights"].clone(), state["weights"].clone()
     saved = answer(state, seed)
@@ -72,6 +78,7 @@ def a_copy(answer, rng):
 
 
 def solution_checkpoint(state, seed):
+    """Copies of weights and velocity, (n,) each, and the two whole numbers step and seed."""
     return {
         "weights": state["weights"].clone(),
         "velocity": state["velocity"].clone(),
@@ -81,18 +88,22 @@ def solution_checkpoint(state, seed):
 
 
 def wrong_checkpoint_weights(state, seed):
+    """Keeps the weights alone, as a finished model is kept."""
     return {"weights": state["weights"].clone()}
 
 
 def wrong_checkpoint_no_step(state, seed):
+    """Forgets the step, on which both the rate and the noise depend."""
     return {"weights": state["weights"].clone(), "velocity": state["velocity"].clone(), "seed": seed}
 
 
 def wrong_checkpoint_no_velocity(state, seed):
+    """Forgets the optimizer's own memory."""
     return {"weights": state["weights"].clone(), "step": state["step"], "seed": seed}
 
 
 def wrong_checkpoint_same_tensors(state, seed):
+    """Puts the run's own tensors into the dict, as if a dict were a copy."""
     return {**state, "seed": seed}
 
 

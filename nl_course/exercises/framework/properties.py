@@ -39,9 +39,11 @@ class Rng:
         return self._whole.randint(low, high)
 
     def pick(self, options: Sequence) -> Any:
+        """One of the options, each equally likely."""
         return self._whole.choice(options)
 
     def number(self, low: float, high: float) -> float:
+        """A float between `low` and `high`, uniform."""
         return self._whole.uniform(low, high)
 
     def normal(self, *shape: int) -> Tensor:
@@ -56,30 +58,35 @@ class Rng:
 def holds(name: str, hint: int = 1, trials: int = 4) -> Callable[[Test], Property]:
     """Turns `test(answer, rng)` into a Property that runs it `trials` times, each with its own rng."""
 
-    def wrap(test: Test) -> Property:
-        def run(answer: Callable) -> None:
+    def to_property(test: Test) -> Property:
+        """The Property that a decorated test becomes."""
+
+        def all_trials(answer: Callable) -> None:
+            """Runs the test with the seeds 0, 1, ..., so that small and large sizes both come up."""
             for seed in range(trials):
                 test(answer, Rng(seed))
 
-        return Property(name, run, hint)
+        return Property(name, all_trials, hint)
 
-    return wrap
+    return to_property
 
 
 def equals(name: str, draw: Draw, reference: Callable, hint: int = 3, tolerance=1e-9) -> Property:
     """The answer gives what `reference` gives, up to `tolerance` (times the largest number expected)."""
 
-    def test(answer, rng):
+    def gives_the_same(answer, rng):
+        """Compares with the reference on one draw. Both get tensors of their own."""
         args = draw(rng)
         compare(reference(*_copy(args)), answer(*args), tolerance)
 
-    return holds(name, hint)(test)
+    return holds(name, hint)(gives_the_same)
 
 
 def same_gradients(name: str, draw: Draw, reference: Callable, hint: int = 3, tolerance=1e-8) -> Property:
     """Gradients of the result (one tensor) by every floating-point argument equal the reference's."""
 
     def gradients(function, args, rng):
+        """The gradient of a random weighted sum of the result, along every floating-point argument."""
         args = tuple(a.clone().requires_grad_() if _floating(a) else a for a in args)
         result = function(*args)
         if not isinstance(result, Tensor) or not result.requires_grad:
@@ -89,20 +96,22 @@ def same_gradients(name: str, draw: Draw, reference: Callable, hint: int = 3, to
         found = torch.autograd.grad((result * weights).sum(), inputs, allow_unused=True)
         return tuple(torch.zeros_like(a) if g is None else g for a, g in zip(inputs, found))
 
-    def test(answer, rng):
+    def gradients_agree(answer, rng):
+        """Compares both gradients under the same weighted sum, and names the argument that differs."""
         args = draw(rng)
         seed = rng.whole(0, 10**6)
         expected = gradients(reference, args, Rng(seed))
         for number, (e, g) in enumerate(zip(expected, gradients(answer, args, Rng(seed))), 1):
             compare(e, g, tolerance, f"gradient of argument {number}")
 
-    return holds(name, hint)(test)
+    return holds(name, hint)(gradients_agree)
 
 
 def right_shape(name: str, draw: Draw, shape: Callable[..., tuple], hint: int = 1) -> Property:
     """The result is one tensor of shape `shape(*args)`."""
 
-    def test(answer, rng):
+    def has_the_shape(answer, rng):
+        """Looks at the shape alone, so that a wrong shape is told before wrong numbers."""
         args = draw(rng)
         expected, got = tuple(shape(*args)), answer(*args)
         if not isinstance(got, Tensor):
@@ -110,7 +119,7 @@ def right_shape(name: str, draw: Draw, shape: Callable[..., tuple], hint: int = 
         if tuple(got.shape) != expected:
             raise Miss(f"shape {expected}", f"shape {tuple(got.shape)}")
 
-    return holds(name, hint)(test)
+    return holds(name, hint)(has_the_shape)
 
 
 def causal(name: str, draw: Draw, hint: int = 2, axis: int = 0) -> Property:
@@ -119,7 +128,8 @@ def causal(name: str, draw: Draw, hint: int = 2, axis: int = 0) -> Property:
     Every floating-point tensor among the arguments has its time on `axis`, and so has the result.
     """
 
-    def test(answer, rng):
+    def ignores_the_future(answer, rng):
+        """Changes everything after a random cut, and looks whether an output before it moves."""
         args = draw(rng)
         time = next(a for a in args if _floating(a)).shape[axis]
         cut = rng.whole(1, max(1, time - 1))
@@ -130,13 +140,14 @@ def causal(name: str, draw: Draw, hint: int = 2, axis: int = 0) -> Property:
             rows = f"rows 0 to {cut - 1}" if cut > 1 else "row 0"
             raise Miss(f"{rows} unchanged when the later ones change", f"moved by {short(moved)}")
 
-    return holds(name, hint)(test)
+    return holds(name, hint)(ignores_the_future)
 
 
 def pure(name: str, draw: Draw, hint: int = 1) -> Property:
     """The answer leaves its arguments as they were, and gives the same result when asked again."""
 
-    def test(answer, rng):
+    def leaves_its_inputs(answer, rng):
+        """Calls twice with equal inputs: catches writes in place, and results that hang on an earlier call."""
         args = draw(rng)
         kept = _copy(args)
         first = _copy(answer(*args))
@@ -145,7 +156,7 @@ def pure(name: str, draw: Draw, hint: int = 1) -> Property:
                 raise Miss("the inputs left as they were", f"tensor number {number} among them was changed")
         compare(first, answer(*kept), 1e-12, "second call")
 
-    return holds(name, hint)(test)
+    return holds(name, hint)(leaves_its_inputs)
 
 
 def any_size(
@@ -153,12 +164,13 @@ def any_size(
 ) -> Property:
     """The answer equals `reference` at each of the sizes named, the smallest ones above all."""
 
-    def run(answer):
+    def right_at_each_size(answer):
+        """Draws once at each size, with the size as the seed."""
         for size in sizes:
             args = draw(Rng(size), size)
             compare(reference(*_copy(args)), answer(*args), 1e-9)
 
-    return Property(name, run, hint)
+    return Property(name, right_at_each_size, hint)
 
 
 def compare(expected: Any, got: Any, tolerance: float = 1e-9, what: str = "") -> None:

@@ -21,6 +21,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether every property held."""
         return self.status == "passed"
 
     def __bool__(self) -> bool:

@@ -62,6 +62,7 @@ def pair_gradients(bank: Bank, W: Weights, k: Tensor, target: Weights, plain: bo
     if plain:
 
         def loss(at: Weights, k_j: Tensor, target_j: Weights) -> Tensor:
+            """The loss of one pair in every memory of the bank, summed to a scalar."""
             errors = bank.outputs(at, k_j) - target_j
             return sum(error.square().sum() / 2 for error in errors.values())
 

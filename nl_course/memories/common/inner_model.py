@@ -148,6 +148,7 @@ def grad_loss(loss: Callable[..., Tensor], weights: Weights, *given: Any, create
     graph = create_graph and torch.is_grad_enabled()
 
     def alias(w: Tensor) -> Tensor:
+        """The same numbers as a tensor of its own, so that the gradient is taken here and not where `w` was made."""
         return w.view_as(w) if graph and w.requires_grad else w.detach().requires_grad_()
 
     with torch.enable_grad():

@@ -63,6 +63,7 @@ class Stage(Recipe):
         training, data = curriculum(self.config, self.config["rate"], self.config["seed"])
 
         def watch(model: LanguageModel, step: int) -> None:
+            """Stores the model at the steps that are asked for."""
             if step in self.config["checkpoints"]:
                 save_model(model, self.model_path(name, step))
 

@@ -67,6 +67,7 @@ def fold(controls: Iterable[W.Widget]) -> list[W.Widget]:
     button = W.ToggleButton(value=False, description="More controls", icon="chevron-down")
 
     def unfold(change):
+        """Shows or hides the box, and names the button for what it does next."""
         box.layout.display = "flex" if change.new else "none"
         button.description = "Fewer controls" if change.new else "More controls"
 
@@ -78,6 +79,7 @@ def stepper(slider: W.IntSlider) -> list[W.Widget]:
     """A row of Back, Step and Play that move a whole-number slider and stay within its range."""
 
     def by(amount):
+        """Moves the slider by `amount`, to its ends at most."""
         slider.value = min(slider.max, max(slider.min, slider.value + amount))
 
     back, step = W.Button(description="Back"), W.Button(description="Step")

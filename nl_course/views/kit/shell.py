@@ -86,18 +86,23 @@ class View:
     stays = ""  # why nothing moves there, in half a sentence
 
     def controls(self) -> dict[str, W.Widget]:
+        """The controls that stand above the picture, by name. Every view has its own."""
         raise NotImplementedError
 
     def more_controls(self) -> dict[str, W.Widget]:
+        """The controls folded away behind "More controls", by name; none unless a view has some."""
         return {}
 
     def compute(self, settings: dict):
+        """What the picture and the sentence need, from the controls' values. Results are remembered by settings."""
         raise NotImplementedError
 
     def draw(self, arrays, figure: go.Figure) -> None:
+        """Draws what `compute` gave into an empty figure."""
         raise NotImplementedError
 
     def read_out(self, arrays) -> str:
+        """The sentence under the picture, about what `compute` gave."""
         raise NotImplementedError
 
     def adjust(self, name: str) -> None:
