@@ -8,6 +8,7 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 # -- 2.1 the cache of a model whose layers differ -----------------------------------------------------------
 def _layers(rng: Rng) -> tuple:
+    """1 to 3 groups of 1 to 9 layers, with a window of 4 to 400 or none; a context, 1 to 6 users, 1, 2 or 4 bytes."""
     groups = [
         (rng.whole(1, 9), rng.pick([None, rng.whole(4, 400)]), rng.pick([1, 2, 4]), rng.pick([16, 64]))
         for _ in range(rng.whole(1, 3))
@@ -16,6 +17,7 @@ def _layers(rng: Rng) -> tuple:
 
 
 def _cache_bytes_solution(groups, context, batch, size):
+    """batch * size * sum of count * 2 * kv_heads * head_dim * min(context, window), bytes."""
     total = 0
     for count, window, kv_heads, head_dim in groups:
         tokens = context if window is None else min(context, window)
@@ -33,25 +35,30 @@ def _counted_cache(groups, context, batch, size):
 
 
 def _no_window(groups, context, batch, size):
+    """Charges every layer for the whole context, as if a window only limited what is read."""
     return batch * size * sum(n * 2 * kv * d * context for n, _, kv, d in groups)
 
 
 def _no_values(groups, context, batch, size):
+    """Counts the keys and forgets the values."""
     return _cache_bytes_solution(groups, context, batch, size) // 2
 
 
 def _always_window(groups, context, batch, size):
+    """Charges a window in full even where the context is shorter."""
     return batch * size * sum(n * 2 * kv * d * (w or context) for n, w, kv, d in groups)
 
 
 @holds("every layer keeps a key and a value for each token and head", hint=1)
 def _one_global_layer(answer, rng):
+    """Catches a missing factor 2 for keys and values, with a single layer and user at 2 bytes."""
     kv, d, tokens = rng.pick([1, 2, 4]), rng.pick([16, 64]), rng.whole(1, 500)
     compare(2 * kv * d * tokens * 2, answer([(1, None, kv, d)], tokens, 1, 2))
 
 
 @holds("a full window stops growing", hint=2)
 def _full(answer, rng):
+    """Catches a cache that goes on growing: the context is ten windows long."""
     window = rng.whole(2, 50)
     group = [(rng.whole(1, 5), window, 2, 16)]
     compare(_counted_cache(group, window, 1, 2), answer(group, 10 * window, 1, 2))
@@ -59,6 +66,7 @@ def _full(answer, rng):
 
 @holds("a window that is not yet full holds what was read, and no more", hint=2)
 def _not_full(answer, rng):
+    """Catches a window that is charged before it is full: the context is shorter than it."""
     group = [(1, 1000, 2, 16)]
     tokens = rng.whole(1, 900)
     compare(_counted_cache(group, tokens, 1, 2), answer(group, tokens, 1, 2))
@@ -109,11 +117,13 @@ tokens that a sliding layer keeps. `size` is the bytes of one number.
 
 # -- 2.2 where the cache outweighs the weights ---------------------------------------------------------------
 def _crossing_solution(parameters, weight_size, layers, kv_heads, head_dim, cache_size):
+    """P * weight_size / (2 L kv d * cache_size), a number of tokens."""
     per_token = 2 * layers * kv_heads * head_dim * cache_size
     return parameters * weight_size / per_token
 
 
 def _a_model(rng: Rng) -> tuple:
+    """10^6 to 10^11 parameters, 2 to 100 layers, 1 to 32 key-value heads of 64 or 128, and the bytes of each number."""
     return (
         rng.whole(10**6, 10**11), rng.pick([1, 2, 4]), rng.whole(2, 100), rng.pick([1, 4, 8, 32]),
         rng.pick([64, 128]), rng.pick([1, 2]),
@@ -122,11 +132,13 @@ def _a_model(rng: Rng) -> tuple:
 
 @holds("Llama 3.1 8B at 16 bits crosses at about 123 thousand tokens", hint=2, trials=1)
 def _llama(answer, rng):
+    """Catches a missing factor 2 with published sizes: 131,072 bytes per token."""
     compare(8.03e9 * 2 / 131072, float(answer(8.03e9, 2, 32, 8, 128, 2)), 1e-9)
 
 
 @holds("halving the cache's numbers doubles the crossing, halving the weights' halves it", hint=1)
 def _formats(answer, rng):
+    """Catches sizes that are left out or mixed up: the two formats change one at a time."""
     P, _, L, kv, d, _ = _a_model(rng)
     base = float(answer(P, 2, L, kv, d, 2))
     compare((2 * base, base / 2), (float(answer(P, 2, L, kv, d, 1)), float(answer(P, 1, L, kv, d, 2))))
@@ -176,15 +188,18 @@ bytes per number; every layer is global. Return the exact quotient, not rounded.
 
 # -- 2.3 reading a claim -------------------------------------------------------------------------------------
 def _saving_solution(new_numbers, new_bits, old_numbers, old_bits):
+    """1 - new bits / old bits per token, a share."""
     return 1 - (new_numbers * new_bits) / (old_numbers * old_bits)
 
 
 def _two_caches(rng: Rng) -> tuple:
+    """Numbers per token and bits per number, of a new cache (2 to 16 bits) and an old one (8 or 16 bits)."""
     return rng.whole(100, 10**5), rng.pick([2, 4, 6, 8, 16]), rng.whole(100, 10**6), rng.pick([8, 16])
 
 
 @holds("at equal precision DeepSeek-V2 saves 82.2 % of DeepSeek 67B's cache", hint=2, trials=1)
 def _equal(answer, rng):
+    """Catches the share that is left given for the share that is saved."""
     got = float(answer(60 * (512 + 64), 16, 95 * 2 * 8 * 128, 16))
     if round(100 * got, 1) != 82.2:
         raise Miss("0.822", got)
@@ -192,6 +207,7 @@ def _equal(answer, rng):
 
 @holds("with 6 bits against 16 it saves the 93.3 % of the headline", hint=3, trials=1)
 def _claimed(answer, rng):
+    """Catches formats that are left out: the headline compares 6 bits with 16."""
     got = float(answer(60 * (512 + 64), 6, 95 * 2 * 8 * 128, 16))
     if round(100 * got, 1) != 93.3:
         raise Miss("0.933", got)
@@ -241,6 +257,7 @@ replaces one of `old_numbers` numbers with `old_bits` bits. 0.25 means that a qu
 
 # -- 2.4 the ceiling of a batch ------------------------------------------------------------------------------
 def _intensity_solution(parameters, layers, heads, kv_heads, head_dim, context, batch):
+    """B (2 P + 4 L h d T) operations over 2 P + 4 B T L kv d bytes."""
     flops = batch * (2 * parameters + 4 * layers * heads * head_dim * context)
     moved = 2 * parameters + 2 * batch * context * 2 * layers * kv_heads * head_dim
     return flops / moved
@@ -256,6 +273,7 @@ def _counted_step(parameters, layers, heads, kv_heads, head_dim, context, batch)
 
 
 def _shape(rng: Rng) -> tuple:
+    """Sizes of a model with 1 to 8 query heads per key-value head, a context of up to 100,000, 1 to 99 users."""
     kv = rng.pick([1, 2, 8])
     heads = kv * rng.pick([1, 4, 8])
     parameters, layers, head_dim = rng.whole(10**6, 10**10), rng.whole(1, 80), rng.pick([64, 128])
@@ -264,12 +282,14 @@ def _shape(rng: Rng) -> tuple:
 
 @holds("without a context, every user adds one operation per byte", hint=1)
 def _empty(answer, rng):
+    """Catches weights that are read once per user."""
     P, L, h, kv, d, _, batch = _shape(rng)
     compare(float(batch), float(answer(P, L, h, kv, d, 0, batch)))
 
 
 @holds("with an endless context it tends to heads / kv_heads, whatever the batch", hint=3)
 def _ceiling(answer, rng):
+    """Catches a cache that users share, and one with a row for every query head."""
     P, L, h, kv, d, _, batch = _shape(rng)
     got = float(answer(P, L, h, kv, d, 10**15, batch))
     if not math.isclose(got, h / kv, rel_tol=1e-3):
@@ -316,10 +336,12 @@ The step reads all weights once for the whole batch, and the keys and values of 
 
 # -- 2.5 an exponent from two runs, and why it is not enough --------------------------------------------------
 def _exponent_solution(small, large, loss_small, loss_large, floor):
+    """log of the ratio of the losses above the floor, over log(large / small), a number."""
     return math.log((loss_small - floor) / (loss_large - floor)) / math.log(large / small)
 
 
 def _two_runs(rng: Rng) -> tuple:
+    """The planted exponent (0.2 to 0.6), then two sizes 2 to 100 times apart, their losses, and the floor."""
     floor, alpha = rng.number(0.5, 1.9), rng.number(0.2, 0.6)
     small = rng.whole(10**3, 10**6)
     large, scale = small * rng.whole(2, 100), rng.number(10, 100)
@@ -328,12 +350,14 @@ def _two_runs(rng: Rng) -> tuple:
 
 @holds("the exponent that was put in comes back", hint=2)
 def _planted(answer, rng):
+    """Catches a floor that is left out: the losses are computed from a known exponent."""
     alpha, runs = _two_runs(rng)
     compare(alpha, float(answer(*runs)), 1e-9)
 
 
 @holds("without a floor it is the slope of the plain losses' logarithms", hint=1)
 def _plain(answer, rng):
+    """Catches a difference of losses where a ratio belongs, with numbers that can be worked out in the head."""
     compare(0.5, float(answer(1, 4, 2.0, 1.0, 0.0)), 1e-9)
 
 

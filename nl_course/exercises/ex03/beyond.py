@@ -8,11 +8,13 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 # -- 3.4 a half-life ------------------------------------------------------------------------------------------
 def _retention_solution(half_life):
+    """0.5^(1 / half_life), a number."""
     return 0.5 ** (1 / half_life)
 
 
 @holds("after one half-life half is left, after two a quarter", hint=2)
 def _halved(answer, rng):
+    """Catches a formula that is only near: the retention is multiplied token by token."""
     tokens = rng.whole(1, 200)
     kept = float(answer(tokens))
     left = 1.0
@@ -23,6 +25,7 @@ def _halved(answer, rng):
 
 @holds("a longer half-life keeps more, and all of it never", hint=1)
 def _grows(answer, rng):
+    """Catches a decay given for a retention, and values outside 0 to 1."""
     tokens = rng.whole(1, 1000)
     one, ten = float(answer(tokens)), float(answer(10 * tokens))
     if not 0 < one < ten < 1:
@@ -30,6 +33,7 @@ def _grows(answer, rng):
 
 
 def _straight(half_life):
+    """Spreads the loss of one half evenly over the tokens, as if forgetting were a straight line."""
     return 1 - 0.5 / half_life
 
 
@@ -71,6 +75,7 @@ write is left after `half_life` tokens. 0.97 means that each token leaves 97 % o
 
 # -- 3.5 how wrong a full memory is ---------------------------------------------------------------------------
 def _error_solution(pairs, width, retention, age):
+    """(1 - r^age)² for the own pair, plus the sum of r^(2 a) / d over the ages a of the others."""
     own = (1 - retention**age) ** 2
     others = sum(retention ** (2 * a) for a in range(pairs) if a != age)
     return own + others / width
@@ -85,23 +90,27 @@ def _expected(pairs, width, retention, age):
 
 
 def _a_memory(rng: Rng) -> tuple:
+    """2 to 60 pairs, a width of 16, 32 or 64, a retention from 0.8 to 0.999, and the age of one pair."""
     pairs = rng.whole(2, 60)
     return pairs, rng.pick([16, 32, 64]), rng.number(0.8, 0.999), rng.whole(0, pairs - 1)
 
 
 @holds("without fading it is (n - 1) / d, whatever the age", hint=1)
 def _no_fading(answer, rng):
+    """Catches a pair that disturbs itself: n - 1 others remain."""
     pairs, width, _, age = _a_memory(rng)
     compare((pairs - 1) / width, float(answer(pairs, width, 1.0, age)))
 
 
 @holds("a single pair has no crosstalk", hint=2)
 def _alone(answer, rng):
+    """Catches noise where there is no other pair. The newest pair has not faded."""
     compare(0.0, float(answer(1, 32, rng.number(0.5, 0.99), 0)))
 
 
 @holds("measured in a real memory, within its noise", hint=3, trials=2)
 def _as_measured(answer, rng):
+    """Catches a formula that is far from a real memory: 200 rows of 40 pairs, to 15 percent."""
     from nl_course.tasks.pairs import draw_pairs, written
 
     drawn = draw_pairs(40, 32, rows=200, seed=rng.whole(0, 99))
@@ -114,6 +123,7 @@ def _as_measured(answer, rng):
 
 
 def _all_are_noise(pairs, width, retention, age):
+    """Counts every pair as noise, the own one too, and lets nothing fade."""
     return pairs / width
 
 

@@ -13,16 +13,19 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def _unit(x):
+    """The rows of x brought to length 1."""
     return x / x.norm(dim=-1, keepdim=True)
 
 
 def _pairs(rng: Rng) -> tuple:
+    """Keys (n, d_k), values (n, d_v), queries (m, d_k): n 2 to 9, d_k 2 to 6, d_v 2 to 5, m 1 to 4."""
     n, d_k, d_v = rng.whole(2, 9), rng.whole(2, 6), rng.whole(2, 5)
     return rng.normal(n, d_k), rng.normal(n, d_v), rng.normal(rng.whole(1, 4), d_k)
 
 
 # -- 3.1 write and read ---------------------------------------------------------------------------------------
 def _hebb_solution(keys, values, queries):
+    """Q (K^T V), (m, d_v)."""
     S = keys.T @ values
     return queries @ S
 
@@ -38,6 +41,7 @@ def _weighted(keys, values, queries):
 
 @holds("orthonormal keys give every value back exactly", hint=2)
 def _exact(answer, rng):
+    """Catches a product in the wrong order, and a mean: orthonormal keys must not disturb each other."""
     d, d_v = rng.whole(2, 6), rng.whole(2, 5)
     keys = torch.linalg.qr(rng.normal(d, d))[0]
     values = rng.normal(d, d_v)
@@ -46,12 +50,14 @@ def _exact(answer, rng):
 
 @holds("a key that is written twice returns the sum of both values", hint=2)
 def _sum_of_both(answer, rng):
+    """Catches a mean and an overwrite: Hebb's rule only adds."""
     key = _unit(rng.normal(1, rng.whole(2, 6)))
     values = rng.normal(2, rng.whole(2, 5))
     compare(values.sum(0, keepdim=True), answer(key.repeat(2, 1), values, key))
 
 
 def _mean(keys, values, queries):
+    """Divides by the number of pairs, as if a memory averaged what it is told."""
     return queries @ (keys.T @ values) / len(keys)
 
 
@@ -100,11 +106,13 @@ Write `my_hebb(keys, values, queries)`: tie each of n keys (rows of `keys`, `(n,
 
 # -- 3.2 sharpness --------------------------------------------------------------------------------------------
 def _sharpness_solution(pairs, share):
+    """ln(share / (1 - share) * (n - 1)), a number."""
     return math.log(share / (1 - share) * (pairs - 1))
 
 
 @holds("attention over orthonormal keys then gives its own value that share", hint=2)
 def _as_attended(answer, rng):
+    """Catches a wrong formula by its effect: a softmax over n orthonormal keys must give the share."""
     pairs, share = rng.whole(2, 40), rng.number(0.55, 0.999)
     keys = torch.eye(pairs, dtype=torch.float64)
     weights = torch.softmax(float(answer(pairs, share)) * keys[0] @ keys.T, dim=-1)
@@ -113,6 +121,7 @@ def _as_attended(answer, rng):
 
 @holds("ten times the others take ln 10 more, whatever the share", hint=1)
 def _logarithm(answer, rng):
+    """Catches n where the others, n - 1, belong. Their number goes up tenfold exactly."""
     others, share = rng.whole(1, 500), rng.number(0.55, 0.99)
     more = float(answer(10 * others + 1, share)) - float(answer(others + 1, share))
     compare(math.log(10), more)
@@ -120,11 +129,13 @@ def _logarithm(answer, rng):
 
 @holds("for one other key it is the logit of the share", hint=3)
 def _one_other(answer, rng):
+    """Catches the same slip where it is largest, with two pairs."""
     share = rng.number(0.55, 0.99)
     compare(math.log(share) - math.log(1 - share), float(answer(2, share)))
 
 
 def _own_among_others(pairs, share):
+    """Counts the own key among the others."""
     return math.log(share / (1 - share) * pairs)
 
 
@@ -167,6 +178,7 @@ float.
 
 # -- 3.3 the delta rule ---------------------------------------------------------------------------------------
 def _delta_solution(S, k, v, step):
+    """S + step k^T (v - k S), (d_k, d_v)."""
     error = v - k @ S
     return S + step * torch.outer(k, error)
 
@@ -180,12 +192,14 @@ def _descended(S, k, v, step):
 
 
 def _one_write(rng: Rng) -> tuple:
+    """A memory (d_k, d_v), a key (d_k,), a value (d_v,), a step from 0.1 to 1.5: d_k 2 to 6, d_v 2 to 5."""
     d_k, d_v = rng.whole(2, 6), rng.whole(2, 5)
     return rng.normal(d_k, d_v), rng.normal(d_k), rng.normal(d_v), rng.number(0.1, 1.5)
 
 
 @holds("with |k| = 1 and step 1 the memory then answers exactly v", hint=2)
 def _stored(answer, rng):
+    """Catches a write that adds to the old answer instead of replacing it."""
     S, k, v, _ = _one_write(rng)
     k = _unit(k)
     compare(v, k @ answer(S, k, v, 1.0))
@@ -193,6 +207,7 @@ def _stored(answer, rng):
 
 @holds("a key at right angles gets the same answer as before", hint=2)
 def _undisturbed(answer, rng):
+    """Catches a change of rows that the key does not touch, such as a decay."""
     S, k, v, step = _one_write(rng)
     other = rng.normal(len(k))
     other = other - (other @ k) / (k @ k) * k
@@ -200,14 +215,17 @@ def _undisturbed(answer, rng):
 
 
 def _hebb_step(S, k, v, step):
+    """Writes the value instead of the error: what the memory said before stays."""
     return S + step * torch.outer(k, v)
 
 
 def _twice(S, k, v, step):
+    """Takes the gradient of the square without the half, so that the step is twice as long."""
     return S + 2 * step * torch.outer(k, v - k @ S)
 
 
 def _uphill(S, k, v, step):
+    """Goes up the gradient, as if the error were answer less value."""
     return S - step * torch.outer(k, v - k @ S)
 
 

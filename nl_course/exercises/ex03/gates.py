@@ -7,6 +7,7 @@ from nl_course.exercises.framework.properties import Rng, compare, equals, holds
 
 
 def _two_gates_solution(S, k, v, alpha, erase, write):
+    """alpha S + k^T (write v - (erase k) alpha S), (d_k, d_v)."""
     S = alpha[:, None] * S
     old = (erase * k) @ S
     return S + torch.outer(k, write * v - old)
@@ -20,6 +21,7 @@ def _as_written(S, k, v, alpha, erase, write):
 
 
 def _one_write(rng: Rng) -> tuple:
+    """A memory (d_k, d_v), a key, a value, and three gates in (0, 1): alpha and erase (d_k,), write (d_v,)."""
     d_k, d_v = rng.whole(2, 6), rng.whole(2, 5)
     alpha, erase, write = (rng.normal(size).sigmoid() for size in (d_k, d_k, d_v))
     return rng.normal(d_k, d_v), rng.normal(d_k), rng.normal(d_v), alpha, erase, write
@@ -27,6 +29,7 @@ def _one_write(rng: Rng) -> tuple:
 
 @holds("with all gates equal to beta it is one write of KDA", hint=2)
 def _collapses(answer, rng):
+    """Catches an old answer that is read before the memory has faded."""
     S, k, v, alpha, *_ = _one_write(rng)
     beta = rng.number(0.1, 0.9)
     erase, write = torch.full_like(k, beta), torch.full_like(v, beta)
@@ -36,6 +39,7 @@ def _collapses(answer, rng):
 
 @holds("with the erase gate at 0 nothing old is looked up", hint=2)
 def _no_erase(answer, rng):
+    """Catches an erase that hangs on the write gate, or on none."""
     S, k, v, alpha, _, write = _one_write(rng)
     expected = alpha[:, None] * S + torch.outer(k, write * v)
     compare(expected, answer(S, k, v, alpha, torch.zeros_like(k), write))
@@ -43,6 +47,7 @@ def _no_erase(answer, rng):
 
 @holds("with the write gate at 0 it erases, and writes nothing", hint=3)
 def _no_write(answer, rng):
+    """Catches a write gate that also scales the erase."""
     S, k, v, alpha, erase, _ = _one_write(rng)
     nothing = torch.zeros_like(v)
     compare(answer(S, k, nothing, alpha, erase, torch.ones_like(v)), answer(S, k, v, alpha, erase, nothing))
@@ -50,15 +55,18 @@ def _no_write(answer, rng):
 
 
 def _not_faded(S, k, v, alpha, erase, write):
+    """Looks up the old answer in the memory before it has faded."""
     return alpha[:, None] * S + torch.outer(k, write * v - (erase * k) @ S)
 
 
 def _written_at_the_erased_key(S, k, v, alpha, erase, write):
+    """Puts the erase gate on the key that writes, instead of the one that looks up."""
     S = alpha[:, None] * S
     return S + torch.outer(erase * k, write * v - k @ S)
 
 
 def _error_gated(S, k, v, alpha, erase, write):
+    """Gates the whole error, so that the write gate also scales the erase."""
     S = alpha[:, None] * S
     return S + torch.outer(k, write * (v - (erase * k) @ S))
 

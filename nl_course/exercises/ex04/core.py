@@ -191,7 +191,7 @@ equals_carried = equals(
 
 
 def solution_mini_batch(weights, queries, keys, errors, rate, factor):
-    """Q W - (factor_i rate_j q_i.k_j, j <= i) E, (b, m); and W less the last factor times (rate K)^T E."""
+    """Q W - tril(factor_i rate_j q_i . k_j) E, (b, m), and the weights W - factor[-1] (rate K)^T E, (f, m)."""
     share = (factor[:, None] * rate * (queries @ keys.T)).tril()
     after = weights - factor[-1] * (rate[:, None] * keys).T @ errors
     return queries @ weights - share @ errors, after

@@ -61,7 +61,7 @@ chunk_equals = equals(
 
 
 def solution_chunk(memory, past, queries, keys, errors, step, momentum, retention):
-    """kept (Q M) + spread (Q S) - (Q K^T * G) E, (c, m); its last row's weights make the new memory (f, m)."""
+    """kept (Q M) + spread (Q S) - (Q K^T * G) E, (c, m). The memory uses the last kept, spread and row of G."""
 
     def between(gate):  # [t, j] = gate[j + 1] * ... * gate[t]
         """The products of a gate between two tokens, (c, c), with 1 on the diagonal and 0 above it."""

@@ -135,7 +135,7 @@ def matrix_load(width, error, choices, bits):
 
 
 def draw_moved(rng: Rng):
-    """A state of 50 to 400 tokens' bytes, 16 to 1,024 bytes per token, 1 to 3 reads, up to 3 writes, chunks to 32."""
+    """A state of 50 to 400 tokens' bytes, 16 to 1,024 bytes per token, 1 to 3 reads, 0 to 3 writes, chunks up to 32."""
     per_token = 2 ** rng.whole(4, 10)
     return per_token * rng.whole(50, 400), per_token, rng.whole(1, 3), rng.whole(0, 3), rng.whole(1, 32)
 
