@@ -20,12 +20,18 @@ def draw_clocks(rng: Rng):
     return rng.whole(1, 40), [fastest, fastest * rng.whole(2, 3), 0, fastest * 8]
 
 
+def moves_by(token: int, period: int) -> int:
+    """How often a level of this period has moved by then, by counting the tokens at which it moves."""
+    if period == 0:
+        return 0
+    return sum((t - 1) % period == 0 for t in range(2, token + 1))
+
+
 def ticks(token: int, periods: list) -> tuple:
     """By counting: a level moves when the token after a multiple of its period arrives."""
-    made, before = (
-        [sum((t - 1) % c == 0 for t in range(2, last + 1)) if c else 0 for c in periods] for last in (token, token - 1)
-    )
-    return [now > then for now, then in zip(made, before)], made
+    counts = [moves_by(token, period) for period in periods]
+    moved = [count > moves_by(token - 1, period) for count, period in zip(counts, periods, strict=True)]
+    return moved, counts
 
 
 def answered(answer, token: int, periods: list) -> tuple:
@@ -61,7 +67,9 @@ def counts_are_of_a_walk(answer, rng):
     """Catches counts that do not fit the answer's own moves: they must add up from token 1 on."""
     token, periods = draw_clocks(rng)
     for last in (token, periods[0] * 3):
-        walked = [sum(ticks(t, periods)[0][i] for t in range(1, last + 1)) for i in range(len(periods))]
+        walked = [0] * len(periods)
+        for t in range(1, last + 1):
+            walked = [count + moves for count, moves in zip(walked, ticks(t, periods)[0], strict=True)]
         compare(walked, answered(answer, last, periods)[1], 0, where(last, periods))
 
 
