@@ -207,7 +207,7 @@ def norm_gradient(z, target, gain, shift):
         pure("the inputs are left as they were", draw_norm, hint=1),
     ),
     hints=(
-        "From outside in: with u the normalised row, the loss's gradient with respect to u is "
+        "From outside in: with u the normalized row, the loss's gradient with respect to u is "
         "g = (gain * u + shift - target) * gain.",
         "Moving z along a constant, or stretching it, leaves u as it is. So the gradient has no part along (1, .., 1): "
         "subtract the mean of g. And none along u: subtract u times the mean of g * u.",

@@ -144,7 +144,7 @@ def cubic(M, steps):
 
 
 @holds("with no step it is the matrix divided by its norm", hint=1)
-def only_normalised(answer, rng):
+def only_normalized(answer, rng):
     """Catches another norm, such as the largest entry: the scale of the start is seen with no step at all."""
     M, _ = draw_matrix(rng)
     compare(M / M.square().sum().sqrt(), answer(M, 0), 1e-9)
@@ -204,7 +204,7 @@ def wrong_orthogonal_large_step(M, steps):
 ORTHOGONALISE = Exercise(
     id="6.5",
     title="Newton-Schulz: an inner loop inside a step",
-    aim="To see that Muon's orthogonalisation is gradient descent on a loss of its own, by matrix products alone.",
+    aim="To see that Muon's orthogonalization is gradient descent on a loss of its own, by matrix products alone.",
     task="""
 Write `orthogonalise(M, steps)`, the cubic Newton-Schulz iteration.
 
@@ -217,7 +217,7 @@ def orthogonalise(M, steps):
     ...
 ''',
     properties=(
-        only_normalised,
+        only_normalized,
         one_step_is_descent,
         equals("several steps are the loop", draw_matrix, cubic, hint=2),
         ends_orthogonal,
@@ -235,7 +235,7 @@ def orthogonalise(M, steps):
             "Divides by something else than the norm: singular values above the root of 3 would blow up, and "
             "here all come "
             "out at another place on their way to 1.",
-            only_normalised.name,
+            only_normalized.name,
         ),
         Wrong(
             wrong_orthogonal_uphill,

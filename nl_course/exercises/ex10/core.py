@@ -78,7 +78,7 @@ def wrong_command_whole_batch(nodes, per_node, rows, accumulate, length, steps):
 COMMAND = Exercise(
     id="10.2",
     title="what a command trains",
-    aim="To read off a launch line what reaches the optimiser in one step, and what one device must hold for it.",
+    aim="To read off a launch line what reaches the optimizer in one step, and what one device must hold for it.",
     task="""
 A run is started on `nodes` machines with `torchrun --nnodes N --nproc-per-node G`. Every process reads `rows` rows of
 `length` tokens a step, in `accumulate` micro-batches of equal size, one after the other; gradients of all processes and
