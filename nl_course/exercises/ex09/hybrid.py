@@ -10,7 +10,7 @@ from nl_course.scaling import cache_bytes, models, state_bytes
 
 
 def draw_hybrid(rng: Rng):
-    """A text longer than the window, 2 to 48 layers, at least one of each kind, a window of 4 to 64, bytes, a state."""
+    """2 to 48 layers of both kinds, a window of 4 to 64 tokens, a longer text, bytes per token, bytes of a state."""
     layers = rng.whole(2, 48)
     window = rng.whole(4, 64)
     return (
@@ -202,7 +202,7 @@ def wrong_paired_unpaired(first, second, t):
 
 
 def wrong_paired_spread(first, second, t):
-    """Gives the spread of one difference for the doubt about their mean."""
+    """Gives the spread of the differences instead of the standard error of their mean."""
     apart = first - second
     half = t * apart.std()
     return apart.mean() - half, apart.mean() + half
