@@ -119,7 +119,9 @@ def told_apart(after: dict, before: dict) -> str:
     change = [a - b for a, b in zip(after["by_seed"], before["by_seed"])]
     if len(change) == 1:
         return "one seed"
-    return "rises" if min(change) > 0 else "falls" if max(change) < 0 else "is not told apart"
+    if min(change) > 0:
+        return "rises"
+    return "falls" if max(change) < 0 else "is not told apart"
 
 
 def said(row: dict) -> str:
