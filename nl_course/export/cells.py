@@ -113,8 +113,11 @@ def view(content: dict[str, Any], plot: str) -> str:
     """A view at the settings it opens with: title, question, the controls that move here, plot, and the sentence that
     says what it shows. A chart has only the last two. Where the plot answers the question, it is covered until a button
     is pressed."""
-    grid, parts, kind = content.get("grid"), [], "view nl-view" if content.get("title") else "view"
+    grid = content.get("grid")
+    parts = []
+    kind = "view"
     if content.get("title"):
+        kind += " nl-view"
         parts.append(f"<p><strong>{escape(content['title'])}</strong></p>")
     if content.get("question"):
         parts.append(f"<p class='asked'><em>Predict first.</em> {escape(content['question'])}</p>")
