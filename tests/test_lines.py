@@ -1,4 +1,4 @@
-"""Plain lines that a linter does not hold: one statement per line, no comprehension inside a comprehension."""
+"""Plain lines that a linter does not hold: one statement per line, nothing compressed inside its own kind."""
 
 import ast
 from collections.abc import Iterator
@@ -21,6 +21,10 @@ def compressed(source: str) -> Iterator[str]:
             inside = (child for child in ast.walk(node) if child is not node)
             if any(isinstance(child, COMPREHENSIONS) for child in inside):
                 yield f"{node.lineno}: a comprehension inside a comprehension"
+        if isinstance(node, ast.IfExp):
+            inside = (child for child in ast.walk(node) if child is not node)
+            if any(isinstance(child, ast.IfExp) for child in inside):
+                yield f"{node.lineno}: a conditional expression inside a conditional expression"
 
 
 def test_lines_are_plain():
@@ -31,7 +35,13 @@ def test_lines_are_plain():
 
 
 @pytest.mark.parametrize(
-    "source", ["f(1), g(2)", "x = [[j for j in i] for i in y]", "x = {i: (j for j in i) for i in y}"]
+    "source",
+    [
+        "f(1), g(2)",
+        "x = [[j for j in i] for i in y]",
+        "x = {i: (j for j in i) for i in y}",
+        "x = 1 if a else 2 if b else 3",
+    ],
 )
 def test_a_compressed_line_is_found(source):
     assert len(list(compressed(source))) == 1

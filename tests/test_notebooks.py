@@ -82,6 +82,19 @@ def test_the_readme_lists_the_tour_and_the_core_before_the_further_notebooks(cou
         contents.tables()
 
 
+@pytest.mark.parametrize(
+    "text", ["# A readme", "<!-- notebooks -->\nold", 2 * "<!-- notebooks -->\nold\n<!-- /notebooks -->\n"]
+)
+def test_a_readme_that_lost_the_marks_of_its_list_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "README", tmp_path / "README.md")
+    monkeypatch.setattr(contents, "tables", lambda: ["new"])
+    contents.README.write_text("before\n<!-- notebooks -->\nold\n<!-- /notebooks -->\nafter\n", encoding="utf-8")
+    assert contents.readme() == "before\n<!-- notebooks -->\nnew\n<!-- /notebooks -->\nafter\n"
+    contents.README.write_text(text, encoding="utf-8")
+    with pytest.raises(places.Lost, match="lists between"):
+        contents.readme()
+
+
 def test_a_term_is_linked_in_the_tour_and_in_the_core_before_a_further_notebook(course, monkeypatch):
     monkeypatch.setattr(glossary, "all_notebooks", lambda: all_notebooks(course))
     monkeypatch.setattr(glossary, "data", lambda name: [{"term": "write", "meaning": "m"}])

@@ -18,11 +18,10 @@ import numpy as np
 import plotly
 from PIL import Image, ImageColor
 
-from nl_course.views.kit.plot import STILL
+from nl_course.views.kit.plot import PNG, STILL
 from nl_course.views.kit.theme import GRID, INK
 from tools.browser import chromium
 
-PNG = "image/png"
 FINGERPRINT = "picture"  # its key in an output's metadata
 MOST_BYTES = 25_000  # of a picture
 WIDTH = 820  # pixels

@@ -21,12 +21,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nl_course.export.running import LATEST, with_latest
 from nl_course.files import write_atomically
 from nl_course.notebooks import all_notebooks
-from nl_course.views.kit.plot import STILLS
+from nl_course.views.kit.plot import PNG, STILLS, WIDGET
 from tools.browser import NoBrowser
-from tools.pictures import FINGERPRINT, PNG, Painter, illustrate
+from tools.pictures import FINGERPRINT, Painter, illustrate
 
 ROOT = Path(__file__).parents[1]
-VIEW = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_KEYS = {"tags", "nl_course", "jupyter", "editable", "slideshow"}
 
@@ -59,7 +58,7 @@ def _kept(output, checked: bool, count: int):
         return output if checked and output.name == "stdout" else None
     data = output.get("data", {})
     metadata = output.get("metadata", {})
-    view = {"nl_course": "view"} if VIEW in data or metadata.get("nl_course") else {}
+    view = {"nl_course": "view"} if WIDGET in data or metadata.get("nl_course") else {}
     if "text/plain" not in data or not (checked or view):
         return None
     kept = {"text/plain": data["text/plain"]}

@@ -12,13 +12,11 @@ from nbconvert import HTMLExporter
 from nl_course.export.maths import with_mathml
 from nl_course.export.stage import stage
 from nl_course.files import PICTURES
-from nl_course.views.kit.plot import LEAST_WIDTH, STILL
+from nl_course.views.kit.plot import LEAST_WIDTH, PNG, STILL, WIDGET
 from nl_course.views.kit.short import rounded
 from nl_course.views.stage.widget import STAGE
 
 PLOTLY = "application/vnd.plotly.v1+json"
-WIDGET = "application/vnd.jupyter.widget-view+json"
-PNG = "image/png"
 COVERED = "The picture is covered until you have predicted."
 NO_GRID = "its pictures over all settings are too many for a page."
 # A link, in Markdown or HTML. What it leads to may stand one folder up or down from here, and has no colon: an address
@@ -113,8 +111,11 @@ def view(content: dict[str, Any], plot: str) -> str:
     """A view at the settings it opens with: title, question, the controls that move here, plot, and the sentence that
     says what it shows. A chart has only the last two. Where the plot answers the question, it is covered until a button
     is pressed."""
-    grid, parts, kind = content.get("grid"), [], "view nl-view" if content.get("title") else "view"
+    grid = content.get("grid")
+    parts = []
+    kind = "view"
     if content.get("title"):
+        kind += " nl-view"
         parts.append(f"<p><strong>{escape(content['title'])}</strong></p>")
     if content.get("question"):
         parts.append(f"<p class='asked'><em>Predict first.</em> {escape(content['question'])}</p>")

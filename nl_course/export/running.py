@@ -6,10 +6,9 @@ from pathlib import Path
 
 import nbformat
 
-from nl_course.views.kit.plot import GRIDS, STILL, STILLS
+from nl_course.views.kit.plot import GRIDS, STILL, STILLS, WIDGET
 
 SECONDS = 600  # the longest that a cell may take
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 # The last cell of a run: a curve that was shown empty, and grew in the cells after it, is exported as it ended.
 LATEST = "from nl_course.views.kit.plot import latest as _latest\n\nprint(_latest())"
 
@@ -20,7 +19,7 @@ def with_latest(notebook: nbformat.NotebookNode, latest: nbformat.NotebookNode) 
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            model = data.get(_WIDGET, {}).get("model_id")
+            model = data.get(WIDGET, {}).get("model_id")
             if model in stills:
                 data[STILL] = nbformat.from_dict(stills[model])
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from nl_course.views.stage.bundle import site_script
+from nl_course.views.stage.bundle import in_script, site_script
 from nl_course.views.stage.widget import recorded_take
 
 SCRIPT = "files/stage.js"
@@ -21,8 +21,7 @@ def stage(content: dict, place: str) -> str:
     box = re.sub(r"\W", "-", place)
     take = "window.recordedTake"
     if content["take"] is not None:
-        # Inside a script nothing may look like the script's end.
-        take = json.dumps(content["take"]).replace("</", "<\\/")
+        take = in_script(json.dumps(content["take"]))
     call = (
         f'mountStage(document.getElementById("{box}"), {{ ...{take}, unfolded: {json.dumps(content["unfolded"])} }});'
     )

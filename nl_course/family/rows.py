@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from nl_course.errors import check_choice
 from nl_course.family.reference import ComposedConfig
+from nl_course.notebooks import number_of
 
 # The choices that are named in a row, beside the window and the order of forgetting.
 _NAMED = ("memory", "loss", "retention", "optimizer")
@@ -59,8 +60,8 @@ class Row:
 
     @property
     def notebook(self) -> str:
-        """The number of the notebook that builds it, such as "03"; "" for none."""
-        return self.cell[:2]
+        """The number of the notebook that builds it, such as "03", also where that is a further one; "" for none."""
+        return number_of(self.cell.partition("#")[0])
 
 
 def _choices(

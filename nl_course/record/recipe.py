@@ -53,7 +53,9 @@ class Recipe:
         self.device = device
         self.config = self.settings(device, quick) if config is None else config
         self.recording = Recording(self.name, self.config, device)
-        self.folder = self.parts_folder(assets if quick else None) if folder is None else folder
+        self.folder = folder
+        if folder is None:
+            self.folder = self.parts_folder(assets if quick else None)
 
     @classmethod
     def settings(cls, device: str = "cpu", quick: bool = False) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import json
 from functools import cache
 
 from nl_course.files import asset
-from nl_course.record.seeds import over_seeds, verdict
+from nl_course.record.seeds import difference, verdict
 
 USUAL = "as trained"
+WORSE = {"recall": "lower", "text": "higher"}  # by task
 
 
 @cache
@@ -26,7 +27,9 @@ def recorded_rows() -> dict[tuple[str, str, str, str], dict]:
 def quality(task: str, model: str, asked_with: str = USUAL, trained_with: str = USUAL) -> dict | None:
     """A model's recall or text loss over its seeds; None for what was not recorded."""
     row = recorded_rows().get((task, model, trained_with, asked_with))
-    return row and row["recall" if task == "recall" else "loss"]
+    if row is None:
+        return None
+    return row["recall" if task == "recall" else "loss"]
 
 
 def change(task: str, model: str, asked_with: str, trained_with: str = USUAL) -> str:
@@ -36,9 +39,11 @@ def change(task: str, model: str, asked_with: str, trained_with: str = USUAL) ->
         return "not there"
     if after["mean"] is None:
         return "an inner loop ran away"
-    found = over_seeds([a - b for a, b in zip(after["by_seed"], before["by_seed"], strict=True)])
+    found = difference(after["by_seed"], before["by_seed"])
     if "low" not in found:
         return f"{found['mean']:+.2f} (one seed)"
-    worse = {"lower": task == "recall", "higher": task == "text"}.get(verdict(found))
-    word = "no change that the seeds tell" if worse is None else "WORSE" if worse else "BETTER"
+    moved = verdict(found)
+    word = "no change that the seeds tell"
+    if moved != "not told apart":
+        word = "WORSE" if moved == WORSE[task] else "BETTER"
     return f"{found['mean']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}] {word}"

@@ -32,4 +32,6 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
 
 def verdict(difference: Mapping[str, float]) -> str:
     """Whether an interval lies below 0 ("lower"), above it ("higher") or holds it ("not told apart")."""
-    return "lower" if difference["high"] < 0 else "higher" if difference["low"] > 0 else "not told apart"
+    if difference["high"] < 0:
+        return "lower"
+    return "higher" if difference["low"] > 0 else "not told apart"

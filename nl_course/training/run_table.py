@@ -173,11 +173,13 @@ def summary(
     loss = None
     tokens_per_second = None
     memory_bytes = None
+    seconds = 0.0
     last: dict[str, Any] = {}
     if metrics:
         last = metrics[-1]
         loss = fmean(_real(line, "loss") for line in metrics if line["step"] > last["step"] - LAST)
         memory_bytes = max(_whole(line, "memory_bytes", 0) for line in metrics) or None
+        seconds = _real(last, "seconds") if "seconds" in last else nan
     if "tokens_per_second" in last:
         # The median: the first step is slow, and so is one during which the machine did something else.
         tokens_per_second = median(_real(line, "tokens_per_second") for line in metrics)
@@ -193,7 +195,7 @@ def summary(
         loss=loss,
         held_out=held_out_losses[-1] if held_out_losses else None,
         tokens=_whole(last, "tokens", 0),
-        seconds=_real(last, "seconds") if "seconds" in last else (nan if metrics else 0.0),
+        seconds=seconds,
         tokens_per_second=tokens_per_second,
         memory_bytes=memory_bytes,
         done=done,

@@ -169,7 +169,9 @@ def outcome(arrays: dict) -> str | None:
     if arrays["pairs"] != 2 * arrays["width"] or arrays["similarity"] > 0:
         return None
     hebb, delta = (arrays["here"][name]["right answers"] for name in ("Hebb", "delta rule"))
-    return "both alike" if abs(hebb - delta) < 0.05 else "Hebb" if hebb > delta else "delta rule"
+    if abs(hebb - delta) < 0.05:
+        return "both alike"
+    return "Hebb" if hebb > delta else "delta rule"
 
 
 class Capacity(View):

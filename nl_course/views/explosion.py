@@ -174,7 +174,9 @@ def outcome(arrays: dict) -> str | None:
         return None
     single = compute({**{name: arrays[name] for name in ("step", "length", "similarity", "cure")}, "mini_batch": 1})
     share = arrays["edge"] / single["edge"]
-    return ANSWERS[0] if share > 0.8 else ANSWERS[1] if share > 0.2 else ANSWERS[2]
+    if share > 0.8:
+        return ANSWERS[0]
+    return ANSWERS[1] if share > 0.2 else ANSWERS[2]
 
 
 class Explosion(View):

@@ -178,7 +178,9 @@ def outcome(arrays: dict) -> str | None:
         return None
     plain = compute({**{name: arrays[name] for name in SETTINGS}, "momentum": 0.0})
     ratio = (arrays["edge"] if np.isfinite(arrays["edge"]) else np.inf) / plain["edge"]
-    return ANSWERS[0] if ratio > 1.2 else ANSWERS[1] if ratio > 0.8 else ANSWERS[2]
+    if ratio > 1.2:
+        return ANSWERS[0]
+    return ANSWERS[1] if ratio > 0.8 else ANSWERS[2]
 
 
 SETTINGS = ("step", "momentum", "depth", "cure", "length", "similarity", "mini_batch")

@@ -199,7 +199,9 @@ def outcome(arrays: dict) -> str | None:
     rows = list(arrays["rows"].values())
     most = max(rows, key=lambda row: row["bytes"])
     better = sum(row["mean"] > most["mean"] for row in rows)
-    return "it does" if better == 0 else "a few beat it" if better <= len(rows) // 2 else "most beat it"
+    if better == 0:
+        return "it does"
+    return "a few beat it" if better <= len(rows) // 2 else "most beat it"
 
 
 def style(memory: str) -> theme.Style:

@@ -21,6 +21,7 @@ from nl_course.memories.ablations.switches import Ablation, ablated
 from nl_course.model import LanguageModel
 from nl_course.record.sceptic import ablation_named
 from nl_course.record.sceptic_measures import inner_losses, recall_of, text_of
+from nl_course.record.seeds import difference, verdict
 from nl_course.training.checkpoint import load_model
 from nl_course.views.kit import theme
 from nl_course.views.kit.parts import Prediction
@@ -113,13 +114,14 @@ def compute(
     return arrays
 
 
+MOVED = {"higher": "rises", "lower": "falls", "not told apart": "is not told apart"}
+
+
 # -- in words ----------------------------------------------------------------------------------------------------------
 def told_apart(after: dict, before: dict) -> str:
-    """Whether seeds rose or fell together: "rises" or "falls" if every one of several did, else "is not told apart"."""
-    change = [a - b for a, b in zip(after["by_seed"], before["by_seed"])]
-    if len(change) == 1:
-        return "one seed"
-    return "rises" if min(change) > 0 else "falls" if max(change) < 0 else "is not told apart"
+    """Whether the mean change by seed "rises" or "falls": the rule of `seeds.verdict`, as in the sceptic's table."""
+    change = difference(after["by_seed"], before["by_seed"])
+    return MOVED[verdict(change)] if "low" in change else "one seed"
 
 
 def said(row: dict) -> str:

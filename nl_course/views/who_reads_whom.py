@@ -312,7 +312,9 @@ def outcome(arrays: dict) -> str | None:
     if "delta" not in arrays["memory"] or len(arrays["followers"]) < 2:
         return None
     old, new = (arrays["own"][arrays["token"] - 1][arrays["followers"][i]] for i in (0, -1))
-    return ANSWERS[0] if abs(old - new) < 0.05 else ANSWERS[1] if new > old else ANSWERS[2]
+    if abs(old - new) < 0.05:
+        return ANSWERS[0]
+    return ANSWERS[1] if new > old else ANSWERS[2]
 
 
 OLDEST = ("the token's own", "that of the token before", "an older one")

@@ -148,7 +148,9 @@ def outcome(arrays: dict) -> str | None:
     if arrays["kind"] not in ("MAC", "MAG") or arrays["cut"] != "memory" or arrays["token"] < 2:
         return None
     first = list(arrays["back"].values())[-1]
-    return ANSWERS[0] if first == 1 else ANSWERS[2] if first == arrays["token"] else ANSWERS[1]
+    if first == 1:
+        return ANSWERS[0]
+    return ANSWERS[2] if first == arrays["token"] else ANSWERS[1]
 
 
 def draw(arrays: dict, figure) -> None:
@@ -230,7 +232,10 @@ def _wiring(arrays: dict, figure) -> list[dict]:
         text = f"“{arrays['names'][arrays['token'] - 1]}”" if name == "x" else text
         if name == "attention" and arrays["residual"]:
             text = ADDED_TO.get(arrays["kind"], text)
-        text += f"<br>{arrays['reach']}" if name == "attention" and not dead else "<br>(cut)" if dead else ""
+        if dead:
+            text += "<br>(cut)"
+        elif name == "attention":
+            text += f"<br>{arrays['reach']}"
         words.append(dict(x=x, y=y, text=text, showarrow=False, bgcolor="white", borderpad=5,
                           bordercolor=off if dead or not part else theme.style(LOOKS[arrays["kind"]]).color,
                           borderwidth=2, font=dict(color=off if dead else theme.INK)))  # fmt: skip

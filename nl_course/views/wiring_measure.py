@@ -59,7 +59,9 @@ def model_of(name: str, learned: bool) -> LanguageModel:
     kind = KINDS[check_choice("architecture", name, KINDS)]
     if learned:
         return load_model(asset(f"checkpoints/needle-{kind}.safetensors")).eval()
-    near = {} if kind == "titans" else {"segment" if kind == "mac" else "window": NEAR}
+    near = {}
+    if kind != "titans":
+        near["segment" if kind == "mac" else "window"] = NEAR
     options = dict(layers=2, expansion=2, chunk=8, persistent=2, **near)
     config = ModelConfig(width=32, layers=1, heads=2, hidden=64, memory=kind, options=options)
     with seeded(0):

@@ -7,10 +7,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_output
 from PIL import Image
 
-from tests.browser.conftest import ROOT, save
+from nl_course.notebooks import all_notebooks
+from tests.browser.conftest import save
 
 pytestmark = pytest.mark.browser
-NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path.name for path in all_notebooks()]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

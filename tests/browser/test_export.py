@@ -9,9 +9,9 @@ from nl_course.files import course_root
 from nl_course.views.kit.plot import plain
 from nl_course.views.kit.short import rounded
 from nl_course.views.one_tape import OneTape
+from tools.browser import PATIENCE
 
 pytestmark = pytest.mark.browser
-PATIENCE = 300_000  # milliseconds until something is taken to hang
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def page(browser):
     """A page without a network, which may load files alone and meets no error."""
     context = browser.new_context(offline=True)
     page, asked, wrong = context.new_page(), [], []
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(PATIENCE * 1000)
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     yield page
@@ -120,7 +120,7 @@ def test_a_picture_that_answers_its_question_waits_for_a_button(page, site):
 def test_a_phone_in_the_dark(browser, site):
     context = browser.new_context(viewport={"width": 360, "height": 700}, color_scheme="dark", offline=True)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(PATIENCE * 1000)
     page.goto((site / "desk.html").as_uri())
     drawn(page, 0)
     ink, paper = page.evaluate("""() => {

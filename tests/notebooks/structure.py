@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 from nl_course.notebooks import is_core, number_of
+from nl_course.views.kit.plot import PNG
 from tools import pictures
 from tools.run_notebooks import normalise
 
@@ -163,7 +164,7 @@ def metadata_and_outputs_are_clean(book):
     normal = normalise(nbformat.from_dict(book.notebook.copy()))
     if nbformat.writes(normal) != nbformat.writes(book.notebook):
         yield "it is not in its committed form; run `make notebooks`."
-    pngs = sum(len(output.get("data", {}).get(pictures.PNG, "")) for cell in book.code for output in cell.outputs)
+    pngs = sum(len(output.get("data", {}).get(PNG, "")) for cell in book.code for output in cell.outputs)
     if (size := len(nbformat.writes(book.notebook).encode()) - pngs) > MOST_BYTES:
         yield f"it has {size:,} bytes; at most {MOST_BYTES:,}."
     if any(cell.get("attachments") for cell in book.cells):
@@ -187,7 +188,7 @@ def outputs_have_their_picture(book):
             said = output.get("data", {}).get("text/plain", "")
             if "nl_course" not in output.get("metadata", {}) or said.startswith(WITHOUT_PICTURE) or COVERED in said:
                 continue
-            picture = base64.b64decode(output.data.get(pictures.PNG, ""))
+            picture = base64.b64decode(output.data.get(PNG, ""))
             if not picture.startswith(b"\x89PNG") or pictures.FINGERPRINT not in output.metadata:
                 yield f"{first(cell)} shows a figure but stores no picture of it; run `make notebooks`."
             elif len(picture) > pictures.MOST_BYTES:

@@ -12,9 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from nl_course.views.kit import theme
-from nl_course.views.kit.plot import STILL, plain
+from nl_course.views.kit.plot import PNG, STILL, plain
 from tools import pictures
-from tools.pictures import FINGERPRINT, PNG, fingerprint, illustrate
+from tools.pictures import FINGERPRINT, fingerprint, illustrate
 from tools.run_notebooks import normalise
 
 

@@ -8,9 +8,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nl_course.notebooks import all_notebooks
+from nl_course.views.kit.plot import WIDGET
 from tests.notebooks import structure
 from tests.notebooks.structure import Book
-from tools.run_notebooks import VIEW, normalise
+from tools.run_notebooks import normalise
 
 NOTEBOOKS = all_notebooks()
 PROSE = "These words explain the idea at some length, ask the learner to predict, and say what it means. " * 4
@@ -232,7 +233,7 @@ def test_exported_names_are_those_of_the_package():
 
 
 def test_normalising_keeps_claims_and_sentences_only():
-    view = new_output("execute_result", data={VIEW: {"model_id": "a"}, "text/plain": "A view: 2 crests."})
+    view = new_output("execute_result", data={WIDGET: {"model_id": "a"}, "text/plain": "A view: 2 crests."})
     drawn = new_output("display_data", data={**view.data, "image/png": "iVBO"}, metadata={"picture": "a1"})
     other = new_output("display_data", data={"text/plain": "<Figure>", "image/png": "iVBO"})
     claim = new_output("execute_result", data={"text/plain": "3", "text/html": "<b>3</b>"}, execution_count=7)

@@ -57,7 +57,6 @@ ANSWERED_BY: dict[str, dict] = {
     "second-reading": {"distance": 256},
     "self-modification": {"held": "the key memory"},
     "state-map": {"tokens": 100_000},
-    "surprise-stream": {"momentum": 0.8},
     "titans-reads": {"token": 17},
     "who-reads-whom": {"memory": "delta rule"},
     "wiring": {"cut": "memory"},
@@ -117,6 +116,7 @@ def others(control: W.Widget) -> list:
 def test_names_differ():
     names = [kind.name for kind in VIEWS]
     assert len(set(names)) == len(names) and "view" not in names
+    assert {*ANSWERED_BY, *BY_NO_SETTING, *CHANCE, *TALL} <= set(names), "a row of these tables is of no view"
 
 
 def test_it_opens_with_a_question_and_something_to_see(view):

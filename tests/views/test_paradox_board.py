@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from nl_course.memories.ablations.switches import Ablation, ablated
+from nl_course.record.sceptic_table import quality, recorded_rows
+from nl_course.record.seeds import difference, verdict
 from nl_course.views import paradox_board as board
 from nl_course.views.paradox_board import ANSWERS, MODELS, ParadoxBoard, compute, key_of, live, told_apart
 
@@ -47,12 +49,19 @@ def test_switches_have_the_recordings_names():
     assert key_of(Ablation(sign=-1)) == "sign flipped" and key_of(Ablation(sign=-1, inner_steps=4)) is None
 
 
-def test_seeds_that_move_together_are_told_apart():
+def test_a_change_is_told_apart_by_its_interval_as_in_the_sceptics_table():
     def of(*values):
         return {"by_seed": list(values)}
 
-    assert told_apart(of(2, 3), of(1, 1)) == "rises" and told_apart(of(0, 1), of(1, 2)) == "falls"
-    assert told_apart(of(0, 3), of(1, 1)) == "is not told apart" and told_apart(of(2), of(1)) == "one seed"
+    assert told_apart(of(2, 3.1, 4), of(1, 2, 3)) == "rises" and told_apart(of(0, 1.1, 2), of(1, 2, 3)) == "falls"
+    assert told_apart(of(0, 1, 2), of(1, 1.1, 2.1)) == "is not told apart", "all fall, and the interval holds 0"
+    assert told_apart(of(2), of(1)) == "one seed"
+    words = {"rises": "higher", "falls": "lower", "is not told apart": "not told apart"}
+    for (task, model, trained_with, asked_with), row in recorded_rows().items():
+        after, before = row["recall" if task == "recall" else "loss"], quality(task, model)
+        if after["mean"] is not None and len(after["by_seed"]) > 1:
+            change = difference(after["by_seed"], before["by_seed"])
+            assert words[told_apart(after, before)] == verdict(change), (task, model, trained_with, asked_with)
 
 
 def test_draw_shows_the_arrays():

@@ -45,6 +45,9 @@ def tables() -> list[str]:
 
 
 def readme() -> str:
-    """README.md with its list as it should be."""
+    """README.md with its list as it should be. Raises Lost where the marks around the list are gone."""
     made = "\n".join(tables())
-    return _MARKED.sub(lambda mark: mark[1] + made + mark[2], README.read_text(encoding="utf-8"))
+    text, places = _MARKED.subn(lambda mark: mark[1] + made + mark[2], README.read_text(encoding="utf-8"))
+    if places != 1:
+        raise Lost(f"{README.name} has {places} lists between <!-- notebooks --> and <!-- /notebooks -->, not one.")
+    return text

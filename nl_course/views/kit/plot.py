@@ -27,6 +27,7 @@ from nl_course.views.kit.sync import changes
 STILLS = "NL_COURSE_STILLS"  # where this is "1", an output also holds what `still` returns, under
 GRIDS = "NL_COURSE_GRIDS"  # where this is "1" too, also how views move, which takes them seconds
 STILL = "application/vnd.nl-course.view+json"
+WIDGET, PNG = "application/vnd.jupyter.widget-view+json", "image/png"  # others that an output may hold
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
 LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
 LEAST_WIDTH_OF_A_VIEW = 820  # its panels stand side by side

@@ -348,5 +348,4 @@ class View:
         question = W.HTML(f"<em>Predict first.</em> {escape(self.prediction.question)}")
         question.add_class("nl-question")
         self._asking = W.VBox([question, answer, veil(self.uncover)], layout=W.Layout(overflow="visible"))
-        self._asking.add_class("nl-asking")
         return [self._asking, self._verdict]

@@ -2,7 +2,7 @@
 
 A widget is given its code as one string, and a page that is opened from a disk cannot import files. So each file
 imports by name from its neighbors alone, exports by name, and no two files use one name at their top level; then the
-joined text without those lines is the same program. `tests/views/test_stage_bundle.py` holds the files to that.
+joined text without those lines is the same program. `tests/views/test_stage.py` holds the files to that.
 """
 
 import json
@@ -62,10 +62,13 @@ def site_script(take: str) -> str:
     )
 
 
+def in_script(data: str) -> str:
+    """JSON as it may stand inside a script of a page: nothing in it looks like the script's end."""
+    return data.replace("</", "<\\/")
+
+
 def page(take: str, dark: bool = False) -> str:
     """A page of its own that plays a recorded take (JSON): no kernel, no network."""
-    # Inside a script nothing may look like the script's end.
-    data = take.replace("</", "<\\/")
     background = "#15191e" if dark else "#ffffff"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -73,6 +76,6 @@ def page(take: str, dark: bool = False) -> str:
         "<title>A machine that reads</title>\n"
         f"<style>body {{ margin: 8px; background: {background}; }}\n{styles()}</style>\n"
         '<div id="stage"></div>\n<script type="module">\n'
-        f"{bundle('stage')}\nwindow.take = {data};\nwindow.mountStage = mount;\n"
+        f"{bundle('stage')}\nwindow.take = {in_script(take)};\nwindow.mountStage = mount;\n"
         'window.stage = mount(document.getElementById("stage"), window.take);\n</script>\n</html>\n'
     )

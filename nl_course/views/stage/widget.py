@@ -26,7 +26,7 @@ from nl_course.record.stage.recipe import load_stage_model
 from nl_course.record.stage.take import take
 from nl_course.record.stage.text import AFTER, ANSWER, BEFORE, KEY, StageText, place_fact
 from nl_course.views.kit.parts import Line
-from nl_course.views.kit.plot import STILLS
+from nl_course.views.kit.plot import STILLS, wanted
 from nl_course.views.stage.bundle import bundle, styles
 
 RECORDING = "stage.json"
@@ -135,7 +135,7 @@ class Stage:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict:
         shown = {**self.widget._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
-        if os.environ.get(STILLS) == "1":
+        if wanted(STILLS):
             # A page has the recorded take once, in its script; a live one travels with the page.
             shown[STAGE] = {"take": None if self.models is None else self.screen.take, "unfolded": self.unfolded}
         return shown

@@ -203,8 +203,7 @@ export function mount(element, firstTake, { live = false, request = () => {} } =
 
   /** One byte on, with its write as an event; or back, at once. */
   function step(by) {
-    const wasEvent = ticket;
-    cancelAnimationFrame(wasEvent);
+    cancelAnimationFrame(ticket);
     state.playing = false;
     state.begun = true;
     play.textContent = "▶ Read";

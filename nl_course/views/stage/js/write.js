@@ -28,7 +28,7 @@ export function letterOf(byte) {
 }
 
 export function drawWrite(canvas, frame) {
-  const { run, t, phase, colors, width } = frame;
+  const { run, phase, width } = frame;
   const { m, f } = run.head;
   const layout = writeLayout(width, m, f);
   const ctx = prepared(canvas, width, layout.height);
@@ -61,7 +61,7 @@ function drawNow(ctx, { colors, bytes, t, phase, reading, width }, write, part) 
   say(ctx, reading ? "every letter is written, most of them lightly" : words, disc + 8, 14, color, { size, bold: true });
 }
 
-function drawLetter(ctx, layout, { take, bytes, t, colors }, part) {
+function drawLetter(ctx, layout, { bytes, t, colors }, part) {
   const { small } = layout;
   const size = small ? 46 : 64;
   const x = small ? 0 : 4;
@@ -135,7 +135,7 @@ function drawSigns(ctx, x, y, colors) {
 }
 
 /** W: what it was, becoming what it is while the write lands. */
-function drawMatrix(ctx, layout, { run, t, colors, before, phase }, write, part) {
+function drawMatrix(ctx, layout, { run, colors, before, phase }, write, part) {
   const { grid, small } = layout;
   const { m, f } = run.head;
   const named = say(ctx, "memory W", grid.x, grid.y - 8, colors.ink, { size: 13, bold: true });
@@ -172,7 +172,7 @@ function drawMatrix(ctx, layout, { run, t, colors, before, phase }, write, part)
 
 /** Value (filled) and prediction (hollow), side by side under each column of W; between their tips stands the error. */
 function drawValues(ctx, layout, { run, colors }, write, part) {
-  const { grid, bars, small } = layout;
+  const { grid, bars } = layout;
   const unit = bars.height / (run.high - run.low);
   const middle = bars.y + run.high * unit; // where 0 stands
   const half0 = bars.y + bars.height / 2;
@@ -237,7 +237,7 @@ function label(ctx, layout, colors, y, step, name, about, color, shown, swatch) 
 }
 
 /** key x error, made beside W, then flying into it. What momentum brings along flies with it. */
-function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
+function drawStamp(ctx, layout, { run, colors, phase }, write, part) {
   const { grid, stamp, small } = layout;
   const { m, f } = run.head;
   const fly = part.flight;
@@ -245,7 +245,6 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
   const cell = mix(stamp.cell, grid.cell, ease(fly, 0.3, 1));
   const x = mix(stamp.x, grid.x, fly);
   const y = mix(stamp.y, grid.y, ease(fly, 0.7, 1));
-  const width = small ? f * stamp.cell : f * stamp.cell;
   const top = stamp.y - (small ? 8 : 34);
   const disc = numbered(ctx, 4, stamp.x, top, colors.ink, colors.paper);
   say(ctx, "write", stamp.x + disc + 5, top, colors.ink, { size: 13, bold: true });
@@ -256,7 +255,7 @@ function drawStamp(ctx, layout, { run, colors, phase, t }, write, part) {
   }
   ctx.strokeStyle = colors.faint;
   ctx.lineWidth = 1;
-  ctx.strokeRect(stamp.x - 0.5, stamp.y - 0.5, width, m * stamp.cell);
+  ctx.strokeRect(stamp.x - 0.5, stamp.y - 0.5, f * stamp.cell, m * stamp.cell);
   // A faint copy stays while it flies, and once it is written, what was written stays to be looked at.
   if (fly > 0.01) {
     ctx.save();
@@ -294,8 +293,8 @@ function drawCells(ctx, x, y, cell, m, f, numbers, scale, colors) {
 }
 
 /** The inner loss on this token: the whole bar before the write, the filled part after it. And what retention took. */
-function drawLoss(ctx, layout, { run, colors, phase }, write, part) {
-  const { stamp, grid, small } = layout;
+function drawLoss(ctx, layout, { run, colors }, write, part) {
+  const { stamp, small } = layout;
   const x = stamp.x;
   const room = Math.max(70, layout.width - x - 6);
   let y = stamp.y + stamp.cell * run.head.m + (small ? 22 : 40);
