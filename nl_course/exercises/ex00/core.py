@@ -162,6 +162,6 @@ DISCUSSION = (
         "A library card keeps almost nothing itself and points at a store that others keep: reading goes "
         "by lookup, the third student. A notebook adds pages and never rewrites them; it grows, and is "
         "read only where it is opened. A brain rewrites, at many speeds at once: what was just said, "
-        "today, a language learnt over years. That last answer is where notebook 06 takes up.",
+        "today, a language learned over years. That last answer is where notebook 06 takes up.",
     ),
 )

@@ -96,7 +96,7 @@ def ticks_of(token, periods):
 ''',
     properties=(nothing_at_first, closes_at_the_next, counts_are_of_a_walk),
     hints=(
-        "At token 1 nothing has been predicted, so nothing can be learnt: no level moves.",
+        "At token 1 nothing has been predicted, so nothing can be learned: no level moves.",
         "Period 4: chunks end after tokens 4, 8, 12; the moves happen as tokens 5, 9, 13 arrive. With t - 1 "
         "for the tokens "
         "read so far, that is (t - 1) % C == 0.",
@@ -386,7 +386,7 @@ DISCUSSION = (
         "you ask for before you believed that the clocks are the reason?",
         "The plain model at smaller rates: what learns less forgets less, and a level that moves seldom is a "
         "level that "
-        "learns less. Only if it keeps more for the same amount learnt is something gained. Then the same "
+        "learns less. Only if it keeps more for the same amount learned is something gained. Then the same "
         "chain of levels "
         "with a single clock, so that the shape of the network is no excuse; equal parameters; several seeds; "
         "and the "

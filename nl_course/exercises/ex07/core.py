@@ -245,7 +245,7 @@ DISCUSSION = (
         "With linear memories all five turn together, by one shared gain. Is a linear self-modifying Titans then still "
         "self-modifying? What do the two-layer memories add, and what do they cost?",
         "Yes: k and v of later tokens are read through the gain, so the next write depends on all earlier ones, which "
-        "no linear recurrence with fixed projections does; parity is learnt that way. But the memories cannot part "
+        "no linear recurrence with fixed projections does; parity is learned that way. But the memories cannot part "
         "ways: what the key map learns, the value map must learn too. Two layers let each memory move by its own "
         "errors. The price is a state of many matrices instead of one, a triangular solve for each second layer, and "
         "training that diverges more easily.",

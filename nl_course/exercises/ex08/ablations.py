@@ -130,7 +130,7 @@ def read_as_attention(query, start, features, errors, steps, retention):
         ),
         Wrong(
             wrong_attention_forgets_start,
-            "Leaves out the start. It is learnt outside, and every text begins with it.",
+            "Leaves out the start. It is learned outside, and every text begins with it.",
             unwritten.name,
         ),
         Wrong(
@@ -236,7 +236,7 @@ def undo_the_sign(W_k, W_v, start):
     wrong=(
         Wrong(
             wrong_sign_minus,
-            "Right for an empty memory only. A learnt start answers already, and the mirror stands there.",
+            "Right for an empty memory only. A learned start answers already, and the mirror stands there.",
             nothing_to_learn.name,
         ),
         Wrong(

@@ -53,7 +53,7 @@ def unaware(answer, rng):
     compare(before, after)
 
 
-@holds("a chunk is learnt when its last target has come, and an open one waits", hint=2)
+@holds("a chunk is learned when its last target has come, and an open one waits", hint=2)
 def waits(answer, rng):
     tokens, W, chunk, rate = draw_read(rng)
     for count in (chunk, chunk + 1, len(tokens)):
@@ -186,7 +186,7 @@ def read_on(tokens, W, pending, chunk, rate):
         ),
         Wrong(
             wrong_read_own_targets,
-            "Closes the chunk one token too early: the chunk's last target has not come, so its pair is never learnt.",
+            "Closes the chunk one token too early: the chunk's last target has not come, so its pair is never learned.",
             scored_first.name,
         ),
     ),

@@ -69,11 +69,11 @@ def wrong_command_whole_batch(nodes, per_node, rows, accumulate, length, steps):
 COMMAND = Exercise(
     id="10.2",
     title="what a command trains",
-    aim="To read off a launch line what reaches the optimiser in one step, and what one device must hold for it.",
+    aim="To read off a launch line what reaches the optimizer in one step, and what one device must hold for it.",
     task="""
 A run is started on `nodes` machines with `torchrun --nnodes N --nproc-per-node G`. Every process reads `rows` rows of
 `length` tokens a step, in `accumulate` micro-batches of equal size, one after the other; gradients of all processes and
-micro-batches make one step of the optimiser.
+micro-batches make one step of the optimizer.
 
 Write `what_it_trains(nodes, per_node, rows, accumulate, length, steps)`. (The course's own `--batch-size` counts the
 rows of all processes together; many other programs count per process, as here.)

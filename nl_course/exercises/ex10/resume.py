@@ -99,7 +99,7 @@ def wrong_checkpoint_same_tensors(state, seed):
 RESUME = Exercise(
     id="10.1",
     title="what a checkpoint must hold",
-    aim="To find that weights are not a training run: the optimiser's memory, the step and the seed belong to it.",
+    aim="To find that weights are not a training run: the optimizer's memory, the step and the seed belong to it.",
     task="""
 A run is described by `state`, with "weights" (n,), "velocity" (n,) and "step", and by a whole number `seed`. One step:
 
@@ -120,7 +120,7 @@ def checkpoint(state, seed):
     properties=(weights_kept, next_step, far_on, a_copy),
     hints=(
         "Weights first. Then ask of each further quantity in the step's formula: would a new process know it?",
-        "The velocity is the optimiser's memory of past gradients, the step sets the rate and, with the seed, noise.",
+        "The velocity is the optimizer's memory of past gradients, the step sets the rate and, with the seed, noise.",
         "All four, and .clone() for the tensors: otherwise the checkpoint goes on training.",
     ),
     solution=solution_checkpoint,
@@ -137,7 +137,7 @@ def checkpoint(state, seed):
         ),
         Wrong(
             wrong_checkpoint_no_velocity,
-            "The optimiser is a memory too (06). Without it the run goes on, a little differently, and nobody notices.",
+            "The optimizer is a memory too (06). Without it the run goes on, a little differently, and nobody notices.",
             next_step.name,
         ),
         Wrong(
