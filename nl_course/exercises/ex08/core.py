@@ -253,7 +253,7 @@ EXERCISES = (CLIP, READ, EVEN, IDENTITY, SIGN)
 
 DISCUSSION = (
     (
-        "A model lowers its loss on a text while it reads it. Name two things that it may have learnt, of which only "
+        "A model lowers its loss on a text while it reads it. Name two things that it may have learned, of which only "
         "one is a fact of the text. Which measurement tells them apart?",
         "It may have learned the text's manner (its words, its style, its language: what makes the next page cheaper), "
         "or a fact that stands in it once. Loss on the following page rewards both and mostly the first. Recall of a "

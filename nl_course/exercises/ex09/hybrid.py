@@ -100,7 +100,7 @@ HYBRID = Exercise(
 A hybrid has `layers` layers. `full` of them keep the whole cache. Each of the others keeps a memory of fixed size and,
 beside it, a cache of the last `window` tokens. In Qwen3-Next and Kimi Linear `window` is 0, in MAG and MAL it is not.
 
-Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: bytes kept for one reader after `tokens` tokens.
+Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: bytes kept for one user after `tokens` tokens.
 
 * `per_token`: bytes that one layer's cache keeps for a token; `state`: bytes of one layer's fixed memory.
 * All are whole numbers of at least 0, and `full` is at most `layers`.

@@ -82,7 +82,7 @@ COMMAND = Exercise(
     task="""
 A run is started on `nodes` machines with `torchrun --nnodes N --nproc-per-node G`. Every process reads `rows` rows of
 `length` tokens a step, in `accumulate` micro-batches of equal size, one after the other; gradients of all processes and
-micro-batches make one step of the optimiser.
+micro-batches make one step of the optimizer.
 
 Write `what_it_trains(nodes, per_node, rows, accumulate, length, steps)`. (The course's own `--batch-size` counts the
 rows of all processes together; many other programs count per process, as here.)
