@@ -29,6 +29,8 @@ GRIDS = "NL_COURSE_GRIDS"  # where this is "1" too, also how views move, which t
 STILL = "application/vnd.nl-course.view+json"
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
 LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
+LETTER, SIGN = 7, 50  # pixels of a letter in a legend, and of the sign before a name
+LETTER_OF_A_TITLE = 8
 LEAST_WIDTH_OF_A_VIEW = 820  # its panels stand side by side
 
 
@@ -62,6 +64,20 @@ def plain(figure: go.Figure) -> dict:
     return {"data": drawing["data"], "layout": layout}
 
 
+def least_width(drawing: dict) -> int:
+    """The narrowest that a figure without panels may be drawn, in pixels: its legend takes no room from the axes, and
+    does not stand on the title above them."""
+    layout = drawing["layout"]
+    names = [trace.get("name") or "" for trace in drawing["data"] if trace.get("showlegend") is not False]
+    legend = LETTER * max(map(len, names), default=0) + SIGN
+    if len(names) < 2:
+        return LEAST_WIDTH
+    if layout.get("legend", {}).get("orientation") == "v":
+        return LEAST_WIDTH + legend
+    title = layout.get("title", {}).get("text", "")
+    return max(LEAST_WIDTH, LETTER_OF_A_TITLE * len(title) + legend)
+
+
 def wanted(what: str) -> bool:
     """Whether outputs are to hold what a page without a kernel shows; `what` is STILLS or GRIDS."""
     return os.environ.get(what) == "1"
@@ -74,8 +90,9 @@ def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
     """
     if not wanted(STILLS):
         return {}
-    drawing = json.dumps(rounded(plain(figure)))
-    return {STILL: {"name": name, "read_out": read_out, "figure": drawing, "least_width": LEAST_WIDTH, **more}}
+    drawing = rounded(plain(figure))
+    shown = {"name": name, "read_out": read_out, "figure": json.dumps(drawing), "least_width": least_width(drawing)}
+    return {STILL: {**shown, **more}}
 
 
 _later: dict[str, Callable[[], dict]] = {}  # by the model of an output's widget: what it shows by now
@@ -116,14 +133,16 @@ class Plot(Lasting):
         figure: go.Figure,
         label: str,
         on_click: Callable[[int, int], None] | None = None,
-        least_width: int = LEAST_WIDTH,
+        narrowest: int | None = None,
     ):
+        """`narrowest` is the least width in pixels of a figure with panels; None for that of its legend."""
         self.on_click = on_click
+        drawing = plain(figure)
         super().__init__(
             library=library().model_id,
-            figure={"revision": 0, **plain(figure)},
+            figure={"revision": 0, **drawing},
             label=label,
-            least_width=least_width,
+            least_width=narrowest or least_width(drawing),
         )
 
     def show(self, figure: go.Figure) -> None:
