@@ -240,7 +240,7 @@ def test_it_fits_a_phone(stage):
 @pytest.mark.parametrize("width", [304, 360, 560, 720, 932, 1056])
 def test_its_words_end_within_their_pictures(stage, width):
     stage.set_viewport_size({"width": width, "height": 800})
-    stage.wait_for_function("width => Math.abs(document.querySelector('.nl-stage').clientWidth - width) < 40", arg=width)
+    stage.wait_for_function("width => Math.abs(stage.root.clientWidth - width) < 40", arg=width)
     said, cut = stage.evaluate(SAID)
     assert len(said) > 20 and cut == []
     stage.set_viewport_size({"width": 1056, "height": 800})
@@ -248,7 +248,7 @@ def test_its_words_end_within_their_pictures(stage, width):
 
 
 def test_it_keeps_its_dark_paper_in_print(stage):
-    ground = "() => { const { backgroundColor, color } = getComputedStyle(stage.root); return [backgroundColor, color]; }"
+    ground = "() => ['backgroundColor', 'color'].map((name) => getComputedStyle(stage.root)[name])"
     stage.emulate_media(media="print")
     assert stage.evaluate(ground) == ["rgba(0, 0, 0, 0)", "rgb(27, 31, 36)"]
     stage.evaluate("() => { stage.root.dataset.theme = 'dark'; }")

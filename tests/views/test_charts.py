@@ -69,4 +69,6 @@ def test_a_legend_takes_no_room_from_the_axes_on_a_phone():
     assert least_width_with(["one", "two"]) == LEAST_WIDTH
     beside = ["window of 64 (no memory)", "TTT-Linear", "LMM of one layer", "MAC of two layers", "MAG"]
     assert least_width_with(beside) >= LEAST_WIDTH + 6 * len(beside[0])
+    axis = "learnt: fall of the loss on the new corpus (nats per byte)"
+    assert least_width_with(["one"], x=axis) >= 7 * len(axis)
     assert least_width_with(["one", "two"], title="A memory learns to keep a digit") > LEAST_WIDTH

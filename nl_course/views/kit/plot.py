@@ -29,8 +29,8 @@ GRIDS = "NL_COURSE_GRIDS"  # where this is "1" too, also how views move, which t
 STILL = "application/vnd.nl-course.view+json"
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
 LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
-LETTER, SIGN = 7, 50  # pixels of a letter in a legend, and of the sign before a name
-LETTER_OF_A_TITLE = 8
+# Pixels of a letter in a legend or at an axis and in a title, of a sign before a name, of the margins beside the axes.
+LETTER, LETTER_OF_A_TITLE, SIGN, MARGINS = 7, 8, 50, 40
 LEAST_WIDTH_OF_A_VIEW = 820  # its panels stand side by side
 
 
@@ -65,17 +65,19 @@ def plain(figure: go.Figure) -> dict:
 
 
 def least_width(drawing: dict) -> int:
-    """The narrowest that a figure without panels may be drawn, in pixels: its legend takes no room from the axes, and
-    does not stand on the title above them."""
+    """The narrowest that a figure without panels may be drawn, in pixels: the name of its x axis is not cut, and its
+    legend takes no room from the axes and does not stand on the title above them."""
     layout = drawing["layout"]
     names = [trace.get("name") or "" for trace in drawing["data"] if trace.get("showlegend") is not False]
-    legend = LETTER * max(map(len, names), default=0) + SIGN
-    if len(names) < 2:
-        return LEAST_WIDTH
-    if layout.get("legend", {}).get("orientation") == "v":
-        return LEAST_WIDTH + legend
-    title = layout.get("title", {}).get("text", "")
-    return max(LEAST_WIDTH, LETTER_OF_A_TITLE * len(title) + legend)
+    legend = LETTER * max(map(len, names)) + SIGN if len(names) > 1 else 0
+    beside = layout.get("legend", {}).get("orientation") == "v"
+    axes = max(LEAST_WIDTH, LETTER * len(_title(layout.get("xaxis", {}))) + MARGINS)
+    above = LETTER_OF_A_TITLE * len(_title(layout)) + legend
+    return axes + legend if beside else max(axes, above)
+
+
+def _title(part: dict) -> str:
+    return part.get("title", {}).get("text") or ""
 
 
 def wanted(what: str) -> bool:
