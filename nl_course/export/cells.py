@@ -12,7 +12,7 @@ from nbconvert import HTMLExporter
 from nl_course.export.maths import with_mathml
 from nl_course.export.stage import stage
 from nl_course.files import PICTURES
-from nl_course.views.kit.plot import LEAST_WIDTH, PNG, STILL, WIDGET
+from nl_course.views.kit.plot import PNG, STILL, WIDGET, least_width
 from nl_course.views.kit.short import rounded
 from nl_course.views.stage.widget import STAGE
 
@@ -183,7 +183,8 @@ def figures(cells: list[nbformat.NotebookNode], name: str) -> dict[str, dict]:
                 }
             elif PLOTLY in data:
                 drawing = {"data": data[PLOTLY]["data"], "layout": data[PLOTLY].get("layout", {})}
-                found[plot_name(cell, name, i)] = {"figure": rounded(drawing), "label": "", "least_width": LEAST_WIDTH}
+                shown = {"figure": rounded(drawing), "label": "", "least_width": least_width(drawing)}
+                found[plot_name(cell, name, i)] = shown
     return found
 
 

@@ -97,8 +97,7 @@ def loss_by_position(run: dict, against: bool = True) -> Chart:
         draw(
             picture, [(row["from"] + row["to"]) / 2 for row in rows], [row["mean"] for row in rows], name, error_y=error
         )
-    picture.figure.add_vline(x=trained, line=dict(color=theme.INK, dash="dot", width=2))
-    return picture
+    return picture.place(trained)
 
 
 # -- state tracking ----------------------------------------------------------------------------------------------------

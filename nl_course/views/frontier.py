@@ -211,12 +211,13 @@ def style(memory: str) -> theme.Style:
 
 def draw(arrays: dict, figure) -> None:
     """Recall against bytes (log) with the frontier, or against pairs."""
-    (_against_bytes if arrays["axis"] == "bytes of state" else _against_pairs)(arrays, figure)
+    by_bytes = arrays["axis"] == "bytes of state"
+    (_against_bytes if by_bytes else _against_pairs)(arrays, figure)
     figure.update_layout(
-        margin=dict(l=58, r=250, t=40, b=48),
+        margin=dict(l=58, r=250, t=32, b=48),
         legend=dict(orientation="v", x=1.02, xanchor="left", y=1, yanchor="top"),
         yaxis=dict(title="share of keys answered rightly", range=[-0.04, 1.06], tickformat=".0%"),
-        title=dict(text=arrays["question"] if arrays["axis"] == "bytes of state" else "by pairs"),
+        title=dict(text=f"{arrays['question']} (gray line: the frontier)" if by_bytes else "by pairs"),
     )
 
 
@@ -227,7 +228,7 @@ def _against_bytes(arrays: dict, figure) -> None:
     figure.add_scatter(
         x=[*(rows[name]["bytes"] for name in steps), edge], y=[*(rows[name]["mean"] for name in steps), _best(rows)],
         mode="lines", name="frontier of those shown", line=dict(color=theme.MUTED, width=1.5, shape="hv"),
-        hoverinfo="skip",
+        hoverinfo="skip", showlegend=False,  # with it in the legend, the last memory would have no place there
     )  # fmt: skip
     for memory, names in _by_memory(arrays["points"]).items():
         figure.add_scatter(**_markers(arrays, memory, names))

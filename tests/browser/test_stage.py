@@ -17,6 +17,20 @@ from tools.browser import PATIENCE
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FRAMES = "() => [...document.querySelectorAll('.nl-stage canvas')].map((canvas) => canvas.toDataURL())"
 
+# What one frame writes into its canvases, and what of it ends beyond their left or right edge. Upright words alone.
+SAID = """() => {
+  const said = [], cut = [], brush = CanvasRenderingContext2D.prototype, write = brush.fillText;
+  brush.fillText = function (words, x, y) {
+    const { actualBoundingBoxLeft: left, actualBoundingBoxRight: right } = this.measureText(words);
+    said.push(words);
+    if (!this.getTransform().b && (x - left < -1 || x + right > this.canvas.clientWidth + 1)) cut.push(words);
+    write.call(this, words, x, y);
+  };
+  stage.show(stage.state.t);
+  brush.fillText = write;
+  return [said, cut];
+}"""
+
 
 def watched(browser):
     """A page that keeps what it asks for and what fails on it."""
@@ -221,6 +235,26 @@ def test_it_fits_a_phone(stage):
     assert stage.evaluate("() => document.documentElement.scrollWidth") <= 360
     stage.set_viewport_size({"width": 1056, "height": 800})
     stage.wait_for_function("() => !document.querySelector('.nl-stage-narrow')")
+
+
+@pytest.mark.parametrize("width", [304, 360, 560, 720, 932, 1056])
+def test_its_words_end_within_their_pictures(stage, width):
+    stage.set_viewport_size({"width": width, "height": 800})
+    stage.wait_for_function("width => Math.abs(stage.root.clientWidth - width) < 40", arg=width)
+    said, cut = stage.evaluate(SAID)
+    assert len(said) > 20 and cut == []
+    stage.set_viewport_size({"width": 1056, "height": 800})
+    stage.wait_for_function("() => !document.querySelector('.nl-stage-narrow')")
+
+
+def test_it_keeps_its_dark_paper_in_print(stage):
+    ground = "() => ['backgroundColor', 'color'].map((name) => getComputedStyle(stage.root)[name])"
+    stage.emulate_media(media="print")
+    assert stage.evaluate(ground) == ["rgba(0, 0, 0, 0)", "rgb(27, 31, 36)"]
+    stage.evaluate("() => { stage.root.dataset.theme = 'dark'; }")
+    assert stage.evaluate(ground) == ["rgb(21, 24, 28)", "rgb(236, 239, 243)"]
+    stage.evaluate("() => { stage.root.dataset.theme = 'light'; }")
+    stage.emulate_media(media="screen")
 
 
 def test_the_sites_front_page_shows_it_from_a_disk(stage, tmp_path):

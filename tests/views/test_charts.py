@@ -4,7 +4,7 @@ import json
 
 from nl_course.views.kit import theme
 from nl_course.views.kit.charts import chart
-from nl_course.views.kit.plot import STILL, STILLS
+from nl_course.views.kit.plot import LEAST_WIDTH, STILL, STILLS, least_width, plain
 
 
 def test_a_chart_says_what_it_shows_and_uses_the_theme():
@@ -53,3 +53,22 @@ def test_a_chart_travels_to_pages_without_a_kernel(monkeypatch):
     figure = json.loads(shown["figure"])
     assert shown["read_out"] == "It rises." and [trace["name"] for trace in figure["data"]] == ["a"]
     assert figure["layout"]["yaxis"]["title"]["text"] == "GB" and "colorway" in figure["layout"]["template"]["layout"]
+
+
+def least_width_with(names: list[str], **layout) -> int:
+    """Of a chart with a line for each of the names, once it was shown."""
+    picture = chart("What it shows.", **layout)
+    for name in names:
+        picture.line([1, 2], [1, 2], name)
+    picture._repr_mimebundle_()
+    return least_width(plain(picture.figure))
+
+
+def test_a_legend_takes_no_room_from_the_axes_on_a_phone():
+    assert least_width_with(["alone, whatever its length"]) == LEAST_WIDTH
+    assert least_width_with(["one", "two"]) == LEAST_WIDTH
+    beside = ["window of 64 (no memory)", "TTT-Linear", "LMM of one layer", "MAC of two layers", "MAG"]
+    assert least_width_with(beside) >= LEAST_WIDTH + 6 * len(beside[0])
+    axis = "learnt: fall of the loss on the new corpus (nats per byte)"
+    assert least_width_with(["one"], x=axis) >= 7 * len(axis)
+    assert least_width_with(["one", "two"], title="A memory learns to keep a digit") > LEAST_WIDTH

@@ -70,6 +70,11 @@ class Chart:
         )
         return self
 
+    def place(self, x: float) -> "Chart":
+        """A dotted vertical line; the chart's sentence says what stands there."""
+        self.figure.add_vline(x=x, line=dict(color=theme.INK, dash="dot", width=2))
+        return self
+
     def _spread(self) -> None:
         """Whole powers of ten as ticks on logarithmic axes that span two of them or more."""
         for axis in "xy":

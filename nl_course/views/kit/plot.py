@@ -30,6 +30,8 @@ STILL = "application/vnd.nl-course.view+json"
 WIDGET, PNG = "application/vnd.jupyter.widget-view+json", "image/png"  # others that an output may hold
 MOST_WIDTH = 920  # pixels, of a figure that does not say how wide it may become
 LEAST_WIDTH = 300  # where the page is narrower, a figure scrolls sideways
+# Pixels of a letter in a legend or at an axis and in a title, of a sign before a name, of the margins beside the axes.
+LETTER, LETTER_OF_A_TITLE, SIGN, MARGINS = 7, 8, 50, 40
 LEAST_WIDTH_OF_A_VIEW = 820  # its panels stand side by side
 
 
@@ -63,6 +65,22 @@ def plain(figure: go.Figure) -> dict:
     return {"data": drawing["data"], "layout": layout}
 
 
+def least_width(drawing: dict) -> int:
+    """The narrowest that a figure without panels may be drawn, in pixels: the name of its x axis is not cut, and its
+    legend takes no room from the axes and does not stand on the title above them."""
+    layout = drawing["layout"]
+    names = [trace.get("name") or "" for trace in drawing["data"] if trace.get("showlegend") is not False]
+    legend = LETTER * max(map(len, names)) + SIGN if len(names) > 1 else 0
+    beside = layout.get("legend", {}).get("orientation") == "v"
+    axes = max(LEAST_WIDTH, LETTER * len(_title(layout.get("xaxis", {}))) + MARGINS)
+    above = LETTER_OF_A_TITLE * len(_title(layout)) + legend
+    return axes + legend if beside else max(axes, above)
+
+
+def _title(part: dict) -> str:
+    return part.get("title", {}).get("text") or ""
+
+
 def wanted(what: str) -> bool:
     """Whether outputs are to hold what a page without a kernel shows; `what` is STILLS or GRIDS."""
     return os.environ.get(what) == "1"
@@ -75,8 +93,9 @@ def still(name: str, read_out: str, figure: go.Figure, **more: Any) -> dict:
     """
     if not wanted(STILLS):
         return {}
-    drawing = json.dumps(rounded(plain(figure)))
-    return {STILL: {"name": name, "read_out": read_out, "figure": drawing, "least_width": LEAST_WIDTH, **more}}
+    drawing = rounded(plain(figure))
+    shown = {"name": name, "read_out": read_out, "figure": json.dumps(drawing), "least_width": least_width(drawing)}
+    return {STILL: {**shown, **more}}
 
 
 _later: dict[str, Callable[[], dict]] = {}  # by the model of an output's widget: what it shows by now
@@ -117,14 +136,16 @@ class Plot(Lasting):
         figure: go.Figure,
         label: str,
         on_click: Callable[[int, int], None] | None = None,
-        least_width: int = LEAST_WIDTH,
+        narrowest: int | None = None,
     ):
+        """`narrowest` is the least width in pixels of a figure with panels; None for that of its legend."""
         self.on_click = on_click
+        drawing = plain(figure)
         super().__init__(
             library=library().model_id,
-            figure={"revision": 0, **plain(figure)},
+            figure={"revision": 0, **drawing},
             label=label,
-            least_width=least_width,
+            least_width=narrowest or least_width(drawing),
         )
 
     def show(self, figure: go.Figure) -> None:

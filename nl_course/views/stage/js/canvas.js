@@ -35,6 +35,13 @@ export function say(ctx, text, x, y, color, { size = 12, bold = false, align = "
   return ctx.measureText(text).width;
 }
 
+/** The first of some wordings that `room` pixels hold, else the last. */
+export function sayFitting(ctx, wordings, x, y, room, color, { size = 12 } = {}) {
+  ctx.font = `600 ${size}px ${FONT}`;
+  const words = wordings.find((wording) => ctx.measureText(wording).width <= room) ?? wordings.at(-1);
+  say(ctx, words, x, y, color, { size, bold: true });
+}
+
 /** A text in lines of at most `room` pixels. Returns the baseline of the next line. */
 export function sayLines(ctx, text, x, y, room, color, { size = 11 } = {}) {
   ctx.font = `${size}px ${FONT}`;

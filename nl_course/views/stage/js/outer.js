@@ -1,6 +1,6 @@
 // The outer loop. The dial says after how many outer steps the model reads. One of these steps unfolded: every write of
 // the text in a strip, the loss of the answer at its end, and the gradient that walks back, up to where it is cut.
-import { makeCanvas, prepared, roundRect, say } from "./canvas.js";
+import { makeCanvas, prepared, roundRect, say, sayFitting } from "./canvas.js";
 import { clamp, count, ease, largest, mix, unpack } from "./numbers.js";
 import { alpha } from "./palette.js";
 
@@ -170,7 +170,12 @@ export function drawOuter(canvas, { walk, exact, colors, width, take, cut, fold,
   }
   if (share > 0.5) return height;
   const fact = (take.fact.first + take.fact.last + 1) / 2;
-  say(ctx, "one text: a write per byte, its gradient up for the value and down for the key", 8, 14, colors.ink, { size: 12, bold: true });
+  const headings = [
+    "one text: a write per byte, its gradient up for the value and down for the key",
+    "gradients of one text: value up, key down",
+    "gradients: value up, key down",
+  ];
+  sayFitting(ctx, headings, 8, 14, width - 8, colors.ink);
   say(ctx, take.fact.answer, at(fact), box.y - 5, colors.soft, { size: 11, align: "center" });
   // The loss, where the gradient begins.
   const loss = { x: box.x + box.width + 14, y: middle - 24, width: 82, height: 48 };

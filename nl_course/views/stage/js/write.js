@@ -1,24 +1,29 @@
 // The write as an event. The letter that is read makes a key (rows of W) and a value (columns of W). W answers the key:
 // the prediction. What it gets wrong is the error, and key times error flies into W.
-import { numbered, prepared, roundRect, say, sayLines, slit } from "./canvas.js";
+import { FONT, numbered, prepared, roundRect, say, sayLines, slit } from "./canvas.js";
 import { clamp, ease, mix } from "./numbers.js";
 import { alpha, signed } from "./palette.js";
 import { parts } from "./clock.js";
 
 const NEVER_FORGETS = 0.9995; // retention above it is 1.000 on the stage
+const [LOSSES, LOSSES_SMALL] = [196, 250]; // pixels, of the losses and their words under the write; narrow lines are more
 
 /** Where everything stands at a width, in pixels. */
 export function writeLayout(width, m, f) {
   const small = width < 520;
-  const cell = small ? Math.max(7, Math.floor((width * 0.54) / f)) : Math.min(15, Math.floor((width * 0.4) / f));
-  const grid = { x: small ? 68 : Math.round(width * 0.335), y: small ? 118 : 66, cell };
+  // Before the matrix stand the rows' names, after it the write and the losses in words: what is left is the matrix's.
+  const [before, gap, after] = small ? [68, 12, 82] : [Math.max(200, Math.round(width * 0.335)), 30, 130];
+  const room = Math.floor((width - before - gap - after) / f);
+  const cell = small ? Math.max(5, room) : Math.min(15, room);
+  const grid = { x: before, y: small ? 118 : 66, cell };
   grid.width = cell * f;
   grid.height = cell * m;
-  const right = grid.x + grid.width + (small ? 12 : 30);
+  const right = grid.x + grid.width + gap;
   const stamp = { x: right, y: grid.y + (small ? 16 : 26), cell: small ? Math.max(3, (width - right - 4) / f) : Math.min(8, (width - right - 8) / f) };
   const bars = { y: grid.y + grid.height + 10, height: small ? 54 : 66 };
   const errors = { y: bars.y + bars.height + 8, height: small ? 40 : 44 };
-  return { small, grid, stamp, bars, errors, width, height: errors.y + errors.height + (small ? 40 : 8) };
+  const height = Math.max(errors.y + errors.height + (small ? 40 : 8), stamp.y + stamp.cell * m + (small ? LOSSES_SMALL : LOSSES));
+  return { small, grid, stamp, bars, errors, width, height };
 }
 
 export function letterOf(byte) {
@@ -125,6 +130,14 @@ function drawKey(ctx, layout, { run, colors }, write, part) {
   }
 }
 
+/** What rows and columns of W are: after its name, or above it where that leaves no room. */
+function drawAxes(ctx, { grid, stamp }, after, colors) {
+  const words = "rows: key, columns: value";
+  ctx.font = `11px ${FONT}`;
+  const fits = grid.x + after + ctx.measureText(words).width <= stamp.x - 6;
+  say(ctx, words, grid.x + (fits ? after : 0), grid.y - (fits ? 8 : 24), colors.soft, { size: 11 });
+}
+
 /** What the two colors of a matrix mean. */
 function drawSigns(ctx, x, y, colors) {
   for (const [name, color] of [["plus", colors.plus], ["minus", colors.minus]]) {
@@ -140,7 +153,7 @@ function drawMatrix(ctx, layout, { run, colors, before, phase }, write, part) {
   const { m, f } = run.head;
   const named = say(ctx, "memory W", grid.x, grid.y - 8, colors.ink, { size: 13, bold: true });
   if (small) drawSigns(ctx, grid.x + named + 10, grid.y - 8, colors);
-  else say(ctx, "rows: key, columns: value", grid.x + named + 8, grid.y - 8, colors.soft, { size: 11 });
+  else drawAxes(ctx, layout, named + 8, colors);
   for (let i = 0; i < m; i++) {
     for (let j = 0; j < f; j++) {
       const at = i * f + j;
@@ -296,7 +309,7 @@ function drawCells(ctx, x, y, cell, m, f, numbers, scale, colors) {
 function drawLoss(ctx, layout, { run, colors }, write, part) {
   const { stamp, small } = layout;
   const x = stamp.x;
-  const room = Math.max(70, layout.width - x - 6);
+  const room = layout.width - x - 6;
   let y = stamp.y + stamp.cell * run.head.m + (small ? 22 : 40);
   if (!small) drawSigns(ctx, x, y - 25, colors);
   const shown = part.error;
