@@ -325,7 +325,9 @@ class Page:
               const alerts = '.nl-view [role=alert], .jupyter-widgets-error-widget';
               const shown = [...document.querySelectorAll(alerts)]
                 .map(e => e.textContent.trim()).filter(text => text);
-              return [...failed, ...shown];
+              const missing = [...document.querySelectorAll('.jp-OutputArea-output.jupyter-widgets')]
+                .map(e => e.textContent.trim()).filter(text => text.startsWith('Error displaying widget'));
+              return [...failed, ...shown, ...missing];
             }"""
         )
 
@@ -353,7 +355,7 @@ class Page:
         until = time.monotonic() + seconds
         while wrong := self.disagreements(shown_times):
             if time.monotonic() > until:
-                raise AssertionError("\n".join(wrong))
+                raise AssertionError("\n".join([*wrong, *self.errors()]))
             self.page.wait_for_timeout(500)
 
     def crowded(self) -> list[str]:

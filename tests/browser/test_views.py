@@ -14,7 +14,10 @@ from tests.browser.conftest import save
 from tests.views.test_every_view import VIEWS
 
 pytestmark = pytest.mark.browser
-# Not part of every run: on a machine that also does other work, some views of two pages were not up after two minutes.
+# Not part of every run: ipywidgets 8.1.9 may lose whole views on a slow page. An output waits two seconds for its model
+# (`get_model`, jupyter-widgets/ipywidgets, pull request 4033). If the page is busy meanwhile, the wait ends without a
+# last look, although the model is there. If all widgets are restored by then, JupyterLab shows "Error displaying
+# widget: model not found" until the page is loaded anew or the cell runs again (open: issue 4026, pull request 4040).
 SLOW_TOO = os.environ.get("NL_COURSE_SLOW_BROWSER") == "1"
 WHY = "VIEWS ON A SLOW PROCESSOR ARE SKIPPED: set NL_COURSE_SLOW_BROWSER=1"
 CHART = """
