@@ -136,8 +136,10 @@ def short(value: Any) -> str:
 def _rounded(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_rounded(part) for part in value) + "]"
-    whole = math.isfinite(value) and value == int(value) and abs(value) < 1e7
-    return str(int(value)) if whole else f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e7:
+        return str(int(value))
+    digits = ".0f" if 1e4 <= abs(value) < 1e9 else ".4g"
+    return format(value, digits)
 
 
 def unlike(expected: Any, got: Any) -> tuple[str, str]:
