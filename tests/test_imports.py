@@ -23,6 +23,7 @@ FLOORS = (
         "manifest",
         "newton_schulz",
         "notebooks",
+        "progress",
         "renamed",
         "roles",
         "seeding",

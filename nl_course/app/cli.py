@@ -209,6 +209,13 @@ def add_student(commands: argparse._SubParsersAction) -> None:
     student.add_command(commands)
 
 
+def add_progress(commands: argparse._SubParsersAction) -> None:
+    """Adds `progress`."""
+    from nl_course.app import progress_page
+
+    progress_page.add_command(commands)
+
+
 # Name -> (the function that adds it, what `nl-course --help` says about it).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = {
     "lab": (add_lab, "open the course in JupyterLab"),
@@ -218,6 +225,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = 
     "export": (add_export, "the whole course as static pages and slides"),
     "runs": (add_runs, "compare the runs in a folder: loss, speed, memory"),
     "check-memory": (add_check_memory, "does your own memory keep what every memory must keep?"),
+    "progress": (add_progress, "which exercises of your copy are solved, and which are open?"),
     "student": (add_student, "copy the course for a class, without its solutions"),
 }
 

@@ -30,9 +30,9 @@ from nl_course.files import (
 )
 from nl_course.manifest import NOT_PLAIN, Manifest, digest
 from nl_course.notebooks import all_notebooks, named
+from nl_course.progress import COPY
 
 START = "00_start_here.ipynb"
-_WRITTEN = ".nl_course_copy.json"  # in a copy: the manifest of what the course wrote there
 # No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
 # The glossary opens as a page to read, not as Markdown to edit.
 _SETTINGS = {
@@ -113,7 +113,7 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
 def _copy(contents: dict[str, bytes], folder: Path, reset: str | None) -> CopyResult:
     """Brings a copy up to date with `contents`: path in the copy -> what the course would write there now."""
     result = CopyResult(folder)
-    manifest = Manifest(folder, _WRITTEN)
+    manifest = Manifest(folder, COPY)
     for path in manifest.paths():
         if "/" not in path:  # earlier versions remembered notebooks only, by their names
             manifest.rename(path, f"notebooks/{path}")

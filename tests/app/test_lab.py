@@ -100,7 +100,7 @@ def test_reset_takes_the_courses_and_keeps_the_learners_under_a_dated_name(cours
 
 
 def test_without_its_memory_a_copy_keeps_everything_that_differs(course, copy):
-    (copy / lab._WRITTEN).write_text("{damaged")
+    (copy / lab.COPY).write_text("{damaged")
     edit(course, "00_start_here.ipynb", "new")
     (copy / "notebooks" / "01_attention.ipynb").write_text("not even a notebook")
     assert lab.copy_course(copy).kept == ["00_start_here.ipynb", "01_attention.ipynb"]
@@ -109,9 +109,9 @@ def test_without_its_memory_a_copy_keeps_everything_that_differs(course, copy):
 @pytest.fixture
 def old_copy(course, copy, monkeypatch):
     """A copy as versions made it that remembered notebooks only, by their names."""
-    manifest = json.loads((copy / lab._WRITTEN).read_text())
+    manifest = json.loads((copy / lab.COPY).read_text())
     old = {path.removeprefix("notebooks/"): value for path, value in manifest.items() if path.endswith(".ipynb")}
-    (copy / lab._WRITTEN).write_text(json.dumps(old))
+    (copy / lab.COPY).write_text(json.dumps(old))
     known = {digest((copy / "notebooks" / "glossary.md").read_bytes())}
     monkeypatch.setattr(lab, "_handed_out", lambda: known)
     return copy
@@ -170,7 +170,7 @@ def test_no_link_is_written_through(course, copy, tmp_path):
         lab.copy_course(copy, reset="01")
 
 
-@pytest.mark.parametrize("part", ["notebooks", "assets", "assets/previews", "assets/diagrams", lab._WRITTEN])
+@pytest.mark.parametrize("part", ["notebooks", "assets", "assets/previews", "assets/diagrams", lab.COPY])
 def test_a_copy_whose_own_folder_or_list_is_a_link_is_refused(copy, tmp_path, part):
     (copy / part).rename(tmp_path / "moved")
     (copy / part).symlink_to(tmp_path / "moved")

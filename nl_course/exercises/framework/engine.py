@@ -20,6 +20,7 @@ from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 
+from nl_course import progress
 from nl_course.errors import CourseError, check_choice, check_min, is_out_of_memory
 from nl_course.exercises.framework.answer import Answer, Failed, Miss, NotAttempted, Stopped
 from nl_course.exercises.framework.show import Page, Verdict, say
@@ -204,8 +205,12 @@ _hints_given: dict[str, int] = {}
 
 def check(id: str, answer: Callable, seconds: float = SECONDS) -> Verdict:
     """Checks `answer`, prints the verdict, and returns it (`.passed` is True or False). An answer that has not finished
-    after so many seconds has not passed; with 0 it may take as long as it likes."""
-    verdict = exercise(id).check(answer, seconds)
+    after so many seconds has not passed; with 0 it may take as long as it likes. In a learner's copy of the course it is
+    noted that the exercise was tried or solved."""
+    asked = exercise(id)
+    verdict = asked.check(answer, seconds)
+    if verdict.status != "empty":
+        progress.note(progress.SOLVED if verdict.passed else progress.TRIED, asked.id)
     say(str(verdict))
     return verdict.shown()
 

@@ -39,6 +39,7 @@ import ipywidgets as W
 import plotly.graph_objects as go
 import traitlets
 
+from nl_course import progress
 from nl_course.errors import CourseError, check_text
 from nl_course.views.kit.grid import grid
 from nl_course.views.kit.parts import Line, Prediction, fold, stepper, veil
@@ -187,6 +188,7 @@ class View:
         if isinstance(predicted, float) and not math.isfinite(predicted):
             raise CourseError(f"the prediction {answer!r} is not a finite number.")
         self.predicted = predicted
+        progress.note(progress.PREDICTED, self.name)
         self.uncover()
         self._asking.add_class("nl-answered")
         self._compare()
