@@ -6,7 +6,7 @@ import sys
 import nbformat
 
 from nl_course.notebooks import all_notebooks
-from tools.index import contents, evidence, family, glossary, minutes, places, results, rules
+from tools.index import contents, evidence, family, glossary, marked, minutes, places, results, rules
 from tools.run_notebooks import ROOT, write
 
 PAGES = {
@@ -22,6 +22,7 @@ def changed_cells() -> dict[str, str]:
     prose = dict(glossary.prose())
     tables = family.filled(list(prose.items()))
     tables = {**tables, **rules.filled(list({**prose, **tables}.items()))}
+    tables = {**tables, **marked.filled(list({**prose, **tables}.items()), "hours", contents.hours)}
     return {**tables, **glossary.linked(list({**prose, **tables}.items()))}
 
 

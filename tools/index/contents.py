@@ -1,7 +1,8 @@
 """The README's list of notebooks: what each lets one say, and the minutes that its sections add up to.
 
 What stands between `<!-- notebooks -->` and `<!-- /notebooks -->` is made from the notebooks and from sentences.json:
-the tour and the core notebooks first, then the further ones.
+the tour and the core notebooks first, then the further ones. The hours that they take stand there, and in notebook 00
+between `<!-- hours 00 -->` and `<!-- /hours -->`.
 """
 
 import re
@@ -33,6 +34,21 @@ def line(path: Path) -> str:
     )
 
 
+def hours(_notebook: str = "") -> list[str]:
+    """One sentence: the hours that the core notebooks and the further ones take, by their minutes."""
+    taken = {True: 0, False: 0}
+    core = 0
+    for path in all_notebooks():
+        if path.stem == TOUR:
+            continue
+        core += is_core(path.stem)
+        taken[is_core(path.stem)] += minutes.total(nbformat.read(path, as_version=4))
+    return [
+        f"The {core} core notebooks take about {taken[True] / 60:.0f} hours with their exercises, "
+        f"the further ones {taken[False] / 60:.0f} more."
+    ]
+
+
 def tables() -> list[str]:
     """The lines between the marks."""
     columns = ("notebook", "you can then say", "to read and try")
@@ -41,6 +57,7 @@ def tables() -> list[str]:
     lines = ["", *head(*columns), *map(line, first), ""]
     if further:
         lines += [FURTHER, "", *head(*columns), *map(line, further), ""]
+    lines += [*hours(), ""]
     return lines
 
 

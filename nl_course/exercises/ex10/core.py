@@ -1,5 +1,5 @@
-"""Exercises of notebook 10: a command read (10.2), the mean over ranks (10.4); the others in memory.py and
-resume.py."""
+"""Exercises of notebooks 10 and 10b: what a command trains (10.2), the mean over ranks (10.4). The others stand in
+memory.py and resume.py."""
 
 import torch
 
@@ -78,18 +78,18 @@ def wrong_command_whole_batch(nodes, per_node, rows, accumulate, length, steps):
 COMMAND = Exercise(
     id="10.2",
     title="what a command trains",
-    aim="To read off a launch line what reaches the optimizer in one step, and what one device must hold for it.",
+    aim="Read from a command what reaches the optimizer in one step, and what one device must hold for it.",
     task="""
-A run is started on `nodes` machines with `torchrun --nnodes N --nproc-per-node G`. Every process reads `rows` rows of
-`length` tokens a step, in `accumulate` micro-batches of equal size, one after the other; gradients of all processes and
-micro-batches make one step of the optimizer.
+`torchrun` starts a run on `nodes` machines, with `per_node` processes on each. At each step every process reads
+`rows` rows of `length` tokens, in `accumulate` equal parts (*micro-batches*), one after the other. The gradients of
+all processes and micro-batches together make one step of the optimizer.
 
-Write `what_it_trains(nodes, per_node, rows, accumulate, length, steps)`. (The course's own `--batch-size` counts the
-rows of all processes together; many other programs count per process, as here.)
+Write `what_it_trains(nodes, per_node, rows, accumulate, length, steps)`. All six are whole numbers, and `rows` is a
+multiple of `accumulate`. (The course's own `--batch-size` counts the rows of all processes together. Many programs
+count per process, as here.)
 
-* All six are whole numbers; `rows` is a multiple of `accumulate`.
-* The result, four whole numbers: how many processes there are; rows a step, all processes together; tokens in the whole
-  run; and rows that one device holds activations for at once.""",
+* Return four whole numbers: the number of processes; the rows per step, over all processes; the tokens of the whole
+  run; and the rows for which one device holds activations at a time.""",
     stub='''
 def what_it_trains(nodes, per_node, rows, accumulate, length, steps):
     """-> processes, rows a step, tokens of the run, rows on one device at once"""
@@ -97,25 +97,25 @@ def what_it_trains(nodes, per_node, rows, accumulate, length, steps):
 ''',
     properties=(alone, machines, micro_batches, command_equals),
     hints=(
-        "torchrun starts `per_node` processes on each machine, and each of them reads its own rows.",
-        "Machines multiply rows. Micro-batches only divide them in time: the batch stays, what is held shrinks.",
+        "torchrun starts `per_node` processes on each machine. Each process reads rows of its own.",
+        "More machines read more rows. Micro-batches cut the same rows into parts, so one device holds fewer at once.",
         "processes = nodes * per_node; batch = rows * processes; tokens = batch * length * steps; rows // accumulate.",
     ),
     solution=solution_command,
     wrong=(
         Wrong(
             wrong_command_one_machine,
-            "Counts the processes of one machine. On several the batch grows silently, and the rate no longer fits.",
+            "This counts the processes of one machine. With several machines the batch is larger than it says.",
             machines.name,
         ),
         Wrong(
             wrong_command_accumulates,
-            "Takes micro-batches for further rows. Programs differ here: read whether the batch is before or after.",
+            "This counts micro-batches as further rows. Here `rows` already contains all micro-batches of a process.",
             micro_batches.name,
         ),
         Wrong(
             wrong_command_whole_batch,
-            "Leaves the batch of one process standing for all; that is right only where the rows are shared out.",
+            "This takes the rows of one process for those of all. Here each process reads `rows` rows of its own.",
             machines.name,
         ),
     ),
@@ -188,16 +188,16 @@ def wrong_ranks_sum(parts, size):
 RANKS = Exercise(
     id="10.4",
     title="the mean over ranks that read unequally",
-    aim="To see that averaging averages weighs targets unequally as soon as ranks have different numbers of them.",
+    aim="See that a mean of means weighs targets unequally when ranks have different numbers of them.",
     task="""
-Some targets are not asked for (-100), so that ranks have different numbers of targets in a step. `parts` has a tensor
-for every rank: the gradient of each of its targets, (n, size), where n differs from rank to rank and may be 0. A single
-process with the whole batch would step along the mean over *all* targets.
+Some targets do not count (they are marked -100). So *ranks*, the processes of a run, have different numbers of
+targets in a step. `parts` has one tensor per rank, with one gradient per target: (n, size). The number n differs from
+rank to rank and may be 0. A single process with the whole batch would step along the mean over *all* targets.
 
-Write `over_ranks(parts, size)`. A rank may send a sum and a count, nothing else.
+Write `over_ranks(parts, size)`. Each rank may send one sum and one count, and nothing else.
 
-* `parts` a list of tensors (n, size), float64; `size` a whole number.
-* The result: the mean gradient (size,); zeros where nobody has a target.""",
+* `parts` is a list of tensors (n, size), float64; `size` is a whole number.
+* Return the mean gradient, (size,). If no rank has a target, return zeros.""",
     stub='''
 def over_ranks(parts, size):
     """-> the gradient that one process would have found, (size,)"""
@@ -211,25 +211,25 @@ def over_ranks(parts, size):
         pure("the inputs are left as they were", draw_ranks, hint=1),
     ),
     hints=(
-        "The mean of means is right only where all ranks have equally many. Add up first, divide once.",
-        "Two sums go over the network: that of the gradients and that of the counts. An empty rank adds 0 to both.",
+        "The mean of means is right only if all ranks have equally many targets. Add up first, then divide once.",
+        "Each rank sends the sum of its gradients and its count. A rank without targets adds 0 to both.",
         "total = sum of gradients.sum(0), count = sum of len(gradients); return total / max(count, 1).",
     ),
     solution=solution_ranks,
     wrong=(
         Wrong(
             wrong_ranks_mean_of_means,
-            "What averaging gradients does by itself: a target on a rank with few of them counts for more.",
+            "This averages the means of the ranks. A target on a rank with few targets then counts for more.",
             an_empty_rank.name,
         ),
         Wrong(
             wrong_ranks_skips_empty,
-            "Leaves empty ranks out, and still weighs a rank with two targets like a rank with twenty.",
+            "This leaves empty ranks out, but it still gives a rank with two targets the weight of one with twenty.",
             an_empty_rank.name,
         ),
         Wrong(
             wrong_ranks_sum,
-            "A sum: the step then grows with the number of ranks and of targets, and with it the rate one needs.",
+            "This is a sum, so the step grows with the number of targets.",
             equal_counts.name,
         ),
     ),
@@ -242,28 +242,28 @@ EXERCISES = (RESUME, COMMAND, MEMORY, RANKS)
 DISCUSSION = (
     (
         "Your estimate was off by some factor. Which part of it was counted, which was measured, and which was "
-        "assumed, and which of these would you trust on a machine that you do not have?",
-        "Parameters, tokens and operations are counted and hold on any machine. The speed was measured here over a few "
-        "steps and says little about another machine. A data sheet's peak is exact and the share of it that is reached "
-        "is assumed; for a memory that goes chunk by chunk through small matrices the share is a guess over more than "
-        "a factor of ten. On a machine that you do not have, trust the counts, and give the time as a range that says "
-        "so.",
+        "assumed? Which of the three would you trust for a machine that you do not have?",
+        "Parameters, tokens and operations are counted, and hold on any machine. The speed was measured here over a "
+        "few steps, and it says little about another machine. The peak of a data sheet is exact, but the share of it "
+        "that training reaches is assumed. For a memory that goes chunk by chunk through small matrices, this share is "
+        "uncertain by more than a factor of ten. For a machine that you do not have, trust the counts. Give the time "
+        "as a range, and say what it assumes.",
     ),
     (
-        "Two runs have the same loss after the same steps. One took three times as long and held half the memory. "
-        "Which is better, and what would you have to fix beforehand for the question to have an answer?",
-        "Nothing follows from the loss alone. One has to say what is scarce: hours of a device, its memory, tokens, or "
-        "the cost of serving afterwards, where the state's bytes count and training time does not. Equal parameters, "
-        "equal tokens, equal operations and equal hours give four different rankings, and each is honest if it is "
-        "named before the runs are made.",
+        "Two runs reach the same loss after the same number of steps. One took three times as long and held half the "
+        "memory. Which is better? What must you fix beforehand so that the question has an answer?",
+        "Nothing follows from the loss alone. You must say what is scarce: hours of a device, its memory, tokens, or "
+        "the cost of serving afterward. In serving, the bytes of the state count and training time does not. Equal "
+        "parameters, equal tokens, equal operations and equal hours can give four different rankings. Each is honest "
+        "if you name it before you make the runs.",
     ),
     (
         "The whole course compared small models on two cores. Which of its eleven sentences do you expect to hold for "
-        "a model a thousand times as large, which may not, and what is the cheapest measurement that would tell?",
-        "Sentences about what is kept, read and written follow from the algebra and hold at every size: bytes of a "
-        "cache, one write as one step, half-lives, clocks. Those about what training finds, such as which part finds "
-        "the needle, what freezing costs and who leads on the frontier, were measured on small models and may turn. "
-        "The cheapest test is a ladder of sizes with the same recipe, three seeds each, to see whether the order "
-        "changes along it.",
+        "a model a thousand times as large? Which may not? What is the cheapest measurement that would tell?",
+        "Sentences about what is kept, read and written follow from the algebra. They hold at every size: bytes of a "
+        "cache, a write as a step of training, half-lives, clocks. Other sentences are about what training finds: "
+        "which part finds the needle, what freezing costs, and who leads on the frontier. These were measured on small "
+        "models and may change. The cheapest test is a series of sizes with one recipe and three seeds each, to see "
+        "whether the order changes.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Exercise 10.3: what training holds on one of several devices, copied or shared out."""
+"""Exercise 10.3: what training holds on one of several devices, under DDP and under FSDP."""
 
 from nl_course.exercises.framework.engine import Exercise, Wrong
 from nl_course.exercises.framework.properties import Rng, compare, equals, holds
@@ -18,7 +18,7 @@ def by_hand(parameters, per_row, rows, devices, shared):
     return states / (devices if shared else 1) + per_row * rows / devices
 
 
-@holds("one device holds 16 bytes a parameter and all activations, whichever way", hint=1)
+@holds("one device holds 16 bytes per parameter and all activations, shared or not", hint=1)
 def on_one(answer, rng):
     """Catches a missing state: with one device sharing makes no difference."""
     parameters, per_row, rows, *_ = draw_memory(rng)
@@ -26,7 +26,7 @@ def on_one(answer, rng):
         compare(float(16 * parameters + per_row * rows), float(answer(parameters, per_row, rows, 1, shared)))
 
 
-@holds("copied: more devices change the activations alone", hint=2)
+@holds("DDP: more devices change only the activations", hint=2)
 def copied(answer, rng):
     """Catches states that are divided under DDP, and rows that are not."""
     parameters, per_row, rows, devices, _ = draw_memory(rng)
@@ -34,7 +34,7 @@ def copied(answer, rng):
     compare(float(per_row * rows * (1 - 1 / devices)), float(freed))
 
 
-@holds("shared out: everything is divided", hint=2)
+@holds("FSDP: everything is divided", hint=2)
 def shared_out(answer, rng):
     """Catches a share of the states that stays whole under FSDP."""
     parameters, per_row, rows, devices, _ = draw_memory(rng)
@@ -78,18 +78,19 @@ def wrong_memory_moments_only(parameters, per_row, rows, devices, shared):
 MEMORY = Exercise(
     id="10.3",
     title="what one device holds",
-    aim="To know what more devices relieve: DDP activations only, FSDP also weights, gradients and moments.",
+    aim="Know what more devices save: DDP only activations, FSDP also weights, gradients and AdamW's numbers.",
     task="""
-A model of `parameters` numbers is trained in fp32 (4 bytes a number) with AdamW, which keeps two moments a parameter. A
-row of text costs `per_row` bytes of activations. `rows` rows a step, all devices together, are divided among `devices`.
+A model with `parameters` parameters is trained in 32 bits (4 bytes per number) with AdamW, which keeps two numbers
+more per parameter. One row of text costs `per_row` bytes of activations. Each step reads `rows` rows, divided equally
+among `devices` devices.
 
-Under DDP every device holds all of the model, its gradients and its moments. Under FSDP (`shared` is True) each holds
-an equal part of all three. (A block that is gathered for the moment of its use is left out here.)
+Under DDP every device holds the whole model, all gradients and all of AdamW's numbers. Under FSDP (`shared` is True)
+each device holds an equal part of these. (Leave out the block that FSDP gathers for the moment in which it is used.)
 
 Write `held(parameters, per_row, rows, devices, shared)`.
 
-* `parameters`, `per_row` (bytes), `rows`, `devices`: whole numbers; `shared`: True or False.
-* The result: bytes on each device.""",
+* `parameters`, `per_row` (bytes), `rows` and `devices` are whole numbers; `shared` is True or False.
+* Return the bytes on each device.""",
     stub='''
 def held(parameters, per_row, rows, devices, shared):
     """-> bytes on one device"""
@@ -97,30 +98,30 @@ def held(parameters, per_row, rows, devices, shared):
 ''',
     properties=(on_one, copied, shared_out, memory_equals),
     hints=(
-        "Weights, gradients and two moments: four numbers of 4 bytes each for every parameter.",
-        "Rows are always divided among the devices. The four numbers a parameter are divided under FSDP only.",
+        "Weight, gradient and AdamW's two numbers: four numbers of 4 bytes each per parameter.",
+        "Rows are always divided among the devices. The four numbers per parameter are divided under FSDP only.",
         "16 * parameters, divided by devices if shared, plus per_row * rows / devices.",
     ),
     solution=solution_memory,
     wrong=(
         Wrong(
             wrong_memory_weights_only,
-            "Counts the weights as if the model were served. Training holds four times as much before any activation.",
+            "This counts the weights alone. Training holds four numbers per parameter, before any activation.",
             on_one.name,
         ),
         Wrong(
             wrong_memory_everything_divided,
-            "Divides the states under DDP too: but there every device holds a whole copy of them.",
+            "This divides the four numbers per parameter under DDP too. There every device holds all of them.",
             copied.name,
         ),
         Wrong(
             wrong_memory_same_rows,
-            "Gives every device all rows. They are divided in both ways; that is what DDP does relieve.",
+            "This gives every device all rows. Rows are divided among the devices under DDP and under FSDP.",
             copied.name,
         ),
         Wrong(
             wrong_memory_moments_only,
-            "Shares out the moments alone, as ZeRO's first stage does. FSDP shares out weights and gradients too.",
+            "This divides AdamW's numbers alone, as ZeRO's first stage does. FSDP divides weights and gradients too.",
             shared_out.name,
         ),
     ),

@@ -45,7 +45,7 @@ def broken_off(answer, rng: Rng, first: int, rest: int) -> tuple[dict, dict]:
     return run(halfway, rest, seed), run({k: loaded[k] for k in begun}, rest, loaded["seed"])
 
 
-@holds("the weights are those that were reached", hint=1)
+@holds("the weights are those that the run had reached", hint=1)
 def weights_kept(answer, rng):
     """Catches a checkpoint of something other than the latest weights."""
     unbroken, resumed = broken_off(answer, rng, rng.whole(1, 5), 0)
@@ -59,7 +59,7 @@ def next_step(answer, rng):
     compare(unbroken["weights"] + 0.0, resumed["weights"] + 0.0, 0)
 
 
-@holds("twenty steps on, the runs are one, bit for bit", hint=2)
+@holds("after twenty more steps the two runs are equal, bit for bit", hint=2)
 def far_on(answer, rng):
     """Catches a difference that is too small to see after one step. The comparison is exact."""
     unbroken, resumed = broken_off(answer, rng, 7, 20)
@@ -67,7 +67,7 @@ def far_on(answer, rng):
             (resumed["weights"], resumed["velocity"], resumed["step"]), 0)  # fmt: skip
 
 
-@holds("what is saved stays as it was when the run goes on in place", hint=3)
+@holds("what was saved does not change when the run goes on in place", hint=3)
 def a_copy(answer, rng):
     """Catches a checkpoint that shares its tensors with the run."""
     state, seed = run(start(rng, 3), 2, 1), 1
@@ -110,19 +110,22 @@ def wrong_checkpoint_same_tensors(state, seed):
 RESUME = Exercise(
     id="10.1",
     title="what a checkpoint must hold",
-    aim="To find that weights are not a training run: the optimizer's memory, the step and the seed belong to it.",
+    aim="See that a training run is more than its weights: it has the optimizer's memory, the step and the seed.",
     task="""
-A run is described by `state`, with "weights" (n,), "velocity" (n,) and "step", and by a whole number `seed`. One step:
+A training run is described by `state`, a dict with "weights" (n,), "velocity" (n,) and "step", and by a whole number
+`seed`. One step does three things, in this order:
 
-velocity <- 0.9 velocity + gradient, then weights <- weights - 0.1 / (1 + step) velocity, then step <- step + 1,
+1. velocity becomes 0.9 velocity + gradient;
+2. weights become weights - 0.1 / (1 + step) velocity;
+3. step becomes step + 1.
 
-and the gradient's noise is drawn from the seed and the step's number alone. A new process begins with other weights, no
-velocity, step 0 and seed 7, puts in what it finds in your checkpoint under the names "weights", "velocity", "step" and
-"seed", and goes on.
+The gradient contains noise, drawn from the seed and the step's number alone. A new process starts with other weights,
+a velocity of zero, step 0 and seed 7. It replaces these by what your checkpoint holds under the names "weights",
+"velocity", "step" and "seed". Then it goes on.
 
-Write `checkpoint(state, seed)`: as little as makes the resumed run the unbroken one, to the last bit.
+Write `checkpoint(state, seed)`. Keep no more than the resumed run needs to equal the unbroken one, to the last bit.
 
-* The result: a dict with some or all of the four names. It must not change when the run goes on in place.""",
+* Return a dict with some or all of the four names. It must not change when the run goes on in place.""",
     stub='''
 def checkpoint(state, seed):
     """-> a dict of what must be kept"""
@@ -130,30 +133,30 @@ def checkpoint(state, seed):
 ''',
     properties=(weights_kept, next_step, far_on, a_copy),
     hints=(
-        "Weights first. Then ask of each further quantity in the step's formula: would a new process know it?",
-        "The velocity is the optimizer's memory of past gradients, the step sets the rate and, with the seed, noise.",
-        "All four, and .clone() for the tensors: otherwise the checkpoint goes on training.",
+        "Keep the weights. Then ask for every other quantity in the formulas: would a new process know it?",
+        "The velocity is the optimizer's memory. The step sets the rate. Seed and step together set the noise.",
+        "Keep all four, and use .clone() for the tensors. Otherwise the run goes on changing your checkpoint.",
     ),
     solution=solution_checkpoint,
     wrong=(
         Wrong(
             wrong_checkpoint_weights,
-            "Keeps what one would ship. The first resumed step has no momentum, the first rate again and other noise.",
+            "This keeps the weights alone. The resumed run has no velocity, starts at step 0, and draws other noise.",
             next_step.name,
         ),
         Wrong(
             wrong_checkpoint_no_step,
-            "The schedule begins anew at its highest rate, and batches that were read come again.",
+            "This forgets the step. The rate starts again at its highest value, and old noise comes again.",
             next_step.name,
         ),
         Wrong(
             wrong_checkpoint_no_velocity,
-            "The optimizer is a memory too (06). Without it the run goes on, a little differently, and nobody notices.",
+            "This forgets the velocity. The optimizer is a memory too (06): without it the run goes on differently.",
             next_step.name,
         ),
         Wrong(
             wrong_checkpoint_same_tensors,
-            "Holds the run's own tensors: the next step changes the checkpoint under one's hands.",
+            "This keeps the run's own tensors. If the run changes them in place, the checkpoint changes too.",
             a_copy.name,
         ),
     ),
