@@ -40,7 +40,7 @@ MODELS = {
 
 
 def draw(picture: Chart, x: list, y: list, model: str, **more) -> None:
-    """A model's line and markers; a name that is not known here is drawn in grey."""
+    """A model's line and markers; a name that is not known here is drawn in gray."""
     memory, symbol, words = MODELS.get(model, ("", None, model))
     picture.points(x, y, words, memory=memory, symbol=symbol, joined=True, **more)
 
@@ -65,7 +65,7 @@ def needs(run: dict, key: str, recording: str) -> dict:
 
 # -- the loss by position ----------------------------------------------------------------------------------------------
 def loss_by_position(run: dict, against: bool = True) -> Chart:
-    """runs/long-text.json: by the place in the context, each model's loss less full attention's on the very same text,
+    """runs/long-text.json: by the place in the context, each model's loss minus full attention's on the same text,
     or the loss itself (`against` False: then what the text is at those places is in it too)."""
     models, trained = needs(run, "models", "long-text"), run["trained_length"]
     what = "less_attention" if against else "loss"
@@ -76,18 +76,16 @@ def loss_by_position(run: dict, against: bool = True) -> Chart:
     if against:
         sure = [n for n, row in last.items() if row["high"] < 0]
         worse = [n for n, row in last.items() if row["low"] > 0]
-        found = (
-            f"{listed(map(named, sure))} lie below full attention" if sure else "no memory lies below full attention"
-        )
-        found += f", {len(worse)} of {len(models) - 1} above it, beyond what {spread} moves"
+        found = f"lower loss than full attention: {listed(map(named, sure)) if sure else 'none'}; "
+        found += f"higher: {len(worse)} of {len(models) - 1}, beyond what {spread} moves"
     else:
         ends = {name: row["mean"] for name, row in last.items()}
         low, high = min(ends, key=ends.get), max(ends, key=ends.get)
         found = f"the lowest loss is {named(low)}'s ({ends[low]:.3f}), the highest {named(high)}'s ({ends[high]:.3f})"
-    says = f"Trained on {trained:,} bytes at a time and read on to {to:,}: at places {first:,} to {to:,} {found}. " + (
+    says = f"Trained on {trained:,} bytes at a time and read on to {to:,}: at places {first:,} to {to:,}, {found}. " + (
         "One seed each: no ranking." if seeds == 1 else f"Means and Student's 95 % intervals of {seeds} seeds."
     )
-    y = "nats per byte less full attention" if against else "nats per byte"
+    y = "nats per byte minus full attention" if against else "nats per byte"
     picture = chart(says, x="bytes read before", y=y, log="x", height=420)
     for name, model in models.items():
         rows = model[what]
@@ -205,13 +203,13 @@ def corpora(run: dict, what: str = "forgetting") -> Chart:
     for row in needs(run, "runs", "corpora"):
         arms.setdefault(row["arm"], []).append(row)
     best = {name: max(rows, key=lambda row: row["learnt"]) for name, rows in arms.items()}
-    found = [f"{name} learnt {row['learnt']:.3f} and {said(what, row[what])}" for name, row in best.items()]
+    found = [f"{name} learned {row['learnt']:.3f} and {said(what, row[what])}" for name, row in best.items()]
     seeds = len(next(iter(best.values()))["by_seed"])
     says = (
         f"Read in a row: {', '.join(run['corpora'])}. At the rate at which it learns most, in nats per byte of "
         f"held-out text: {'; '.join(found)}. Means of {seeds} seed{'s' if seeds > 1 else ''}."
     )
-    picture = chart(says, x="learnt of a corpus, nats per byte", y=f"{_SHOWN[what]}, nats per byte", height=400)
+    picture = chart(says, x="learned of a corpus, nats per byte", y=f"{_SHOWN[what]}, nats per byte", height=400)
     for (name, rows), style in zip(arms.items(), ARMS, strict=False):
         look = theme.style(style)
         error = dict(type="data", array=[row.get(f"{what}_spread", 0) for row in rows], thickness=1, width=3)

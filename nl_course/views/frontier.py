@@ -2,7 +2,7 @@
 
 Every point is a small model that `nl-course record frontier` trained and asked: the share of recall that came out
 right against the bytes its state holds after a text of that length, measured. A point is chosen by a click or in the
-list; its tooltip has its config and how it was made. The grey steps are the frontier: no model shown with fewer bytes
+list; its tooltip has its config and how it was made. The gray steps are the frontier: no model shown with fewer bytes
 recalls more. The other picture has the same answers against the number of pairs.
 """
 
@@ -166,7 +166,7 @@ def steps_of(point: dict) -> int:
 
 
 def last_losses(point: dict) -> str:
-    """The training loss of each seed's last step: whether it had learnt its task at all when it was asked."""
+    """The training loss of each seed's last step: whether it had learned its task at all when it was asked."""
     return ", ".join(f"{run['curve'][-1]['loss']:.2f}" for run in point["runs"])
 
 

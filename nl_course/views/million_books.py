@@ -33,7 +33,7 @@ SIZES = {  # bytes of a book
     "a module's docstrings (5 kB)": 5_000,  # near the mean of the shelf that was read
     "a novel (600 kB)": 600_000,  # about 105,000 English words
 }
-SHAPE = {"width": 64, "layers": 2, "heads": 2}  # of all readers: those of the recipe `needle`
+SHAPE = {"width": 64, "layers": 2, "heads": 2}  # of all models: those of the recipe `needle`
 DEVICE = "h100"
 FIXED = ("TTT-Linear", "Titans (LMM)", "Titans (MAG)", "Titans (MAL)")
 GRID = np.geomspace(512, BOOKS[-1] * max(SIZES.values()), 120)
@@ -117,7 +117,7 @@ def kept_along(name: str) -> np.ndarray:
 
 
 def compute(books: float, book: str, memory: str, facts: int) -> dict:
-    """Lines over all lengths for every memory, and where the reader stands."""
+    """Lines over all lengths for every memory, and where the chosen number of books stands."""
     names = [*recorded()["models"], INDEX]
     size = SIZES[check_choice("book", book, SIZES)]
     read = books * size

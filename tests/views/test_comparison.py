@@ -31,8 +31,8 @@ def text_run(last_of_titans):
 
 def test_loss_by_position_says_who_lies_below_attention_and_who_above():
     better, worse = (comparison.loss_by_position(text_run(x)) for x in (-0.2, 0.2))
-    assert "LMM (Titans) lie below full attention, 0 of 1 above it" in better.says and "no ranking" in better.says
-    assert "no memory lies below full attention, 1 of 1 above it" in worse.says
+    assert "lower loss than full attention: LMM (Titans); higher: 0 of 1" in better.says and "no ranking" in better.says
+    assert "lower loss than full attention: none; higher: 1 of 1" in worse.says
     attention, titans = worse.figure.data
     assert list(titans.x) == [8, 40] and list(titans.y) == [0, 0.2]
     assert titans.line.color == theme.style("titans").color and attention.line.dash != titans.line.dash
@@ -114,7 +114,7 @@ def corpora_run():
 
 def test_corpora_holds_what_is_forgotten_against_what_was_learnt():
     picture = comparison.corpora(corpora_run())
-    assert "plain learnt 0.300 and forgot 0.200; cms learnt 0.200 and kept on gaining 0.010" in picture.says
+    assert "plain learned 0.300 and forgot 0.200; cms learned 0.200 and kept on gaining 0.010" in picture.says
     plain, cms = picture.figure.data
     assert list(plain.x) == [0.1, 0.3] and list(plain.y) == [0.05, 0.2] and plain.line.dash != cms.line.dash
     assert "lost 0.200 on those not yet read" in comparison.corpora(corpora_run(), "forward").says

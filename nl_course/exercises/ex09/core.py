@@ -30,7 +30,7 @@ def error_of_one(answer, rng):
     compare(width + 1, answer(width, 1.0, choices, bits)[0])
 
 
-@holds("twice the bits a number halve the share", hint=2)
+@holds("twice the bits per number halve the share", hint=2)
 def halves(answer, rng):
     """Catches a share that forgets how many bits a number has."""
     width, error, choices, bits = draw_load(rng)
@@ -83,12 +83,12 @@ LOAD = Exercise(
     task="""
 Hebb's rule writes n pairs with random unit keys into a matrix, `width` x `width`. The squared error of a read is
 expected to be (n - 1) / width. Each value is one of `choices` equally likely ones, so a pair carries
-log2(choices) bits; the matrix is kept in numbers of `bits` bits.
+log2(choices) bits. The matrix is kept in numbers of `bits` bits.
 
-Write `matrix_load(width, error, choices, bits)`: the most pairs whose expected squared error is at most `error`, and
-which share of the matrix's own bits the information in these pairs is.
+Write `matrix_load(width, error, choices, bits)`. It returns the most pairs whose expected squared error is at most
+`error`, and which share of the matrix's own bits the information in these pairs is.
 
-* `width`, `choices` and `bits` are whole numbers of at least 1, `error` a number of at least 0.
+* `width`, `choices` and `bits` are whole numbers of at least 1, `error` is a number of at least 0.
 * The result: the number of pairs (a whole number) and the share (a number).""",
     stub='''
 def matrix_load(width, error, choices, bits):
@@ -203,15 +203,15 @@ MOVED = Exercise(
 To decode one token, attention reads its whole cache of T tokens and writes one entry. A memory of fixed size is read
 `reads` times for every token and written `writes` times for every `chunk` tokens.
 
-Write `break_even_moved(state, per_token, reads, writes, chunk)`: the T at which both move as many bytes for a token,
-on the average.
+Write `break_even_moved(state, per_token, reads, writes, chunk)`: the T at which both move equally many bytes per
+token, on average.
 
-* `state`: bytes of the fixed state; `per_token`: bytes that the cache keeps for a token.
-* `reads`, `writes` are whole numbers of at least 0, `chunk` one of at least 1.
-* The result: T, a number (need not be whole).""",
+* `state`: bytes of the fixed state. `per_token`: bytes that the cache keeps per token.
+* `reads` and `writes` are whole numbers of at least 0, `chunk` one of at least 1.
+* The result: T, a number (it need not be whole).""",
     stub='''
 def break_even_moved(state, per_token, reads, writes, chunk):
-    """-> the context T at which cache and state move as many bytes a token"""
+    """-> the context T at which cache and state move as many bytes per token"""
     ...
 ''',
     properties=(
@@ -222,29 +222,29 @@ def break_even_moved(state, per_token, reads, writes, chunk):
     ),
     hints=(
         "The cache moves per_token * T bytes in and per_token out. Set that equal to what the fixed state moves.",
-        "A token's share of a write that happens once a chunk is state / chunk; reads happen at every token.",
+        "A token's share of a write that happens once per chunk is state / chunk. Reads happen at every token.",
         "per_token * (T + 1) = state * (reads + writes / chunk); solve for T.",
     ),
     solution=solution_moved,
     wrong=(
         Wrong(
             wrong_moved_size_only,
-            "That is the break-even of sizes, notebook 02's: it says what fits, not what moves.",
+            "That is the break-even of sizes, as in notebook 02. It says what fits, not what moves.",
             only_read.name,
         ),
         Wrong(
             wrong_moved_all_by_chunk,
-            "Reads cannot wait for the end of the chunk: in decoding each token is answered before the next is known.",
+            "Reads cannot wait for the end of the chunk: in decoding, each token is answered before the next is known.",
             only_read.name,
         ),
         Wrong(
             wrong_moved_no_chunk,
-            "Counts a write at every token; with chunks it is one write for all tokens of the chunk.",
+            "This counts a write at every token. With chunks there is one write for all tokens of the chunk.",
             longer_chunks.name,
         ),
         Wrong(
             wrong_moved_new_entry,
-            "The cache is written too: one entry a token. Small, but it is the one thing the cache never rewrites.",
+            "The cache is written too: one entry per token. It is small, but it counts.",
             only_read.name,
         ),
     ),
@@ -258,7 +258,7 @@ def draw_bits(rng: Rng):
     return rng.whole(1, 5000), 2 ** rng.whole(2, 16), rng.number(0.3, 0.99)
 
 
-@holds("all facts right takes log2(choices) bits a fact", hint=1)
+@holds("all facts right takes log2(choices) bits per fact", hint=1)
 def all_right(answer, rng):
     """Catches a logarithm to the wrong base, and a logarithm of 0."""
     facts, choices, _ = draw_bits(rng)
@@ -317,9 +317,9 @@ LEAST = Exercise(
     title="the least bits for so much recall",
     aim="To own the bound that no architecture escapes: recall of N random facts takes bits in proportion to N.",
     task="""
-`facts` random facts, the answer to each one of `choices` equally likely ones, are to be told from a state alone, and
-the share `recall` of the answers must be right on the average. How many bits must the state have at least, whatever it
-does? By Shannon's rate-distortion function (1959), with D = 1 - recall, each fact takes
+There are `facts` random facts. The answer to each is one of `choices` equally likely ones. A state alone must answer,
+and on average the share `recall` of the answers must be right. How many bits must the state have at least? By Shannon's
+rate-distortion function (1959), with D = 1 - recall, each fact takes
 
 R = log2(choices) - h(D) - D log2(choices - 1),    h(D) = - D log2 D - (1 - D) log2(1 - D),
 
@@ -327,7 +327,7 @@ and 0 where the recall is no better than guessing, 1 / choices or less.
 
 Write `least_bits(facts, choices, recall)`.
 
-* `facts` and `choices` are whole numbers, `choices` at least 2; `recall` lies between 0 and 1, both included.
+* `facts` and `choices` are whole numbers, `choices` at least 2. `recall` lies between 0 and 1, both included.
 * The result: bits, a number.""",
     stub='''
 def least_bits(facts, choices, recall):
@@ -342,25 +342,25 @@ def least_bits(facts, choices, recall):
     ),
     hints=(
         "With recall 1 nothing may be lost: facts * log2(choices). Note that h(0) = h(1) = 0, though log2(0) is not.",
-        "Whoever guesses is right once in `choices`. At and below that no bits are needed; leave the formula.",
+        "A guess is right once in `choices`. At and below that no bits are needed: return 0 without the formula.",
         "wrong = 1 - recall; h sums -p * math.log2(p) over p in (recall, wrong), p > 0; then the formula, times facts.",
     ),
     solution=solution_bits,
     wrong=(
         Wrong(
             wrong_bits_share,
-            "Keep a share of the facts and know nothing of the rest: that works, but guessing helps the rest a little, "
-            "and it matters most when there are few choices.",
+            "This keeps a share of the facts and knows nothing of the rest. But guessing helps the rest a little, and "
+            "most when there are few choices.",
             guessing.name,
         ),
         Wrong(
             wrong_bits_which,
-            "Leaves out h(D): nobody has to say which of the answers are the wrong ones.",
+            "This leaves out h(D): the state need not say which of the answers are wrong.",
             "the bound is right",
         ),
         Wrong(
             wrong_bits_guessed,
-            "Right above guessing. Below it the formula rises again, as if being wrong on purpose were the aim.",
+            "This is right above guessing. Below it the formula rises again, as if wrong answers were the aim.",
             guessing.name,
         ),
     ),
@@ -372,26 +372,26 @@ EXERCISES = (PAIRED, LEAST, LOAD, MOVED, HYBRID)
 
 DISCUSSION = (
     (
-        "Somebody says: this model has read a million books on a desk of fixed size. Which three questions would you "
-        "ask before you believe that it knows them?",
-        "How many bytes is the desk, and how many random facts could it hold at all (the bound in bits)? Which facts "
-        "are asked, how long after they were read, and can they be guessed from the rest or from training? And beside "
-        "what: a window of the same bytes, a plain index on disk, and the same model that has not read the books.",
+        "Somebody says: this model has read a million books with a memory of fixed size. Which three questions would "
+        "you ask before you believe that it knows them?",
+        "How many bytes is the memory, and how many random facts could it hold at most (the bound in bits)? Which "
+        "facts are asked, how long after they were read, and can they be guessed from the rest or from training? And "
+        "what stands beside it: a window of the same bytes, a plain index on disk, the same model without the books.",
     ),
     (
-        "A fixed state removes the growing part of the desk. Name two ways in which the same development could still "
+        "A fixed state removes the growing part of the memory. Name two ways in which the same development could still "
         "make the world buy more fast memory. What would one have to measure to know?",
-        "A state is kept per reader and can be as large as weights: many readers multiply it, like a cache. It is "
-        "written as well as read, so traffic can exceed that of a short cache. And what becomes cheap is used more: "
-        "longer tasks, more agents. One would need measured traffic and occupancy of real services before and after, "
-        "and the demand that follows the price; bytes per token alone cannot tell.",
+        "A state is kept per user and can be as large as weights: many users multiply it, like a cache. It is written "
+        "as well as read, so its traffic can exceed that of a short cache. And what becomes cheap is used more: longer "
+        "tasks, more agents. Measure which share of the memory trains and which serves, the lengths that servers see, "
+        "how use answers to price, and how many caches can go before recall suffers.",
     ),
     (
         "Two models kept every byte in a whole cache, and yet one of them could no longer answer. What follows for "
         "claims about context windows, and for our own comparison?",
-        "Keeping is not recalling. A window that is advertised says what is kept, and a model is known to recall only "
-        "at lengths where that was measured; beyond its trained lengths the rotary model fails for another reason than "
-        "lack of bytes. For the comparison it means that a poor result of one trained model is no bound of its kind: "
-        "training length, positions and steps are part of what is compared.",
+        "Keeping is not recalling. An advertised window says what is kept. A model is known to recall only at lengths "
+        "where that was measured. Beyond its trained lengths the rotary model fails, and not for lack of bytes. For "
+        "our comparison it means that a poor result of one trained model is no bound for its kind: training length, "
+        "positions and steps are part of what is compared.",
     ),
 )

@@ -100,9 +100,9 @@ HYBRID = Exercise(
 A hybrid has `layers` layers. `full` of them keep the whole cache. Each of the others keeps a memory of fixed size and,
 beside it, a cache of the last `window` tokens. In Qwen3-Next and Kimi Linear `window` is 0, in MAG and MAL it is not.
 
-Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: bytes kept for one user after `tokens` tokens.
+Write `hybrid_bytes(tokens, layers, full, window, per_token, state)`: the bytes kept for one user after `tokens` tokens.
 
-* `per_token`: bytes that one layer's cache keeps for a token; `state`: bytes of one layer's fixed memory.
+* `per_token`: bytes that one layer's cache keeps per token. `state`: bytes of one layer's fixed memory.
 * All are whole numbers of at least 0, and `full` is at most `layers`.
 * The result: bytes, a whole number.""",
     stub='''
@@ -131,7 +131,7 @@ def hybrid_bytes(tokens, layers, full, window, per_token, state):
         ),
         Wrong(
             wrong_hybrid_either,
-            "A hybrid layer keeps both: its memory is for what has left the window, the window for what has not.",
+            "A hybrid layer keeps both: the window for the newest tokens, the memory for what has left the window.",
             short_text.name,
         ),
         Wrong(
@@ -160,7 +160,7 @@ def constant(answer, rng):
     compare((0.25, 0.25), (float(low), float(high)), 1e-7)
 
 
-@holds("the other way round the interval is turned round", hint=1)
+@holds("with the two models exchanged, the interval changes its sign", hint=1)
 def turned(answer, rng):
     """Catches an interval that depends on which model is named first."""
     first, second, t = draw_paired(rng)
@@ -220,13 +220,15 @@ PAIRED = Exercise(
     title="an interval over seeds",
     aim="To know when a ranking of two memories is one: seeds in pairs, few of them, and the mean's own uncertainty.",
     task="""
-Two memories were trained from the same seeds, so that seed by seed they saw the same data. Is one better, or lucky?
+Two memories were trained from the same seeds. So seed by seed they saw the same data. Is one better, or lucky?
 
-Write `paired_interval(first, second, t)`: the interval of the mean difference, first less second, over the seeds: mean
-plus and minus t * s / sqrt(n). s is the standard deviation of the differences, with n - 1 below the root.
+Write `paired_interval(first, second, t)`: the interval of the mean difference, first - second, over the seeds. It is
+the mean plus and minus t * s / sqrt(n). Here s is the standard deviation of the differences, with n - 1 in the
+denominator.
 
-* `first`, `second` (n,), n >= 2, one result a seed, in the same order; `t` a number (Student's; 4.30 for three seeds).
-* The result: the two ends, low and high, numbers or tensors with one.""",
+* `first` and `second` have shape (n,) with n >= 2: one result per seed, in the same order. `t` is a number (Student's;
+  4.30 for three seeds).
+* The result: the two ends, low and high, as numbers or as tensors with one number.""",
     stub='''
 def paired_interval(first, second, t):
     """-> low, high of the mean difference"""
@@ -240,15 +242,15 @@ def paired_interval(first, second, t):
         pure("the results are left as they were", draw_paired, hint=1),
     ),
     hints=(
-        "Take the differences seed by seed first; what a seed does to both memories alike is then gone.",
+        "First take the differences seed by seed. What a seed does to both memories alike is then gone.",
         "torch's std divides by n - 1 by default. The mean of n numbers is surer than one of them, by sqrt(n).",
-        "apart = first - second; half = t * apart.std() / len(apart) ** 0.5; mean less half, mean plus half.",
+        "apart = first - second; half = t * apart.std() / len(apart) ** 0.5; mean minus half, mean plus half.",
     ),
     solution=solution_paired,
     wrong=(
         Wrong(
             wrong_paired_unpaired,
-            "Treats the seeds of the two as strangers. What a seed does to both then counts as doubt.",
+            "This treats the seeds of the two as unrelated. What a seed does to both then counts as doubt.",
             constant.name,
         ),
         Wrong(
@@ -258,7 +260,7 @@ def paired_interval(first, second, t):
         ),
         Wrong(
             wrong_paired_population,
-            "Divides by n. With three seeds that makes the interval almost a fifth too narrow.",
+            "This divides by n. With three seeds the interval becomes almost a fifth too narrow.",
             by_hand.name,
         ),
     ),
