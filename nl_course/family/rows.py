@@ -201,7 +201,7 @@ ROWS: tuple[Row, ...] = (
         "In-Place TTT", "output matrix of one MLP of a finished model",
         f"{INNER} or {SQUARED}, with the next token's embedding", "none", "one step per chunk", PART,
         function="nl_course.nested.in_place:InPlace",
-        cell="08b_the_sceptics_lab#finished-model",
+        cell="08c_inside_ttt_e2e#finished-model",
         source="arXiv 2604.06169",
     ),
     Row(

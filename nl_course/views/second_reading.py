@@ -171,7 +171,7 @@ def read_out(arrays: dict) -> str:
         gone = arrays["distance"] >= arrays["reach"]
         where = "beyond all windows together" if gone else "beyond one window, not all layers' together"
     return (
-        f"{loop}{'T' if arrays['loop'] else 't'}he passage of {len(arrays['names'])} bytes costs {first:.2f} nats a "
+        f"{loop}{'T' if arrays['loop'] else 't'}he passage of {len(arrays['names'])} bytes costs {first:.2f} nats per "
         f"byte when it is first read, and {second:.2f} when it comes again after {arrays['distance']} other bytes "
         f"({where}). At the same place, never read before, it would cost {fresh:.2f}: the first reading "
         f"{'saves' if left >= 0 else 'costs'} {abs(left):.2f}, or {abs(left) / fresh:.0%}. The state holds "
@@ -181,7 +181,7 @@ def read_out(arrays: dict) -> str:
 
 
 def outcome(arrays: dict) -> float | None:
-    """The second reading's share of the first, in per cent, with the loop and the start made for it, far beyond what
+    """The second reading's share of the first, in percent, with the loop and the start made for it, far beyond what
     stacked windows reach; None otherwise."""
     asked = arrays["loop"] and arrays["start"] == next(iter(CHECKPOINTS))
     asked = asked and arrays["factor"] == arrays["clip"] == 1
@@ -273,7 +273,7 @@ class SecondReading(View):
     title = "What is left of a passage when it comes again?"
     prediction = Prediction(
         "The window holds 64 bytes. When the passage comes again after 256 other bytes, and nothing of it is in any "
-        "window: what does it cost, in per cent of the first reading?",
+        "window: what does it cost, in percent of the first reading?",
         outcome,
         until="Set the distance to 256 bytes or more, with the start made for the loop, the loop on and its own step.",
         why="No window reaches back that far: what is saved stands in the fast weights, and the bytes in between "

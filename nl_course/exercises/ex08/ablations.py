@@ -44,7 +44,7 @@ def overlaps(answer, rng):
     compare(features @ query, answer(query, start, features, errors, steps, torch.ones_like(kept))[0])
 
 
-@holds("retention wears what was written before it: the newest write is whole", hint=3)
+@holds("retention shrinks what was written before it, and not the newest write", hint=3)
 def wears(answer, rng):
     """Catches a write that is worn by its own token's retention."""
     args = draw_writes(rng)
@@ -97,17 +97,17 @@ IDENTITY = Exercise(
     title="written, then read: the same thing as attention",
     aim="To see that the linear form is exact, and that its values are errors and its keys features that moved.",
     task="""
-The last layer W of an inner network is linear, without a bias. At write s its input is the feature phi_s (what the
-layers before it make of the key, at that time) and the error of its output is e_s. The write is
+The last layer W of an inner network is linear and has no bias. At write s its input is the feature phi_s, which is
+what the layers before it make of the key at that time. The error of its output is e_s. The write is
 
 W <- retention_s W - step_s phi_s^T e_s.
 
-After n writes a query comes whose feature is now `query`. Write the answer, query @ W, as attention over the writes.
+After n writes a query comes, and its feature is now `query`. Write the answer, query @ W, as attention over the writes.
 Write `read_as_attention(query, start, features, errors, steps, retention)`.
 
-* `query` (m,), `start` (m, f), `features` (n, m), `errors` (n, f), `steps` and `retention` (n,); n may be 0.
-* The result: the weight of each write (n,), and the answer (f,): what is left of the start's answer, plus the weights
-  times the values, where the value of write s is -step_s e_s.""",
+* `query` (m,), `start` (m, f), `features` (n, m), `errors` (n, f), `steps` and `retention` (n,). n may be 0.
+* Return the weight of each write (n,), and the answer (f,). The answer is what is left of the start's answer, plus the
+  weights times the values. The value of write s is -step_s e_s.""",
     stub='''
 def read_as_attention(query, start, features, errors, steps, retention):
     """-> weights of the writes (n,), answer (f,)"""
@@ -121,10 +121,10 @@ def read_as_attention(query, start, features, errors, steps, retention):
         pure("the inputs are left as they were", draw_writes, hint=1),
     ),
     hints=(
-        "The sum over no writes is zero: what remains is query @ start, worn by all retentions (their product, 1).",
-        "query @ (phi^T e) = (query . phi) e: the overlap of two features, times the error. No softmax comes in.",
-        "Write s is worn by the retentions after it, r_{s+1} ... r_n: a reversed cumprod, shifted by one. The start is "
-        "worn by all of them.",
+        "The sum over no writes is zero. What remains is query @ start, times all retentions (their product, here 1).",
+        "query @ (phi^T e) = (query . phi) e: the overlap of two features, times the error. There is no softmax.",
+        "Write s is multiplied by the retentions after it, r_{s+1} ... r_n: a reversed cumprod, shifted by one. The "
+        "start is multiplied by all of them.",
     ),
     solution=solution_attention,
     wrong=(
@@ -135,7 +135,7 @@ def read_as_attention(query, start, features, errors, steps, retention):
         ),
         Wrong(
             wrong_attention_wears_itself,
-            "Lets a write's own retention wear it. Retention shrinks what stood there before the write.",
+            "Multiplies a write by its own retention. Retention shrinks only what stood there before the write.",
             wears.name,
         ),
         Wrong(
@@ -176,7 +176,7 @@ def from_nothing(answer, rng):
     compare(-W_v, answer(W_k, W_v, torch.zeros_like(start)))
 
 
-@holds("a token that the start answers rightly already is written by neither", hint=2)
+@holds("neither writes a token that the start already answers rightly", hint=2)
 def nothing_to_learn(answer, rng):
     """Catches a plain change of sign: a token without error must stay without error."""
     W_k, _, start = draw_sign(rng)
@@ -220,19 +220,18 @@ SIGN = Exercise(
     title="turn the sign, and undo it",
     aim="To find how training can make gradient ascent write what descent wrote, and where that ends.",
     task="""
-A linear memory W writes one chunk: keys k = x W_k, values v = x W_v, all errors taken at the chunk's `start`,
+A linear memory W writes one chunk, with keys k = x W_k and values v = x W_v. All errors are taken at the `start`:
 
 W <- W - step k^T (k start - v)        for each token x of the chunk.
 
-Somebody turns the sign of the step: ascent. Find the value projection with which the memory after each write is the
-same as before. Write `undo_the_sign(W_k, W_v, start)`.
+Somebody turns the sign of the step, so the memory climbs. Find the value projection with which the memory after each
+write is the same as before. Write `undo_the_sign(W_k, W_v, start)`.
 
 * `W_k` and `W_v` (d, f), `start` (f, f).
-* The result: the new value projection (d, f).
+* Return the new value projection (d, f).
 
-(Within one chunk this is exact. Over a boundary the anchor moves, and with it what the new values would have to be;
-with errors taken anew at every token no projection of the values does it. Why? See the third question at the end of
-notebook 08.)""",
+Within one chunk this is exact. At a boundary the start moves, and the new values would have to move with it. If errors
+are taken anew at every token, no projection of the values does it.""",
     stub='''
 def undo_the_sign(W_k, W_v, start):
     """-> the value projection (d, f) with which ascent writes what descent wrote"""
@@ -254,7 +253,7 @@ def undo_the_sign(W_k, W_v, start):
     wrong=(
         Wrong(
             wrong_sign_minus,
-            "Right for an empty memory only. A learned start answers already, and the mirror stands there.",
+            "This is right for an empty memory only. A learned start answers already, and the mirror stands there.",
             nothing_to_learn.name,
         ),
         Wrong(
@@ -264,7 +263,7 @@ def undo_the_sign(W_k, W_v, start):
         ),
         Wrong(
             wrong_sign_half,
-            "Twice the error: mirrored at the wrong place. From an empty memory it doubles the values.",
+            "Doubles the whole error, so it mirrors at the wrong place. From an empty memory it doubles the values.",
             from_nothing.name,
         ),
     ),

@@ -91,18 +91,18 @@ CLIP = Exercise(
     title="one step of TTT-E2E",
     aim="To see that the inner step is ordinary training: the mean over a chunk, one clip for all that moves.",
     task="""
-A chunk has been read. Each fast matrix has a gradient for each of the chunk's n tokens. TTT-E2E takes one step:
+The model has read a chunk. Each fast matrix has one gradient per token of the chunk. TTT-E2E takes one step:
 
 W <- W - rate * clip(mean of the gradients)
 
-where the clip looks at **all** fast matrices of the text together: their mean gradients, strung into one long vector,
-are shrunk to length `clip` if that vector is longer, and left alone if not.
+The clip looks at **all** fast matrices of the text together. Join their mean gradients into one long vector. If it is
+longer than `clip`, shrink it to that length; otherwise leave it alone.
 
 Write `clipped_step(weights, gradients, rate, clip)`.
 
-* `weights`: a tuple of matrices (in, out), each of its own shape; `gradients`: a tuple of (n, in, out) in the same
-  order; `rate` and `clip` numbers.
-* The result: a tuple of the matrices after the step.""",
+* `weights`: a tuple of matrices (in, out), each of its own shape. `gradients`: a tuple of (n, in, out) in the same
+  order, for n tokens. `rate` and `clip` are numbers.
+* Return a tuple of the matrices after the step.""",
     stub='''
 def clipped_step(weights, gradients, rate, clip):
     """-> the matrices after one step, a tuple"""
@@ -116,9 +116,9 @@ def clipped_step(weights, gradients, rate, clip):
         pure("the inputs are left as they were", draw_clip, hint=1),
     ),
     hints=(
-        "First the mean over tokens, g.mean(0), for each matrix. If their common length is below clip, that is all.",
-        "One length for all: the root of the sum of squares over all matrices. One factor for all: clip / length.",
-        "The factor is clip / length only where length > clip, else 1; a length of 0 then never divides.",
+        "First take the mean over tokens, g.mean(0), of each matrix. If their common length is below clip, stop.",
+        "There is one length for all: the root of the sum of squares over all matrices. So one factor: clip / length.",
+        "The factor is clip / length only where length > clip, and 1 otherwise. A length of 0 then never divides.",
     ),
     solution=solution_clip,
     wrong=(
@@ -134,8 +134,8 @@ def clipped_step(weights, gradients, rate, clip):
         ),
         Wrong(
             wrong_clip_tokens,
-            "Clips each token's gradient before the mean. That is what private training does; here one surprising "
-            "token may still fill the whole step.",
+            "Clips each token's gradient before the mean, as private training does. Here one surprising token may "
+            "still fill the whole step.",
             together.name,
         ),
         Wrong(
@@ -206,15 +206,15 @@ def wrong_even_two_matrices(width, layers, suffix, hidden, window):
 EVEN = Exercise(
     id="8.3",
     title="how long must the text be?",
-    aim="To weigh weights of one's own for each text against pages: they are not free, and soon they are cheaper.",
+    aim="To see that fast weights of a text cost bytes at once, and from some length on fewer than a cache.",
     task="""
-At a boundary, TTT-E2E keeps for one text the keys and values of the last `window` tokens in each of `layers` blocks,
-`width` numbers each, and in the last `suffix` blocks a fast SwiGLU MLP with three matrices of width x hidden. A
-transformer with a full cache keeps keys and values of all tokens in all blocks. Both in the same dtype.
+TTT-E2E keeps the keys and values of the last `window` tokens in each of `layers` blocks, `width` numbers each. In the
+last `suffix` blocks it also keeps a fast SwiGLU MLP, which has three matrices of width x hidden. A full cache keeps the
+keys and values of all tokens in all blocks. Both use the same number format.
 
-Write `break_even(width, layers, suffix, hidden, window)`: from how many tokens on is TTT-E2E's state the smaller?
+Write `break_even(width, layers, suffix, hidden, window)`: from how many tokens on is TTT-E2E's state the smaller one?
 
-* All whole numbers. The result: a number of tokens, not rounded (it is never below `window`).""",
+* All are whole numbers. Return a number of tokens, not rounded. It is never below `window`.""",
     stub='''
 def break_even(width, layers, suffix, hidden, window):
     """-> the number of tokens at which both states weigh the same"""
@@ -222,8 +222,7 @@ def break_even(width, layers, suffix, hidden, window):
 ''',
     properties=(no_learning, of_3b, weigh_same),
     hints=(
-        "The last `window` tokens are cached either way; so the fast weights stand against the tokens beyond the "
-        "window.",
+        "Both cache the last `window` tokens. So compare the fast weights with the tokens beyond the window.",
         "Full cache: 2 width T layers numbers. TTT-E2E: 2 width window layers + 3 width hidden suffix. Set them equal.",
         "The width cancels: T = window + 3 hidden suffix / (2 layers).",
     ),
@@ -236,7 +235,7 @@ def break_even(width, layers, suffix, hidden, window):
         ),
         Wrong(
             wrong_even_no_window,
-            "Forgets that TTT-E2E keeps a window too; its pages must be paid for as well.",
+            "Forgets that TTT-E2E keeps a window too, whose keys and values cost bytes as well.",
             no_learning.name,
         ),
         Wrong(

@@ -151,18 +151,20 @@ READ = Exercise(
     title="score first, learn after",
     aim="To find where the boundary lies in a stream: a chunk's last target is the first token of the next chunk.",
     task="""
-The smallest language model: W[a] holds the logits of what follows token a, so that the loss of `b` after `a` is
--log_softmax(W[a])[b]. Let it train on what it reads, in a stream that comes in pieces of any size.
+W[a] holds the logits of what follows token a, so the loss of `b` after `a` is -log_softmax(W[a])[b]. Let this smallest
+of language models train on what it reads, in a stream that comes in pieces of any size.
 
-* A chunk is `chunk` tokens, each with the token that follows it as its target. Every token is **scored before** the
-  weights learn from it. When a chunk's last target arrives, it is scored; then W takes one step of size `rate` down the
-  **mean** of the chunk's `chunk` losses; then that token begins the next chunk.
-* `pending` are the tokens of the open chunk so far ([] at the start of a text). An open chunk waits, also at the end.
+* A chunk is `chunk` tokens, each with the token that follows it as its target. **Score every token before** the weights
+  learn from it.
+* When a chunk's last target arrives, score it. Then W takes one step of size `rate` down the **mean** of the chunk's
+  `chunk` losses. Then that token begins the next chunk.
+* `pending` holds the tokens of the open chunk so far ([] at the start of a text). An open chunk waits, also at the end
+  of a piece.
 
 Write `read_on(tokens, W, pending, chunk, rate)` for the next piece.
 
-* `tokens`: a list of whole numbers; `W` (vocab, vocab); `pending`: a list.
-* The result: the losses of this piece, a list (a text's first token has none); W; pending.""",
+* `tokens`: a list of whole numbers. `W`: (vocab, vocab). `pending`: a list.
+* Return the losses of this piece as a list (a text's first token has none), W, and pending.""",
     stub='''
 def read_on(tokens, W, pending, chunk, rate):
     """-> losses of these tokens (a list), W afterwards, tokens of the open chunk (a list)"""
@@ -171,12 +173,12 @@ def read_on(tokens, W, pending, chunk, rate):
     properties=(scored_first, unaware, waits, any_split, pure("the inputs stay as they were", lambda d: (
         [0, 1, 2, 1, 0], d.normal(3, 3), [2, 0], 3, 1.0), hint=1)),
     hints=(
-        "Token by token: if something is pending, score the new token after pending[-1], with W as it is. W is not "
-        "changed in place.",
+        "Go token by token. If something is pending, score the new token after pending[-1], with W as it is. Do not "
+        "change W in place.",
         "If len(pending) == chunk, this token is the last target: step on the pairs (pending, pending[1:] + [token]), "
         "then pending = [token]. Otherwise just append it.",
-        "The gradient of one loss is softmax(W[a]) at row a, less 1 at [a, b]; divide by chunk. What is open goes out "
-        "and comes in again as pending, and nothing else is needed to go on.",
+        "The gradient of one loss is softmax(W[a]) at row a, less 1 at [a, b]. Divide it by chunk. Return the open "
+        "tokens as pending; the next piece needs nothing else.",
     ),
     solution=solution_read,
     wrong=(
