@@ -34,10 +34,9 @@ QUESTIONS = (
         text="`x` has shape (2, 5, 8) and `w` has shape (8, 3). What is the shape of `x @ w`?",
         options=("(2, 5, 3)", "(2, 8, 3)", "(10, 3)", "an error"),
         right="(2, 5, 3)",
-        because="The last axis of x meets the first of w; the axes in front ride along.",
-        again="A matrix product sums over the touching axes, so (..., n) @ (n, m) gives (..., m). Read "
-        "every line of code in this course with its shapes beside it: most mistakes show there "
-        "first.",
+        because="The product sums over the last axis of x and the first of w. The other axes of x stay.",
+        again="A matrix product sums over the last axis of the left factor and the first of the right one. So "
+        "(..., n) @ (n, m) gives (..., m). Write down the shapes of each line: most mistakes show there first.",
         read="PyTorch tutorials, 'Tensors'; Dive into Deep Learning, 2.3 Linear Algebra, on matrix multiplication.",
     ),
     Question(
@@ -46,9 +45,9 @@ QUESTIONS = (
         text="`n = torch.arange(4)`. How many entries of `n[:, None] >= n[None, :]` are True?",
         options=("4", "6", "10", "16"),
         right="10",
-        because="(4, 1) against (1, 4) compares all pairs, (4, 4); the diagonal and what lies below it is True.",
-        again="An axis of size 1 is repeated until it fits. A column against a row therefore makes a "
-        "table of all pairs; this one is the causal mask of notebook 01.",
+        because="Comparing (4, 1) with (1, 4) compares all pairs, (4, 4). The diagonal and all below it are True.",
+        again="An axis of size 1 is repeated until it fits. So a column and a row make a table of all pairs. "
+        "This table is the causal mask of notebook 01.",
         read="NumPy user guide, 'Broadcasting'; PyTorch documentation, 'Broadcasting semantics'.",
     ),
     Question(
@@ -57,9 +56,9 @@ QUESTIONS = (
         text="The softmax of the scores (0, log 3): what is the second weight?",
         options=("0.25", "0.5", "0.75", "3"),
         right="0.75",
-        because="exp gives 1 and 3; divided by their sum, 1/4 and 3/4.",
-        again="Softmax: exponentiate, then divide by the sum. So weights are positive and sum to 1, and "
-        "adding the same number to all scores changes nothing.",
+        because="exp gives 1 and 3. Divided by their sum, these are 1/4 and 3/4.",
+        again="Softmax: take exp of each score, then divide by the sum. So the weights are positive and add up to 1. "
+        "Adding one number to all scores changes nothing.",
         read="Dive into Deep Learning, 4.1 Softmax Regression, on the softmax; Wikipedia, 'Softmax function'.",
     ),
     Question(
@@ -68,10 +67,9 @@ QUESTIONS = (
         text="All scores are doubled before the softmax. The weights become ...",
         options=("sharper", "flatter", "twice as large", "no different"),
         right="sharper",
-        because="Differences between scores double, so the ratio of two weights is squared.",
+        because="The differences between scores double, so the ratio of two weights is squared.",
         again="Only differences between scores count: the ratio of two weights is exp(difference). Larger "
-        "scores bring the softmax nearer to picking the best one; a higher temperature brings it "
-        "nearer to an even mix.",
+        "differences bring the softmax nearer to picking the best score, smaller ones nearer to an even mix.",
         read="Dive into Deep Learning, 'Attention Scoring Functions'; Wikipedia, 'Softmax function'.",
     ),
     Question(
@@ -80,10 +78,9 @@ QUESTIONS = (
         text="`w = torch.tensor(3.0, requires_grad=True)`, then `((2 * w - 5) ** 2).backward()`. What is `w.grad`?",
         options=("1", "2", "4", "12"),
         right="4",
-        because="The chain rule: 2 (2 w - 5) times 2, at w = 3.",
-        again="Autograd notes each operation on the way forward and applies the chain rule on the way "
-        "back; the result lands in .grad. From notebook 04 on, this course differentiates through "
-        "such a step again.",
+        because="By the chain rule the gradient is 2 (2 w - 5) times 2, at w = 3.",
+        again="Autograd records each operation of the forward pass. In the backward pass it applies the chain rule and "
+        "puts the result into .grad. From notebook 04 on, the course also differentiates through such a step.",
         read="PyTorch tutorials, 'A Gentle Introduction to torch.autograd'; Dive into Deep Learning, 2.5 "
         "Automatic Differentiation.",
     ),
@@ -93,10 +90,10 @@ QUESTIONS = (
         text="The Frobenius norms of A and B are 3 and 4. Which value can the norm of A B *not* have?",
         options=("0", "7", "12", "13"),
         right="13",
-        because="The norm of a product is at most the product of the norms, 12; anything from 0 to 12 can occur.",
-        again="Each entry of A B is a row of A times a column of B, at most the product of their lengths "
-        "(Cauchy and Schwarz); square and add. Such a bound is what keeps a memory from blowing up, "
-        "later on.",
+        because="The norm of a product is at most the product of the norms, 12. Any value from 0 to 12 can occur.",
+        again="Each entry of A B is a row of A times a column of B. It is at most the product of their lengths "
+        "(Cauchy and Schwarz). Square and add to get the bound. Such bounds later keep a memory from growing "
+        "without limit.",
         read="Mathematics for Machine Learning, chapter 3, norms and inner products; Dive into Deep "
         "Learning, 2.3 Linear Algebra, on norms.",
     ),
@@ -144,24 +141,23 @@ def entry_check():
 DISCUSSION = (
     (
         "A window of 256 tokens also stops growing. In what is it different from a memory that rewrites?",
-        "What it holds, it holds exactly, one entry a token, and what falls out is gone without a trace: "
-        "its forgetting has a sharp edge at 256. A memory that rewrites keeps something of everything, "
-        "mixed into the same numbers, so that old and new disturb each other and nothing is exact. The "
-        "window chooses by age alone; a rewriting memory can choose by what surprises it.",
+        "The window holds its tokens exactly, one entry per token. A token that falls out is gone: its forgetting "
+        "has a sharp edge at 256. A memory that rewrites mixes everything into the same numbers. It keeps traces of "
+        "much more, but old and new disturb each other. The window decides by age alone what to keep. A rewriting "
+        "memory can decide by the token.",
     ),
     (
         '"The state is constant, so the memory is unlimited." What is wrong with that sentence?',
-        "A constant state can go on reading for ever, which is not the same as holding what it read. So "
-        "many bytes can tell so many pasts apart and no more; once there are more texts than states, two "
-        "of them must share one. Unlimited is the input; the memory is as limited as a memory can be, by "
-        "a number known beforehand.",
+        "A memory with a constant state can go on reading forever. That does not mean that it holds what it read. A "
+        "fixed number of bytes has a fixed number of possible values. Once there are more texts than values, two "
+        "texts must share one. The input is unlimited, and the memory is limited by a number known beforehand.",
     ),
     (
         "Where would you put a library card, a notebook and your own brain on the map: what is kept, what "
         "is rewritten, and how often?",
-        "A library card keeps almost nothing itself and points at a store that others keep: reading goes "
-        "by lookup, the third student. A notebook adds pages and never rewrites them; it grows, and is "
-        "read only where it is opened. A brain rewrites, at many speeds at once: what was just said, "
-        "today, a language learned over years. That last answer is where notebook 06 takes up.",
+        "A library card keeps almost nothing itself. It points to a store that others keep, so you look things up: it "
+        "is the third student. A notebook adds pages and never rewrites them. It grows, and you read only the page "
+        "that you open. A brain rewrites at many speeds at once: the last sentence, this day, a language learned "
+        "over years. Notebook 06 is about memories with many speeds.",
     ),
 )
