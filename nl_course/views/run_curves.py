@@ -11,7 +11,7 @@ OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "opera
 
 
 def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
-    """A line a run in its memory's color and dash: the running mean of the loss, in nats per token; in bits per byte
+    """One line per run, in its memory's color and dash: the running mean of the loss, in nats per token; in bits per byte
     where the runs' tokens differ. Raises CourseError for runs whose losses cannot be compared."""
     check_choice("over", over, OVER)
     runs = [run for run in runs if run.metrics]

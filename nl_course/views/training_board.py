@@ -41,8 +41,8 @@ STYLES = {  # a choice of the board -> its style's name, where that is another
     "hope-attention": "hope",
 }
 PANELS = {  # what is drawn: axis number, where it stands, the axis's words
-    "loss": (1, (0.0, 0.45), (0.57, 0.97), "loss (nats a token)"),
-    "tokens_per_second": (2, (0.57, 1.0), (0.57, 0.97), "tokens a second"),
+    "loss": (1, (0.0, 0.45), (0.57, 0.97), "loss (nats per token)"),
+    "tokens_per_second": (2, (0.57, 1.0), (0.57, 0.97), "tokens per second"),
     "grad_norm": (3, (0.0, 0.45), (0.0, 0.4), "norm of all gradients"),
     "memory_bytes": (4, (0.57, 1.0), (0.0, 0.4), "memory held (GB)"),
 }
@@ -178,7 +178,7 @@ def read_out(arrays: dict) -> str:
         words.append(
             f"{arrays['status']} at step {last['step']:,} after {arrays['seconds']:.0f} s: loss {losses[-1]:.2f}, "
             f"{losses[0]:.2f} at the start, gradient norm {last['grad_norm']:.2f}, "
-            f"{last['tokens_per_second']:,.0f} tokens a second"
+            f"{last['tokens_per_second']:,.0f} tokens per second"
         )
     else:
         words.append("no step has been taken yet: press Start")
@@ -191,7 +191,7 @@ def read_out(arrays: dict) -> str:
 
 
 class TrainingBoard(View):
-    """A run that is chosen, estimated, started, paused and gone on with, beside earlier ones."""
+    """A run that you choose, estimate, start, pause and continue, beside earlier ones."""
 
     name = "training-board"
     title = "Is the outer loop learning?"
@@ -199,8 +199,8 @@ class TrainingBoard(View):
         "Estimate first, then start. By what factor will the time that the steps take miss the middle of the estimate?",
         lambda arrays: arrays["off"],
         until="Press Estimate, then Start, and wait for the last step.",
-        why="The estimate takes the machine's speed as it was just before; what else runs during the training is "
-        "not in it.",
+        why="The estimate takes the machine's speed as it was just before the run. It does not know what else will run "
+        "during the training.",
     )
     width, height = 900, 420
     stays = "it trains a model, for which there is no kernel."
