@@ -94,7 +94,7 @@ Write `through_the_write(w, k, v, q, y, step)` for a memory of **one weight**. A
 * The outer loss: (q w' - y)² / 2, where w' is the weight after the write.
 * The result: four numbers, the outer loss and its derivatives with respect to w, to k and to v.
 
-By hand, with the chain rule: each of the three is one line.""",
+By hand, with the chain rule: each of the three derivatives is one line.""",
     stub='''
 def through_the_write(w, k, v, q, y, step):
     """six numbers -> (loss, d loss / d w, d loss / d k, d loss / d v)"""
@@ -210,7 +210,7 @@ def wrong_batch_reads_first(weights, queries, keys, errors, rate, factor):
 
 
 def wrong_batch_swapped(weights, queries, keys, errors, rate, factor):
-    """Puts the rate on the reader and the factor on the writer: the shapes fit either way."""
+    """Puts the rate on the token that reads and the factor on the token that wrote: the shapes fit either way."""
     share = (rate[:, None] * factor * (queries @ keys.T)).tril()
     return queries @ weights - share @ errors, solution_mini_batch(weights, queries, keys, errors, rate, factor)[1]
 
@@ -235,7 +235,7 @@ and its answer is `queries[i] @ W_i`. Write `read_mini_batch(weights, queries, k
 * `weights` (f, m); `queries`, `keys` (b, f); `errors` (b, m); `rate`, `factor` (b,).
 * The result: the answers (b, m), and the weights after the last token (f, m).
 
-No loop, and no (f, m) matrix for each token: a b x b matrix of products is all that is needed.""",
+No loop, and no (f, m) matrix per token: a (b, b) table of products is all that is needed.""",
     stub='''
 def read_mini_batch(weights, queries, keys, errors, rate, factor):
     """(f, m), (b, f), (b, f), (b, m), (b,), (b,) -> answers (b, m), weights after (f, m)"""

@@ -184,14 +184,14 @@ def wrong_norm_no_gain(z, target, gain, shift):
 NORM_GRADIENT = Exercise(
     id="4.3",
     title="the gradient of the layer norm's loss",
-    aim="To derive the formula that readers of the public code ask about, and to see why it divides by sigma.",
+    aim="To derive the formula that users of the public code ask about, and to see why it divides by sigma.",
     task="""
 The inner loss of TTT is `|gain * u + shift - target|² / 2`, where `u` is a row z less its mean, divided by
 sigma = sqrt(variance + 1e-6) (the variance with 1/f, over the f numbers of the row).
 
 Write `norm_gradient(z, target, gain, shift)`: the gradient of that loss with respect to z.
 
-* `z`, `target` (t, f): one row a token; `gain`, `shift` (f,).
+* `z`, `target` (t, f): one row per token; `gain`, `shift` (f,).
 * The result is (t, f). In closed form: no autograd, since this runs at every token of every mini-batch.""",
     stub='''
 def norm_gradient(z, target, gain, shift):
