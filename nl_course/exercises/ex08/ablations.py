@@ -217,14 +217,14 @@ def wrong_sign_half(W_k, W_v, start):
 
 SIGN = Exercise(
     id="8.5",
-    title="turn the sign, and undo it",
+    title="flip the sign, and undo it",
     aim="To find how training can make gradient ascent write what descent wrote, and where that ends.",
     task="""
 A linear memory W writes one chunk, with keys k = x W_k and values v = x W_v. All errors are taken at the `start`:
 
 W <- W - step k^T (k start - v)        for each token x of the chunk.
 
-Somebody turns the sign of the step, so the memory climbs. Find the value projection with which the memory after each
+Somebody flips the sign of the step, so the memory climbs. Find the value projection with which the memory after each
 write is the same as before. Write `undo_the_sign(W_k, W_v, start)`.
 
 * `W_k` and `W_v` (d, f), `start` (f, f).
