@@ -179,7 +179,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "Integral DeltaNet", "two matrices, a fast one and a slow one", f"{SQUARED}; the slow one has none",
         "the fast one all, the slow one a mean over time", f"{ONE_STEP}, of the fast one", "not worked out here",
-        cell="06_nested_learning#two-clocks",
+        cell="06b_optimizers_as_memories#two-clocks",
         source="arXiv 2611.32063 (November 2026), not read",
     ),
     Row(

@@ -46,7 +46,7 @@ def page() -> list[str]:
         "## The family on one page",
         "",
         "Every memory of the course makes four choices; a fifth column says what can be computed at once. The rows are",
-        "`nl_course/family/rows.py`, and [06](06_nested_learning.ipynb#Four-choices-make-a-memory) has a picker that",
+        "`nl_course/family/rows.py`, and [06b](06b_optimizers_as_memories.ipynb#Four-choices-make-a-memory) has a picker that",
         "composes them. One choice has no column: whether the gradient is taken before or after forgetting.",
         "",
         *head("memory", *CHOICES, "built in", "source"),

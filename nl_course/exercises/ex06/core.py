@@ -1,13 +1,13 @@
 """Exercises of notebook 06: the boundary rule (6.1), a momentum and its span (6.2), the exact step of DGD (6.3).
 
-6.4 and 6.5, which are extra, stand in `optimizers.py`.
+6.4 and 6.5, which 06b asks, stand in `optimizers.py`.
 """
 
 import math
 
 import torch
 
-from nl_course.exercises.ex06.optimizers import DELTA_MOMENTUM, ORTHOGONALISE
+from nl_course.exercises.ex06.optimizers import DELTA_MOMENTUM, ORTHOGONALIZE
 from nl_course.exercises.framework.engine import Exercise, Wrong
 from nl_course.exercises.framework.properties import Miss, Rng, compare, equals, holds, pure, short
 
@@ -38,7 +38,7 @@ def answered(answer, token: int, periods: list) -> tuple:
     """The answer as plain bools and whole numbers. Raises Miss if it is not two lists of the right length."""
     got = answer(token, periods)
     if not isinstance(got, (tuple, list)) or len(got) != 2 or any(len(part) != len(periods) for part in got):
-        raise Miss("two lists, each with one entry a level", short(got))
+        raise Miss("two lists, each with one entry per level", short(got))
     return [bool(m) for m in got[0]], [int(n) for n in got[1]]
 
 
@@ -97,16 +97,16 @@ def wrong_clocks_counts(token, periods):
 CLOCKS = Exercise(
     id="6.1",
     title="which level moves when",
-    aim="To own the boundary rule, with the one token by which everybody is off at first.",
+    aim="To know the boundary rule well, with the one token by which everybody is off at first.",
     task="""
-A level of period C learns from its own chunk of C tokens: from the loss with which token 2 was predicted after token 1,
-and so on. The last of these C losses needs token C + 1. So the level moves **when token C + 1 arrives, before it is
-read**, and again every C tokens. Write `ticks_of(token, periods)`.
+In a language model the target of a token is the token after it. So the last of a chunk's C losses needs token C + 1. A
+level of period C moves **when token C + 1 arrives, before it is read**, and again every C tokens. Write
+`ticks_of(token, periods)`.
 
-* `token`: the number of the token that arrives, counting from 1. `periods`: a list of whole numbers; 0 is a level that
-  never moves.
-* The result: two lists with one entry a level. First whether it moves as this token arrives; then how often it has
-  moved by then, this time included.""",
+* `token` is the number of the token that arrives, counting from 1. `periods` is a list of whole numbers; 0 is a level
+  that never moves.
+* The result is two lists with one entry per level. First: does the level move as this token arrives? Then: how often
+  has it moved by then, this time included?""",
     stub='''
 def ticks_of(token, periods):
     """a number from 1 on, a list of periods -> (a list of bools, a list of counts)"""
@@ -207,11 +207,11 @@ MOMENTUM = Exercise(
     title="a momentum, and how far back it remembers",
     aim="To see momentum as a sum over the past with fading weights, and to measure its span instead of quoting it.",
     task="""
-Write `momentum_step(gradients, rate, momentum, share)` for heavy ball, m <- momentum * m - rate * g, from m = 0.
+Write `momentum_step(gradients, rate, momentum, share)` for m <- momentum * m - rate * g, from m = 0.
 
-* `gradients` (t, n), the oldest first; `rate`, `momentum` and `share` are numbers between 0 and 1.
-* The result: m after the last of them, (n,), **without** a loop over the steps; and a whole number: how many of the
-  last gradients hold at least `share` of all the weight, if gradients had come for ever.""",
+* `gradients` is (t, n), the oldest first. `rate`, `momentum` and `share` are numbers between 0 and 1.
+* The result has two parts: m after the last gradient, (n,), **without** a loop over the steps; and how many of the
+  newest gradients hold at least `share` of all the weight, if gradients had come forever.""",
     stub='''
 def momentum_step(gradients, rate, momentum, share):
     """(t, n), three numbers -> (the step (n,), how many of the last gradients hold the share)"""
@@ -241,7 +241,7 @@ def momentum_step(gradients, rate, momentum, share):
             wrong_momentum_average,
             "The moving average, with (1 - momentum) before every gradient. The shares are the same, the steps "
             "are not: "
-            "heavy ball's are 1 / (1 - momentum) times as long.",
+            "without that factor they are 1 / (1 - momentum) times as long.",
             step_is_the_loops.name,
         ),
         Wrong(
@@ -327,14 +327,13 @@ DGD = Exercise(
     title="the exact step of delta gradient descent",
     aim="To derive DGD's step from its inner problem, and to see that the step size has the input's length in it.",
     task="""
-DGD's inner problem for one input x, with u = -error held fixed: the new weights are those that make
+Solve DGD's inner problem for one input. (|.| of a matrix is the root of the sum of all its squares.) Write
+`dgd_step(W, x, error, rate)`.
 
-`|W' x - u|² / 2 + |W' - W|² / (2 rate)`
-
-smallest (|.| of a matrix: the root of the sum of all squares). Write `dgd_step(W, x, error, rate)`, exactly.
-
-* `W` (o, d); `x` (d,) of **any length**; `error` (o,), the gradient of the loss by the layer's output; `rate` a number.
-* The result: W' (o, d). No solve is needed: the change is one outer product.""",
+* `W` is (o, d), as `torch.nn.Linear` stores it: the answer is `W @ x`, and the new weights W' make
+  `|W' x - u|² / 2 + |W' - W|² / (2 rate)` smallest, with u = -error held fixed.
+* `x` is (d,), of **any length**. `error` is (o,), the gradient of the loss by the answer. `rate` is a number.
+* The result is W', (o, d), exactly. You need no linear solver: the change is one outer product.""",
     stub='''
 def dgd_step(W, x, error, rate):
     """(o, d), (d,), (o,), number -> the new weights (o, d)"""
@@ -386,46 +385,33 @@ def dgd_step(W, x, error, rate):
 
 # ------------------------------------------------------------------------------- what the notebook loads
 
-EXERCISES = (CLOCKS, MOMENTUM, DGD, DELTA_MOMENTUM, ORTHOGONALISE)
+EXERCISES = (CLOCKS, MOMENTUM, DGD, DELTA_MOMENTUM, ORTHOGONALIZE)
 
 DISCUSSION = (
     (
-        "A level that moves every 256 tokens by the mean of its gradients, and one that moves every 16 tokens at a "
-        "sixteenth of the rate: what is the same about them, what differs, and what would you measure to tell "
-        "them apart?",
-        "Over 256 tokens both move about equally far, and both forget slowly. They differ in where the "
-        "gradients are "
-        "taken: the slow clock takes all of them at the same old weights, the small rate lets each chunk see "
-        "what the "
-        "last one did. And the slow clock is blind between boundaries, so a short excursion can pass it by, or "
-        "be averaged "
-        "away. To tell them apart, compare them at the same loss on the new task, not at the same rate, on the old "
-        "task's loss and on how fast it comes back.",
+        "One level moves every 256 tokens by the mean of its gradients. Another moves every 16 tokens at a sixteenth "
+        "of the rate. What is the same about them, what differs, and what would you measure to tell them apart?",
+        "Over 256 tokens both move about equally far, and both forget slowly. They differ in where the gradients "
+        "are taken. The slow clock takes all of them at the same old weights. With the small rate each chunk sees "
+        "what the last one did. And the slow clock does not move between boundaries, so a short excursion can pass "
+        "it by, or be averaged away. To tell them apart, compare them where they have the same loss on the new task, "
+        "not at the same rate. Measure the loss on the old task, and how fast it comes back.",
     ),
     (
         "DGD comes to rest at half of the target on the half squared loss. Is that an error of the method, of "
-        "the paper, "
-        "or of the one who expects the target there?",
-        "Of the expectation. DGD minimises the loss plus a term that pulls every output to zero, since its "
-        "inner problem "
-        "asks for outputs equal to the error with its sign turned; on a squared loss, whose gradient already "
-        "has an erase "
-        "in it, everything is erased twice. On the dot product loss, the paper's own case, there is no erase "
-        "in the "
-        "gradient, and DGD is the delta rule, which does end at the target. What one may blame on the paper is "
-        "that it "
-        "does not say so.",
+        "the paper, or of those who expect the target there?",
+        "Of those who expect it. DGD minimizes the loss plus a term that pulls every output to zero, because its "
+        "inner problem asks for outputs equal to the error with its sign turned. The gradient of a squared loss "
+        "erases already, so everything is erased twice. On the dot product loss, the paper's own case, the gradient "
+        "does not erase. There DGD is the delta rule, which does end at the target. You may blame the paper for not "
+        "saying so.",
     ),
     (
         "Suppose a model with clocked levels forgets less than a plain one at the same rate. Which further "
-        "comparison would "
-        "you ask for before you believed that the clocks are the reason?",
-        "The plain model at smaller rates: what learns less forgets less, and a level that moves seldom is a "
-        "level that "
-        "learns less. Only if it keeps more for the same amount learned is something gained. Then the same "
-        "chain of levels "
-        "with a single clock, so that the shape of the network is no excuse; equal parameters; several seeds; "
-        "and the "
-        "price in compute and state of each.",
+        "comparison would you ask for before you believed that the clocks are the reason?",
+        "The plain model at smaller rates. What learns less forgets less, and a level that moves seldom may simply "
+        "learn less. Something is gained only if it keeps more for the same amount learned. Then the same chain of "
+        "levels with a single clock, so that the shape of the network is not the reason; equal parameters; several "
+        "seeds; and the price of each in compute and state.",
     ),
 )

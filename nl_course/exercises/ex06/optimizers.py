@@ -1,4 +1,4 @@
-"""Exercises 6.4, the inner step of delta momentum, and 6.5, Newton-Schulz; both extra."""
+"""Exercises of 06b: 6.4, the inner step of delta momentum, and 6.5, Newton-Schulz."""
 
 import torch
 
@@ -75,12 +75,12 @@ DELTA_MOMENTUM = Exercise(
     title="delta momentum's inner step",
     aim="To turn a memory's loss into its update, and to see which side and step size a printed form should have.",
     task="""
-Momentum's memory m piles gradients up. Delta momentum writes them as a delta rule would: one gradient step of size
-`rate` on the inner loss `|m g^T + I|² / 2`, with m faded by `momentum` first. Write
+Momentum's memory m piles gradients up. Delta momentum writes them as a delta rule would. It lets m fade by `momentum`,
+and takes one gradient step of size `rate` on the inner loss `|m g^T + I|² / 2`, with the gradient at the old m. Write
 `delta_momentum(m, g, rate, momentum)`.
 
-* `m`, `g` (o, d); `rate`, `momentum` numbers. I is the identity, (o, o).
-* The result: the new memory (o, d). It is added to the weights afterwards, so its sign is that of a step downhill.""",
+* `m` and `g` are (o, d). `rate` and `momentum` are numbers. I is the identity, (o, o).
+* The result is the new memory, (o, d). It is added to the weights afterwards, so its sign is that of a step downhill.""",
     stub='''
 def delta_momentum(m, g, rate, momentum):
     """(o, d), (o, d), two numbers -> the new memory (o, d)"""
@@ -169,7 +169,7 @@ def ends_orthogonal(answer, rng):
         raise Miss("singular values of 1", f"from {got.min():.3g} to {got.max():.3g}")
 
 
-def solution_orthogonalise(M, steps):
+def solution_orthogonalize(M, steps):
     """X = M / |M|, then X = 1.5 X - 0.5 X X^T X for each step, (r, c)."""
     X = M / M.square().sum().sqrt()
     for _ in range(steps):
@@ -201,19 +201,19 @@ def wrong_orthogonal_large_step(M, steps):
     return X
 
 
-ORTHOGONALISE = Exercise(
+ORTHOGONALIZE = Exercise(
     id="6.5",
-    title="Newton-Schulz: an inner loop inside a step",
+    title="Newton-Schulz, an inner loop inside a step",
     aim="To see that Muon's orthogonalization is gradient descent on a loss of its own, by matrix products alone.",
     task="""
-Write `orthogonalise(M, steps)`, the cubic Newton-Schulz iteration.
+Write `orthogonalize(M, steps)`, the cubic Newton-Schulz iteration.
 
-* First X = M / |M|, with |M| the root of the sum of all squares, so that no singular value is above 1.
+* First X = M / |M|. Here |M| is the root of the sum of all squares, so no singular value of X is above 1.
 * Then `steps` times: one gradient step of size 1/8 on the loss |X X^T - I|². Work out what that is; it is one line.
-* `M` (r, c) with r < c; the result has its shape.""",
+* `M` is (r, c) with r < c. The result has its shape.""",
     stub='''
-def orthogonalise(M, steps):
-    """(r, c), a whole number -> (r, c), its singular values pushed towards 1"""
+def orthogonalize(M, steps):
+    """(r, c), a whole number -> (r, c), its singular values pushed toward 1"""
     ...
 ''',
     properties=(
@@ -228,7 +228,7 @@ def orthogonalise(M, steps):
         "The gradient of |X X^T - I|² by X is 4 (X X^T - I) X. An eighth of it, taken away: X - (X X^T - I) X / 2.",
         "That is 1.5 X - 0.5 X X^T X: each singular value s becomes 1.5 s - 0.5 s³, which comes to rest at 1.",
     ),
-    solution=solution_orthogonalise,
+    solution=solution_orthogonalize,
     wrong=(
         Wrong(
             wrong_orthogonal_by_largest_entry,
