@@ -218,10 +218,10 @@ def inputs(text: str, similarity: float = 0.0) -> Tensor:
 def weights_of(memory: str | None, text: str, similarity: float, knobs: Knobs) -> tuple[np.ndarray, float]:
     """Weights (T, T) of past values in what a memory of READ_OUTS reads (None: attention), and the largest number by
     which the weighted values, with the start's share, miss what the layer read."""
-    reader = SOFTMAX if memory is None else READ_OUTS[check_choice("memory", memory, READ_OUTS)]
+    chosen = SOFTMAX if memory is None else READ_OUTS[check_choice("memory", memory, READ_OUTS)]
     with seeded(0):  # the weights that are drawn here are replaced by hand
-        layer = reader.build(knobs)
-    weights, stored, start, read = reader.read(layer, inputs(text, similarity))
+        layer = chosen.build(knobs)
+    weights, stored, start, read = chosen.read(layer, inputs(text, similarity))
     return weights.numpy(), (weights @ stored + start - read).abs().max().item()
 
 
@@ -278,7 +278,7 @@ def draw(arrays: dict, figure) -> None:
         band = ((0.56, 0.96), (0, 0.4))[i - 1]
         axes[f"xaxis{i + 2}"] = dict(**ticks, domain=(0.81, 1), anchor=f"y{i + 2}", range=[0.4, len(names) + 0.6])
         axes[f"yaxis{i + 2}"] = dict(domain=band, anchor=f"x{i + 2}", nticks=5, range=scale)
-    axes["yaxis1"]["title"] = "reader"
+    axes["yaxis1"]["title"] = "read at"
     who = f"“{names[row]}” at {row + 1}"
     titles = ((0, 1, "left", maps[0][0]), (0.37, 1, "left", memory), (1, 1, "right", f"{who}: attention"))
     titles += ((1, 0.43, "right", f"{who}: {memory}" if len(memory) < 14 else memory),)

@@ -23,7 +23,7 @@ def _halved(answer, rng):
     compare((0.5, 0.25), (left, left * left))
 
 
-@holds("a longer half-life keeps more, and all of it never", hint=1)
+@holds("a longer half-life keeps more, and never all of it", hint=1)
 def _grows(answer, rng):
     """Catches a decay given for a retention, and values outside 0 to 1."""
     tokens = rng.whole(1, 1000)
@@ -48,10 +48,10 @@ write is left after `half_life` tokens. 0.97 means that each token leaves 97 % o
     properties=(_grows, _halved),
     hints=(
         "What is left of a write after two tokens, if each keeps the share r? After t tokens?",
-        "You look for the r with r * r * ... * r = 1/2, as many factors as tokens.",
+        "Find the r with r * r * ... * r = 1/2, with as many factors as tokens.",
         "The half_life-th root of one half: 0.5 ** (1 / half_life).",
     ),
-    aim="0.97 and 0.99 look alike and are 23 and 69 tokens: retentions are to be read as half-lives.",
+    aim="0.97 and 0.99 look alike, but their half-lives are 23 and 69 tokens: read retentions as half-lives.",
     solution=_retention_solution,
     wrong=(
         Wrong(
@@ -62,7 +62,7 @@ write is left after `half_life` tokens. 0.97 means that each token leaves 97 % o
         Wrong(
             lambda half_life: 1 - 0.5 ** (1 / half_life),
             "the share that is lost was given for the share that is kept",
-            "a longer half-life keeps more, and all of it never",
+            "a longer half-life keeps more, and never all of it",
         ),
         Wrong(
             lambda half_life: math.exp(-1 / half_life),
@@ -75,7 +75,7 @@ write is left after `half_life` tokens. 0.97 means that each token leaves 97 % o
 
 # -- 3.5 how wrong a full memory is ---------------------------------------------------------------------------
 def _error_solution(pairs, width, retention, age):
-    """(1 - r^age)² for the own pair, plus the sum of r^(2 a) / d over the ages a of the others."""
+    """(1 - r^age)² for the pair itself, plus the sum of r^(2 a) / d over the ages a of the others."""
     own = (1 - retention**age) ** 2
     others = sum(retention ** (2 * a) for a in range(pairs) if a != age)
     return own + others / width
@@ -123,7 +123,7 @@ def _as_measured(answer, rng):
 
 
 def _all_are_noise(pairs, width, retention, age):
-    """Counts every pair as noise, the own one too, and lets nothing fade."""
+    """Counts every pair as noise, the one asked for too, and lets nothing fade."""
     return pairs / width
 
 
@@ -134,21 +134,21 @@ CAPACITY = Exercise(
 Write `my_expected_error(pairs, width, retention, age)`: the expected squared error with which Hebb's rule reads back
 one of `pairs` random unit pairs from a matrix `(width, width)`, when all older content is multiplied by `retention`
 before each write. `age` is the number of pairs written after it (0: the newest). Two parts add up: what is missing of
-the own value, and the crosstalk of all others, each times its own share that is left.
+the pair's own value, and the crosstalk of all others, each times the share of it that is left.
 """,
     stub="def my_expected_error(pairs, width, retention, age):\n    ...\n",
     properties=(_no_fading, _alone, equals("any memory, any age", _a_memory, _expected, hint=3), _as_measured),
     hints=(
         "Without fading each of the n - 1 others adds (q . k)^2 |v|^2, which is 1 / width on average.",
-        "The own value comes back times retention ** age. What is the squared length of what is missing of it?",
+        "Its own value comes back times retention ** age. What is the squared length of what is missing of it?",
         "(1 - retention ** age) ** 2 + the sum over all other ages a of retention ** (2 * a), divided by width.",
     ),
-    aim="Retention trades blur for age: it bounds the crosstalk of a memory that never ends, and pays with the oldest.",
+    aim="Retention bounds the crosstalk of a memory that never ends. The price is the oldest pairs.",
     solution=_error_solution,
     wrong=(
         Wrong(
             _all_are_noise,
-            "the own value was counted as crosstalk too",
+            "the pair's own value was counted as crosstalk too",
             "without fading it is (n - 1) / d, whatever the age",
         ),
         Wrong(
@@ -160,7 +160,7 @@ the own value, and the crosstalk of all others, each times its own share that is
         ),
         Wrong(
             lambda pairs, width, retention, age: sum(retention ** (2 * a) for a in range(pairs) if a != age) / width,
-            "what the memory has forgotten of the own value is an error as well",
+            "what the memory has forgotten of the pair's own value is an error as well",
             "any memory, any age",
         ),
     ),

@@ -87,7 +87,7 @@ Write `my_hebb(keys, values, queries)`: tie each of n keys (rows of `keys`, `(n,
     wrong=(
         Wrong(
             _mean,
-            "a mean was written in place of a sum: reads fade as more is stored",
+            "this takes a mean instead of a sum: reads fade as more is stored",
             "orthonormal keys give every value back exactly",
         ),
         Wrong(
@@ -135,7 +135,7 @@ def _one_other(answer, rng):
 
 
 def _own_among_others(pairs, share):
-    """Counts the own key among the others."""
+    """Counts the key itself among the others."""
     return math.log(share / (1 - share) * pairs)
 
 
@@ -150,7 +150,7 @@ float.
     stub="def my_sharpness(pairs, share):\n    ...\n",
     properties=(_logarithm, _one_other, _as_attended),
     hints=(
-        "The own key's product is 1 and every other's is 0: write the softmax with e^s and (pairs - 1) times e^0.",
+        "Its own key has the product 1 and every other key 0: write the softmax with e^s and (pairs - 1) times e^0.",
         "Solve e^s / (e^s + pairs - 1) = share for e^s.",
         "e^s = share / (1 - share) * (pairs - 1); then take the logarithm.",
     ),
@@ -164,12 +164,12 @@ float.
         ),
         Wrong(
             _own_among_others,
-            "the own key was counted among the others",
+            "the key itself was counted among the others",
             "ten times the others take ln 10 more, whatever the share",
         ),
         Wrong(
             lambda pairs, share: math.log(share * (pairs - 1)),
-            "the own key's part of the sum below was left out of the equation",
+            "the key's own part of the sum below was left out of the equation",
             "for one other key it is the logit of the share",
         ),
     ),
@@ -265,7 +265,7 @@ new matrix; leave `S` as it was. The check compares with autograd's gradient.
         ),
         Wrong(
             _uphill,
-            "the sign is turned: this climbs the error",
+            "the sign is wrong: this climbs the error",
             "with |k| = 1 and step 1 the memory then answers exactly v",
         ),
     ),

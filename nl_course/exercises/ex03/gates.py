@@ -39,7 +39,7 @@ def _collapses(answer, rng):
 
 @holds("with the erase gate at 0 nothing old is looked up", hint=2)
 def _no_erase(answer, rng):
-    """Catches an erase that hangs on the write gate, or on none."""
+    """Catches an erase that depends on the write gate, or on no gate."""
     S, k, v, alpha, _, write = _one_write(rng)
     expected = alpha[:, None] * S + torch.outer(k, write * v)
     compare(expected, answer(S, k, v, alpha, torch.zeros_like(k), write))
