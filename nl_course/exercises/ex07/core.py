@@ -43,7 +43,7 @@ def makes_its_target(answer, rng):
 
 @holds("all three read the token before any of them is written", hint=2)
 def reads_first(answer, rng):
-    """Catches a memory that is written before the others have read the token, and memories that stay as they were."""
+    """Catches a memory that is written before the others have read the token, and memories that are not written."""
     args = draw_step(rng)
     compare(by_autograd(*args)[1:], tuple(answer(*args))[1:])
 
@@ -85,18 +85,18 @@ def wrong_step_memory_only(key, value, memory, x, step, retention):
 STEP = Exercise(
     id="7.1",
     title="one step of self-modification",
-    aim="To see that the memories which make k and v are written by the same rule and in the same step as the memory.",
+    aim="To see that the memories of k and v are written by the same rule and in the same step as the memory.",
     task="""
-Three linear memories, `key`, `value` and `memory`, read a token x: k = x @ key, v = x @ value. Then each of them, W, is
-written at the same key k, towards a target that it makes itself, v @ W:
+Three linear memories, `key`, `value` and `memory`, read a token x: k = x @ key and v = x @ value. Then each of them, W,
+is written at the same key k. Its target is its own answer to v, v @ W:
 
-W <- (retention I - step k^T k) W - step times the gradient of |k W - v W|^2 / 2, the target a constant.
+W <- (retention I - step k^T k) W - step times the gradient of |k W - v W|^2 / 2, with the target v W as a constant.
 
-Write `self_modify(key, value, memory, x, step, retention)`. (The course's layer also brings k to length 1 and v below
-it; leave both out here.)
+Write `self_modify(key, value, memory, x, step, retention)`. (The course's layer also brings k to length 1 and keeps v
+below it. Leave both out here.)
 
-* `key`, `value`, `memory` (f, f); `x` (f,); `step` and `retention` numbers.
-* The result: the three memories after the token, in the same order.""",
+* `key`, `value` and `memory` are (f, f); `x` is (f,); `step` and `retention` are numbers.
+* The result is the three memories after the token, in the same order.""",
     stub='''
 def self_modify(key, value, memory, x, step, retention):
     """-> key, value, memory after the token, (f, f) each"""
@@ -110,30 +110,30 @@ def self_modify(key, value, memory, x, step, retention):
         pure("the inputs are left as they were", draw_step, hint=1),
     ),
     hints=(
-        "The gradient of |k W - target|^2 / 2 is torch.outer(k, k @ W - target), and nothing is changed in place.",
-        "First k = x @ key and v = x @ value; only then the writes. The target of W is v @ W, for each W its own.",
+        "The gradient of |k W - target|^2 / 2 is torch.outer(k, k @ W - target). Change nothing in place.",
+        "Compute k = x @ key and v = x @ value before any write. The target of W is v @ W, so each W has its own.",
         "retention * W - step * torch.outer(k, k @ W) - step * torch.outer(k, k @ W - v @ W), for each of the three.",
     ),
     solution=solution_step,
     wrong=(
         Wrong(
             wrong_step_shared,
-            "All three are written towards v: that is the rung below, where the memories adapt but share one target.",
+            "All three are written towards v. That is rung 2, where the memories move but share one target.",
             makes_its_target.name,
         ),
         Wrong(
             wrong_step_no_erase,
-            "Gradient descent without the erase. What stood under k is then met by the error alone.",
+            "This is gradient descent without the erase. Only the error then changes what stood under k.",
             makes_its_target.name,
         ),
         Wrong(
             wrong_step_one_by_one,
-            "Writes the key memory and then reads the token again with it: read before write holds for all at once.",
+            "Writes the key memory and then reads the token again with it. Read all memories before you write any.",
             makes_its_target.name,
         ),
         Wrong(
             wrong_step_memory_only,
-            "Only the memory moves: that is Titans with an erase. Key and value are memories too and are written too.",
+            "Only the memory moves. That is Titans with an erase. Key and value are memories too, and must be written.",
             reads_first.name,
         ),
     ),
@@ -153,9 +153,9 @@ def after_write(entry, k, share, step, retention):
     return retention * entry - step * length * entry - step * length * (entry - share * entry)
 
 
-@holds("a memory that shares nothing between k and v, all kept, unit key: the step is 1", hint=1)
+@holds("with share 0, retention 1 and a key of length 1 the step is 1", hint=1)
 def one(answer, rng):
-    """Catches a step that only wipes. With nothing shared, erase and error each take 1 off."""
+    """Catches a step that only empties the entry. With share 0, erase and error each take off one step times e."""
     k = rng.normal(3)
     compare(1.0, float(answer(k / k.norm(), 0.0, 1.0)), 1e-9)
 
@@ -169,7 +169,7 @@ def two(answer, rng):
 
 @holds("one write with it turns what stood under k into its opposite", hint=3)
 def flips(answer, rng):
-    """Catches a missing |k|²: keys are of any length here."""
+    """Catches a missing |k|²: keys have any length here."""
     k, share, retention = draw_flip(rng)
     entry = rng.normal(4)
     compare(-entry, after_write(entry, k, share, float(answer(k, share, retention)), retention))
@@ -181,7 +181,7 @@ def solution_flip(k, share, retention):
 
 
 def wrong_flip_wipes(k, share, retention):
-    """Solves for 0 instead of -e, as if emptying an entry turned it round."""
+    """Solves for 0 instead of -e, as if emptying an entry turned its sign."""
     return retention / ((2 - share) * (k @ k))
 
 
@@ -203,17 +203,17 @@ def wrong_flip_sign(k, share, retention):
 FLIP = Exercise(
     id="7.2",
     title="parity: the smallest write that flips a sign",
-    aim="To find why a step of at most 1 cannot keep parity, and how a target of one's own brings the flip nearer.",
+    aim="To find why a delta step of at most 1 cannot keep parity, and how an own target makes the flip easier.",
     task="""
-Parity is a sign that every 1 turns round. A linear self-modifying memory W says e = k @ W to a key k. Its value happens
-to lie along the key, v = share * k, so that its target for k is share * e. Retention, erase and error together give
+A linear memory W says e = k @ W to a key k. Its value lies along the key, v = share * k. Retention, erase and error
+together give
 
 k @ W_after = retention * e - step |k|^2 e - step |k|^2 (e - share * e).
 
-Write `flip_step(k, share, retention)`: the step with which k @ W_after is exactly -e, whatever e.
+Write `flip_step(k, share, retention)`: the step at which k @ W_after is exactly -e, for every e.
 
-* `k` (f,), of any length; `share` a number below 2; `retention` a number.
-* The result: the step, a number or a tensor with one.""",
+* `k` is (f,), of any length; `share` is a number below 2; `retention` is a number.
+* The result is the step, a number or a tensor with one number.""",
     stub='''
 def flip_step(k, share, retention):
     """-> the step that turns what stands under k into its opposite"""
@@ -222,25 +222,27 @@ def flip_step(k, share, retention):
     properties=(one, two, flips),
     hints=(
         "All terms are multiples of e: set retention - step |k|^2 - step |k|^2 (1 - share) equal to -1.",
-        "With share = 1 the last term is gone: 1 - step = -1. That is the delta rule, and why it needs a step of 2.",
-        "step |k|^2 (2 - share) = 1 + retention; divide.",
+        "With share = 1 the last term is 0, and 1 - step = -1. That is why the delta rule needs a step of 2.",
+        "Divide step |k|^2 (2 - share) = 1 + retention by what stands beside the step.",
     ),
     solution=solution_flip,
     wrong=(
-        Wrong(wrong_flip_wipes, "This step brings the entry to 0. It wipes; it does not turn round.", one.name),
+        Wrong(
+            wrong_flip_wipes, "This step brings the entry to 0. It empties the entry and does not turn it.", one.name
+        ),
         Wrong(
             wrong_flip_erase_only,
-            "Counts the erase alone. The error e - share * e pushes the same way, which is what makes the flip cheap.",
+            "Counts the erase alone. The error e - share * e pushes the same way, so a smaller step is enough.",
             one.name,
         ),
         Wrong(
             wrong_flip_unit,
-            "Right for keys of length 1 only. A write goes through k twice, so the step is divided by |k|^2.",
+            "Right for keys of length 1 only. A write uses k twice, so the step must be divided by |k|^2.",
             flips.name,
         ),
         Wrong(
             wrong_flip_sign,
-            "The error is answer less target, e - share * e: a target on the other side (share below 0) helps.",
+            "The error is answer minus target, e - share * e. A target on the other side (share below 0) helps.",
             two.name,
         ),
     ),
@@ -252,29 +254,28 @@ EXERCISES = (STEP, FLIP, GAIN, BLIND, ERASE)
 
 DISCUSSION = (
     (
-        "A model that rewrites how it makes its own keys: what could go wrong with facts that were stored under the "
-        "old keys, and what in this layer speaks against it, or for it?",
-        "A fact stored under an old key is asked for with a query; q comes from a fixed matrix, so the question stays "
-        "as it was while the keys move. If the key map drifts far, an old entry lies where no later key points and no "
-        "query finds it. Against that: keys are of length 1, steps are small, and retention pulls all weights alike, "
-        "so that the drift of a whole text is measured in the view as a share of the start. For it: what is repeated "
-        "in this text can get keys that lie further apart than training alone could have made them.",
+        "A model rewrites how it makes its own keys. What could go wrong with facts that were stored under the old "
+        "keys, and what in this layer works against that?",
+        "A query asks for the fact. It comes from a fixed matrix, so it stays where it was while the keys move. A new "
+        "write of the same token then goes to a new key, and the query may find the old entry, the new one, or "
+        "neither. What works against it: keys have length 1, steps are small, and retention shrinks all weights alike. "
+        "What could speak for moving keys: what comes again in this text may get keys that lie further apart than "
+        "training alone could have made them.",
     ),
     (
-        "With linear memories all five turn together, by one shared gain. Is a linear self-modifying Titans then still "
-        "self-modifying? What do the two-layer memories add, and what do they cost?",
-        "Yes: k and v of later tokens are read through the gain, so the next write depends on all earlier ones, which "
-        "no linear recurrence with fixed projections does; parity is learned that way. But the memories cannot part "
-        "ways: what the key map learns, the value map must learn too. Two layers let each memory move by its own "
-        "errors. The price is a state of many matrices instead of one, a triangular solve for each second layer, and "
-        "training that diverges more easily.",
+        "Linear memories all move by one shared matrix. Is a linear self-modifying Titans then still self-modifying?",
+        "Yes. The k and v of later tokens are read through that matrix, so the next write depends on all earlier "
+        "ones. No linear recurrence with fixed projections does that, and parity is learned that way. But the "
+        "memories cannot part: what changes the keys changes the values in the same way. Two layers let each memory "
+        "move by its own errors. The price is a state of many matrices instead of one, and a triangular solve for "
+        "each second layer.",
     ),
     (
-        "Freezing k, v, step or retention in a trained model costs so much. Is that what self-modification is worth? "
-        "Which experiment would tell, and why is it dearer?",
-        "It tells how far this model relies on the movement, since it was trained with it: even a useless habit of a "
-        "trained model can be dear to break. What self-modification is worth is the difference to a model trained "
-        "without it (the rung below), equal in parameters, steps and data, over several seeds and with each model's "
-        "own best learning rate. That is some ten trainings instead of one.",
+        "Freezing the key memory of a trained model costs so much. Is that what self-modification is worth? Which "
+        "experiment would tell?",
+        "No. It says how far this model depends on a movement that it was trained with. Even a useless habit of a "
+        "trained model can be costly to break. What self-modification is worth is the difference to a model that is "
+        "trained without it (rung 1), with equal parameters, steps and data, over several seeds, and with each "
+        "model's own best learning rate. That takes about ten trainings instead of one.",
     ),
 )

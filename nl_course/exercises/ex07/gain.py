@@ -1,5 +1,5 @@
-"""Exercises of notebook 07, continued: the gain that linear memories share (7.3), the blind zone (7.4), the erase of a
-layer with its own input (7.5, extra)."""
+"""Exercises of notebooks 07 and 07b: the gain that linear memories share (7.3, in 07b), the blind zone (7.4), the erase
+of a layer along its own input (7.5, in 07b)."""
 
 import torch
 
@@ -18,7 +18,7 @@ def draw_gain(rng: Rng, tokens: int | None = None):
 
 
 def written(start, keys, values, steps, retention):
-    """A linear memory through one chunk, by its definition: errors at the start, decay and erase token by token."""
+    """A linear memory after one chunk, by definition: errors at the start, retention and erase token by token."""
     W = start
     for k, v, step, kept in zip(keys, values, steps, retention, strict=True):
         W = kept * W - step * torch.outer(k, k @ W) - step * torch.outer(k, k @ start - v @ start)
@@ -26,7 +26,7 @@ def written(start, keys, values, steps, retention):
 
 
 def gain_loop(keys, values, steps, retention):
-    """The gain (f, f): what becomes of the identity when it goes through the chunk as a memory would."""
+    """The gain (f, f): the identity after the chunk, written as a memory would be."""
     return written(torch.eye(keys.shape[1], dtype=keys.dtype), keys, values, steps, retention)
 
 
@@ -39,7 +39,7 @@ def begins_at_one(answer, rng):
 
 @holds("with v = k only retention and erase are left", hint=2)
 def no_error(answer, rng):
-    """Catches a missing erase and a product from the wrong side: with v = k no error hides them."""
+    """Catches a missing erase and a product from the wrong side. With v = k there is no error to hide them."""
     keys, _, steps, retention = draw_gain(rng)
     compare(gain_loop(keys, keys, steps, retention), answer(keys, keys, steps, retention))
 
@@ -73,7 +73,7 @@ def wrong_gain_running_error(keys, values, steps, retention):
 
 
 def wrong_gain_from_the_right(keys, values, steps, retention):
-    """Writes every product turned round, as it stands where vectors are columns."""
+    """Writes every product in the other order, as it stands where vectors are columns."""
     gain = torch.eye(keys.shape[1], dtype=keys.dtype)
     for k, v, step, kept in zip(keys, values, steps, retention):
         gain = kept * gain - step * torch.outer(gain @ k, k) - step * torch.outer(k - v, k)
@@ -99,17 +99,17 @@ def wrong_gain_no_erase(keys, values, steps, retention):
 GAIN = Exercise(
     id="7.3",
     title="the gain that all linear memories share",
-    aim="To see in one matrix why linear self-modifying memories cannot part ways, and why a zero start stays zero.",
+    aim="To see in one matrix why linear self-modifying memories cannot part, and why a zero start stays zero.",
     task="""
-In one chunk every linear memory W, begun at W_0, moves by
+In one chunk every linear memory W begins at W_0 and moves by
 
 W <- retention[t] W - steps[t] k^T (k W) - steps[t] k^T (k W_0 - v W_0),    k = keys[t], v = values[t] as rows.
 
-Nothing in it but W_0 says which memory it is. Write `shared_gain(keys, values, steps, retention)`: the matrix G with
-W = G W_0 after the chunk, for every W_0.
+Only W_0 says which memory it is. Write `shared_gain(keys, values, steps, retention)`: the matrix G with W = G W_0 after
+the chunk, for every W_0.
 
-* `keys`, `values` (t, f), t >= 0; `steps`, `retention` (t,).
-* The result: G (f, f).""",
+* `keys` and `values` are (t, f), with t >= 0; `steps` and `retention` are (t,).
+* The result is G (f, f).""",
     stub='''
 def shared_gain(keys, values, steps, retention):
     """-> G (f, f): every memory after the chunk is G @ its start"""
@@ -123,15 +123,15 @@ def shared_gain(keys, values, steps, retention):
         pure("the inputs are left as they were", draw_gain, hint=1),
     ),
     hints=(
-        "W_0 = G_0 W_0 before any token: G begins as torch.eye(f, dtype=keys.dtype).",
-        "Put W = G W_0 into the rule and take W_0 out to the right: the erase is - step * outer(k, k @ G).",
-        "The error is taken at the start, where G is the identity: - step * outer(k, k - v), without G.",
+        "Before any token W_0 = G W_0, so G begins as torch.eye(f, dtype=keys.dtype).",
+        "Put W = G W_0 into the rule and take W_0 out on the right. The erase becomes - step * outer(k, k @ G).",
+        "The error is taken at the start, where G is the identity. So it is - step * outer(k, k - v), without G.",
     ),
     solution=solution_gain,
     wrong=(
         Wrong(
             wrong_gain_running_error,
-            "Takes the error at the running weights. In a chunk errors are taken at the boundary, where G is 1.",
+            "Takes the error at the running weights. In a chunk, errors are taken at the boundary, where G is 1.",
             serves_all.name,
         ),
         Wrong(
@@ -141,7 +141,7 @@ def shared_gain(keys, values, steps, retention):
         ),
         Wrong(
             wrong_gain_from_zero,
-            "Begins at zero. Before the first token every memory is its own start, so that G is the identity.",
+            "Begins at zero. Before the first token every memory is its own start, so G is the identity.",
             begins_at_one.name,
         ),
         Wrong(wrong_gain_no_erase, "Leaves out the erase, the part that flips signs.", no_error.name),
@@ -158,7 +158,7 @@ def draw_place(rng: Rng):
 
 
 def unseen(token, chunk, conv):
-    """The tokens out of reach, by asking each one after the last boundary."""
+    """The tokens out of reach: each token after the last boundary is tested."""
     boundary = chunk * ((token - 1) // chunk)
     return [s for s in range(boundary + 1, token + 1) if s <= token - conv]
 
@@ -171,20 +171,20 @@ def example(answer, rng):
 
 @holds("with chunks of one token nothing is unseen", hint=1)
 def sees_all(answer, rng):
-    """Catches a boundary that is too early: in chunks of one all of the past is in the memories."""
+    """Catches a boundary that is too early. With chunks of one token the memories hold the whole past."""
     compare([], [int(s) for s in answer(rng.whole(1, 20), 1, rng.whole(1, 4))])
 
 
 @holds("the first token of a chunk sees all that came before", hint=2)
 def fresh(answer, rng):
-    """Catches the same in longer chunks: right behind a boundary nothing is missing."""
+    """Catches the same in longer chunks: right after a boundary nothing is missing."""
     chunk = rng.whole(2, 9)
     compare([], [int(s) for s in answer(3 * chunk + 1, chunk, rng.whole(1, 4))])
 
 
-@holds("the tokens are those between the boundary and the convolution's reach, whatever the sizes", hint=3)
+@holds("the tokens lie between the boundary and the convolution's reach, for all sizes", hint=3)
 def zone(answer, rng):
-    """Catches what the three fixed cases let through, with eight random sizes in each trial."""
+    """Catches what the three fixed cases miss, with eight random sizes in each trial."""
     for _ in range(8):
         args = draw_place(rng)
         compare(unseen(*args), [int(s) for s in answer(*args)])
@@ -219,14 +219,13 @@ BLIND = Exercise(
     title="the blind zone of a chunk",
     aim="To know before training which tokens a one-layer model cannot use, and what chunk parity needs.",
     task="""
-One layer of self-modifying Titans with boundary reads: the output of token t is made from the memories as they stood at
-the last boundary before it (after `chunk`, 2 `chunk`, ... tokens), and from a causal convolution that sees the token
-and the `conv` - 1 before it.
+The output of token t comes from the memories at the last boundary before it. Boundaries lie after `chunk`, 2 `chunk`,
+... tokens. A causal convolution also sees the token itself and the `conv` - 1 tokens before it.
 
 Write `blind_zone(token, chunk, conv)`: the tokens up to `token` that its output cannot depend on, in order.
 
 * `token` counts from 1; `chunk` and `conv` are whole numbers of at least 1.
-* The result: a list of whole numbers, empty if there are none.""",
+* The result is a list of whole numbers, empty if there are none.""",
     stub='''
 def blind_zone(token, chunk, conv):
     """-> the earlier tokens, counted from 1, that the output at `token` does not see"""
@@ -234,21 +233,21 @@ def blind_zone(token, chunk, conv):
 ''',
     properties=(sees_all, example, fresh, zone),
     hints=(
-        "With chunk = 1 the last boundary before token t is t - 1: all before it is in the memories.",
-        "The last boundary before token t is (t - 1) // chunk * chunk. A token at the end of a chunk is still read "
-        "with that chunk's opening weights.",
-        "The convolution reaches back to t - conv + 1. Unseen are boundary + 1 to t - conv: a range that may be empty.",
+        "With chunk = 1 the last boundary before token t is t - 1, so the memories hold all earlier tokens.",
+        "The last boundary before token t is (t - 1) // chunk * chunk. The last token of a chunk still reads the "
+        "weights with which its chunk began.",
+        "The convolution reaches back to t - conv + 1. The tokens from boundary + 1 to t - conv are unseen, if any.",
     ),
     solution=solution_blind,
     wrong=(
         Wrong(wrong_blind_whole_chunk, "Forgets the convolution, which sees the last tokens directly.", example.name),
         Wrong(
             wrong_blind_boundary,
-            "Takes token // chunk: the chunk's last token then reads its own chunk's writes, which come after it.",
+            "Takes token // chunk. The chunk's last token would then read its own chunk's writes, which come later.",
             example.name,
         ),
         Wrong(
-            wrong_blind_off_by_one, "The convolution sees conv tokens with the present one among them.", example.name
+            wrong_blind_off_by_one, "The convolution sees conv tokens, and the present one is among them.", example.name
         ),
     ),
 )
@@ -264,12 +263,12 @@ def draw_erase(rng: Rng):
 
 @holds("what the layer answers to its own input shrinks to retention - step times", hint=2)
 def shrinks(answer, rng):
-    """Catches a retention that wears the erase as well."""
+    """Catches a retention that shrinks the erase as well."""
     W, a, step, retention = draw_erase(rng)
     compare((retention - step) * (a @ W), a @ answer(W, a, step, retention))
 
 
-@holds("inputs at right angles only meet the retention", hint=2)
+@holds("inputs at right angles are changed by the retention only", hint=2)
 def spares(answer, rng):
     """Catches an erase that reaches beyond the input's own direction."""
     W, a, step, retention = draw_erase(rng)
@@ -280,7 +279,7 @@ def spares(answer, rng):
 
 @holds("an input ten times as long erases no more", hint=1)
 def same_length(answer, rng):
-    """Catches an input that was not brought to length 1, or that was divided by its length once only."""
+    """Catches an input that was not brought to length 1, or that was divided by its length only once."""
     W, a, step, retention = draw_erase(rng)
     compare(answer(W, a, step, retention), answer(W, 10 * a, step, retention))
 
@@ -306,29 +305,29 @@ def wrong_erase_raw(weights, a, step, retention):
 
 
 def wrong_erase_half(weights, a, step, retention):
-    """Divides by |a| once, though the input stands in the product twice."""
+    """Divides by |a| once, although the product contains the input twice."""
     return retention * weights - step / a.norm() * torch.outer(a, a @ weights)
 
 
 def wrong_erase_inside(weights, a, step, retention):
-    """Erases first and lets retention wear the result."""
+    """Erases first and lets the retention shrink the result."""
     a = a / a.norm()
     return retention * (weights - step * torch.outer(a, a @ weights))
 
 
 ERASE = Exercise(
     id="7.5",
-    title="extra: the erase of a second layer",
+    title="the erase of a second layer",
     aim="To see what `per-layer` means where the paper writes an erase that fits one matrix only.",
     task="""
-The paper's erase, W (alpha I - eta k k^T), is written for one matrix. A two-layer memory has a second layer whose input
-is not the key but `a`, what the first layer made of it, and `a` is of any length. Our choice erases each layer along
-its own input, brought to length 1.
+The paper's erase, (alpha I - eta k^T k) W in rows, is written for one matrix. A two-layer memory has a second layer.
+Its input is not the key but `a`, what the first layer made of the key, and `a` can have any length. Our choice erases
+each layer along its own input, brought to length 1.
 
 Write `erase_layer(weights, a, step, retention)`: the layer's weights after retention and erase, without any error.
 
-* `weights` (n, m), used as a @ weights; `a` (n,), not zero; `step`, `retention` numbers.
-* The result: (n, m).""",
+* `weights` is (n, m), used as a @ weights; `a` is (n,) and not zero; `step` and `retention` are numbers.
+* The result is (n, m).""",
     stub='''
 def erase_layer(weights, a, step, retention):
     """-> the layer's weights after retention and erase, (n, m)"""
@@ -342,21 +341,21 @@ def erase_layer(weights, a, step, retention):
         pure("the inputs are left as they were", draw_erase, hint=1),
     ),
     hints=(
-        "First bring a to length 1: its length must not matter.",
-        "Along a the answer a @ W is to become (retention - step) (a @ W); elsewhere only retention acts.",
+        "First bring a to length 1, because its length must not matter.",
+        "Along a, the answer a @ W must become (retention - step) (a @ W). Elsewhere only the retention acts.",
         "retention * weights - step * torch.outer(a, a @ weights), with a = a / a.norm().",
     ),
     solution=solution_erase,
     wrong=(
         Wrong(
             wrong_erase_raw,
-            "Uses the input as it is: a long one erases many times over, and may turn the sign of what stands there.",
+            "Uses the input as it is. A long input erases too much, and may turn the sign of what stands there.",
             same_length.name,
         ),
-        Wrong(wrong_erase_half, "Divides by |a| once. The write passes through a twice: |a|^2.", same_length.name),
+        Wrong(wrong_erase_half, "Divides by |a| once. The product contains a twice: |a|^2.", same_length.name),
         Wrong(
             wrong_erase_inside,
-            "Lets retention wear the erase too. In the rule they stand side by side: retention I - step a^T a.",
+            "Lets the retention shrink the erase too. The rule has both side by side: retention I - step a^T a.",
             shrinks.name,
         ),
     ),

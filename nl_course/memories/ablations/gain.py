@@ -9,7 +9,7 @@ by this very rule. So the gain is itself a linear memory, begun at the identity,
 self-modifying Titans turn together; only other keys, clocks, gates, or a non-linearity set them apart. It also shows
 that a memory begun at zero stays zero.
 
-This is ours, not the paper's, and no memory of the course needs it: notebook 07 shows it.
+This is ours, not the paper's, and no memory of the course needs it: notebook 07b shows it.
 """
 
 from collections.abc import Mapping
