@@ -27,7 +27,7 @@ RECIPES = {
     "frontier": "notebook 09's recall against bytes of state, every memory (under three hours on one core; can be cut)",
     "hope": "notebook 07's HOPE, Titans and transformer on parity, recall and text (an hour on one core; can be cut)",
     "inner-loop": "notebook 04's two language models, attention and TTT-Linear (about half an hour on one core)",
-    "live-needle": "notebook 05's training, for machines too weak to train live (seconds)",
+    "live-needle": "notebook 05b's training, for machines too weak to train live (seconds)",
     "long-text": "notebook 09b's loss by place in a long context, every memory (100 minutes on one core; can be cut)",
     "mechanisms": "a case for each mechanism, with it and without (half an hour on one core; can be cut)",
     "needle": "notebook 05's needles: windowed attention and each memory (four hours on one core; can be cut)",

@@ -1,4 +1,4 @@
-"""Notebook 05's live training, recorded: what `USE_RECORDED = True` shows in its place.
+"""Notebook 05b's live training, recorded: what `USE_RECORDED = True` shows in its place.
 
 The same small Titans model, texts and steps as the notebook's cells: one digit, hidden in RULER's noise.
 """

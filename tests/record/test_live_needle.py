@@ -1,4 +1,4 @@
-"""The recipe of notebook 05's recorded run: whole in a few steps, and made as the notebook's own cells make it."""
+"""The recipe of notebook 05b's recorded run: whole in a few steps, and made as the notebook's own cells make it."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_a_quick_run_writes_what_the_notebook_shows(tmp_path):
 
 
 def test_the_notebook_trains_what_is_recorded():
-    notebook = nbformat.read(course_root() / "notebooks" / "05_titans.ipynb", as_version=4)
+    notebook = nbformat.read(course_root() / "notebooks" / "05b_inside_titans.ipynb", as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     config = read_config("live-needle")
     kinds = {"ModelConfig": dict, "TrainingConfig": TrainingConfig, "NeedleTask": NeedleTask}

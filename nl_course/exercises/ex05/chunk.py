@@ -41,7 +41,7 @@ def own_step(answer, rng):
     compare(gates[0], answer(*gates).diagonal().clone())
 
 
-@holds("one token later the write is worn once and carried on once: step * (retention + momentum)", hint=2)
+@holds("one token later the write has faded once and echoed once: step * (retention + momentum)", hint=2)
 def one_later(answer, rng):
     """Catches a product of the two tables where their matrix product belongs. One token later both ways add up."""
     step, momentum, retention = draw_gates(rng)
@@ -128,9 +128,9 @@ GATE_MASK = Exercise(
 In a chunk all errors are known beforehand, so both recurrences are linear. Write `mask(step, momentum, retention)`:
 the share G[t, i] with which token i's write stands in the memory right after token t.
 
-* `step`, `momentum`, `retention` (c,): each token's own gates.
+* `step`, `momentum` and `retention` are (c,): each token's own gates.
 * The result G is (c, c), with G = A @ P. A[t, j] is the product of the retentions of the tokens j + 1 to t.
-  P[j, i] is step[i] times the product of the momentums of the tokens i + 1 to j. Both are 0 above the diagonal; an
+  P[j, i] is step[i] times the product of the momentums of the tokens i + 1 to j. Both are 0 above the diagonal. An
   empty product is 1.
 
 A gate may be exactly 0.""",
@@ -140,7 +140,7 @@ def mask(step, momentum, retention):
     ...
 ''',
     properties=(
-        right_shape("a row and a column for each token come out", draw_gates, lambda s, m, r: (len(s), len(s))),
+        right_shape("one row and one column per token come out", draw_gates, lambda s, m, r: (len(s), len(s))),
         lower_triangle,
         own_step,
         one_later,
@@ -149,10 +149,9 @@ def mask(step, momentum, retention):
         pure("the inputs are left as they were", draw_gates, hint=1),
     ),
     hints=(
-        "Both factors are lower triangular (tril()) with an empty product, 1, on the diagonal of A and the step on "
-        "that of P.",
-        "The products begin *after* the writer: token i's own retention and momentum do not touch its own write. And "
-        "the two factors meet in a matrix product, A @ P: it sums over the tokens j at which momentum brought a part.",
+        "Both factors are lower triangular (tril()). On the diagonal, A has an empty product, 1, and P has the step.",
+        "The products begin *after* the writer: token i's own retention and momentum do not touch its own write. The "
+        "matrix product A @ P sums over the tokens j at which momentum brought an echo.",
         "To get products without dividing: put gate[t] into row t below the diagonal and 1 elsewhere, and take "
         "cumprod(0) down each column, then tril(). A ratio of two running products is 0 / 0 behind a gate of 0.",
     ),
@@ -165,7 +164,7 @@ def mask(step, momentum, retention):
         ),
         Wrong(
             wrong_mask_own_gates,
-            "Wears and carries a write at its own token. In the recurrence both gates act on what was there before.",
+            "Lets a write fade and echo at its own token. In the recurrence both gates act on what was there before.",
             own_step.name,
         ),
         Wrong(
@@ -175,14 +174,14 @@ def mask(step, momentum, retention):
         ),
         Wrong(
             wrong_mask_elementwise,
-            "Multiplies the two tables entry by entry: a write that is carried on *and* worn at every token. But it "
-            "is a sum over all ways: carried on until token j, worn from there.",
+            "Multiplies the two tables entry by entry: a write that echoes *and* fades at every token. But it is a sum "
+            "over all tokens j: an echo until j, faded from there.",
             one_later.name,
         ),
         Wrong(
             wrong_mask_ratios,
-            "Divides running products. Right on paper; behind a gate of 0 it is 0 / 0, and with 64 small gates in "
-            "single precision the product is 0 long before.",
+            "Divides running products. That is right on paper. Behind a gate of 0 it is 0 / 0, and with 64 small gates "
+            "in single precision the product is 0 long before.",
             closed_gates.name,
         ),
     ),
@@ -291,13 +290,13 @@ MAC_MASK = Exercise(
     aim="To find the leak that the paper's way of writing [P | h | S] invites, and to close it.",
     task="""
 MAC cuts the text into segments. The attention of token i reads three groups of columns, side by side: the persistent
-tokens P, the rows h that the memory was asked for (one for each token, with that token's query), and the tokens s.
+tokens P, the retrieved rows h (one per token, asked for with that token's query), and the tokens s.
 
 Write `mac_mask(persistent, tokens, segment)`: which columns each token may see, so that **nothing** of the future gets
 in and attention stays inside the segment.
 
-* `persistent` how many persistent tokens, `tokens` how long the text is, `segment` how long a segment (the last one
-  may be shorter); whole numbers.
+* There are `persistent` persistent tokens and `tokens` tokens. A segment has `segment` tokens; the last one may be
+  shorter.
 * The result is a bool tensor (tokens, persistent + 2 tokens): columns P, then h of all tokens, then s of all.""",
     stub='''
 def mac_mask(persistent, tokens, segment):
@@ -305,7 +304,7 @@ def mac_mask(persistent, tokens, segment):
     ...
 ''',
     properties=(
-        right_shape("a row for each token, columns P, h, s", draw_mac, lambda n, t, s: (t, n + 2 * t)),
+        right_shape("one row per token, columns P, h, s", draw_mac, lambda n, t, s: (t, n + 2 * t)),
         sees_persistent,
         no_future,
         no_future_query,
@@ -314,8 +313,8 @@ def mac_mask(persistent, tokens, segment):
     ),
     hints=(
         "Three parts, joined with torch.cat(..., dim=1): P is all True; s is causal, itself included.",
-        "h_j was read with token j's query, so it *is* a function of token j, although the weights it was read from "
-        "are older than the segment. h follows the same rule as s.",
+        "h_j was read with token j's query, so it *is* a function of token j, although the weights that it was read "
+        "from are older than the segment. h follows the same rule as s.",
         "Two tokens are of one segment if place // segment is equal, with place = torch.arange(tokens).",
     ),
     solution=solution_mac,

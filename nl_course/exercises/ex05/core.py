@@ -37,7 +37,7 @@ def is_delta_rule(answer, rng):
     compare(after, answer(memory, past * 0, k, v, step, 0.0, 1.0)[0])
 
 
-@holds("S is momentum times the old one, less the whole step times the surprise", hint=2)
+@holds("S is momentum times the old one, minus the whole step times the surprise", hint=2)
 def adds_up(answer, rng):
     """Catches a moving average: it would put 1 - momentum before the surprise. Retention is 1 here."""
     *args, _ = draw_token(rng)
@@ -51,7 +51,7 @@ def surprise_first(answer, rng):
     compare(by_autograd(*args)[1], answer(*args)[1])
 
 
-@holds("retention wears the old memory alone, not what is written now", hint=2)
+@holds("retention shrinks the old memory only, not what is written now", hint=2)
 def wears_the_old(answer, rng):
     """Catches a decay of the sum: with retention 0 the memory must be exactly what was written now."""
     memory, past, k, v, step, momentum, _ = draw_token(rng)
@@ -107,10 +107,10 @@ ONE_WRITE = Exercise(
 Write `write(memory, past, k, v, step, momentum, retention)` for a linear memory, which answers a key k with k @ memory.
 
 * The surprise is the gradient of |k @ memory - v|² / 2 with respect to the memory, taken at the memory **as it was**.
-* The past surprise S becomes momentum times the old one, less `step` times the surprise.
-* The memory becomes `retention` times the old one, plus the new S.
+* The new past surprise is momentum times the old one, minus `step` times the surprise.
+* The new memory is `retention` times the old one, plus the new past surprise.
 
-`memory`, `past` (f, m); `k` (f,), `v` (m,); three numbers. The result: the new memory and the new past surprise.""",
+`memory` and `past` are (f, m), `k` is (f,), `v` is (m,). Return the new memory and the new past surprise.""",
     stub='''
 def write(memory, past, k, v, step, momentum, retention):
     """(f, m), (f, m), (f,), (m,), three numbers -> memory (f, m), past surprise (f, m)"""
@@ -125,24 +125,24 @@ def write(memory, past, k, v, step, momentum, retention):
         pure("the inputs are left as they were", draw_token, hint=1),
     ),
     hints=(
-        "The gradient of |k @ memory - v|² / 2 is torch.outer(k, k @ memory - v): the key times the error. One goes "
-        "against it.",
+        "The gradient of |k @ memory - v|² / 2 is torch.outer(k, k @ memory - v): the key times the error. A write "
+        "goes against it.",
         "Two lines, in this order: past = momentum * past - step * surprise; memory = retention * memory + past.",
-        "The error in the surprise uses the memory that came in, not retention * memory: Titans looks first and "
-        "forgets afterwards.",
+        "The error in the surprise uses the memory that came in, not retention * memory: Titans takes the "
+        "gradient first and forgets afterwards.",
     ),
     solution=solution_write,
     wrong=(
         Wrong(
             wrong_write_uphill,
-            "Goes up the loss. The sign sits in S: it collects steps, which point against the gradients.",
+            "Goes up the loss. S collects steps, and steps point against the gradients.",
             is_delta_rule.name,
         ),
         Wrong(
             wrong_write_step_outside,
             "The step multiplies the whole momentum instead of this token's surprise. With one step for all tokens "
-            "the memory would be the same; with a step of its own for each token an old surprise would be scaled by "
-            "the step of a later token.",
+            "the memory would be the same. With a step per token, an old surprise would be scaled by the step of a "
+            "later token.",
             adds_up.name,
         ),
         Wrong(
@@ -153,13 +153,13 @@ def write(memory, past, k, v, step, momentum, retention):
         ),
         Wrong(
             wrong_write_forgets_first,
-            "Decays, then takes the gradient: that is Gated DeltaNet. The paper's appendix calls the two equivalent; "
-            "they are equal only while nothing is forgotten.",
+            "Decays, then takes the gradient: that is Gated DeltaNet. The paper's appendix calls the two equivalent. "
+            "They are equal only while nothing is forgotten.",
             surprise_first.name,
         ),
         Wrong(
             wrong_write_wears_all,
-            "Wears what has just been written too. A token that says `forget everything` could not write anything.",
+            "Shrinks what has just been written, too. A token that says `forget everything` could not write anything.",
             wears_the_old.name,
         ),
     ),
@@ -258,22 +258,22 @@ def wrong_response_formula(momentum, retention, tokens):
 RESPONSE = Exercise(
     id="5.2",
     title="the response to one write",
-    aim="To know where a surprise is a while later: momentum delays it, retention wears it.",
+    aim="To know what is left of a surprise a while later: momentum makes it grow, retention makes it fade.",
     task="""
-One token writes, no other does: every later surprise is zero. Write `response(momentum, retention, tokens)`: how much
-of that write stands in the memory at its own token and at the tokens that follow, counted in units of the step it took.
+One token writes, no other does. Write `response(momentum, retention, tokens)`: how much of that write stands in the
+memory at its own token and at those that follow, in units of its step.
 
 * `momentum` and `retention` are the same at every token, between 0 and 1; `tokens` is a whole number, 1 or more.
 * The result is a float64 tensor (tokens,); its first number, age 0, is 1.
 
-A loop of three lines is enough. (There is a closed form; it has a trap.)""",
+A loop of three lines is enough. (The closed form has a trap.)""",
     stub='''
 def response(momentum, retention, tokens):
     """two numbers, a whole number -> (tokens,), float64"""
     ...
 ''',
     properties=(
-        right_shape("a number for each token comes out", draw_response, lambda m, r, tokens: (tokens,)),
+        right_shape("one number per token comes out", draw_response, lambda m, r, tokens: (tokens,)),
         begins_at_one,
         only_fades,
         grows,
@@ -283,10 +283,10 @@ def response(momentum, retention, tokens):
     hints=(
         "Start with memory 0 and past surprise 1 (one step). At every token: memory = retention * memory + past, then "
         "past = momentum * past.",
-        "At age j the memory holds the sum over i of retention^(j - i) * momentum^i: what momentum brought i tokens "
-        "after the write has been worn j - i times since.",
+        "At age j the memory holds the sum over i of retention^(j - i) * momentum^i: the echo that came i tokens after "
+        "the write has faded j - i times since.",
         "The sum is (retention^(j+1) - momentum^(j+1)) / (retention - momentum), which is 0 / 0 for equal gates, where "
-        "the sum is (j + 1) * retention^j. The loop has no such trouble.",
+        "the sum is (j + 1) * retention^j. The loop needs no special case.",
     ),
     solution=solution_response,
     wrong=(
@@ -297,8 +297,8 @@ def response(momentum, retention, tokens):
         ),
         Wrong(
             wrong_response_product,
-            "Multiplies the two rates. They act on different things: momentum on what is still to come, retention on "
-            "what stands already.",
+            "Multiplies the two rates. They act on different things: momentum on what is still to be written, "
+            "retention on what is in the memory already.",
             only_fades.name,
         ),
         Wrong(
@@ -308,7 +308,7 @@ def response(momentum, retention, tokens):
         ),
         Wrong(
             wrong_response_not_worn,
-            "Adds up what momentum brings and wears none of it: right only if nothing is forgotten.",
+            "Adds up the echoes and lets none of them fade. That is right only if nothing is forgotten.",
             only_fades.name,
         ),
         Wrong(
@@ -326,30 +326,29 @@ EXERCISES = (ONE_WRITE, RESPONSE, GATE_MASK, CHUNK_READ, MAC_MASK)
 
 DISCUSSION = (
     (
-        "Surprise is the gradient of the memory's own loss. Which texts would surprise it greatly and yet not be worth "
-        "keeping, and which part of the layer could learn to let them pass?",
-        "Noise (random digits, hashes, typing errors) never stops surprising, and text in which everything is new at "
-        "once, a table say, surprises at every token. A gradient does not tell important from merely new. What can "
-        "tell is trained outside: the step is a function of the token and can be near 0 for such tokens, the "
-        "retention can be low right after them, and the projections can map them to keys that disturb nothing. All "
-        "three learn only from the outer loss, that is, from whether keeping something paid in the training texts.",
+        "Which texts would surprise the memory greatly and yet not be worth keeping? Which part of the layer could "
+        "learn to let them pass?",
+        "Noise (random digits, hashes, typing errors) never stops surprising. A text in which everything is new, "
+        "such as a table, surprises at every token. A gradient does not tell important from merely new. Three parts "
+        "that the outer loop trains can tell. The step is a function of the token and can be near 0 for such tokens. "
+        "The retention can be low right after them. The projections can map them to keys that disturb nothing. All "
+        "three learn only from the outer loss: from whether keeping something paid in the training texts.",
     ),
     (
-        "MAC, MAG and MAL join the same two parts. With the parts cut one at a time, a model's recall falls by so much "
-        "for the memory and by so much for attention. Why do these shares not add up, and what would you have to "
-        "train to learn what a part is really worth?",
-        "Cutting a part out of a trained model measures how much this model relies on it, not what the part could do: "
-        "the rest was trained to work beside it and has never seen its absence, so that two parts can each look "
-        "indispensable, and two that back each other up can each look useless. To learn what a part is worth one "
-        "trains a model without it, of equal size, on the same data, from several seeds, and compares the two.",
+        "Cut MAG's memory, and recall falls by one amount; cut its attention, and it falls by another. Why do the "
+        "two not add up?",
+        "A cut measures how much this trained model relies on a part, not what the part could do. The rest was trained "
+        "to work beside it and has never seen its absence. So two parts can each look indispensable, and two that back "
+        "each other up can each look useless. To learn what a part is worth, train a model without it, of equal size, "
+        "on the same data, from several seeds, and compare the two.",
     ),
     (
-        "A state of fixed size, read and written at every token: what must happen as the text grows without end, "
-        "whatever is learned? Which of momentum, retention, depth and attention changes that, and which only moves it?",
+        "A state of fixed size is read and written at every token. What must happen as the text grows without end? "
+        "Which of momentum, retention, depth and attention changes that, and which only delays it?",
         "A fixed number of bits can tell only so many pasts apart, so from some length on something must be lost or "
-        "blurred. Depth and width move the length at which it begins; retention decides what goes, the old rather "
-        "than the new; momentum does not hold more, it delays and smooths. Attention with a window keeps its few "
-        "tokens exactly and loses the others altogether. Only a state that grows changes it, and then the desk "
-        "grows too. What can be learned is which part of the past to spend the bits on.",
+        "blurred. Depth and width delay the length at which that begins; retention decides what goes, the old rather "
+        "than the new. Momentum does not hold more; it repeats writes. Attention with a window keeps its few tokens "
+        "exactly and loses the others altogether. Only a state that grows changes it, and then the memory that each "
+        "user needs grows too. What can be learned is which part of the past to spend the bits on.",
     ),
 )

@@ -39,7 +39,7 @@ def chunk_parts(step, momentum, retention):
     return between(retention), between(momentum), retention.cumprod(0), momentum.cumprod(0)
 
 
-@holds("with no error only old things are read: the memory, worn, and the old motion, carried on", hint=2)
+@holds("with no error only old things are read: the memory, faded, and the old past surprise, echoed", hint=2)
 def old_things(answer, rng):
     """Catches a missing or doubled past surprise: with no errors nothing else moves the answers."""
     args = draw_chunk(rng)
@@ -88,7 +88,7 @@ def wrong_chunk_counts_twice(memory, past, queries, keys, errors, step, momentum
 
 
 def wrong_chunk_uphill(memory, past, queries, keys, errors, step, momentum, retention):
-    """Adds the errors, as if they were target less answer."""
+    """Adds the errors, as if they were target minus answer."""
     return solution_chunk(memory, past, queries, keys, -errors, step, momentum, retention)
 
 
@@ -129,8 +129,8 @@ def read_chunk(memory, past, queries, keys, errors, step, momentum, retention):
     ),
     hints=(
         "With G from exercise 5.3, what the chunk itself wrote is read as -((queries @ keys.T) * G) @ errors.",
-        "The old memory is worn: kept[t] = retention[1] * ... * retention[t]. The old motion goes on: it brings "
-        "momentum[1] * ... * momentum[j] at each token j, and that is worn from there to t: "
+        "The old memory fades: kept[t] = retention[1] * ... * retention[t]. The old past surprise echoes: it brings "
+        "momentum[1] * ... * momentum[j] at each token j, and that fades from there to t: "
         "spread = A @ momentum.cumprod(0).",
         "answers = kept * (queries @ memory) + spread * (queries @ past) - (...). The memory after the chunk uses the "
         "last kept, the last spread and the last row of G: (G[-1, :, None] * keys).T @ errors.",
@@ -139,7 +139,7 @@ def read_chunk(memory, past, queries, keys, errors, step, momentum, retention):
     wrong=(
         Wrong(
             wrong_chunk_uphill,
-            "Adds the errors. They are answer less target; a write goes against them.",
+            "Adds the errors. They are answer minus target, and a write goes against them.",
             from_rest.name,
         ),
         Wrong(
