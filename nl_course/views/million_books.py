@@ -35,7 +35,7 @@ SIZES = {  # bytes of a book
 }
 SHAPE = {"width": 64, "layers": 2, "heads": 2}  # of all models: those of the recipe `needle`
 DEVICE = "h100"
-FIXED = ("TTT-Linear", "Titans (LMM)", "Titans (MAG)", "Titans (MAL)")
+FIXED = ("TTT-Linear", "Titans (LMM)", "Titans (MAG)", "Titans (MAC)", "Titans (MAL)")
 GRID = np.geomspace(512, BOOKS[-1] * max(SIZES.values()), 120)
 STYLES = {
     "attention, whole cache": "attention",
@@ -44,6 +44,7 @@ STYLES = {
     "TTT-Linear": "ttt-linear",
     "Titans (LMM)": "titans",
     "Titans (MAG)": "mag",
+    "Titans (MAC)": "mac",
     "Titans (MAL)": "mal",
 }
 
