@@ -1,6 +1,6 @@
 """What a learner has tried, solved and predicted, kept in their own copy of the course.
 
-A copy made by `nl-course lab --copy` holds a file `progress.jsonl`, to which checks and views add a line each time
+A copy made by `nl-course lab` holds a file `progress.jsonl`, to which checks and views add a line each time
 something new happens: an exercise was tried or solved, a prediction was made. It is plain text, never leaves the
 machine, and may be deleted at any time. Outside of a copy nothing is written.
 """

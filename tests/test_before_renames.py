@@ -366,6 +366,7 @@ LEFT_OUT = (
     "fixtures",
     "checkpoints",
     "previews",
+    "my_course",
 )  # recordings keep old names
 # Names that are no modules, and why.
 NO_MODULES = {

@@ -23,7 +23,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 LINES = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line[:1] != "#"]
 PINS = dict(line.split("==") for line in LINES)
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+LEAST, BEYOND = re.fullmatch(r">=(3\.\d+),<(3\.\d+)", PROJECT["requires-python"]).groups()
+PYTHONS = [f"3.{minor}" for minor in range(int(LEAST[2:]), int(BEYOND[2:]))]
 TARGETS = set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
+README = (ROOT / "README.md").read_text("utf-8")
 CI = (ROOT / ".ci/run").read_text("utf-8")
 
 
@@ -36,7 +39,7 @@ def test_constraints_are_plain_pins_that_any_platform_can_take():
 
 
 def test_pins_fit_the_least_python():
-    least = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    least = f"{LEAST}.0"
     for name in constraints.installed(constraints.wanted()):
         wanted = metadata.metadata(name)["Requires-Python"]
         assert wanted is None or SpecifierSet(wanted).contains(least), f"{name} wants Python {wanted}"
@@ -69,9 +72,9 @@ def test_conda_reads_the_same_files_and_states_no_version_of_its_own():
 
 
 def test_the_least_python_is_said_once():
-    least = PROJECT["requires-python"].removeprefix(">=")
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["ruff"]["target-version"]
-    assert ruff == "py" + least.replace(".", "")
+    assert ruff == "py" + LEAST.replace(".", "")
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]} is all that must be there" in README
     assert "requires-python" in (ROOT / "tools/environment.sh").read_text("utf-8")
     tested = re.findall(r'python-version: "([\d.]+)"', (ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     assert tested and all(SpecifierSet(PROJECT["requires-python"]).contains(version) for version in tested)
@@ -113,14 +116,54 @@ def test_scripts_are_plain_sh(script):
     assert checked.returncode == 0, checked.stderr
 
 
+def program(folder, name, lines):
+    """A program of that name, which stands in for a real one."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+    return path
+
+
+def environment_sh(folder, python):
+    """tools/environment.sh in a folder that has pyproject.toml and no more, where it can harm nothing."""
+    (folder / "tools").mkdir()
+    for name in ("tools/environment.sh", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    environment = {**os.environ, "PYTHON": str(python), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    command = ["sh", "tools/environment.sh"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
 def test_an_old_python_gets_one_clear_line(tmp_path):
-    old = tmp_path / "python2"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 2.7.18"\nexit 1\n')
-    old.chmod(0o755)
-    environment = {**os.environ, "PYTHON": str(old)}
-    ran = subprocess.run(["sh", "tools/environment.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    old = program(tmp_path, "python2", '[ "$1" = --version ] && echo "Python 2.7.18"\nexit 1')
+    ran = environment_sh(tmp_path, old)
     assert ran.returncode == 1
-    assert "needs Python 3.11 or newer; found: Python 2.7.18." in ran.stderr
+    assert "needs Python 3.11 or newer, older than 3.15; found: Python 2.7.18." in ran.stderr
+
+
+@pytest.mark.parametrize(("version", "fits"), [("3, 10", False), ("3, 11", True), ("3, 14", True), ("3, 15", False)])
+def test_the_pythons_that_pyproject_allows_are_taken(tmp_path, version, fits):
+    lines = f"""case "$2" in
+        *version_info*) exec "{sys.executable}" -c "$(echo "$2" | sed 's/sys.version_info/({version}, 1)/')" ;;
+    esac
+    exit 1"""
+    ran = environment_sh(tmp_path, program(tmp_path, "python", lines))
+    assert ran.returncode == 1 and ("cannot make environments" in ran.stderr) == fits, ran.stderr
+
+
+def test_an_old_mac_gets_one_clear_line(tmp_path):
+    program(tmp_path, "uname", '[ "$1" = -m ] && echo arm64 || echo Darwin')
+    program(tmp_path, "sw_vers", "echo 13.6.1")
+    ran = environment_sh(tmp_path, sys.executable)
+    assert ran.returncode == 1 and "PyTorch needs macOS 14 or newer; this is macOS 13.6.1." in ran.stderr
+
+
+def test_the_readmes_code_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"(?s)```python\n(.*?)```", README)
+    assert len(blocks) >= 2
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
 
 
 def test_requirements_stand_in_pyproject_only():
@@ -140,6 +183,23 @@ def installed(tmp_path_factory):
     for source, target in wheel["force-include"].items():
         shutil.copytree(ROOT / source, site / target)
     return site
+
+
+def test_an_installed_course_is_opened_as_a_copy_at_home_and_stays_as_it_is(installed, tmp_path):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in installed.rglob("*") if "__pycache__" not in path.parts}
+
+    before = state()
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "NL_COURSE_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, **home, "PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    lines = "import sys; from nl_course.app import cli, lab; cli.main(['lab', '--no-start']); "
+    lines += "print(*lab.command_line(lab.own_copy())[0], sep='\\n')"
+    start = [sys.executable, "-c", lines]
+    ran = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert f"--ServerApp.root_dir={tmp_path / 'nested-learning'}\n" in ran.stdout
+    assert (tmp_path / "nested-learning/notebooks/00_start_here.ipynb").is_file()
+    assert before and state() == before
 
 
 @pytest.mark.slow

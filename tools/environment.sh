@@ -7,8 +7,10 @@
 set -eu
 cd "$(dirname "$0")/.."
 say() { printf '%s\n' "$*" >&2; }
-floor=$(sed -n 's/^requires-python = ">=\([0-9.]*\)"/\1/p' pyproject.toml)
-fits() { "$1" -c "import sys; sys.exit(sys.version_info < tuple(map(int, '$floor'.split('.'))))" 2>/dev/null; }
+bound() { sed -n "s/^requires-python = \">=\([0-9.]*\),<\([0-9.]*\)\".*/\\$1/p" pyproject.toml | tr . ,; }
+floor=$(bound 1)
+ceiling=$(bound 2)
+fits() { "$1" -c "import sys; sys.exit(not ($floor) <= sys.version_info < ($ceiling))" 2>/dev/null; }
 
 python=${PYTHON:-}
 if [ -z "$python" ]; then
@@ -17,12 +19,17 @@ if [ -z "$python" ]; then
     done
 fi
 if [ -z "$python" ] || ! fits "$python"; then
-    say "The course needs Python $floor or newer; found: $( (${python:-python3} --version) 2>&1 || true)."
-    say "Install a newer Python, then run make again, or name one: make lab PYTHON=python3.12"
+    found=$( (${python:-python3} --version) 2>&1 || true)
+    say "The course needs Python $(bound 1 | tr , .) or newer, older than $(bound 2 | tr , .); found: $found."
+    say "Install another Python, then run make again, or name one: make lab PYTHON=python3.12"
     exit 1
 fi
 if [ "$(uname -s)-$(uname -m)" = Darwin-x86_64 ]; then
     say "PyTorch is no longer made for Macs with an Intel processor. Use another machine, or Binder (see README)."
+    exit 1
+fi
+if [ "$(uname -s)" = Darwin ] && [ "$(sw_vers -productVersion | cut -d. -f1)" -lt 14 ]; then
+    say "PyTorch needs macOS 14 or newer; this is macOS $(sw_vers -productVersion). Use another machine, or Binder (see README)."
     exit 1
 fi
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then

@@ -99,8 +99,14 @@ class Parser(argparse.ArgumentParser):
 def add_lab(commands: argparse._SubParsersAction) -> None:
     """Adds `lab`."""
     parser = commands.add_parser("lab", help=COMMANDS["lab"][1])
+    parser.description = (
+        "Opens your own copy of the course: my_course in the checkout, or nested-learning in your home folder where\n"
+        "the course was installed as a wheel or its folder cannot be written. The copy follows the course. What you\n"
+        "changed there is never overwritten."
+    )
+    parser.add_argument("--copy", metavar="DIR", help="keep the copy in DIR instead")
     parser.add_argument(
-        "--copy", metavar="DIR", help="work on a copy in DIR; what you changed there is never overwritten"
+        "--in-place", action="store_true", help="open the checkout's own notebooks, to work on the course itself"
     )
     parser.add_argument(
         "--reset", metavar="NOTEBOOK", help="put one notebook of the copy back, keeping yours beside it"
@@ -113,22 +119,23 @@ def add_lab(commands: argparse._SubParsersAction) -> None:
 
 
 def run_lab(options: argparse.Namespace) -> int:
-    """Makes or updates the copy, if one is asked for, and opens JupyterLab; returns the exit code."""
+    """Makes or updates the learner's copy and opens JupyterLab on it; returns the exit code."""
     from nl_course.app import lab
 
     if options.port is not None:
         check_int("--port", options.port, 1, 65535)
-    for name in ("reset", "student", "no_start"):
-        if getattr(options, name) and options.copy is None:
-            raise CourseError(f"--{name.replace('_', '-')} is about a copy; add --copy DIR.")
-    folder = None
-    if options.copy is not None:
-        result = lab.copy_course(options.copy, options.reset, options.student)
-        folder = result.folder
-        print(result, flush=True)
+    if options.in_place:
+        for name in ("copy", "reset", "student", "no_start"):
+            if getattr(options, name):
+                raise CourseError(f"--{name.replace('_', '-')} is about a copy; leave out --in-place.")
+        if not lab.is_checkout():
+            raise CourseError("--in-place is for a checkout of the course; this one was installed, so open a copy.")
+        return lab.launch(None, not options.no_browser, options.port)
+    result = lab.copy_course(options.copy or lab.own_copy(), options.reset, options.student)
+    print(f"Your copy of the course: {result.folder}\n{result}", flush=True)
     if options.no_start:
         return DONE
-    return lab.launch(folder, not options.no_browser, options.port)
+    return lab.launch(result.folder, not options.no_browser, options.port)
 
 
 def add_doctor(commands: argparse._SubParsersAction) -> None:
@@ -218,7 +225,7 @@ def add_progress(commands: argparse._SubParsersAction) -> None:
 
 # Name -> (the function that adds it, what `nl-course --help` says about it).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = {
-    "lab": (add_lab, "open the course in JupyterLab"),
+    "lab": (add_lab, "open your copy of the course in JupyterLab"),
     "doctor": (add_doctor, "is this machine ready, and what will be slow on it?"),
     "train": (add_train, "train a language model on text"),
     "record": (add_record, "make one of the course's recordings again, into assets/"),

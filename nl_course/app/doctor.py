@@ -240,7 +240,7 @@ def disk() -> Iterator[Check]:
 
 def folders() -> Iterator[Check]:
     """What `nl-course lab` must write can be written: a file is written there, to see."""
-    from nl_course.app.lab import needed_folders
+    from nl_course.app.lab import needed_folders, own_copy
 
     written = []
     for needed in needed_folders():
@@ -251,12 +251,12 @@ def folders() -> Iterator[Check]:
             yield Check("folders", "fix", text, needed.remedy)
     if written:
         yield Check("folders", "ok", f"JupyterLab can write into {' and '.join(written)}")
-    notebooks = course_root() / "notebooks"
     try:
-        check_writable(notebooks)
-    except OSError as error:
-        text = f"notebooks cannot be saved in {notebooks} ({reason(error)})"
-        yield Check("folders", "note", text, "work on a copy: nl-course lab --copy DIR")
+        copy = own_copy()
+        check_writable(copy if copy.exists() else copy.parent)
+    except (CourseError, OSError) as error:
+        text = f"there is no place for your copy of the course ({reason(error)})"
+        yield Check("folders", "note", text, "name one: nl-course lab --copy DIR")
 
 
 def gpu() -> Iterator[Check]:

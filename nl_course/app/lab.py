@@ -1,4 +1,7 @@
-"""`nl-course lab`: JupyterLab on the course, quiet and offline; and a learner's own copy that updates never overwrite.
+"""`nl-course lab`: JupyterLab on a learner's own copy of the course, quiet and offline, that updates never overwrite.
+
+The course's own notebooks are left as they are, so that `git pull` finds nothing changed, and an installation that many
+share is never written to.
 
 In a copy, a notebook whose cells the learner has not changed follows the course; one that was changed is kept, and the
 command says so. The same holds for pages and pictures. `.nl_course_copy.json` in the copy remembers what was written
@@ -33,6 +36,8 @@ from nl_course.notebooks import all_notebooks, named
 from nl_course.progress import COPY
 
 START = "00_start_here.ipynb"
+COPY_IN_CHECKOUT = "my_course"  # git ignores it
+COPY_AT_HOME = "nested-learning"
 # No news pop-up and no check for updates: both would ask a server, and neither has to do with the course.
 # The glossary opens as a page to read, not as Markdown to edit.
 _SETTINGS = {
@@ -42,6 +47,30 @@ _SETTINGS = {
 
 
 # -- the copy -------------------------------------------------------------------------------------------------
+def is_checkout() -> bool:
+    """Whether the course that runs is a checkout, not one that was installed as a wheel."""
+    return (course_root() / "pyproject.toml").is_file()
+
+
+def own_copy() -> Path:
+    """Where a learner's copy is kept if they name no folder: `my_course` in the checkout, where one looks for it.
+
+    Where the course was installed as a wheel, or a checkout is shared and cannot be written, it is `nested-learning` in
+    the learner's home folder. Raises CourseError if they have no home.
+    """
+    if is_checkout():
+        in_checkout = course_root() / COPY_IN_CHECKOUT
+        try:
+            check_writable(in_checkout if in_checkout.is_dir() else course_root())
+            return in_checkout
+        except OSError:
+            pass  # a shared checkout, or somebody else's copy in it
+    home = os.path.expanduser("~")
+    if home.startswith("~"):
+        raise CourseError("this user has no home folder to keep a copy of the course in; add --copy DIR.")
+    return Path(home) / COPY_AT_HOME
+
+
 @dataclass
 class CopyResult:
     """What became of each notebook, page and picture, by file name; printed, in sentences."""

@@ -1,7 +1,7 @@
 """How far a learner has come: `nl-course progress [DIR]`, and a table in notebook 00.
 
-    progress_page()              # of the copy in which this notebook lies
-    progress_page("my_course")   # of the copy in that folder
+progress_page()              # of the copy in which this notebook lies
+progress_page("my_course")   # of the copy in that folder
 """
 
 import argparse

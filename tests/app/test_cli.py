@@ -145,11 +145,16 @@ def test_lab_copies_and_starts(tmp_path, monkeypatch, capsys):
     copied = lab.CopyResult(tmp_path, kept=["01_attention.ipynb"])
     monkeypatch.setattr(lab, "copy_course", lambda *arguments: started.append(arguments) or copied)
     monkeypatch.setattr(lab, "launch", lambda *arguments: started.append(arguments) or 0)
-    assert main(["lab"]) == 0 and started == [(None, True, None)]
+    monkeypatch.setattr(lab, "own_copy", lambda: "own")
+    assert main(["lab", "--in-place"]) == 0 and started == [(None, True, None)]
     assert main(["lab", "--copy", "d", "--reset", "01", "--student", "--no-browser", "--port", "9000"]) == 0
     assert started[1:] == [("d", "01", True), (tmp_path, False, 9000)]
-    assert "Kept with your changes: 01_attention.ipynb." in capsys.readouterr().out
-    assert main(["lab", "--copy", "d", "--no-start"]) == 0 and len(started) == 4
+    said = capsys.readouterr().out
+    assert f"Your copy of the course: {tmp_path}\n" in said and "Kept with your changes: 01_attention.ipynb." in said
+    assert main(["lab", "--no-start"]) == 0 and started[3:] == [("own", None, False)]
+    monkeypatch.setattr(lab, "is_checkout", lambda: False)
+    assert main(["lab", "--in-place"]) == 2 and len(started) == 4
+    assert "this one was installed, so open a copy" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("state", "code"), [("slow", 0), ("fix", 1)])
@@ -236,8 +241,9 @@ BAD = {
     "train --resume --out nowhere": "no checkpoint at nowhere/checkpoint.safetensors",
     "lab --port 0": "--port must be a whole number from 1 to 65,535, not 0",
     "lab --port x": "--port: must be a whole number, not 'x'",
-    "lab --reset 01": "--reset is about a copy; add --copy DIR",
-    "lab --student": "--student is about a copy",
+    "lab --in-place --reset 01": "--reset is about a copy; leave out --in-place",
+    "lab --in-place --student": "--student is about a copy",
+    "lab --in-place --copy d": "--copy is about a copy",
     "lab --copy file/inside": "cannot use file/inside as the copy's folder: file is a file, not a folder",
     "record": "arguments are required: NAME",
     "record atention": "recording 'atention' is not known",

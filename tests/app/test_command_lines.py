@@ -435,7 +435,7 @@ def test_an_ignored_ctrl_c_stays_ignored(own):
     """As under nohup."""
     setup = "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nimport nl_course.app.lab as lab\n"
     setup += "lab.launch = lambda *arguments: os.kill(os.getpid(), signal.SIGINT) or 0"
-    done = program("lab", setup=setup)
+    done = program("lab", "--in-place", setup=setup)
     assert (done.returncode, done.stderr) == (DONE, "")
 
 

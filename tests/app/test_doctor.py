@@ -149,12 +149,13 @@ def test_what_lab_must_write_is_written_to_see_whether_it_can_be(folder, tmp_pat
             assert list(doctor.disk()) == [] or variable != "NL_COURSE_CACHE"
 
 
-def test_a_course_that_cannot_be_written_is_worked_on_in_a_copy(folder, monkeypatch):
+def test_where_no_copy_can_be_kept_another_folder_is_asked_for(folder, tmp_path, monkeypatch):
     def check(path):
-        if path == folder / "notebooks":
+        if path == tmp_path:
             raise OSError(30, "Read-only file system")
         return path
 
+    monkeypatch.setattr(lab, "own_copy", lambda: tmp_path / "nested-learning")
     monkeypatch.setattr(doctor, "check_writable", check)
     finding = list(doctor.folders())[-1]
     assert finding.state == "note" and "Read-only file system" in finding.text and "--copy" in finding.remedy

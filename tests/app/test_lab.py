@@ -65,6 +65,48 @@ def test_a_copy_has_the_notebooks_and_the_pictures_they_show(course, copy):
     assert str(lab.copy_course(copy)) == "The copy is up to date."
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A learner's home folder, by the names that it has on any system."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder))
+    return folder
+
+
+def test_a_checkout_holds_the_learners_copy_and_an_installed_course_never_does(course, home):
+    assert lab.own_copy() == home / "nested-learning"
+    (course / "pyproject.toml").write_text("")
+    assert lab.own_copy() == course / "my_course"
+    assert not (course / "my_course").exists(), "it is made when it is opened"
+
+
+def test_a_checkout_that_cannot_be_written_is_shared_so_the_copy_is_kept_at_home(course, home, monkeypatch):
+    (course / "pyproject.toml").write_text("")
+    (course / "my_course").mkdir()  # the owner's: the checkout itself may well be open to all
+
+    def check(folder):
+        if folder == course / "my_course":
+            raise PermissionError(13, "Permission denied")
+        return folder
+
+    monkeypatch.setattr(lab, "check_writable", check)
+    assert lab.own_copy() == home / "nested-learning"
+
+
+def test_a_user_without_a_home_names_the_copys_folder(course, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(CourseError, match=r"no home folder .* add --copy DIR"):
+        lab.own_copy()
+
+
+def test_git_ignores_the_copy_in_a_checkout():
+    root = Path(__file__).parents[2]
+    asked = ["git", "check-ignore", "--no-index", f"{lab.COPY_IN_CHECKOUT}/notebooks/{lab.START}"]
+    assert subprocess.run(asked, cwd=root, capture_output=True).returncode == 0
+
+
 def test_an_update_replaces_what_was_only_run_and_keeps_what_was_edited(course, copy):
     output = nbformat.v4.new_output("stream", text="x")
     ran = notebook("print('00_start_here')", "answer = 1", outputs=[output], tags=["solution"])
