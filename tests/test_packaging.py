@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import nl_course
+from nl_course.app import cli
 from tools import constraints
 
 ROOT = Path(__file__).parents[1]
@@ -89,12 +90,27 @@ def test_the_makefile_has_what_is_promised():
     assert set(re.findall(r"(?m)^make (\w+)", listed)) == TARGETS - {"lint"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/ci.yml"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ROOMS.md", ".ci/run", ".github/workflows/ci.yml"])
 def test_every_make_command_in_the_pages_exists(page):
     text = (ROOT / page).read_text("utf-8")
     blocks = re.findall(r"(?s)```.*?```|`[^`\n]+`", text) if page.endswith(".md") else [text]
     commands = {name for block in blocks for name in re.findall(r"(?m)(?:^|[`\s])make ([a-z]+)\b", block)}
     assert commands <= TARGETS, commands - TARGETS
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ROOMS.md"])
+def test_every_command_line_in_the_pages_is_understood(page):
+    text = (ROOT / page).read_text("utf-8")
+    pieces = re.findall(r"(?s)```\w*\n(.*?)```|`([^`\n]+)`", text)
+    lines = [line for piece in pieces for line in "".join(piece).splitlines()]
+    calls = re.findall(r"(?:nl-course|-m nl_course) +([a-z].*)", "\n".join(lines))
+    assert calls
+    for call in calls:
+        command, *options = re.sub(r"[\[\]]", " ", call).split()
+        assert command in cli.COMMANDS, call
+        parsers = cli.build_parser(command)._subparsers._group_actions[0].choices
+        wrong = {word for word in options if word.startswith("--")} - set(parsers[command]._option_string_actions)
+        assert not wrong, call
 
 
 def test_ci_runs_the_readmes_commands_with_the_browser_required():

@@ -216,6 +216,13 @@ def add_student(commands: argparse._SubParsersAction) -> None:
     student.add_command(commands)
 
 
+def add_wheelhouse(commands: argparse._SubParsersAction) -> None:
+    """Adds `wheelhouse`."""
+    from nl_course.app import wheelhouse
+
+    wheelhouse.add_command(commands)
+
+
 def add_progress(commands: argparse._SubParsersAction) -> None:
     """Adds `progress`."""
     from nl_course.app import progress_page
@@ -233,6 +240,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = 
     "runs": (add_runs, "compare the runs in a folder: loss, speed, memory"),
     "check-memory": (add_check_memory, "does your own memory keep what every memory must keep?"),
     "progress": (add_progress, "which exercises of your copy are solved, and which are open?"),
+    "wheelhouse": (add_wheelhouse, "collect all that the course needs, to install it without a network"),
     "student": (add_student, "copy the course for a class, without its solutions"),
 }
 

@@ -24,6 +24,7 @@ TEACHERS_PART = ("aim", "solution", "wrong")  # keywords of an Exercise that a s
 EXERCISE_POSITIONS = 6  # arguments of an Exercise before the first of these
 TOP_FILES = (
     "README.md",
+    "ROOMS.md",
     "LICENSE",
     "CITATION.cff",
     "Makefile",

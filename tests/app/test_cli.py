@@ -248,6 +248,7 @@ BAD = {
     "record": "arguments are required: NAME",
     "record atention": "recording 'atention' is not known",
     "record scaling --quick": "add --assets DIR",
+    "wheelhouse": "arguments are required: DIR",
     "student": "arguments are required: folder",
 }
 

@@ -84,6 +84,7 @@ LINES = {
     "export ''": "DIR must not be empty",
     "export site ''": "NOTEBOOK must not be empty",
     "student ''": "folder must not be empty",
+    "wheelhouse ''": "DIR must not be empty",
     "runs ''": "DIR must not be empty",
     "check-memory ''": "FILE must not be empty",
     # Numbers beyond what there can be.
@@ -116,6 +117,8 @@ LINES = {
     "student file": "cannot use file as the student build's folder: file is a file, not a folder",
     "student theirs": "theirs exists already",
     "student astray": "astray is a link that leads nowhere",
+    "wheelhouse theirs": "theirs holds 'LICENSE', which is no part of a wheelhouse",
+    "wheelhouse astray": "astray is a link that leads nowhere",
     "lab --copy astray": "astray is a link that leads nowhere",
     # A memory of one's own.
     "check-memory m.txt": "'m.txt' must be a Python file, whose name ends in .py",
