@@ -176,7 +176,7 @@ def read_out(arrays: dict) -> str:
         f"In {TOKENS} symbols the {NAMES[0]} moved {counts[0]} times and the {NAMES[1]} {counts[1]} times. At "
         f"the switch the loss on the old task was {old[first]:.2f} (guessing: {np.log(SYMBOLS):.2f}); when the "
         f"new task "
-        f"had been learnt, to {new[then]:.2f}, it was {old[then]:.2f}. Then the {NAMES[0]} put back to its "
+        f"had been learned, to {new[then]:.2f}, it was {old[then]:.2f}. Then the {NAMES[0]} put back to its "
         f"start gives "
         f"{without[0]:.2f} on the old task, the {NAMES[1]} put back {without[1]:.2f}. After the old task came "
         f"back, "
@@ -194,8 +194,8 @@ ANSWERS = ("the fast level", "the slow level", "neither: it is gone")
 
 
 def outcome(arrays: dict) -> str | None:
-    """Whose weights still hold the old task when the new one has been learnt; None until the slow clock was slow and
-    the new task learnt."""
+    """Whose weights still hold the old task when the new one has been learned; None until the slow clock
+    was slow and the new task learned."""
     then, guess = at(arrays, arrays["back"]), np.log(SYMBOLS)
     if arrays["periods"][1] < 4 * arrays["periods"][0] or not arrays["new"][then] < 0.7 * guess:
         return None
@@ -284,7 +284,7 @@ class Clocks(View):
         "weights, by themselves, still know most of it?",
         outcome,
         options=ANSWERS,
-        until="Let the slow period be four times the fast one or more, and the new task be learnt.",
+        until="Let the slow period be four times the fast one or more, and the new task be learned.",
         why="A level keeps what it has learned until its clock ticks: the slow one has hardly moved since the "
         "switch, the fast one often.",
     )

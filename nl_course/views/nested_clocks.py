@@ -5,10 +5,10 @@ levels that learn from the next token, every 8 and every 16. Then the outer loop
 That gradient is measured, in float64: at every boundary, as it arrives at each memory's weights, and at the starts,
 which it reaches through all the writes in between. Nothing in the model is trained.
 
-`passes` truncates: after that many boundaries in a row the path is cut, and earlier writes count as constants. What a
-cut leaves is a choice of its own. "the start stays reachable": the weights are the start plus a constant, so that the
-start still gets the direct gradient (that is how a truncated meta-gradient can reach a start at all); "nothing": state
-is a plain constant, and the start hears of the first stretch alone.
+`passes` truncates: after that many boundaries in a row the path is cut, and earlier writes count as constants. `left`
+says what a cut leaves. With "the start stays reachable" the weights are the start plus a constant, so the start still
+gets the direct gradient. (That is how a truncated meta-gradient can reach a start at all.) With "nothing" the state is
+a plain constant, and the start gets a gradient from the first stretch only.
 """
 
 from collections.abc import Iterable
@@ -263,14 +263,14 @@ def draw(arrays: dict, figure) -> None:
                         color=np.where(done, theme.style("hope").color, theme.GRID)),
             hovertemplate=name + ": %{x}<extra></extra>",
         )  # fmt: skip
-    learnt = arrays["moment"] > 2 * BOUNDARIES
+    learned = arrays["moment"] > 2 * BOUNDARIES
     figure.add_scatter(
         x=[TOKENS + 2], y=["training"], mode="markers", name="training", showlegend=False,
-        marker=dict(symbol="star", size=14, color=theme.style("outer").color if learnt else theme.GRID),
+        marker=dict(symbol="star", size=14, color=theme.style("outer").color if learned else theme.GRID),
         hovertemplate="the outer step<extra></extra>",
     )  # fmt: skip
     _back(arrays, figure)
-    _starts(arrays, figure, learnt)
+    _starts(arrays, figure, learned)
     _arrange(arrays, figure, read)
 
 
@@ -292,11 +292,11 @@ def _back(arrays: dict, figure) -> None:
     )  # fmt: skip
 
 
-def _starts(arrays: dict, figure, learnt: bool) -> None:
+def _starts(arrays: dict, figure, learned: bool) -> None:
     """Bars of the gradient norm at each start, exact and with the cuts."""
     names, outer = list(arrays["exact"]), theme.style("outer")
     exact = [arrays["exact"][name] for name in names]
-    now = [arrays["norms"][name] if learnt else 0 for name in names]
+    now = [arrays["norms"][name] if learned else 0 for name in names]
     figure.add_bar(
         y=names, x=exact, orientation="h", name="exact", xaxis="x3", yaxis="y3", marker=dict(color=theme.GRID),
         hovertemplate="%{y}: %{x:.3g} exact<extra></extra>",

@@ -326,8 +326,8 @@ EXERCISES = (ONE_WRITE, RESPONSE, GATE_MASK, CHUNK_READ, MAC_MASK)
 
 DISCUSSION = (
     (
-        "Which texts would surprise the memory greatly and yet not be worth keeping? Which part of the layer could "
-        "learn to let them pass?",
+        "Which texts would surprise the memory and yet not be worth keeping? Which part of the layer could learn to "
+        "let them pass?",
         "Noise (random digits, hashes, typing errors) never stops surprising. A text in which everything is new, "
         "such as a table, surprises at every token. A gradient does not tell important from merely new. Three parts "
         "that the outer loop trains can tell. The step is a function of the token and can be near 0 for such tokens. "
@@ -335,16 +335,15 @@ DISCUSSION = (
         "three learn only from the outer loss: from whether keeping something paid in the training texts.",
     ),
     (
-        "Cut MAG's memory, and recall falls by one amount; cut its attention, and it falls by another. Why do the "
-        "two not add up?",
+        "Cut MAG's memory, and recall falls; cut its attention, and it falls. Why do the two losses not add up?",
         "A cut measures how much this trained model relies on a part, not what the part could do. The rest was trained "
         "to work beside it and has never seen its absence. So two parts can each look indispensable, and two that back "
         "each other up can each look useless. To learn what a part is worth, train a model without it, of equal size, "
         "on the same data, from several seeds, and compare the two.",
     ),
     (
-        "A state of fixed size is read and written at every token. What must happen as the text grows without end? "
-        "Which of momentum, retention, depth and attention changes that, and which only delays it?",
+        "What must happen to a state of fixed size as the text grows without end? Which of momentum, retention, depth "
+        "and attention changes that, and which only delays it?",
         "A fixed number of bits can tell only so many pasts apart, so from some length on something must be lost or "
         "blurred. Depth and width delay the length at which that begins; retention decides what goes, the old rather "
         "than the new. Momentum does not hold more; it repeats writes. Attention with a window keeps its few tokens "

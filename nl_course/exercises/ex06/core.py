@@ -390,7 +390,7 @@ EXERCISES = (CLOCKS, MOMENTUM, DGD, DELTA_MOMENTUM, ORTHOGONALIZE)
 DISCUSSION = (
     (
         "One level moves every 256 tokens by the mean of its gradients. Another moves every 16 tokens at a sixteenth "
-        "of the rate. What is the same about them, what differs, and what would you measure to tell them apart?",
+        "of the rate. What differs, and what would you measure to tell them apart?",
         "Over 256 tokens both move about equally far, and both forget slowly. They differ in where the gradients "
         "are taken. The slow clock takes all of them at the same old weights. With the small rate each chunk sees "
         "what the last one did. And the slow clock does not move between boundaries, so a short excursion can pass "
@@ -407,8 +407,8 @@ DISCUSSION = (
         "saying so.",
     ),
     (
-        "Suppose a model with clocked levels forgets less than a plain one at the same rate. Which further "
-        "comparison would you ask for before you believed that the clocks are the reason?",
+        "A model with clocked levels forgets less than a plain one at the same rate. Which comparison do you ask for "
+        "before you believe that the clocks are the reason?",
         "The plain model at smaller rates. What learns less forgets less, and a level that moves seldom may simply "
         "learn less. Something is gained only if it keeps more for the same amount learned. Then the same chain of "
         "levels with a single clock, so that the shape of the network is not the reason; equal parameters; several "
