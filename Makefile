@@ -16,7 +16,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600 -n $(JOBS) --d
 # MKL heeds the first of its two variables on Intel's processors only, the second everywhere.
 REDUCED := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 
-.PHONY: help lab test fast portable mutants lint notebooks shots bench export peers
+.PHONY: help lab test fast portable mutants lint notebooks shots bench gpu export peers
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
@@ -53,6 +53,9 @@ bench: $(READY) ## speed and memory beside a bare layer, slider to redraw and wh
 	$(BIN)/python -m nl_course.benches
 	$(BIN)/python -m tests.browser.latency
 	$(BIN)/python -m tests.browser.weight
+
+gpu: $(READY) ## on a CUDA GPU: its tests, then speed and memory of every memory, in at most eight minutes
+	$(BIN)/python -m nl_course.benches.gpu
 
 export: $(READY) ## the whole course as static pages and slides, in site/
 	$(BIN)/nl-course export site

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from nl_course.errors import CourseError
 from nl_course.limits import TimeUp
 from nl_course.memories import LinearAttention, LinearAttentionConfig
-from nl_course.suite import PROPERTIES, Case, check_case, check_memory, copy_template, load_memory
+from nl_course.memories.owner import autocast_is_on
+from nl_course.suite import DEVICE_PROPERTIES, PROPERTIES, Case, check_case, check_memory, copy_template, load_memory
 from nl_course.suite import properties as suite
+from nl_course.suite.case import TOKENS
 from tests.memory_suite import CASES
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -41,10 +43,63 @@ def test_compiled_it_gives_the_same(case):
     suite.compiled(case)
 
 
+on_devices = pytest.mark.parametrize("prop", DEVICE_PROPERTIES, ids=lambda p: p.name.replace(" ", "-"))
+
+
 @pytest.mark.gpu
 @every
-def test_on_a_gpu_it_gives_the_same(case):
-    suite.on_a_gpu(case)
+@on_devices
+def test_on_a_gpu_it_holds_as_well(case, prop):
+    prop.holds(case, "cuda")
+
+
+# On the CPU the values agree with themselves; what mixes precisions is worth asking there too.
+MIXING = ("autocast", "mixed_states")
+
+
+@on_devices
+@pytest.mark.parametrize("name", ["attention", "gated-delta", "ttt-linear", "titans", "self-modifying"])
+def test_what_a_gpu_is_asked_holds_on_the_cpu(name, prop):
+    if prop.holds.__name__ in MIXING or name == "gated-delta":
+        prop.holds(case_named(name), "cpu")
+
+
+def case_named(name):
+    return next(case for case in CASES if case.name == name)
+
+
+class Rounding(LinearAttention):
+    """Other numbers in short pieces, and inside of autocast."""
+
+    def advance(self, x, state, trace):
+        y, after = super().advance(x, state, trace)
+        if autocast_is_on(x.device):
+            return 1.2 * y, after
+        return y + (1e-6 if x.shape[1] < TOKENS else 0), after
+
+
+class Refusing(LinearAttention):
+    """Does not read inside of autocast what was filled outside of it."""
+
+    def advance(self, x, state, trace):
+        if autocast_is_on(x.device) and any(t.any() for t in state.tensors().values()):
+            raise RuntimeError("expected scalar type Float but found BFloat16")
+        return super().advance(x, state, trace)
+
+
+@pytest.mark.parametrize(
+    ("memory", "prop", "words"),
+    [
+        (Rounding, "pieces without autograd give the same", "in pieces on cpu"),
+        (Rounding, "autocast stays in its band", "inside of autocast on cpu the output is off by"),
+        (Refusing, "a state mixes precisions", "inside of autocast a state from outside cannot be read"),
+    ],
+)
+def test_what_a_gpu_is_asked_finds_a_broken_memory(memory, prop, words):
+    holds = next(p.holds for p in DEVICE_PROPERTIES if p.name == prop)
+    case = Case("mine", lambda: memory(Plain(width=8, heads=2, chunk=4)))
+    with pytest.raises(AssertionError, match=words):
+        holds(case, "cpu")
 
 
 # -- a learner's memory ------------------------------------------------------------------------------------------------

@@ -36,8 +36,10 @@ def commit() -> str:
 class Recording:
     """Times a recording from when it is made, and writes it down with all that it takes to make it again."""
 
-    def __init__(self, name: str, config: dict[str, Any], device: str = "cpu"):
+    def __init__(self, name: str, config: dict[str, Any], device: str = "cpu", command: str | None = None):
+        """`command`: what makes it again, where that is not `nl-course record NAME`."""
         self.name, self.config, self.device = name, config, device
+        self.command = command or f"nl-course record {name}"
         self.commit, self._started = commit(), time.perf_counter()
 
     def about(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Recording:
         asks for another than what is fastest. `split` is that of its config (texts.py), absent where it has none."""
         split = split_said(self.config)
         return {
-            "command": f"nl-course record {self.name}",
+            "command": self.command,
             "path": "auto",
             "config": self.config,
             **({} if split is None else {"split": split}),

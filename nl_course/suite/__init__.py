@@ -2,12 +2,15 @@
 
 from nl_course.suite.case import Broken, Case
 from nl_course.suite.check import OwnMemory, Report, check_case, check_memory, copy_template, load_memory
+from nl_course.suite.devices import DEVICE_PROPERTIES, DeviceProperty
 from nl_course.suite.properties import PROPERTIES, MemoryProperty
 
 __all__ = [
+    "DEVICE_PROPERTIES",
     "PROPERTIES",
     "Broken",
     "Case",
+    "DeviceProperty",
     "MemoryProperty",
     "OwnMemory",
     "Report",

@@ -277,16 +277,6 @@ def compiled(case: Case) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-def on_a_gpu(case: Case) -> None:
-    """On a GPU float64 gives the same, and bfloat16 stays in its band."""
-    exact, _ = build(case)(inputs())
-    y, _ = build(case, device="cuda")(inputs(device="cuda"))
-    torch.testing.assert_close(y.cpu(), exact, rtol=1e-8, atol=1e-8)
-    low, _ = build(case, torch.bfloat16, "cuda")(inputs(dtype=torch.bfloat16, device="cuda"))
-    error = relative_error(low, exact)
-    require(error < case.bf16_band, f"in bf16 on a GPU the output is off by {error:.2g}, more than {case.bf16_band:g}")
-
-
 class MemoryProperty(NamedTuple):
     """A property's name, as a statement, and the function that raises where it does not hold."""
 

@@ -17,7 +17,7 @@ a time from a probe was measured. Both are ranges. Units: bytes, seconds, and mo
 import contextlib
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from statistics import median
@@ -312,19 +312,27 @@ def _extend(lengths: list[int], counts: list[float], length: int, window: int | 
 
 def _count(config: Config, length: int, recompute: bool) -> list[float]:
     """[operations, bytes at the fullest moment] of one row of `length` tokens: counted, not computed."""
-    autocast = torch.autocast
-
-    def without_autocast_on_meta(device: str, *arguments: Any, **options: Any) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if device == "meta" else autocast(device, *arguments, **options)
-
-    # Memories switch autocast off around their inner loops, and autocast does not know the meta device.
-    with torch.device("meta"), patch.object(torch, "autocast", without_autocast_on_meta):
+    with on_meta():
         model = _model_class(config)(config)
         # Many rows, so that what does not depend on their number (gradients of weights) vanishes beside them.
         tokens = torch.zeros(ROWS_COUNTED, length, dtype=torch.int64)  # (b, t)
         with Operations() as counter, outer_step(model, 1.0, recompute):
             token_losses(model, tokens, tokens).mean().backward()
     return [counter.flops / ROWS_COUNTED, counter.peak / ROWS_COUNTED]
+
+
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Within it tensors are made without memory for their numbers, so that a model can be counted and not computed."""
+    autocast = torch.autocast
+
+    def without_autocast_on_meta(device: str, *arguments: Any, **options: Any) -> contextlib.AbstractContextManager:
+        """Autocast, and nothing on the meta device."""
+        return contextlib.nullcontext() if device == "meta" else autocast(device, *arguments, **options)
+
+    # Memories switch autocast off around their inner loops, and autocast does not know the meta device.
+    with torch.device("meta"), patch.object(torch, "autocast", without_autocast_on_meta):
+        yield
 
 
 class Operations(TorchDispatchMode):

@@ -33,3 +33,19 @@ class Gated(nn.Module):
 
     def forward(self, z, gate):
         return gated_norm(self.norm, z, gate, self.activation)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_gate_in_half_precision_has_the_gradients_of_its_values(activation):
+    """Inside of autocast z is in float32 and the gate in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.LayerNorm(4, eps=1e-6)
+    z, gate = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
+    half = gate.to(torch.bfloat16)
+
+    def gradients(gate):
+        variables = (z.requires_grad_(), gate.requires_grad_(), *norm.parameters())
+        return torch.autograd.grad(gated_norm(norm, *variables[:2], activation).square().sum(), variables)
+
+    for ours, expected in zip(gradients(half.detach()), gradients(half.detach().float()), strict=True):
+        torch.testing.assert_close(ours.float(), expected, rtol=0.02, atol=0.02)

@@ -39,7 +39,8 @@ def _backward(
     y, mean, scale = torch.native_layer_norm(z, width, gain, shift, epsilon)
     d_gate = act.pull(y.mul_(d_out), gate)
     del y  # before the next tensor of its size is made
-    d_y = act.value(gate).mul_(d_out)
+    # Inside of autocast the gate is in half precision and z, which an inner loop made, is not.
+    d_y = act.value(gate).to(z.dtype).mul_(d_out)
     of_all = [True, True, True]
     d_z, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(d_y, z, width, mean, scale, gain, shift, of_all)
     return d_z, d_gate, d_gain, d_shift
