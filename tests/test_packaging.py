@@ -230,6 +230,7 @@ def test_an_installed_course_is_opened_as_a_copy_at_home_and_stays_as_it_is(inst
         ("lab --no-start --copy mine", "Added: 00_start_here.ipynb"),
         ("record live-needle --quick --assets made", "wrote made/runs/05-live-training.json"),
         ("record scaling --quick --assets made", "wrote made/runs/scaling.json"),
+        ("teacher book", "pages for the teacher, with all answers; open"),
     ],
 )
 def test_what_a_wheel_holds_runs_without_the_checkout(installed, tmp_path, command, words):

@@ -223,6 +223,13 @@ def add_wheelhouse(commands: argparse._SubParsersAction) -> None:
     wheelhouse.add_command(commands)
 
 
+def add_teacher(commands: argparse._SubParsersAction) -> None:
+    """Adds `teacher`."""
+    from nl_course.export.teacher import command
+
+    command.add_command(commands)
+
+
 def add_progress(commands: argparse._SubParsersAction) -> None:
     """Adds `progress`."""
     from nl_course.app import progress_page
@@ -242,6 +249,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = 
     "progress": (add_progress, "which exercises of your copy are solved, and which are open?"),
     "wheelhouse": (add_wheelhouse, "collect all that the course needs, to install it without a network"),
     "student": (add_student, "copy the course for a class, without its solutions"),
+    "teacher": (add_teacher, "the teacher's book: answers, minutes, rubrics, routes"),
 }
 
 

@@ -119,15 +119,16 @@ def figures_file(figures: dict[str, dict]) -> bytes:
     return f"Object.assign(window.nlFigures ??= {{}}, {text});\n".encode()
 
 
-def opened(folder: Path, paths: Sequence[str]) -> Manifest:
-    """The manifest of a folder into which `paths` are to be written.
+def opened(folder: Path, paths: Sequence[str], written: str = _WRITTEN, what: str = "export") -> Manifest:
+    """The manifest of a folder into which `paths` are to be written. `written` is the manifest's file there, and `what`
+    is what an error calls that which is written.
 
     Raises CourseError unless the folder is new, empty, or an earlier export in which these files are as it left them.
     """
-    manifest = Manifest(folder, _WRITTEN)
+    manifest = Manifest(folder, written)
     if not manifest.is_there and folder.is_dir() and any(folder.iterdir()):
         raise CourseError(
-            f"{folder} holds files, and no list of an earlier export says that they are its own; "
+            f"{folder} holds files, and no list of an earlier {what} says that they are its own; "
             "give a new or an empty folder."
         )
     for path in paths:
@@ -137,7 +138,7 @@ def opened(folder: Path, paths: Sequence[str]) -> Manifest:
             raise CourseError(f"cannot read {folder / path}: {reason(error)}.") from error
         if present is not None and not manifest.knows(path, present):
             raise CourseError(
-                f"{folder / path} is not as an export left it, and is not replaced; move it away, or give another "
+                f"{folder / path} is not as an {what} left it, and is not replaced; move it away, or give another "
                 "folder."
             )
     return manifest

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -289,3 +290,12 @@ def test_the_command(tmp_path, capsys):
     assert arguments.run(arguments) == 0
     assert "Student build written to" in capsys.readouterr().out
     assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01" / "core.py").is_file()
+
+
+def test_the_teachers_book_is_not_in_it_and_cannot_be_made_from_it(made, tmp_path):
+    assert not list(made.rglob(".nl_course_teacher.json")) and not list(made.rglob("index.html"))
+    environment = {**os.environ, "PYTHONPATH": str(made), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "nl_course", "teacher", str(tmp_path / "book")]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2 and "made for a class and holds no answers" in ran.stderr, ran.stderr
+    assert not (tmp_path / "book").exists()

@@ -91,4 +91,4 @@ def test_the_solution_takes_what_the_stub_takes(asked):
 def test_discussion_questions_have_answers(chapter):
     pairs = discussion(chapter)
     assert len(pairs) >= 3
-    assert all(question.strip().endswith("?") and len(answer.split()) >= 15 for question, answer in pairs)
+    assert all("?" in question and len(answer.split()) >= 15 for question, answer in pairs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
+from nl_course.export.teacher.book import bare, questions_at_the_end
 from nl_course.notebooks import all_notebooks, is_core, number_of
 
 # A chapter's exercises stand in its core notebook and in the further ones beside it.
@@ -31,15 +32,9 @@ def drift(chapter, cells):
             yield f"{asked.id} stands there with another stub than the exercise's own"
 
 
-def bare(text):
-    return " ".join(re.sub(r"[*`]", "", text).split())
-
-
 def asked_at_the_end(cells):
     """The numbered questions of a notebook's closing cell."""
-    closing = "".join(cells[-1]["source"])
-    discussed = re.split(r"questions to discuss", closing, flags=re.IGNORECASE)[-1]
-    return [bare(q) for q in re.findall(r"^\d+\. (.*?)(?=^\d+\. |\n\n|\Z)", discussed, flags=re.MULTILINE | re.DOTALL)]
+    return questions_at_the_end("".join(cells[-1]["source"]))
 
 
 @pytest.mark.parametrize("chapter", [c for c in chapters() if c in NOTEBOOKS])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 import nl_course.export
 from nl_course.errors import CourseError
+from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
 from nl_course.export import cells, chosen, export, pages, slides
 from nl_course.export.maths import with_mathml
 from nl_course.export.running import run_notebook
@@ -79,6 +81,14 @@ def test_nothing_is_fetched_and_pictures_say_what_they_show(site):
         assert all((done.folder / load).is_file() for load in files), name
         assert all(page.labels), f"{name} has a picture without a text"
     assert (done.folder / "files" / "plotly.min.js").stat().st_size > 10**6
+
+
+def test_no_answer_of_the_teachers_book_is_on_a_page(site):
+    done, _ = site
+    text = "\n".join(path.read_text("utf-8") for path in (*done.pages, *done.slides))
+    for number in chapters():
+        assert not any(escape(answer[:60]) in text for _, answer in discussion(number))
+        assert not any(escape(exercise.aim[:60]) in text for exercise in exercises_of(number))
 
 
 def test_no_formula_is_left_as_latex(site):

@@ -90,4 +90,7 @@ def test(name: str) -> str:
 
 
 def data(name: str) -> list[dict]:
-    return json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+    """The rows of a file of data: it stands beside this one, or in assets/ where the package reads it too."""
+    here = DATA / f"{name}.json"
+    path = here if here.is_file() else ROOT / "assets" / here.name
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -261,8 +261,8 @@ DISCUSSION = (
         "it lies between the two.",
     ),
     (
-        "Linear attention over moving features with error values: does that formula show that nothing is stored? What "
-        "would an observation have to look like that storage forbids, and one that mixing forbids?",
+        "Does the formula of linear attention show that nothing is stored? Name an observation that storing would "
+        "forbid, and one that mixing would forbid.",
         "No. The delta rule has the same form and stores pairs exactly, as notebook 03 shows; the form says how an "
         "answer is put together, not what it is good for. Storage forbids that a pair is recalled just as well when "
         "the writes at its key are made useless (the step at 0, or its sign turned without retraining). Mixing of "
@@ -270,8 +270,8 @@ DISCUSSION = (
         "same key gives way to the new one without any trace of it in the weights. Both descriptions may fit at once.",
     ),
     (
-        "Suppose that a model retrained with the inner step turned round does as well as before. What does that say "
-        "about the inner loop, what does it say about training, and which task would be harder to rescue?",
+        "A model is retrained with its inner step reversed, and does as well as before. What does that say about the "
+        "inner loop, and what about training? Which task would be harder to rescue?",
         "That training found projections with which ascent on its new targets writes what descent wrote on the old "
         "ones (exercise 8.5: exactly so within one chunk). It says that the name of the inner loss means little to a "
         "model that may choose its targets. It does not say that nothing is written. Harder to rescue is rewriting: "
