@@ -248,8 +248,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = 
     "check-memory": (add_check_memory, "does your own memory keep what every memory must keep?"),
     "progress": (add_progress, "which exercises of your copy are solved, and which are open?"),
     "wheelhouse": (add_wheelhouse, "collect all that the course needs, to install it without a network"),
-    "student": (add_student, "copy the course for a class, without its solutions"),
     "teacher": (add_teacher, "the teacher's book: answers, minutes, rubrics, routes"),
+    "student": (add_student, "copy the course for a class, without its solutions"),
 }
 
 
