@@ -5,7 +5,7 @@ A recipe is a module here with `run(assets, device, quick)`: it trains or measur
 recipe itself.
 
 Recipes that compare models keep to one protocol (protocol.py). Those that can be cut go on where they were; started
-twice at once they use two cores, and take half as long.
+twice at once they use two cores, and take half as long. Their parts may also stand in the checkout (unfinished.py).
 """
 
 from importlib import import_module
@@ -43,5 +43,9 @@ RECIPES = {
 
 def record(name: str, assets: str | Path | None = None, device: str = "cpu", quick: bool = False) -> list[Path]:
     """Runs a recipe and returns the files that it wrote. Raises CourseError for a name that is none."""
+    from nl_course.record.unfinished import take_up  # here, since it needs torch and the list of recipes does not
+
     recipe = import_module(f"nl_course.record.{check_choice('recording', name, RECIPES).replace('-', '_')}")
+    if not quick:
+        take_up(name)
     return recipe.run(Path(assets) if assets else course_root() / "assets", device, quick)
