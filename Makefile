@@ -21,7 +21,7 @@ REDUCED := ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=C
 help: ## list what there is to make
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
-lab: $(READY) ## make the environment if need be, and open the course
+lab: $(READY) ## make the environment if need be, and open your own copy of the course
 	$(BIN)/nl-course lab
 
 test: $(READY) lint ## every test: units, structure, notebooks, browser
