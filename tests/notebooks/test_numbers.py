@@ -8,9 +8,7 @@ from tests.notebooks.numbers import Said, numbers_said, said_by
 from tests.notebooks.structure import Book
 
 # Of 05 to 09: (label of the notebook, cell, number as said) -> why nothing in its section need hold it.
-NOT_HELD: dict[tuple[str, str, str], str] = {
-    ("05c", "wirings-why", "95 %"): "how sure an interval is, and no measurement",
-}
+NOT_HELD: dict[tuple[str, str, str], str] = {}
 # The same -> why any number near it would be held as well.
 LOOSELY_HELD: dict[tuple[str, str, str], str] = {
     ("05", "35-two-lessons-the-write-pe", "0.8"): "a rule of thumb for the momentum of the cells above it",
