@@ -197,7 +197,11 @@ def installed(tmp_path_factory):
     for package in wheel["packages"]:
         shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     for source, target in wheel["force-include"].items():
-        shutil.copytree(ROOT / source, site / target)
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, site / target)
+            continue
+        (site / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / source, site / target)
     return site
 
 
@@ -228,6 +232,7 @@ def test_an_installed_course_is_opened_as_a_copy_at_home_and_stays_as_it_is(inst
         ),
         ("doctor", "ready for the course"),
         ("lab --no-start --copy mine", "Added: 00_start_here.ipynb"),
+        ("student class", "Student build written to"),
         ("record live-needle --quick --assets made", "wrote made/runs/05-live-training.json"),
         ("record scaling --quick --assets made", "wrote made/runs/scaling.json"),
         ("teacher book", "pages for the teacher, with all answers; open"),
@@ -239,3 +244,16 @@ def test_what_a_wheel_holds_runs_without_the_checkout(installed, tmp_path, comma
     start = [sys.executable, "-m", "nl_course"]
     ran = subprocess.run([*start, *command.split()], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0 and words in ran.stdout, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_makes_the_same_student_build_as_a_checkout(installed, tmp_path):
+    for name, package in (("wheel", installed), ("checkout", ROOT)):
+        environment = {**os.environ, "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "nl_course", "student", str(tmp_path / name)]
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+    for one, other in (("wheel", "checkout"), ("checkout", "wheel")):
+        for path in (tmp_path / one).rglob("*"):
+            twin = tmp_path / other / path.relative_to(tmp_path / one)
+            assert path.is_dir() or twin.read_bytes() == path.read_bytes(), path

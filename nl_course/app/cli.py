@@ -4,7 +4,8 @@ Exit codes, the same for every command (their names stand in `nl_course/errors.p
 
     0     DONE          what was asked for is done
     1     FOUND         done, and something was found to be wrong: `doctor` a thing that must be fixed, `check-memory` a
-                        property that does not hold, `export` a cell that failed, `runs` a run that cannot be read
+                        property that does not hold, `export` a cell that failed, `runs` a run that cannot be read,
+                        `grade` a submission that cannot be read
     2     REFUSED       not done, for a reason outside of the course: a mistake in the options, a damaged file, a full
                         disk, too little memory. One line on stderr names it. A mistake in the options is named before
                         any file is touched
@@ -111,7 +112,7 @@ def add_lab(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--reset", metavar="NOTEBOOK", help="put one notebook of the copy back, keeping yours beside it"
     )
-    parser.add_argument("--student", action="store_true", help="leave the solution cells out of the copy")
+    parser.add_argument("--student", action="store_true", help=argparse.SUPPRESS)  # of earlier versions
     parser.add_argument("--no-browser", action="store_true", help="print the address instead of opening a browser")
     parser.add_argument("--no-start", action="store_true", help="make or update the copy and stop there")
     parser.add_argument("--port", type=int, help="the port to use (default: the next free one from 8888)")
@@ -124,14 +125,16 @@ def run_lab(options: argparse.Namespace) -> int:
 
     if options.port is not None:
         check_int("--port", options.port, 1, 65535)
+    if options.student:
+        raise CourseError("lab --student is gone; `nl-course student DIR` writes the course without its solutions.")
     if options.in_place:
-        for name in ("copy", "reset", "student", "no_start"):
+        for name in ("copy", "reset", "no_start"):
             if getattr(options, name):
                 raise CourseError(f"--{name.replace('_', '-')} is about a copy; leave out --in-place.")
         if not lab.is_checkout():
             raise CourseError("--in-place is for a checkout of the course; this one was installed, so open a copy.")
         return lab.launch(None, not options.no_browser, options.port)
-    result = lab.copy_course(options.copy or lab.own_copy(), options.reset, options.student)
+    result = lab.copy_course(options.copy or lab.own_copy(), options.reset)
     print(f"Your copy of the course: {result.folder}\n{result}", flush=True)
     if options.no_start:
         return DONE
@@ -237,6 +240,13 @@ def add_progress(commands: argparse._SubParsersAction) -> None:
     progress_page.add_command(commands)
 
 
+def add_grade(commands: argparse._SubParsersAction) -> None:
+    """Adds `grade`."""
+    from nl_course.app.grading import command
+
+    command.add_command(commands, COMMANDS["grade"][1])
+
+
 # Name -> (the function that adds it, what `nl-course --help` says about it).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = {
     "lab": (add_lab, "open your copy of the course in JupyterLab"),
@@ -249,6 +259,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], str]] = 
     "progress": (add_progress, "which exercises of your copy are solved, and which are open?"),
     "wheelhouse": (add_wheelhouse, "collect all that the course needs, to install it without a network"),
     "teacher": (add_teacher, "the teacher's book: answers, minutes, rubrics, routes"),
+    "grade": (add_grade, "check what a class handed in: points, CSV, feedback"),
     "student": (add_student, "copy the course for a class, without its solutions"),
 }
 

@@ -101,13 +101,13 @@ class CopyResult:
         return "\n".join(lines or ["The copy is up to date."])
 
 
-def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bool = False) -> CopyResult:
+def copy_course(folder: str | os.PathLike, reset: str | None = None) -> CopyResult:
     """Makes or updates a learner's copy of the course's notebooks, pages and pictures in `folder`.
 
     What is there follows the course if the course wrote it and nobody has changed it since; running a notebook is no
     change. All else is kept. `reset` names a notebook or page that is put back; the learner's version is kept under a
-    dated name. `student` leaves the solution cells out. Raises CourseError for a folder that cannot be written, lies
-    inside the course, or has links where the copy's own folders would be; and for an unknown notebook.
+    dated name. Raises CourseError for a folder that cannot be written, lies inside the course, or has links where the
+    copy's own folders would be; and for an unknown notebook.
     """
     folder = check_folder(Path(folder).expanduser(), "the copy's folder").resolve()
     root = course_root().resolve()
@@ -119,11 +119,10 @@ def copy_course(folder: str | os.PathLike, reset: str | None = None, student: bo
     pages = {path.name: path for path in sorted((root / "notebooks").glob("*.md"))}
     if reset is not None:
         reset = _notebook_named(reset, [*notebooks, *pages])
-    transform = _without_solutions if student else _as_it_is
     contents: dict[str, bytes] = {}  # path in the copy -> what the course would write there now
     try:
         for name, path in notebooks.items():
-            contents[f"notebooks/{name}"] = transform(path.read_text(encoding="utf-8")).encode()
+            contents[f"notebooks/{name}"] = path.read_bytes()
         for name, path in pages.items():
             contents[f"notebooks/{name}"] = path.read_bytes()
         for kind in PICTURES:
@@ -217,16 +216,6 @@ def _notebook_named(name: str, names: list[str]) -> str:
     if found := named(Path(wanted).stem, list(stems)):
         return stems[found]
     return check_choice("notebook", wanted if Path(wanted).suffix else f"{wanted}.ipynb", names)
-
-
-def _as_it_is(text: str) -> str:
-    return text
-
-
-def _without_solutions(text: str) -> str:
-    from nl_course.app.student import strip_notebook
-
-    return strip_notebook(text)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,15 +3,21 @@
     nl-course student FOLDER
 
 Left out of each file under `exercises/exNN/`: solutions, typical wrong answers, aims, the answers to discussion
-questions, the functions that only these used, and all comments. Left out of the notebooks: cells tagged `solution`,
-and what a cell that asks for a solution had printed. Tests are not copied either. Checks never call a solution, so
+questions, the functions that only these used, and all comments. What remains of these files is packed, so that the
+reference that a check compares with cannot be imported (see `exercises/framework/sealed.py`). Left out of the
+notebooks: cells tagged `solution`, and what a cell that asks for a solution had printed. Tests and tools are not copied
+either; links to them become plain text, and the Makefile keeps what starts the course. Checks never call a solution, so
 they judge as before.
+
+The build is a course of its own: `make lab` in it makes its environment and opens it. That holds for a build made by an
+installed wheel, too, which carries the files for it.
 """
 
 import argparse
 import ast
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,15 +29,37 @@ from nl_course.files import check_folder, course_root, reason
 TEACHERS_PART = ("aim", "solution", "wrong")  # keywords of an Exercise that a student build leaves out
 EXERCISE_POSITIONS = 6  # arguments of an Exercise before the first of these
 TOP_FILES = (
+    ".gitignore",
     "README.md",
     "ROOMS.md",
     "LICENSE",
     "CITATION.cff",
-    "Makefile",
     "pyproject.toml",
     "constraints.txt",
     "environment.yml",
+    "tools/environment.sh",
 )
+IN_A_WHEEL = "class"  # the folder of an installed course that holds TOP_FILES; in a checkout they stand at its top
+MAKEFILE = """\
+# `make lab` opens the course. `make help` lists the rest.
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help lab export
+
+help: ## list what there is to make
+\t@sed -n 's/^\\([a-z]*\\):.*## \\(.*\\)/make \\1\\t\\2/p' Makefile
+
+lab: $(READY) ## make the environment if need be, and open the course
+\t$(BIN)/nl-course lab
+
+export: $(READY) ## the whole course as static pages and slides, in site/
+\t$(BIN)/nl-course export site
+
+$(READY): pyproject.toml constraints.txt tools/environment.sh
+\t@PYTHON="$(PYTHON)" TORCH_FLAGS="$(TORCH_FLAGS)" sh tools/environment.sh
+"""
+FOR_A_CLASS = "This copy was made for a class. Checks and hints work; the solutions are with the teacher.\n"
 HEADER = "# Part of a student build: solutions, usual wrong answers, aims and discussion answers were left out.\n"
 
 
@@ -59,6 +87,8 @@ def build(folder: str | os.PathLike) -> Path:
             _strip_exercises(copy / "nl_course" / "exercises")
             for notebook in sorted((copy / "notebooks").glob("*.ipynb")):
                 notebook.write_text(strip_notebook(notebook.read_text("utf-8")), "utf-8")
+            _write_top(copy)
+            _unlink_what_is_missing(copy)
             _move(copy, folder)
     except OSError as error:
         raise CourseError(f"the student build could not be written to {folder}: {reason(error)}.") from error
@@ -94,13 +124,74 @@ def _copy(package: Path, root: Path, copy: Path) -> None:
     for name in ("assets", "notebooks"):
         if (root / name).is_dir():
             shutil.copytree(root / name, copy / name, ignore=ignore)
+    top = root / IN_A_WHEEL if (root / IN_A_WHEEL).is_dir() else root
     for name in TOP_FILES:
-        if (root / name).is_file():
-            shutil.copy2(root / name, copy / name)
+        if not (top / name).is_file():
+            raise CourseError(f"the course's file {name} is missing at {top / name}; restore it from the repository.")
+        (copy / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(top / name, copy / name)
+
+
+def _write_top(copy: Path) -> None:
+    """Writes the build's own Makefile and README."""
+    (copy / "Makefile").write_text(MAKEFILE, "utf-8")
+    readme = copy / "README.md"
+    text = readme.read_text("utf-8")
+    if FOR_A_CLASS not in text:
+        title, rest = text.split("\n", 1)
+        text = f"{title}\n\n{FOR_A_CLASS}{rest}"
+    kept = set(re.findall(r"(?m)^([a-z]+):", MAKEFILE))
+    readme.write_text(without_make(text, kept), "utf-8")
+
+
+def without_make(text: str, kept: set[str]) -> str:
+    """A page without the commands `make NAME` of names that are not `kept`: lines and rows of a table that
+    begin with one, remarks in brackets that begin with one, and any other paragraph that speaks of one."""
+
+    def keep(match: re.Match) -> str:
+        """The whole command where its name is kept, else nothing."""
+        return match[0] if match["name"] in kept else ""
+
+    for line in (r"make (?P<name>[a-z]+)\b.*", r"\| `make (?P<name>[a-z]+)\b.*"):
+        text = re.sub(rf"(?m)^{line}\n", keep, text)
+    text = re.sub(r" \(`make (?P<name>[a-z]+)`[^()\n]*\)", keep, text)
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(part for part in paragraphs if set(re.findall(r"`make ([a-z]+)\b", part)) <= kept)
+
+
+def _unlink_what_is_missing(copy: Path) -> None:
+    """Turns links to files that the build does not have into plain text, in its pages and in its notebooks' text."""
+    for page in (copy / "README.md", copy / "ROOMS.md", *sorted((copy / "notebooks").glob("*.md"))):
+        page.write_text(without_dead_links(page.read_text("utf-8"), page.parent), "utf-8")
+    for path in sorted((copy / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text("utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = without_dead_links("".join(cell["source"]), path.parent)
+                cell["source"] = text.splitlines(keepends=True)
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def without_dead_links(text: str, folder: Path) -> str:
+    """A Markdown page that stands in `folder`, with plain text in place of each link to a file that is not there.
+    Pictures, addresses and links within the page stay."""
+
+    def plain_if_dead(match: re.Match) -> str:
+        """The link itself, or its text alone."""
+        target = match["target"].partition("#")[0]
+        is_elsewhere = re.match(r"[a-z]+:", target) is not None
+        if not target or is_elsewhere or (folder / target).exists():
+            return match[0]
+        return match["text"]
+
+    return re.sub(r"(?<![!\w\]])\[(?P<text>[^\[\]\n]+)\]\((?P<target>[^()\s]+)\)", plain_if_dead, text)
 
 
 def _strip_exercises(folder: Path) -> None:
-    """Strips every exercise file under `folder` in place."""
+    """Strips every exercise file under `folder` in place, and packs what is left."""
+    # Here, since it brings torch along, for which the command line does not wait.
+    from nl_course.exercises.framework.sealed import seal
+
     files = sorted(folder.glob("ex[0-9][0-9]/*.py"))
     modules = {path: f"nl_course.exercises.{path.parent.name}.{path.stem}" for path in files}
     # Names that one exercise file takes from another must stay, even where its own file no longer uses them.
@@ -114,6 +205,8 @@ def _strip_exercises(folder: Path) -> None:
             continue
         source = strip_source(path.read_text("utf-8"), path.name, imported[modules[path]])
         path.write_text(source, "utf-8")
+    for chapter in sorted(folder.glob("ex[0-9][0-9]")):
+        seal(chapter)
 
 
 def strip_source(source: str, name: str, keep: set[str] = frozenset()) -> str:

@@ -147,11 +147,11 @@ def test_lab_copies_and_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lab, "launch", lambda *arguments: started.append(arguments) or 0)
     monkeypatch.setattr(lab, "own_copy", lambda: "own")
     assert main(["lab", "--in-place"]) == 0 and started == [(None, True, None)]
-    assert main(["lab", "--copy", "d", "--reset", "01", "--student", "--no-browser", "--port", "9000"]) == 0
-    assert started[1:] == [("d", "01", True), (tmp_path, False, 9000)]
+    assert main(["lab", "--copy", "d", "--reset", "01", "--no-browser", "--port", "9000"]) == 0
+    assert started[1:] == [("d", "01"), (tmp_path, False, 9000)]
     said = capsys.readouterr().out
     assert f"Your copy of the course: {tmp_path}\n" in said and "Kept with your changes: 01_attention.ipynb." in said
-    assert main(["lab", "--no-start"]) == 0 and started[3:] == [("own", None, False)]
+    assert main(["lab", "--no-start"]) == 0 and started[3:] == [("own", None)]
     monkeypatch.setattr(lab, "is_checkout", lambda: False)
     assert main(["lab", "--in-place"]) == 2 and len(started) == 4
     assert "this one was installed, so open a copy" in capsys.readouterr().err
@@ -242,7 +242,7 @@ BAD = {
     "lab --port 0": "--port must be a whole number from 1 to 65,535, not 0",
     "lab --port x": "--port: must be a whole number, not 'x'",
     "lab --in-place --reset 01": "--reset is about a copy; leave out --in-place",
-    "lab --in-place --student": "--student is about a copy",
+    "lab --student": "lab --student is gone; `nl-course student DIR` writes the course without",
     "lab --in-place --copy d": "--copy is about a copy",
     "lab --copy file/inside": "cannot use file/inside as the copy's folder: file is a file, not a folder",
     "record": "arguments are required: NAME",

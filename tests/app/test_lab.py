@@ -241,14 +241,6 @@ def killed():
     raise KeyboardInterrupt
 
 
-def test_a_students_copy_has_no_solution_cells(course, tmp_path):
-    folder = tmp_path / "class"
-    lab.copy_course(folder, student=True)
-    text = (folder / "notebooks" / "00_start_here.ipynb").read_text()
-    assert "answer" not in text and "print" in text
-    assert str(lab.copy_course(folder, student=True)) == "The copy is up to date."
-
-
 def test_a_copy_that_cannot_be_made_is_refused_in_words(course, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CourseError, match="course's own folder"):

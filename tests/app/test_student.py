@@ -3,17 +3,28 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import mistune
 import nbformat
 import pytest
 
 from nl_course.app import student
-from nl_course.app.student import add_command, build, strip_notebook, strip_source
+from nl_course.app.student import (
+    add_command,
+    build,
+    strip_notebook,
+    strip_source,
+    without_dead_links,
+    without_make,
+)
 from nl_course.errors import CourseError
 from nl_course.exercises.framework.engine import chapters, discussion, exercises_of
+from nl_course.exercises.framework.sealed import CHECKS, seal, sources_in, unseal
 from nl_course.notebooks import all_notebooks
 
 ALL = [e for chapter in chapters() for e in exercises_of(chapter)]
@@ -40,9 +51,12 @@ def bodies(code):
 
 
 def everything_in(made):
-    """(file, code) of every module and notebook cell."""
+    """(file, code) of every module, packed ones too, and of every notebook cell."""
     for path in sorted(made.rglob("*.py")):
         yield path, path.read_text("utf-8")
+    for path in sorted(made.rglob(CHECKS)):
+        for source in sources_in(path.parent).values():
+            yield path, source
     for path in sorted(made.rglob("*.ipynb")):
         for cell in json.loads(path.read_text("utf-8"))["cells"]:
             yield path, "".join(cell["source"])
@@ -58,8 +72,8 @@ def test_no_solution_is_anywhere_in_it(made):
 def test_no_line_of_a_solution_or_wrong_answer_is_in_the_exercise_files(made):
     import inspect
 
-    files = sorted((made / "nl_course" / "exercises").glob("ex[0-9][0-9]/*.py"))
-    text = "\n".join(path.read_text("utf-8") for path in files)
+    folders = sorted((made / "nl_course" / "exercises").glob("ex[0-9][0-9]"))
+    text = "\n".join(source for folder in folders for source in sources_in(folder).values())
     assert all(repr(exercise.id) in text for exercise in ALL)  # all files are read
     lines = {line.strip() for line in ast.unparse(ast.parse(text)).splitlines()}
     for exercise in ALL:
@@ -75,9 +89,8 @@ def test_no_answer_to_a_discussion_question_is_in_it(made):
     for chapter in chapters():
         for question, answer in discussion(chapter):
             assert answer[:60] not in text
-            assert question[:60] in ast.unparse(
-                ast.parse((made / f"nl_course/exercises/ex{chapter:02d}/core.py").read_text())
-            )
+            core = sources_in(made / f"nl_course/exercises/ex{chapter:02d}")["core"]
+            assert question[:60] in ast.unparse(ast.parse(core))
 
 
 JUDGE = """
@@ -86,7 +99,8 @@ import nl_course
 from nl_course.exercises.framework.engine import chapters, discussion, exercise, exercises_of
 from nl_course import exercises
 sys.dont_write_bytecode = True
-report = {"where": nl_course.__file__, "verdicts": [], "kind": repr(exercises.solution("1.2"))}
+report = {"where": nl_course.__file__, "verdicts": []}
+report["said"] = [repr(exercises.solution(e.id)) for c in chapters() for e in exercises_of(c)]
 for id, source, name in json.load(sys.stdin):
     module = types.ModuleType("answers")
     exec("import math, torch", module.__dict__)
@@ -143,7 +157,7 @@ def test_it_judges_as_the_course_does(made, tmp_path):
     report = json.loads(ran.stdout.splitlines()[-1])
     assert report["where"].startswith(str(made))
     assert report["verdicts"] == expected
-    assert "carries no solutions" in report["kind"]
+    assert len(report["said"]) == len(ALL) and all("carries no solutions" in said for said in report["said"])
     assert all(part == ["", [], None] for part in report["empty"])
     assert report["answers"] and not any(report["answers"])
 
@@ -153,6 +167,178 @@ def test_what_it_holds(made):
     assert (made / "assets").is_dir() and (made / "pyproject.toml").is_file()
     assert not (made / "tests").exists() and not list(made.rglob("__pycache__"))
     assert [p.name for p in made.parent.iterdir()] == ["course"], "nothing is left beside it"
+
+
+# ------------------------------------------------------------------------------------- what checks compare with
+ORIGINALS = Path(student.nl_course.__file__).parent / "exercises"
+MODULES = sorted(
+    f"nl_course.exercises.{path.parent.name}.{path.stem}"
+    for path in ORIGINALS.glob("ex[0-9][0-9]/*.py")
+    if path.name != "__init__.py"
+)
+
+LOOK = """
+import importlib, json, sys
+from nl_course.exercises.framework.engine import chapters, exercises_of
+count = sum(len(exercises_of(chapter)) for chapter in chapters())
+found = []
+for name in json.load(sys.stdin):
+    try:
+        importlib.import_module(name)
+        found.append(name)
+    except ModuleNotFoundError:
+        pass
+found += [name for name in sys.modules if name.startswith("nl_course.exercises.ex") and name.count(".") > 2]
+for chapter in chapters():
+    package = sys.modules[f"nl_course.exercises.ex{chapter:02d}"]
+    found += [name for name in vars(package) if name[0] != "_" and name not in package.__all__ and name != "unseal"]
+print(json.dumps([count, found]))
+"""
+
+
+def test_no_reference_of_a_check_can_be_imported(made):
+    assert len(MODULES) > 20
+    environment = {**os.environ, "PYTHONPATH": str(made), "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        input=json.dumps(MODULES),
+        cwd=made,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == [len(ALL), []]
+
+
+def test_no_file_of_it_shows_how_a_check_is_done(made):
+    folders = sorted((made / "nl_course" / "exercises").glob("ex[0-9][0-9]"))
+    assert len(folders) == len(chapters())
+    for folder in folders:
+        assert sorted(path.name for path in folder.iterdir()) == ["__init__.py", CHECKS]
+        assert "def " not in (folder / "__init__.py").read_text() + (folder / CHECKS).read_text()
+
+
+def test_packing_twice_changes_nothing_and_damage_is_told(tmp_path):
+    folder = tmp_path / "ex77"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from ex77.core import EXERCISES\n\n__all__ = ['EXERCISES']\n")
+    (folder / "core.py").write_text("from ex77.more import TWO\nEXERCISES = (1, TWO)\n")
+    (folder / "more.py").write_text("TWO = 2\n")
+    seal(folder)
+    packed = (folder / CHECKS).read_text()
+    seal(folder)
+    assert (folder / CHECKS).read_text() == packed and sorted(sources_in(folder)) == ["__init__", "core", "more"]
+    (folder / CHECKS).write_text("no pack")
+    with pytest.raises(CourseError, match=r"the checks in .*checks\.txt cannot be read"):
+        unseal(str(folder / "__init__.py"), "ex77")
+
+
+# -------------------------------------------------------------------------------------------- it can be started
+FAKE_PYTHON = """#!/bin/sh
+echo "$@" >> "{log}"
+if [ "$1 $2" = "-m venv" ]; then
+    mkdir -p .venv/bin
+    cp "$0" .venv/bin/python
+fi
+"""
+
+
+def test_it_starts_as_its_readme_says(made, tmp_path):
+    """Runs what `make lab` runs, with a Python that only writes down what it was asked for; checks every file."""
+    copy = tmp_path / "course"
+    ignore = shutil.ignore_patterns("assets", "notebooks", "nl_course")
+    shutil.copytree(made, copy, ignore=ignore)
+    assert "\nmake lab " in (copy / "README.md").read_text("utf-8")
+    log = tmp_path / "asked.txt"
+    python = tmp_path / "python3"
+    python.write_text(FAKE_PYTHON.format(log=log))
+    python.chmod(0o755)
+    # Only the system's own tools: no npm, which would ask a server.
+    environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "EXTRAS": "data"}
+    asked = subprocess.run(["make", "-n", "lab"], cwd=copy, capture_output=True, text=True)
+    assert asked.returncode == 0 and "tools/environment.sh" in asked.stdout, asked.stderr
+    assert asked.stdout.splitlines()[-1] == ".venv/bin/nl-course lab"
+    ran = subprocess.run(["sh", "tools/environment.sh"], cwd=copy, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    installed = [line.split() for line in log.read_text().splitlines() if "pip install" in line]
+    assert [words[-1] for words in installed] == ["constraints.txt"] * 2
+    assert ["-e", ".[data]"] == installed[1][3:5]
+    assert (copy / "constraints.txt").is_file() and (copy / ".venv/.ready").is_file()
+
+
+def test_its_pyproject_and_environment_name_only_files_that_are_there(made):
+    import tomllib
+
+    project = tomllib.loads((made / "pyproject.toml").read_text("utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for name in (*wheel["packages"], *wheel["force-include"], project["project"]["readme"], "constraints.txt"):
+        assert (made / name).exists(), name
+
+
+def links_in(text):
+    """The targets of all links and pictures of a Markdown page."""
+    found = []
+
+    def walk(tokens):
+        for token in tokens:
+            if token["type"] in ("link", "image"):
+                found.append(token["attrs"]["url"])
+            walk(token.get("children", []))
+
+    walk(mistune.create_markdown(renderer="ast", plugins=["table"])(text))
+    return found
+
+
+def test_every_link_and_every_make_command_of_its_pages_leads_somewhere(made):
+    texts = [(path, path.read_text("utf-8")) for path in (*made.glob("*.md"), *made.glob("notebooks/*.md"))]
+    for path in made.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        texts += [(path, "".join(cell["source"])) for cell in cells if cell["cell_type"] == "markdown"]
+    links = [(path, link) for path, text in texts for link in links_in(text)]
+    assert len(links) > 200
+    for path, link in links:
+        target = link.partition("#")[0]
+        if target and not re.match(r"[a-z]+:", target):
+            assert (path.parent / target).exists(), f"{path.name} links to {link}"
+    readme = (made / "README.md").read_text("utf-8")
+    targets = set(re.findall(r"(?m)^([a-z]+):", (made / "Makefile").read_text("utf-8")))
+    assert "lab" in targets and set(re.findall(r"(?:^|`)make ([a-z]+)\b", readme, re.M)) <= targets
+    assert student.FOR_A_CLASS in readme
+
+
+def test_a_build_can_be_made_of_a_build(made, tmp_path):
+    """Its copy of the program makes the same files again."""
+    environment = {**os.environ, "PYTHONPATH": str(made), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "nl_course", "student", str(tmp_path / "again")]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for path in made.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "again" / path.relative_to(made)).read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("see [here](here.md#part) and [there](no.md#part)", "see [here](here.md#part) and there"),
+        ("[`test`](../tests/test_x.py), ![a picture](no.png)", "`test`, ![a picture](no.png)"),
+        (
+            "[site](https://example.org/x) [above](#above) net[1](z)",
+            "[site](https://example.org/x) [above](#above) net[1](z)",
+        ),
+    ],
+)
+def test_dead_links_become_text(tmp_path, text, left):
+    (tmp_path / "here.md").write_text("here")
+    assert without_dead_links(text, tmp_path) == left
+
+
+def test_commands_that_a_build_has_not_go_from_its_page():
+    text = "```\nmake lab   # opens\nmake test  # tests\n```\nIt is quick (`make bench` says how). Call `make lab`.\n"
+    text += "| `make gpu` | measures |\n| a | b |\n\nAs `make gpu`\nsays.\n\nMore.\n"
+    left = "```\nmake lab   # opens\n```\nIt is quick. Call `make lab`.\n| a | b |\n\nMore.\n"
+    assert without_make(text, {"lab"}) == left
 
 
 # ------------------------------------------------------------------------------------------ taking things out
@@ -235,8 +421,6 @@ def test_a_stripped_notebook_is_one_by_jupyters_own_rules(path):
 
 @pytest.mark.parametrize("inside", ["exercises/out", "out"])
 def test_it_never_writes_into_the_package(inside):
-    from pathlib import Path
-
     import nl_course
 
     with pytest.raises(CourseError, match="inside the course's own nl_course"):
@@ -263,6 +447,8 @@ def test_a_link_that_leads_nowhere_is_not_followed(tmp_path):
 def test_an_empty_folder_that_somebody_stands_in_is_filled_and_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(student, "_copy", lambda package, root, copy: (copy / "notebooks").mkdir(parents=True))
     monkeypatch.setattr(student, "_strip_exercises", lambda folder: None)
+    monkeypatch.setattr(student, "_write_top", lambda copy: None)
+    monkeypatch.setattr(student, "_unlink_what_is_missing", lambda copy: None)
     (tmp_path / "course").mkdir()
     before = (tmp_path / "course").stat().st_ino
     assert build(tmp_path / "course") == tmp_path / "course"
@@ -289,7 +475,7 @@ def test_the_command(tmp_path, capsys):
     arguments = parser.parse_args(["student", str(tmp_path / "empty")])
     assert arguments.run(arguments) == 0
     assert "Student build written to" in capsys.readouterr().out
-    assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01" / "core.py").is_file()
+    assert (tmp_path / "empty" / "nl_course" / "exercises" / "ex01" / CHECKS).is_file()
 
 
 def test_the_teachers_book_is_not_in_it_and_cannot_be_made_from_it(made, tmp_path):
