@@ -4,14 +4,13 @@ import argparse
 import os
 import shlex
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nl_course.app.options import device_named
+from nl_course.app.train_data import SOURCES, TOKENIZER_VOCAB, corpus
 from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, shortened
 from nl_course.files import check_folder
 
@@ -20,15 +19,10 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
 
     from nl_course.model import LanguageModel, ModelConfig
     from nl_course.nested import NestedConfig
-    from nl_course.tasks.documents import Document
-    from nl_course.tasks.text import Library
-    from nl_course.tasks.tokenizer import Tokenizer
     from nl_course.training import Data, TrainingConfig
     from nl_course.training.distributed import Ranks
     from nl_course.training.estimate import Estimate
 
-TOKENIZER_BYTES = 20_000_000  # of a corpus that a new tokenizer is trained on
-TOKENIZER_VOCAB = 32_000
 EXAMPLES = """\
 example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
          nl-course train --resume --out runs/first        goes on after ctrl-C, with the settings it was started with
@@ -37,9 +31,16 @@ example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
          torchrun --nproc-per-node 8 -m nl_course train --preset 125m --parallel fsdp --out runs/large
 """
 # What a run is about, beside the settings of TrainingConfig: its defaults. All of it is kept with the run.
-ABOUT = {"preset": "tiny", "memory": None, "text": None, "data": None, "column": None, "tokenizer": None}
-# Those that name what is read. A checkpoint may come from anyone, so they are never taken from it.
-SOURCES = ("text", "data", "tokenizer")
+ABOUT = {
+    "preset": "tiny",
+    "memory": None,
+    "text": None,
+    "data": None,
+    "column": None,
+    "tokenizer": None,
+    "vocab": None,
+    "separator": None,
+}
 
 
 def add_command(commands: argparse._SubParsersAction, about: str) -> None:
@@ -51,11 +52,20 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument("--memory", help="the memory in its blocks (default: the preset's)")
     parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
     parser.add_argument("--data", help="instead of --text: a dataset on a hub, or .jsonl, .parquet, .csv, .txt files")
-    parser.add_argument("--column", help="the column of --data that holds the text (default: text)")
+    parser.add_argument(
+        "--column", help="the column of --data that holds a text, or a list of token ids, per row (default: text)"
+    )
     parser.add_argument(
         "--tokenizer", metavar="FILE", help="subwords for --data; trained on it if there is no such file yet"
     )
-    parser.add_argument("--vocab", type=int, help=f"subwords of a new tokenizer (default: {TOKENIZER_VOCAB})")
+    parser.add_argument(
+        "--vocab",
+        type=int,
+        metavar="N",
+        help=f"how many token ids there are, where --data holds ids; or subwords of a new tokenizer (default: "
+        f"{TOKENIZER_VOCAB})",
+    )
+    parser.add_argument("--separator", type=int, metavar="ID", help="beside --vocab: the token id that ends a document")
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument(
         "--resume",
@@ -201,81 +211,14 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
     """Raises CourseError for options that make no sense together."""
     if settings["data"] is not None and settings["text"] is not None:
         raise CourseError("take --text or --data, not both.")
-    for name in ("column", "tokenizer"):
+    for name in ("column", "tokenizer", "vocab"):
         if settings[name] is not None and settings["data"] is None:
             raise CourseError(f"--{name} is about --data; add --data FILES.")
-    if options.vocab is not None and settings["tokenizer"] is None:
-        raise CourseError("--vocab is about a new tokenizer; add --tokenizer FILE.")
+    if settings["separator"] is not None and (settings["vocab"] is None or settings["tokenizer"] is not None):
+        raise CourseError("--separator is about token ids whose tokenizer is not given; add --vocab N.")
     for name in ("accelerator", "price"):
         if getattr(options, name) is not None and not options.estimate:
             raise CourseError(f"--{name} is for --estimate.")
-
-
-def corpus(
-    settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks"
-) -> tuple["Data", "torch.Tensor", "Tokenizer", str, dict[str, str | None]]:
-    """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
-    a resumed run knows it again."""
-    from nl_course.tasks.packed import PackedStream
-    from nl_course.tasks.tokenizer import BYTES
-
-    if settings["data"] is None:
-        library = library_named(settings["text"])
-        return library.stream("train"), library.stream("held_out"), BYTES, str(library), {"tokenizer_hash": BYTES.hash}
-    column = settings["column"] or "text"
-    tokenizer = tokenizer_named(settings, column, ranks) if settings["tokenizer"] else BYTES
-    stream = PackedStream(
-        settings["data"],
-        tokenizer,
-        batch_size=config.batch_size,
-        length=config.length,
-        column=column,
-        positions=folder / "positions.jsonl",
-        write=ranks.is_main and not settings.get("estimate"),
-    )
-    hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
-    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}.", hashes
-
-
-def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer":
-    """The tokenizer in a file. Where there is no file yet, the main process trains one on the first documents of
-    --data, leaving out those that are held out. A run that is resumed has one already, so it must be there."""
-    from nl_course.tasks.packed import is_held_out
-    from nl_course.tasks.streaming import stream_datasets
-    from nl_course.tasks.tokenizer import load_tokenizer, train_tokenizer
-
-    path = Path(settings["tokenizer"])
-    # The others must not look for the file before the main process has made it.
-    with ranks.together():
-        if ranks.is_main and path.exists():
-            check_vocab(path, load_tokenizer(path).vocab, settings.get("vocab"))
-        elif ranks.is_main and not settings["resume"]:
-            documents = stream_datasets(settings["data"], column)
-            texts = first_texts(document for document in documents if not is_held_out(document))
-            train_tokenizer(texts, settings.get("vocab") or TOKENIZER_VOCAB).save(path)
-    return load_tokenizer(path)
-
-
-def check_vocab(path: Path, vocab: int, wanted: int | None) -> None:
-    """Says that --vocab is of no use beside a tokenizer that is there already. Raises CourseError if it is there with
-    more subwords than are wanted."""
-    if wanted in (None, vocab):
-        return
-    words = f"{path} is there already, with {vocab:,} subwords; --vocab {wanted} is for a new tokenizer"
-    if vocab > wanted:
-        raise CourseError(f"{words}. Leave it out, or name another file.")
-    # It may have been made with this very option: a small text has fewer subwords than one asks for.
-    warnings.warn(f"{words} and is not used.", stacklevel=2)
-
-
-def first_texts(documents: Iterable["Document"]) -> Iterator[str | bytes]:
-    """The texts of the first documents, until TOKENIZER_BYTES have been read; the document that crosses it is whole."""
-    read = 0
-    for document in documents:
-        if read >= TOKENIZER_BYTES:
-            return
-        read += len(document.text)
-        yield document.text
 
 
 def estimated(
@@ -399,19 +342,3 @@ def language_model(config: "ModelConfig | NestedConfig") -> "LanguageModel":
     if isinstance(config, NestedConfig):
         return NestedLanguageModel(config)
     return LanguageModel(config)
-
-
-def library_named(name: str) -> "Library":
-    """`prose` or `code` of the course's library, else the text in a file or a folder.
-
-    Raises CourseError if it is none of these.
-    """
-    from nl_course.tasks import text
-
-    if name in text.CORPORA:
-        return text.library(name)
-    if not Path(name).expanduser().exists():
-        close = get_close_matches(name, text.CORPORA, n=1)
-        guess = f" Did you mean {close[0]!r}?" if close else ""
-        raise CourseError(f"--text must be prose, code, or a file or folder that exists, not {name!r}.{guess}")
-    return text.from_path(name)

@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from nl_course.errors import CourseError, check_choice
 from nl_course.files import cache_folder, check_file, pip_install, reason, write_atomically
 
@@ -46,6 +48,17 @@ class Document:
 
     def __repr__(self) -> str:
         return f"Document({self.name!r}, {len(self.text):,} bytes)"
+
+
+@dataclass(frozen=True)
+class TokenDocument:
+    """A document that somebody has tokenized already. `tokens` are the ids as its file holds them, (T,) int64."""
+
+    name: str
+    tokens: Tensor
+
+    def __repr__(self) -> str:
+        return f"TokenDocument({self.name!r}, {len(self.tokens):,} token ids)"
 
 
 def rank(name: str) -> int:

@@ -9,7 +9,8 @@ processes takes its rows of it.
 
 To start anywhere but at the beginning, the stream must find out which document holds the wanted token. It therefore
 notes, every so many documents, how many tokens came before (in the file `positions`, if one is given), and tokenizes
-again only what lies between the last noted position and the wanted one. Each process tokenizes the whole corpus, its
+again only what lies between the last noted position and the wanted one. Rows that hold token ids already are read as
+they are. Each process tokenizes the whole corpus, its
 own rows and the others', since nothing else tells where a row begins. A twentieth of the documents, by name, is held
 out."""
 
@@ -25,15 +26,15 @@ from torch import Tensor
 
 from nl_course.errors import CourseError, check_int, shortened
 from nl_course.files import check_file, parse_json, reason
-from nl_course.tasks.documents import Document, rank
+from nl_course.tasks.documents import Document, TokenDocument, rank
 from nl_course.tasks.streaming import data_hash, stream_datasets
 from nl_course.tasks.text import HELD_OUT_ONE_IN
-from nl_course.tasks.tokenizer import BYTES, Bytes, Tokenizer
+from nl_course.tasks.tokenizer import BYTES, Bytes, TokenIds, Tokenizer, check_ids
 
 NOTED_EVERY = 256  # documents
 
 
-def is_held_out(document: Document) -> bool:
+def is_held_out(document: Document | TokenDocument) -> bool:
     """Whether a document is kept for evaluation: decided by its name, so that it never changes sides."""
     return rank(document.name) % HELD_OUT_ONE_IN == 0
 
@@ -56,8 +57,8 @@ class PackedStream:
 
     def __init__(
         self,
-        source: str | Callable[[int], Iterator[Document]],
-        tokenizer: Tokenizer | Bytes = BYTES,
+        source: str | Callable[[int], Iterator[Document | TokenDocument]],
+        tokenizer: Tokenizer | Bytes | TokenIds = BYTES,
         *,
         batch_size: int,
         length: int,
@@ -78,7 +79,10 @@ class PackedStream:
         # What the noted positions depend on: other data, or another tokenizer or column, would put documents elsewhere.
         self._about = {"source": self.name, "column": column, "tokenizer": tokenizer.hash, "every": NOTED_EVERY}
         self._about["data"] = self.data_hash
-        self._measured = (0, 0)  # bytes and tokens of the documents that `_first_tokens` read last
+        self._measured: tuple[int | None, int] = (
+            0,
+            0,
+        )  # bytes and tokens of the documents that `_first_tokens` read last
         self._noted = self._read_positions()
         self._start_at(self._noted[0])
 
@@ -118,25 +122,36 @@ class PackedStream:
 
     def token_unit(self) -> dict[str, Any]:
         """What a token is: the tokenizer's name, and the bytes of text that a token stands for on average, over the
-        first held-out documents, or over the first of all where none is held out. Separators count as one byte."""
+        first held-out documents, or over the first of all where none is held out. Separators count as one byte. It is
+        None where the data holds ids that nothing turns back into text."""
         if not self._measured[1]:
             self.held_out()
         if not self._measured[1]:
             self._first_tokens(self._documents_from(0), 64 * (self.length + 1))
         size, tokens = self._measured
-        return {"tokenizer": self.tokenizer.name, "bytes_per_token": size / tokens if tokens else None}
+        known = size is not None and tokens > 0
+        return {"tokenizer": self.tokenizer.name, "bytes_per_token": size / tokens if known else None}
 
-    def _first_tokens(self, documents: Iterable[Document], most: int) -> list[Tensor]:
+    def _first_tokens(self, documents: Iterable[Document | TokenDocument], most: int) -> list[Tensor]:
         """The tokens of each document, until there are `most`. Notes how many bytes and tokens these documents have."""
-        parts, count, size = [], 0, 0
+        parts, count = [], 0
+        sizes: list[int | None] = []
         for document in documents:
             parts.append(self._tokens(document))
             count += len(parts[-1])
-            size += len(document.text) + 1  # and the separator
+            sizes.append(self._size(document))
             if count >= most:
                 break
-        self._measured = (size, count)
+        self._measured = (None if None in sizes else sum(sizes), count)
         return parts
+
+    def _size(self, document: Document | TokenDocument) -> int | None:
+        """Bytes of a document's text and its separator; None where nothing turns its ids back into text."""
+        if isinstance(document, Document):
+            return len(document.text) + 1
+        if isinstance(self.tokenizer, TokenIds):
+            return None
+        return len(self.tokenizer.decode(document.tokens).encode("utf-8")) + 1
 
     # -- reading --
     def _start_at(self, position: Position) -> None:
@@ -175,8 +190,21 @@ class PackedStream:
         self._buffer = self._buffer[surplus:]
         self._dropped += surplus
 
-    def _tokens(self, document: Document) -> Tensor:
-        return torch.cat([self.tokenizer.encode(document.text), torch.tensor([self.tokenizer.separator])])
+    def _tokens(self, document: Document | TokenDocument) -> Tensor:
+        """A document's tokens and the separator, if there is one, (T,) int64."""
+        separator = self.tokenizer.separator
+        if isinstance(document, TokenDocument):
+            if isinstance(self.tokenizer, Bytes):
+                raise CourseError(
+                    f"{document.name} holds token ids; say how many there are with --vocab N, or which they are with "
+                    "--tokenizer FILE."
+                )
+            tokens = check_ids(document.tokens, self.tokenizer.vocab, f"the row {document.name}")
+            if separator is None or int(tokens[-1]) == separator:
+                return tokens
+        else:
+            tokens = self.tokenizer.encode(document.text)
+        return torch.cat([tokens, torch.tensor([separator])])
 
     # -- positions --
     def _note(self, tokens: int) -> None:

@@ -23,9 +23,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-from nl_course.errors import CourseError, check_choice, check_int, shortened
+import torch
+from torch import Tensor
+
+from nl_course.errors import LARGEST_INT, CourseError, check_choice, check_int, shortened
 from nl_course.files import check_file, parse_json, pip_install, reason
-from nl_course.tasks.documents import Document
+from nl_course.tasks.documents import Document, TokenDocument
 
 # The formats of local files, by the end of the name (before .gz and the like), as `datasets` calls them.
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
@@ -35,21 +38,23 @@ _PACKINGS = (*_PACKED, ".zst")  # the last is read by `datasets` alone
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 HASHED_WHOLE = 1 << 30  # bytes of all files together up to which every byte counts for `data_hash`
 _PIECES, _PIECE = 16, 1 << 16  # of larger ones: so many pieces of each file, of so many bytes
+_IDS_AS_TEXT = re.compile(r"\s*\[\s*\d+([\s,.]+\d+)+[\s,.]*\]?\s*")  # "[1, 2, 3]", also one that was cut off
 FIRST_ROWS = 100  # if none of so many rows has the column, no row is expected to
 
 
 def stream_datasets(
     source: str, column: str = "text", split: str = "train", first: int = 0, **options: Any
-) -> Iterator[Document]:
+) -> Iterator[Document | TokenDocument]:
     """Documents one by one, as they arrive, from column `column` of `source`, from row number `first` on.
 
     `source` is a path, a pattern or a folder of local .jsonl, .json, .parquet, .csv or .txt files (one line or row per
     document). Or it is a dataset on a hub, "owner/name" or "hub:name", whose part `split` is read; the network is asked
     for nothing else, and a warning says so beforehand. `options` go to `datasets.load_dataset`. Rows without a text are
-    left out, with a warning.
+    left out, with a warning. A row whose column holds a list of whole numbers is a document of token ids.
 
     Raises CourseError if the files are missing, empty, damaged or of another kind, the dataset cannot be opened, the
-    column is missing or holds no text, or the library is needed and not installed.
+    column is missing or holds neither text nor lists of token ids, or the library is needed and not installed. A column
+    that begins with numbers, or with ids written as text ("[1, 2, 3]"), is refused: trained on, it would be digits.
     """
     check_int("first", first)
     files = local_files(source)
@@ -73,9 +78,12 @@ def stream_datasets(
     return _documents(rows, source, column, first)
 
 
-def _documents(rows: Iterable[dict[str, Any]], source: str, column: str, first: int) -> Iterator[Document]:
+def _documents(
+    rows: Iterable[dict[str, Any]], source: str, column: str, first: int
+) -> Iterator[Document | TokenDocument]:
     """The rows as documents named by their numbers, of which the first is `first`."""
     has_column = False
+    is_begin = first == 0  # a run that goes on has seen the first rows before
     without = 0  # rows that have no text
     row: dict[str, Any] = {}
     try:
@@ -93,9 +101,18 @@ def _documents(rows: Iterable[dict[str, Any]], source: str, column: str, first: 
                     )
                 continue
             value = row[column]
-            if isinstance(value, (dict, list, bytes)):
+            if isinstance(value, list):
+                tokens = _token_ids(value, f"row {number} of {source!r}, column {column!r},")
+                if len(tokens):
+                    yield TokenDocument(f"{source}/{number}", tokens)
+                is_begin = False
+                continue
+            if isinstance(value, (dict, bytes)):
                 kind = type(value).__name__
                 raise CourseError(f"the column {column!r} of {source!r} holds no text: row {number} is a {kind}.")
+            if is_begin:
+                _check_is_text(value, number, source, column)
+                is_begin = False
             text = str(value).replace("\0", "")
             if text.strip():
                 yield Document(f"{source}/{number}", text.encode("utf-8", errors="replace"))
@@ -105,6 +122,29 @@ def _documents(rows: Iterable[dict[str, Any]], source: str, column: str, first: 
         raise CourseError(f"reading the dataset {source!r} failed: {_first_reason(error)}") from error
     if row and not has_column:
         raise CourseError(f"{source!r} has no column {column!r}; it has: {', '.join(map(str, row))}.")
+
+
+def _token_ids(values: list[Any], where: str) -> Tensor:
+    """A row's token ids, (T,) int64. Raises CourseError, naming the row, for a list of anything else."""
+    for position, value in enumerate(values):
+        if type(value) is not int or not 0 <= value <= LARGEST_INT:
+            raise CourseError(
+                f"{where} is a list, and {shortened(value)} at its position {position} is no token id; "
+                "a column holds a text per row, or a list of whole numbers."
+            )
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _check_is_text(value: Any, number: int, source: str, column: str) -> None:
+    """Raises CourseError for a value, the first one of a column, that shows that the column holds no texts: a number,
+    or token ids written as text. Only the first one is looked at, since a corpus of texts may well hold such a line."""
+    is_number = isinstance(value, (int, float))
+    if is_number or _IDS_AS_TEXT.fullmatch(str(value)):
+        what = "a number" if is_number else "a list of numbers that is written as text"
+        raise CourseError(
+            f"row {number} of {source!r}, column {column!r}, is {what} ({shortened(str(value), 30)}), so the column "
+            "holds no text. Name another --column; or keep token ids as one list per row in .jsonl or .parquet files."
+        )
 
 
 # -- local files -------------------------------------------------------------------------------------------

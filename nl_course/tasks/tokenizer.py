@@ -106,6 +106,42 @@ class Bytes:
 BYTES = Bytes()
 
 
+class TokenIds:
+    """A vocabulary of which only the number of tokens is known: for files that hold token ids already.
+
+    `separator` is the id that ends a document; None if nobody says which.
+    """
+
+    def __init__(self, vocab: int, separator: int | None = None):
+        """Raises CourseError for a vocabulary without tokens, or a separator that is none of them."""
+        self.vocab = check_int("vocab", vocab, 1, MOST)
+        self.separator = None if separator is None else check_int("separator", separator, 0, vocab - 1)
+        self.hash = f"ids-{vocab}" if separator is None else f"ids-{vocab}-{separator}"
+        self.name = f"{vocab:,} token ids"
+
+    def encode(self, text: str | bytes) -> Tensor:
+        """Raises CourseError: nothing is known by which a text becomes ids."""
+        raise CourseError(
+            "the data holds text, and only the size of a vocabulary was given; add --tokenizer FILE, or read bytes."
+        )
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def check_ids(tokens: Tensor, vocab: int, where: str, first: int = 0) -> Tensor:
+    """Returns token ids, (T,) int64, if each of them is below `vocab`. Else raises a CourseError that names the first
+    one that is not and its position, counted from `first`; `where` says in which file or row."""
+    wrong = (tokens < 0) | (tokens >= vocab)  # (T,)
+    if wrong.any():
+        position = int(wrong.nonzero()[0])
+        raise CourseError(
+            f"{where} has the token id {int(tokens[position])} at position {first + position:,}; "
+            f"the vocabulary has the ids 0 to {vocab - 1:,}."
+        )
+    return tokens
+
+
 def token_unit(data: Any) -> dict[str, Any]:
     """What a token of training data is: the tokenizer's name, and the bytes of text that a token stands for on average.
     Both are None where that is not known, as of a stream of numbers or of a task that is no text."""

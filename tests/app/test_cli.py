@@ -231,7 +231,11 @@ BAD = {
     "train --text own.txt --data shelf": "take --text or --data, not both",
     "train --text own.txt --tokenizer t.json": "--tokenizer is about --data; add --data FILES",
     "train --column words": "--column is about --data",
-    "train --data shelf --vocab 300": "--vocab is about a new tokenizer; add --tokenizer FILE",
+    "train --vocab 300": "--vocab is about --data; add --data FILES",
+    "train --data own.jsonl --vocab 300": "the data holds text, and only the size of a vocabulary was given",
+    "train --data own.txt --vocab 0": "vocab must be a whole number from 1 to 10,000,000, not 0",
+    "train --data own.txt --separator 3": "--separator is about token ids .*; add --vocab N",
+    "train --data own.txt --vocab 9 --separator 9": "separator must be a whole number from 0 to 8, not 9",
     "train --data none.jsonl": "no file matches 'none.jsonl'|`datasets`, which is not installed",
     "train --price 2": "--price is for --estimate",
     "train --text own.txt --estimate --accelerator h10": "Did you mean",
@@ -259,6 +263,7 @@ def test_bad_input_is_one_clear_line_and_no_file_is_touched(own, capsys, line):
     (own / "file").write_text("in the way")
     (own / "zeros.bin").write_bytes(b"a\0b")
     (own / "hollow").mkdir()
+    (own / "own.jsonl").write_text(json.dumps({"text": "words"}))
     before = contents(own)
     assert main(line.split()) == 2
     error = capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 
 from nl_course.errors import CourseError
 from nl_course.tasks import streaming
+from nl_course.tasks.documents import TokenDocument
 from nl_course.tasks.streaming import FIRST_ROWS, stream_datasets
 
 TEXTS = [f"book {i}: " + "word " * i for i in range(1, 41)]
@@ -156,6 +157,58 @@ def test_rows_without_a_text_are_left_out_with_one_warning(tmp_path):
         books = list(stream_datasets(str(tmp_path / "a.jsonl")))
     assert len(caught) == 1
     assert [(book.name.rpartition("/")[2], book.text) for book in books] == [("0", b"a"), ("3", b"0"), ("5", b"c")]
+
+
+def test_lists_of_whole_numbers_are_token_ids_whichever_row_is_asked_first(tmp_path):
+    rows = [[1, 2, 3], [], [4], [2**40]]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"ids": row}) for row in rows))
+    for first in (0, 2):
+        read = list(stream_datasets(str(tmp_path / "a.jsonl"), "ids", first=first))
+        assert all(isinstance(document, TokenDocument) for document in read)
+        assert [document.tokens.tolist() for document in read] == [row for row in rows[first:] if row]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("[1, 2, 3]", "row 0 .* is a list of numbers that is written as text .'.1, 2, 3.'"),
+        ("[1 2 3 ... 8]", "row 0 .* is a list of numbers that is written as text"),
+        ("[1, 2, 3", "row 0 .* is a list of numbers that is written as text"),
+        (5, "row 0 of .*, column 'text', is a number"),
+        ([1, -1], "row 0 .* -1 at its position 1 is no token id"),
+        ([1, 2.0], "2.0 at its position 1 is no token id"),
+        ([True], "True at its position 0 is no token id"),
+        (["a"], "'a' at its position 0 is no token id"),
+    ],
+)
+def test_ids_are_never_read_as_the_digits_that_they_are_written_with(tmp_path, value, says):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": value}))
+    with pytest.raises(CourseError, match=says):
+        list(stream_datasets(str(tmp_path / "a.jsonl")))
+
+
+def test_a_line_of_numbers_among_texts_is_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("a", "[1, 2, 3]", "[1] b")))
+    for first in (0, 1):
+        texts = [document.text for document in stream_datasets(str(tmp_path / "a.jsonl"), first=first)]
+        assert texts == [b"a", b"[1, 2, 3]", b"[1] b"][first:]
+
+
+@needs_datasets
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_ids_in_tables_are_ids_where_the_format_has_lists_and_refused_where_it_has_none(tmp_path, monkeypatch, ending):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import pandas
+
+    path = tmp_path / f"a.{ending}"
+    table = pandas.DataFrame({"ids": [[1, 2, 3], [4, 5, 6]]})
+    if ending == "parquet":
+        table.to_parquet(path)
+        assert [document.tokens.tolist() for document in stream_datasets(str(path), "ids")] == [[1, 2, 3], [4, 5, 6]]
+    else:
+        table.to_csv(path)
+        with pytest.raises(CourseError, match="written as text"):
+            list(stream_datasets(str(path), "ids"))
 
 
 def test_a_column_that_only_later_rows_have_is_found(tmp_path):

@@ -1,0 +1,128 @@
+"""What `nl-course train` reads: a text, documents in files or on a hub, or token ids; and what its tokens are."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nl_course.errors import CourseError
+
+if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
+    import torch
+
+    from nl_course.tasks.documents import Document, TokenDocument
+    from nl_course.tasks.text import Library
+    from nl_course.tasks.tokenizer import Bytes, TokenIds, Tokenizer
+    from nl_course.training import Data, TrainingConfig
+    from nl_course.training.distributed import Ranks
+
+TOKENIZER_BYTES = 20_000_000  # of a corpus that a new tokenizer is trained on
+TOKENIZER_VOCAB = 32_000
+# The settings that name what is read. A checkpoint may come from anyone, so they are never taken from it.
+SOURCES = ("text", "data", "tokenizer")
+
+
+def corpus(
+    settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks"
+) -> tuple["Data", "torch.Tensor", "Tokenizer | Bytes | TokenIds", str, dict[str, str | None]]:
+    """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
+    a resumed run knows it again."""
+    from nl_course.tasks.packed import PackedStream
+    from nl_course.tasks.tokenizer import BYTES
+
+    if settings["data"] is None:
+        library = library_named(settings["text"])
+        return library.stream("train"), library.stream("held_out"), BYTES, str(library), {"tokenizer_hash": BYTES.hash}
+    column = settings["column"] or "text"
+    tokenizer = tokenizer_of(settings, column, ranks)
+    stream = PackedStream(
+        settings["data"],
+        tokenizer,
+        batch_size=config.batch_size,
+        length=config.length,
+        column=column,
+        positions=folder / "positions.jsonl",
+        write=ranks.is_main and not settings.get("estimate"),
+    )
+    hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
+    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}.", hashes
+
+
+def tokenizer_of(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer | Bytes | TokenIds":
+    """What a token of --data is: a subword of --tokenizer, one of --vocab ids, or else a byte."""
+    from nl_course.tasks.tokenizer import BYTES, TokenIds
+
+    if settings["tokenizer"] is not None:
+        return tokenizer_named(settings, column, ranks)
+    if settings["vocab"] is not None:
+        return TokenIds(settings["vocab"], settings["separator"])
+    return BYTES
+
+
+def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer":
+    """The tokenizer in a file. Where there is no file yet, the main process trains one on the first documents of
+    --data, leaving out those that are held out. A run that is resumed has one already, so it must be there."""
+    from nl_course.tasks.packed import is_held_out
+    from nl_course.tasks.streaming import stream_datasets
+    from nl_course.tasks.tokenizer import load_tokenizer, train_tokenizer
+
+    path = Path(settings["tokenizer"])
+    # The others must not look for the file before the main process has made it.
+    with ranks.together():
+        if ranks.is_main and path.exists():
+            wanted = None if settings["resume"] else settings["vocab"]
+            check_vocab(path, load_tokenizer(path).vocab, wanted)
+        elif ranks.is_main and not settings["resume"]:
+            documents = stream_datasets(settings["data"], column)
+            texts = first_texts(document for document in documents if not is_held_out(document))
+            train_tokenizer(texts, settings["vocab"] or TOKENIZER_VOCAB).save(path)
+    return load_tokenizer(path)
+
+
+def check_vocab(path: Path, vocab: int, wanted: int | None) -> None:
+    """Says that --vocab is of no use beside a tokenizer that is there already. Raises CourseError if it is there with
+    more subwords than are wanted."""
+    if wanted in (None, vocab):
+        return
+    words = f"{path} is there already, with {vocab:,} subwords; --vocab {wanted} is for a new tokenizer"
+    if vocab > wanted:
+        raise CourseError(f"{words}. Leave it out, or name another file.")
+    # It may have been made with this very option: a small text has fewer subwords than one asks for.
+    warnings.warn(f"{words} and is not used.", stacklevel=2)
+
+
+def first_texts(documents: Iterable["Document | TokenDocument"]) -> Iterator[str | bytes]:
+    """The texts of the first documents, until TOKENIZER_BYTES have been read; the document that crosses it is whole.
+
+    Raises CourseError for documents that are token ids already.
+    """
+    from nl_course.tasks.documents import TokenDocument
+
+    read = 0
+    for document in documents:
+        if read >= TOKENIZER_BYTES:
+            return
+        if isinstance(document, TokenDocument):
+            raise CourseError(
+                f"{document.name} holds token ids, from which no tokenizer can be trained; name the file of the one "
+                "that made them."
+            )
+        read += len(document.text)
+        yield document.text
+
+
+def library_named(name: str) -> "Library":
+    """`prose` or `code` of the course's library, else the text in a file or a folder.
+
+    Raises CourseError if it is none of these.
+    """
+    from nl_course.tasks import text
+
+    if name in text.CORPORA:
+        return text.library(name)
+    if not Path(name).expanduser().exists():
+        close = get_close_matches(name, text.CORPORA, n=1)
+        guess = f" Did you mean {close[0]!r}?" if close else ""
+        raise CourseError(f"--text must be prose, code, or a file or folder that exists, not {name!r}.{guess}")
+    return text.from_path(name)
