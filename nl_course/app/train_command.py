@@ -40,6 +40,8 @@ ABOUT = {
     "tokenizer": None,
     "vocab": None,
     "separator": None,
+    "width": None,
+    "held_out": None,
 }
 
 
@@ -51,7 +53,11 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument("--preset", help="the model's size: micro, tiny, ttt-e2e-tiny, ... (default: tiny)")
     parser.add_argument("--memory", help="the memory in its blocks (default: the preset's)")
     parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
-    parser.add_argument("--data", help="instead of --text: a dataset on a hub, or .jsonl, .parquet, .csv, .txt files")
+    parser.add_argument(
+        "--data",
+        help="instead of --text: .jsonl, .parquet, .csv, .txt files, packed token ids in .bin or .npy files, or a "
+        "dataset on a hub",
+    )
     parser.add_argument(
         "--column", help="the column of --data that holds a text, or a list of token ids, per row (default: text)"
     )
@@ -66,6 +72,17 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         f"{TOKENIZER_VOCAB})",
     )
     parser.add_argument("--separator", type=int, metavar="ID", help="beside --vocab: the token id that ends a document")
+    parser.add_argument(
+        "--width",
+        metavar="TYPE",
+        help="of the ids in .bin files without a header: uint16 or uint32 (default: the least that holds --vocab ids)",
+    )
+    parser.add_argument(
+        "--held-out",
+        metavar="FILES",
+        help="what evaluations read, as --text or --data does; then nothing of that one is kept back from training "
+        "(default: a twentieth of it is)",
+    )
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument(
         "--resume",
@@ -86,7 +103,9 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         if setting.name != "optimizer_options":
             _add_setting(parser, setting.name, setting.default, setting.metadata["meaning"])
     # Loaded before the work begins: while torch is half loaded, ctrl-C cannot be handled (see app/start.py).
-    parser.set_defaults(run=run_train, needs=("nl_course.training.distributed", "nl_course.tasks.packed"))
+    parser.set_defaults(
+        run=run_train, needs=("nl_course.training.distributed", "nl_course.tasks.packed", "nl_course.tasks.token_files")
+    )
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any, meaning: str) -> None:
@@ -211,7 +230,7 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
     """Raises CourseError for options that make no sense together."""
     if settings["data"] is not None and settings["text"] is not None:
         raise CourseError("take --text or --data, not both.")
-    for name in ("column", "tokenizer", "vocab"):
+    for name in ("column", "tokenizer", "vocab", "width"):
         if settings[name] is not None and settings["data"] is None:
             raise CourseError(f"--{name} is about --data; add --data FILES.")
     if settings["separator"] is not None and (settings["vocab"] is None or settings["tokenizer"] is not None):
@@ -289,7 +308,7 @@ def check_sources(folder: Path, before: dict[str, Any], given: dict[str, Any]) -
             )
     missing = [name for name in SOURCES if name not in given and needs_naming(name, before.get(name))]
     if missing:
-        options = " and ".join(f"--{name} {printable(before[name])}" for name in missing)
+        options = " and ".join(f"{option(name)} {printable(before[name])}" for name in missing)
         raise CourseError(
             f"the run in {folder} reads {options}; a checkpoint may come from anyone, so say this yourself: "
             f"{resume_command(folder, before)}"
@@ -308,8 +327,13 @@ def resume_command(folder: Path, settings: dict[str, Any]) -> str:
     words = ["nl-course train --resume --out", shlex.quote(str(folder))]
     for name in SOURCES:
         if needs_naming(name, settings.get(name)):
-            words.append(f"--{name} {printable(settings[name])}")
+            words.append(f"{option(name)} {printable(settings[name])}")
     return " ".join(words)
+
+
+def option(name: str) -> str:
+    """A setting as the command line calls it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,6 @@
 """What `nl-course train` reads: a text, documents in files or on a hub, or token ids; and what its tokens are."""
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -12,7 +13,9 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
     import torch
 
     from nl_course.tasks.documents import Document, TokenDocument
+    from nl_course.tasks.packed import PackedStream
     from nl_course.tasks.text import Library
+    from nl_course.tasks.token_files import TokenFiles
     from nl_course.tasks.tokenizer import Bytes, TokenIds, Tokenizer
     from nl_course.training import Data, TrainingConfig
     from nl_course.training.distributed import Ranks
@@ -20,7 +23,7 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
 TOKENIZER_BYTES = 20_000_000  # of a corpus that a new tokenizer is trained on
 TOKENIZER_VOCAB = 32_000
 # The settings that name what is read. A checkpoint may come from anyone, so they are never taken from it.
-SOURCES = ("text", "data", "tokenizer")
+SOURCES = ("text", "data", "tokenizer", "held_out")
 
 
 def corpus(
@@ -28,25 +31,67 @@ def corpus(
 ) -> tuple["Data", "torch.Tensor", "Tokenizer | Bytes | TokenIds", str, dict[str, str | None]]:
     """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
     a resumed run knows it again."""
-    from nl_course.tasks.packed import PackedStream
-    from nl_course.tasks.tokenizer import BYTES
+    from nl_course.tasks.token_files import is_packed
 
     if settings["data"] is None:
-        library = library_named(settings["text"])
-        return library.stream("train"), library.stream("held_out"), BYTES, str(library), {"tokenizer_hash": BYTES.hash}
+        return text_corpus(settings)
     column = settings["column"] or "text"
+    if is_packed(settings["data"]) and settings["tokenizer"] is None and settings["vocab"] is None:
+        raise CourseError(
+            f"{settings['data']} holds token ids; say how many there are with --vocab N, or which they are with "
+            "--tokenizer FILE."
+        )
     tokenizer = tokenizer_of(settings, column, ranks)
-    stream = PackedStream(
-        settings["data"],
-        tokenizer,
-        batch_size=config.batch_size,
-        length=config.length,
-        column=column,
-        positions=folder / "positions.jsonl",
-        write=ranks.is_main and not settings.get("estimate"),
-    )
+    positions = folder / "positions.jsonl"
+    write = ranks.is_main and not settings.get("estimate")
+    stream = documents_or_ids(settings, settings["data"], tokenizer, config, positions=positions, write=write)
     hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
-    return stream, stream.held_out(), tokenizer, f"It reads {settings['data']} as {tokenizer}.", hashes
+    words = f"It reads {settings['data']} as {tokenizer}."
+    if settings["held_out"] is None:
+        return stream, stream.held_out(), tokenizer, words, hashes
+    other = documents_or_ids(settings, settings["held_out"], tokenizer, config)
+    held_out = other.first(64 * (config.length + 1))
+    hashes["held_out_hash"] = other.data_hash
+    return stream, held_out, tokenizer, f"{words[:-1]}, and is evaluated on {settings['held_out']}.", hashes
+
+
+def text_corpus(
+    settings: dict[str, Any],
+) -> tuple["torch.Tensor", "torch.Tensor", "Bytes", str, dict[str, str | None]]:
+    """The same for --text, whose tokens are bytes."""
+    from nl_course.tasks import text
+    from nl_course.tasks.documents import read_path
+    from nl_course.tasks.tokenizer import BYTES
+
+    library = library_named(settings["text"])
+    hashes = {"tokenizer_hash": BYTES.hash}
+    if settings["held_out"] is not None:
+        train = library.train
+        if settings["text"] not in text.CORPORA:
+            train = read_path(settings["text"])  # all of it
+        library = text.Library(library.name, train, read_path(settings["held_out"]))
+        held_out = library.stream("held_out")
+        hashes["held_out_hash"] = hashlib.sha256(held_out.numpy()).hexdigest()[:12]
+    return library.stream("train"), library.stream("held_out"), BYTES, str(library), hashes
+
+
+def documents_or_ids(
+    settings: dict[str, Any],
+    source: str,
+    tokenizer: "Tokenizer | Bytes | TokenIds",
+    config: "TrainingConfig",
+    **options: Any,
+) -> "PackedStream | TokenFiles":
+    """Documents or packed ids, by the kind of the files. `options`: where documents note their positions."""
+    from nl_course.tasks.packed import PackedStream
+    from nl_course.tasks.token_files import TokenFiles, is_packed
+
+    sizes = {"batch_size": config.batch_size, "length": config.length, "hold_out": settings["held_out"] is None}
+    if is_packed(source):
+        return TokenFiles(source, tokenizer, width=settings["width"], **sizes)
+    if settings["width"] is not None:
+        raise CourseError(f"--width is about packed token ids in .bin files, and {source} holds none.")
+    return PackedStream(source, tokenizer, column=settings["column"] or "text", **sizes, **options)
 
 
 def tokenizer_of(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer | Bytes | TokenIds":
@@ -74,8 +119,9 @@ def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "T
             wanted = None if settings["resume"] else settings["vocab"]
             check_vocab(path, load_tokenizer(path).vocab, wanted)
         elif ranks.is_main and not settings["resume"]:
+            hold_out = settings["held_out"] is None
             documents = stream_datasets(settings["data"], column)
-            texts = first_texts(document for document in documents if not is_held_out(document))
+            texts = first_texts(document for document in documents if not (hold_out and is_held_out(document)))
             train_tokenizer(texts, settings["vocab"] or TOKENIZER_VOCAB).save(path)
     return load_tokenizer(path)
 

@@ -51,7 +51,8 @@ class PackedStream:
     """step -> (inputs, targets), each (batch_size, length) int64.
 
     `source` as for `stream_datasets`, or a function from a document's number to an iterator of all documents from there
-    on. `write` is off for processes that leave `positions` to the main one. Raises CourseError for a `positions` file
+    on. `write` is off for processes that leave `positions` to the main one. `hold_out` False keeps no document back from
+    training. Raises CourseError for a `positions` file
     that was written for another corpus.
     """
 
@@ -65,6 +66,7 @@ class PackedStream:
         column: str = "text",
         positions: str | os.PathLike | None = None,
         write: bool = True,
+        hold_out: bool = True,
     ):
         self.batch_size = check_int("batch_size", batch_size, 1)
         self.length = check_int("length", length, 1)
@@ -75,10 +77,13 @@ class PackedStream:
         )
         self._path = None if positions is None else Path(positions)
         self._write = write
+        self._hold_out = hold_out
         self.data_hash = data_hash(source) if isinstance(source, str) else None
         # What the noted positions depend on: other data, or another tokenizer or column, would put documents elsewhere.
         self._about = {"source": self.name, "column": column, "tokenizer": tokenizer.hash, "every": NOTED_EVERY}
         self._about["data"] = self.data_hash
+        if not hold_out:
+            self._about["hold_out"] = False
         self._measured: tuple[int | None, int] = (
             0,
             0,
@@ -113,12 +118,19 @@ class PackedStream:
     def held_out(self, tokens: int | None = None) -> Tensor:
         """The first held-out documents as one stream, at most `tokens` (default: 64 windows); empty if there are too
         few."""
+        if not self._hold_out:
+            return torch.empty(0, dtype=torch.int64)
         most = 64 * (self.length + 1) if tokens is None else check_int("tokens", tokens, 1)
         documents = (document for document in self._documents_from(0) if is_held_out(document))
         parts = self._first_tokens(documents, most)
         if not parts:
             return torch.empty(0, dtype=torch.int64)
         return torch.cat(parts)[:most]
+
+    def first(self, tokens: int) -> Tensor:
+        """The first documents as one stream, whatever is held out: at most `tokens` tokens, (T,) int64."""
+        parts = self._first_tokens(self._documents_from(0), check_int("tokens", tokens, 1))
+        return torch.cat([torch.empty(0, dtype=torch.int64), *parts])[:tokens]
 
     def token_unit(self) -> dict[str, Any]:
         """What a token is: the tokenizer's name, and the bytes of text that a token stands for on average, over the
@@ -181,7 +193,7 @@ class PackedStream:
                 continue
             self._note(self._dropped + len(self._buffer) + count)
             self._number += 1
-            if not is_held_out(document):
+            if not (self._hold_out and is_held_out(document)):
                 parts.append(self._tokens(document))
                 count += len(parts[-1])
                 self._epoch_gave_tokens = True

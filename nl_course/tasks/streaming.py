@@ -32,6 +32,7 @@ from nl_course.tasks.documents import Document, TokenDocument
 
 # The formats of local files, by the end of the name (before .gz and the like), as `datasets` calls them.
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
+PACKED = (".bin", ".npy")  # files of token ids, which hold no documents (token_files.py)
 HUB = "hub:"  # before the name of a dataset that is to be looked up on a hub, whatever the name looks like
 _PACKED: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _PACKINGS = (*_PACKED, ".zst")  # the last is read by `datasets` alone
@@ -58,7 +59,10 @@ def stream_datasets(
     """
     check_int("first", first)
     files = local_files(source)
-    kind = FORMATS[_ending(files[0])] if files else ""
+    ending = _ending(files[0]) if files else ""
+    if ending in PACKED:
+        raise CourseError(f"{files[0]} holds token ids and no documents; they are read by TokenFiles.")
+    kind = FORMATS.get(ending, "")
     if kind == "json" and not any(file.endswith(".zst") for file in files):
         rows = islice(_json_rows(files), first, None)
         return _documents(rows, source, column, first)
@@ -158,7 +162,7 @@ def local_files(source: str) -> list[str]:
     path = Path(source).expanduser()
     is_there = os.path.lexists(path)
     is_pattern = any(mark in source for mark in "*?[\\")
-    looks_local = is_there or is_pattern or source.startswith((".", "/", "~")) or _ending(source) in FORMATS
+    looks_local = is_there or is_pattern or source.startswith((".", "/", "~")) or _ending(source) in (*FORMATS, *PACKED)
     # With one slash it may be a dataset's name, unless a folder of that beginning stands here.
     if not looks_local and _HUB_NAME.fullmatch(source) and not path.parent.is_dir():
         return []
@@ -172,7 +176,9 @@ def local_files(source: str) -> list[str]:
         raise CourseError(
             f"no file matches {source!r}.{_guess(path)} A dataset on a hub is called OWNER/NAME, or {HUB}NAME."
         )
-    check_choice("the format of a data file", _ending(source if is_pattern else files[0]) or "(none)", FORMATS)
+    check_choice(
+        "the format of a data file", _ending(source if is_pattern else files[0]) or "(none)", (*FORMATS, *PACKED)
+    )
     for file in files:
         if check_file(file, "data file").stat().st_size == 0:
             raise CourseError(f"the data file {file} is empty.")
@@ -208,14 +214,15 @@ def data_hash(source: str) -> str | None:
 
 def _files_inside(source: str, folder: Path) -> list[str]:
     """The data files in a folder and its subfolders. Raises CourseError if they are of different formats."""
-    files = sorted(str(file) for file in folder.rglob("*") if file.is_file() and _ending(file) in FORMATS)
+    known = (*FORMATS, *PACKED)
+    files = sorted(str(file) for file in folder.rglob("*") if file.is_file() and _ending(file) in known)
     endings = sorted({_ending(file) for file in files})
-    if len({FORMATS[ending] for ending in endings}) > 1:
+    if len({FORMATS.get(ending, ending) for ending in endings}) > 1:
         raise CourseError(
             f"the folder {source!r} mixes formats ({', '.join(endings)}); name one of them, like {source}/*.jsonl."
         )
     if not files:
-        raise CourseError(f"the folder {source!r} holds no file that ends in {', '.join(FORMATS)}.")
+        raise CourseError(f"the folder {source!r} holds no file that ends in {', '.join(known)}.")
     return files
 
 

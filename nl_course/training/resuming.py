@@ -15,7 +15,13 @@ from nl_course.errors import CourseError
 from nl_course.files import read_json
 from nl_course.renamed import translate
 
-HASHES = ("text_hash", "data_hash", "tokenizer_hash")  # settings that stand for the contents of files
+HASHES = (
+    "text_hash",
+    "data_hash",
+    "tokenizer_hash",
+    "held_out_hash",
+    "memory_hash",
+)  # settings that stand for the contents of files
 
 
 def check_settings(folder: Path, progress: dict[str, Any], settings: dict[str, Any], may_change: Sequence[str]) -> None:
@@ -35,7 +41,7 @@ def check_settings(folder: Path, progress: dict[str, Any], settings: dict[str, A
                 stacklevel=2,
             )
         elif name in HASHES:
-            what = name.removesuffix("_hash")
+            what = name.removesuffix("_hash").replace("held_out", "held-out text")
             raise CourseError(
                 f"the {what} of the run in {folder} has changed since it was started ({name} is {value}, and was "
                 f"{saved[name]}); put the {what} back as it was, or start another folder."

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -43,10 +44,52 @@ def test_a_column_of_ids_is_read_as_ids_and_their_number_is_the_models_vocabular
     ("options", "says"),
     [
         ((), r"ids.jsonl/\d+ holds token ids; say how many there are with --vocab N"),
-        (("--vocab", "49"), r"row ids.jsonl/\d+ has the token id 49 at position .*; the vocabulary has the ids 0 to 48"),
+        (
+            ("--vocab", "49"),
+            r"row ids.jsonl/\d+ has the token id 49 at position .*; the vocabulary has the ids 0 to 48",
+        ),
     ],
 )
 def test_ids_without_a_vocabulary_or_beyond_it_are_refused_by_name(here, capsys, options, says):
     assert train("--data", "ids.jsonl", "--column", "ids", *options) == 2
     error = capsys.readouterr().err
     assert re.search(says, error) and error.count("\n") == 1
+
+
+def test_packed_ids_are_trained_on_and_a_changed_file_is_not_gone_on_with(here, capsys):
+    ids = np.arange(3000) * 7 % 50
+    ids.astype("uint16").tofile("train.bin")
+    assert train("--data", "train.bin", "--out", "r") == 2
+    assert "train.bin holds token ids; say how many there are with --vocab N" in capsys.readouterr().err
+    assert train("--data", "train.bin", "--vocab", "40", "--out", "r") == 2
+    assert "the file train.bin has the token id 42 at position 6" in capsys.readouterr().err
+    assert train("--data", "train.bin", "--vocab", "50", "--out", "r") == 0
+    assert "held_out_loss" in read_metrics("r")[-1]
+    assert train("--data", "ids.jsonl", "--column", "ids", "--vocab", "50", "--width", "uint16", "--out", "s") == 2
+    assert "--width is about packed token ids" in capsys.readouterr().err
+    ids[7] = 3
+    ids.astype("uint16").tofile("train.bin")
+    assert main(["train", "--resume", "--out", "r", "--data", "train.bin", "--quiet"]) == 2
+    assert "the data of the run in r has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["text", "data", "packed"])
+def test_a_held_out_set_of_ones_own_is_evaluated_on_and_then_nothing_else_is_kept_back(here, capsys, kind):
+    for name, text in (("own", "the quick brown fox\n"), ("other", "jumps over the lazy dog\n")):
+        (here / f"{name}.txt").write_text(text * 60)
+        (here / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": f"{text} {i}"}) for i in range(60)))
+        np.frombuffer((text * 60).encode(), np.uint8).astype("uint16").tofile(here / f"{name}.bin")
+    source = {"text": ["--text", "own.txt"], "data": ["--data", "own.jsonl"]}
+    source = source.get(kind, ["--data", "own.bin", "--vocab", "256"])
+    held_out = source[1].replace("own", "other")
+    assert train(*source, "--held-out", held_out, "--out", "r") == 0
+    assert train(*source, "--held-out", source[1], "--out", "same") == 0
+    assert train(*source, "--out", "without") == 0
+    losses = [read_metrics(name)[-1]["held_out_loss"] for name in ("r", "same", "without")]
+    assert len(set(losses)) == 3
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", "r", "--quiet", *source[:2]]) == 2
+    assert f"reads --held-out {held_out}; a checkpoint may come from anyone" in capsys.readouterr().err
+    (here / held_out).write_bytes((here / held_out).read_bytes().replace(b"l", b"m"))
+    assert main(["train", "--resume", "--out", "r", "--quiet", *source[:2], "--held-out", held_out]) == 2
+    assert "the held-out text of the run in r has changed" in capsys.readouterr().err

@@ -136,6 +136,15 @@ def test_held_out_books_are_never_learnt_from():
     assert len(PackedStream(Shelf(BOOKS[:1]), **SIZES).held_out()) == 0 or is_held_out(BOOKS[0])
 
 
+def test_where_nothing_is_held_out_every_book_is_learnt_from():
+    stream = PackedStream(Shelf(), **SIZES, hold_out=False)
+    text = b"".join(book.text + b"\0" for book in BOOKS)
+    assert (
+        bytes(stream(0)[0].flatten().tolist()) == text[:30] and bytes(stream(9)[0].flatten().tolist()) == text[270:300]
+    )
+    assert len(stream.held_out()) == 0 and bytes(stream.first(99).tolist()) == text[:99]
+
+
 # -- subwords -------------------------------------------------------------------------------------------------
 def test_without_the_library_the_message_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
