@@ -1,17 +1,19 @@
 """`nl-course train`: a model, a text, a run; on one device, or on several under torchrun; or only an estimate of it."""
 
 import argparse
+import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nl_course.app.options import device_named
-from nl_course.app.train_data import SOURCES, TOKENIZER_VOCAB, corpus
-from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, shortened
+from nl_course.app.train_data import SOURCES, TOKENIZER_VOCAB, corpus, evaluated_tokens
+from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, check_int, shortened
 from nl_course.files import check_folder
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
     from nl_course.training import Data, TrainingConfig
     from nl_course.training.distributed import Ranks
     from nl_course.training.estimate import Estimate
+    from nl_course.training.evaluation import LengthTable
 
 EXAMPLES = """\
 example: nl-course train --preset tiny --text prose --steps 500 --out runs/first
@@ -51,7 +54,11 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
 
     parser = commands.add_parser("train", help=about, epilog=EXAMPLES)
     parser.add_argument("--preset", help="the model's size: micro, tiny, ttt-e2e-tiny, ... (default: tiny)")
-    parser.add_argument("--memory", help="the memory in its blocks (default: the preset's)")
+    parser.add_argument(
+        "--memory",
+        help="the memory in its blocks, by name, or a file with one of your own, FILE.py as `check-memory` takes it "
+        "(default: the preset's)",
+    )
     parser.add_argument("--text", help="prose or code of the course's library, or a file or folder (default: prose)")
     parser.add_argument(
         "--data",
@@ -82,6 +89,11 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         metavar="FILES",
         help="what evaluations read, as --text or --data does; then nothing of that one is kept back from training "
         "(default: a twentieth of it is)",
+    )
+    parser.add_argument(
+        "--evaluate-lengths",
+        metavar="N,N,...",
+        help="once trained, print the held-out loss at contexts of so many tokens each, also longer than --length",
     )
     parser.add_argument("--out", metavar="DIR", help="the run's folder (default: runs/PRESET)")
     parser.add_argument(
@@ -147,14 +159,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", print_line: Callable[..., None]) -> int:
-    import torch
-
-    from nl_course.seeding import seeded
-    from nl_course.tasks.tokenizer import BYTES
-    from nl_course.training import TrainingConfig, train
-    from nl_course.training.estimate import check_room
-    from nl_course.training.run_folder import check_run_folder
-
+    """Settles what is asked for, and trains or estimates it."""
     folder = check_folder(options.out or f"runs/{options.preset or 'tiny'}", "the run's folder")
     # Later ones win: defaults, then what a resumed run was started with, then what the command line gives now. If the
     # last two contradict each other, `train` refuses and names the setting.
@@ -164,12 +169,36 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
         check_sources(folder, before, given)
     settings = ABOUT | before | given
     check_options(settings, options)
+    with memory_named(settings["memory"]) as memory:
+        return _train(settings, memory, options, folder, device, ranks, print_line)
+
+
+def _train(
+    settings: dict[str, Any],
+    memory: str | None,
+    options: argparse.Namespace,
+    folder: Path,
+    device: "torch.device",
+    ranks: "Ranks",
+    print_line: Callable[..., None],
+) -> int:
+    """`_run` with settings that are settled; `memory` is the name of one that can be built, None for the preset's."""
+    import torch
+
+    from nl_course.seeding import seeded
+    from nl_course.tasks.tokenizer import BYTES
+    from nl_course.training import TrainingConfig, train
+    from nl_course.training.estimate import check_room
+    from nl_course.training.run_folder import check_run_folder
+
     config = TrainingConfig.from_dict({f.name: settings[f.name] for f in fields(TrainingConfig) if f.name in settings})
+    lengths = lengths_in(options.evaluate_lengths)
+    longest = max([config.length, *lengths])
     if settings["data"] is None:
         settings["text"] = settings["text"] or "prose"
     # What cannot be built, or cannot fit, is refused before the text is read.
     from_data_sheet = options.estimate and options.accelerator is not None
-    shape = model_config(settings["preset"], settings["memory"], BYTES.vocab)
+    shape = model_config(settings["preset"], memory, BYTES.vocab)
     if not from_data_sheet:
         check_room(shape, config, device, ranks.world_size)
     if not options.estimate:
@@ -179,14 +208,16 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
                 check_run_folder(folder, options.resume)
 
     # The data.
-    stream, held_out, tokenizer, description, hashes = corpus(settings, config, folder, ranks)
+    stream, held_out, tokenizer, description, hashes = corpus(settings, config, folder, ranks, longest)
+    hashes |= memory_hash(settings["memory"])
+    check_room_for(lengths, held_out)
     if held_out.numel() <= config.length:
         print_line(f"The held-out part, {held_out.numel():,} tokens, is too short for an evaluation; it is left out.")
         held_out = None
 
     # The model. Its weights depend on the seed alone.
     if tokenizer.vocab != shape.vocab:
-        shape = model_config(settings["preset"], settings["memory"], tokenizer.vocab)
+        shape = model_config(settings["preset"], memory, tokenizer.vocab)
         if not from_data_sheet:
             check_room(shape, config, device, ranks.world_size)
     # For a data sheet the model is only counted, so it needs no memory.
@@ -222,6 +253,8 @@ def _run(options: argparse.Namespace, device: "torch.device", ranks: "Ranks", pr
     if run.interrupted:
         print_line(f"Go on with: {resume_command(folder, settings)}")
         return INTERRUPTED
+    if lengths:
+        print_line(evaluated_lengths(model, stream, held_out, lengths, config, folder, ranks))
     print_line(f"The model is {folder / 'model.safetensors'}, its curve {folder / 'metrics.jsonl'}.")
     return DONE
 
@@ -233,6 +266,8 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
     for name in ("column", "tokenizer", "vocab", "width"):
         if settings[name] is not None and settings["data"] is None:
             raise CourseError(f"--{name} is about --data; add --data FILES.")
+    if options.evaluate_lengths is not None and options.estimate:
+        raise CourseError("--evaluate-lengths is for a run, and --estimate trains nothing.")
     if settings["separator"] is not None and (settings["vocab"] is None or settings["tokenizer"] is not None):
         raise CourseError("--separator is about token ids whose tokenizer is not given; add --vocab N.")
     for name in ("accelerator", "price"):
@@ -260,6 +295,76 @@ def estimated(
         processes=ranks.world_size,
         parallel=ranks.mode,
     )
+
+
+@contextmanager
+def memory_named(name: str | None) -> Iterator[str | None]:
+    """Inside, models can be built with the memory of the yielded name; one in a file has the file's."""
+    if not is_file_of_memory(name):
+        yield name
+        return
+    from nl_course.suite.check import load_memory, registered
+
+    with registered(load_memory(name)) as own:
+        yield own
+
+
+def is_file_of_memory(name: str | None) -> bool:
+    """Whether --memory names a file, and not one of the course's memories."""
+    return name is not None and name.endswith(".py")
+
+
+def memory_hash(name: str | None) -> dict[str, str]:
+    """By what a resumed run knows the file of a memory again; nothing for one of the course's."""
+    if not is_file_of_memory(name):
+        return {}
+    return {"memory_hash": hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]}
+
+
+def lengths_in(text: str | None) -> list[int]:
+    """The context lengths in "256,1024,4096", the shortest first. Raises CourseError for anything else."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit()):
+            raise CourseError(
+                f"--evaluate-lengths takes numbers of tokens, such as 256,1024,4096; {shortened(part)} is none."
+            )
+    return sorted({check_int("--evaluate-lengths", int(part), 1) for part in parts})
+
+
+def check_room_for(lengths: list[int], held_out: "torch.Tensor") -> None:
+    """Raises CourseError if the held-out tokens are too few for one of the context lengths."""
+    for length in lengths:
+        if held_out.numel() <= length:
+            raise CourseError(
+                f"--evaluate-lengths {length} needs {length + 1:,} held-out tokens, and there are "
+                f"{held_out.numel():,}; take shorter contexts, or more text with --held-out FILES."
+            )
+
+
+def evaluated_lengths(
+    model: "LanguageModel",
+    stream: "Data",
+    held_out: "torch.Tensor",
+    lengths: list[int],
+    config: "TrainingConfig",
+    folder: Path,
+    ranks: "Ranks",
+) -> "LengthTable":
+    """The held-out loss at each context length; the main process keeps it in the run's folder too."""
+    from nl_course.tasks.tokenizer import token_unit
+    from nl_course.training.evaluation import evaluate_lengths
+    from nl_course.training.run_folder import write_lengths
+
+    unit = token_unit(stream)["bytes_per_token"]
+    held_out = held_out[: evaluated_tokens(config, max(lengths))]
+    table = evaluate_lengths(model, held_out, lengths, config, unit)
+    with ranks.together():
+        if ranks.is_main:
+            write_lengths(folder, table.to_dict())
+    return table
 
 
 def print_held_out(metrics: dict[str, Any]) -> None:
@@ -319,6 +424,8 @@ def needs_naming(name: str, value: str | None) -> bool:
     """Whether this source is a file or the name of a dataset, and not a part of the course."""
     from nl_course.tasks.text import CORPORA
 
+    if name == "memory":
+        return is_file_of_memory(value)
     return value is not None and not (name == "text" and value in CORPORA)
 
 

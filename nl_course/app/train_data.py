@@ -22,19 +22,22 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
 
 TOKENIZER_BYTES = 20_000_000  # of a corpus that a new tokenizer is trained on
 TOKENIZER_VOCAB = 32_000
+EVALUATED_WINDOWS = 64  # of the training's length, which evaluations read of --data
+LONG_WINDOWS = 16  # of the longest context of --evaluate-lengths, where those are more
 # The settings that name what is read. A checkpoint may come from anyone, so they are never taken from it.
-SOURCES = ("text", "data", "tokenizer", "held_out")
+SOURCES = ("text", "data", "tokenizer", "held_out", "memory")
 
 
 def corpus(
-    settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks"
+    settings: dict[str, Any], config: "TrainingConfig", folder: Path, ranks: "Ranks", longest: int
 ) -> tuple["Data", "torch.Tensor", "Tokenizer | Bytes | TokenIds", str, dict[str, str | None]]:
     """What is read: the data for `train`, the held-out tokens, the tokenizer, a sentence about it, and hashes by which
-    a resumed run knows it again."""
+    a resumed run knows it again. `longest`: of the contexts at which it is evaluated, in tokens."""
     from nl_course.tasks.token_files import is_packed
 
     if settings["data"] is None:
         return text_corpus(settings)
+    held_out_tokens = evaluated_tokens(config, longest)
     column = settings["column"] or "text"
     if is_packed(settings["data"]) and settings["tokenizer"] is None and settings["vocab"] is None:
         raise CourseError(
@@ -48,11 +51,16 @@ def corpus(
     hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
     words = f"It reads {settings['data']} as {tokenizer}."
     if settings["held_out"] is None:
-        return stream, stream.held_out(), tokenizer, words, hashes
+        return stream, stream.held_out(held_out_tokens), tokenizer, words, hashes
     other = documents_or_ids(settings, settings["held_out"], tokenizer, config)
-    held_out = other.first(64 * (config.length + 1))
+    held_out = other.first(held_out_tokens)
     hashes["held_out_hash"] = other.data_hash
     return stream, held_out, tokenizer, f"{words[:-1]}, and is evaluated on {settings['held_out']}.", hashes
+
+
+def evaluated_tokens(config: "TrainingConfig", longest: int) -> int:
+    """Held-out tokens that are read at most, where the longest context has so many."""
+    return max(EVALUATED_WINDOWS * (config.length + 1), LONG_WINDOWS * (longest + 1))
 
 
 def text_corpus(

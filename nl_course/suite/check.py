@@ -9,7 +9,8 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import torch
 from nl_course.errors import DONE, FOUND, CourseError, check_min, is_out_of_memory
 from nl_course.files import check_file, write_atomically
 from nl_course.limits import TimeUp, limits
-from nl_course.memories import Memory
+from nl_course.memories import MEMORIES, Memory
 from nl_course.suite.case import WIDTH, Case
 from nl_course.suite.properties import PROPERTIES
 
@@ -106,6 +107,21 @@ def load_memory(path: str | os.PathLike, seconds: float = SECONDS) -> OwnMemory:
             return _load(path)
     except TimeUp as error:
         raise CourseError(f"{path.name} was still running after {seconds:g} seconds{_place(error)}.") from error
+
+
+@contextmanager
+def registered(own: OwnMemory) -> Iterator[str]:
+    """Inside, a learner's memory is among MEMORIES under its name, so that models can be built of it and loaded.
+
+    Raises CourseError for the name of one of the course's memories.
+    """
+    if own.name in MEMORIES:
+        raise CourseError(f"the course has a memory called {own.name!r} already; give the file another name.")
+    MEMORIES[own.name] = (own.memory, own.config)
+    try:
+        yield own.name
+    finally:
+        del MEMORIES[own.name]
 
 
 def _python_file(path: str | os.PathLike) -> Path:

@@ -51,9 +51,8 @@ class PackedStream:
     """step -> (inputs, targets), each (batch_size, length) int64.
 
     `source` as for `stream_datasets`, or a function from a document's number to an iterator of all documents from there
-    on. `write` is off for processes that leave `positions` to the main one. `hold_out` False keeps no document back from
-    training. Raises CourseError for a `positions` file
-    that was written for another corpus.
+    on. `write` is off for processes that leave `positions` to the main one. `hold_out` False keeps no document back
+    from training. Raises CourseError for a `positions` file that was written for another corpus.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
 SHARDED = "sharded.json"
+LENGTHS = "lengths.json"  # the held-out loss at several context lengths
 POSITIONS = "positions.jsonl"  # where documents begin in a corpus; the corpus itself knows its own file (packed.py)
 _MEASURED = {"step", "loss", "learning_rate", "grad_norm", "tokens"}  # in each line of METRICS
 _BEGINNING = b'{"step": '  # of each line of METRICS
@@ -28,7 +29,7 @@ _BEGINNING = b'{"step": '  # of each line of METRICS
 def check_files(folder: Path) -> None:
     """Raises CourseError, naming the file, if a run in `folder` would replace a file that no run has written."""
     is_run = _holds_json(folder / ABOUT, ("asked", "model"))
-    for name in (ABOUT, METRICS, CHECKPOINT, MODEL, SHARDED, POSITIONS):
+    for name in (ABOUT, METRICS, CHECKPOINT, MODEL, SHARDED, LENGTHS, POSITIONS):
         path = folder / name
         try:
             mode = path.lstat().st_mode
@@ -101,7 +102,7 @@ def remove_shards(shards: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed runs left in `folder` while they wrote one of its files. No run may be at work there."""
-    for name in (ABOUT, METRICS, CHECKPOINT, MODEL, SHARDED):
+    for name in (ABOUT, METRICS, CHECKPOINT, MODEL, SHARDED, LENGTHS):
         remove_leftovers(folder / name)
     # Earlier versions let safetensors write its temporary file right here. Its beginning shows what it is.
     for path in folder.glob(".tmp??????"):
@@ -125,6 +126,8 @@ def _is_own(path: Path, is_run: bool) -> bool:
         return _are_own_metrics(path, is_run)
     if path.name == SHARDED:
         return is_run or _holds_json(path, ("folder", "progress"))
+    if path.name == LENGTHS:
+        return is_run
     if path.name == POSITIONS:
         return True
     return _is_own_checkpoint(path, is_run)

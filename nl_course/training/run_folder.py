@@ -5,6 +5,7 @@ run.json                    `asked`: every setting of the run and what it is abo
 metrics.jsonl               one JSON object per line, one line per step; a resumed run continues it
 checkpoint.safetensors      the last whole step that was saved; a sharded run has sharded.json and a folder instead
 model.safetensors           the model alone, once the run is done
+lengths.json                the held-out loss at several context lengths, where those were asked for
 run.lock                    who trains here, while the run goes on (run_lock.py)
 unfinished-1/               the curve of a run that ended before its first checkpoint, if there was one
 
@@ -32,6 +33,7 @@ from nl_course.training.resuming import check_one_run, check_settings, step_of
 from nl_course.training.run_files import (
     ABOUT,
     CHECKPOINT,
+    LENGTHS,
     METRICS,
     MODEL,
     SHARDED,
@@ -303,6 +305,14 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
     }
+
+
+def write_lengths(folder: str | os.PathLike, table: dict[str, Any]) -> None:
+    """Keeps what a finished run's model loses at several context lengths. Raises CourseError where it cannot."""
+    try:
+        _write_text(Path(folder) / LENGTHS, json.dumps(table, indent=1) + "\n")
+    except OSError as error:
+        raise CourseError(f"cannot write {Path(folder) / LENGTHS}: {reason(error)}.") from error
 
 
 def memory_in_use(device: torch.device | str = "cpu") -> int:

@@ -10,32 +10,17 @@ A point is kept under a mark of the file's text, so that asking again costs noth
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nl_course.errors import CourseError, check_choice
 from nl_course.files import asset
-from nl_course.memories import MEMORIES
 from nl_course.record import frontier
 from nl_course.record.parts import parts_folder
 from nl_course.record.sizes import settings
 from nl_course.scaling.formats import readable_bytes
-from nl_course.suite import OwnMemory
+from nl_course.suite import OwnMemory, registered
 from nl_course.views import frontier as frontier_view
-
-
-@contextmanager
-def registered(mine: OwnMemory) -> Iterator[str]:
-    """Inside, the learner's memory is among MEMORIES under its name, so that models can be built of it."""
-    if mine.name in MEMORIES:
-        raise CourseError(f"the course has a memory called {mine.name!r} already; give the file another name.")
-    MEMORIES[mine.name] = (mine.memory, mine.config)
-    try:
-        yield mine.name
-    finally:
-        del MEMORIES[mine.name]
 
 
 def frontier_point(

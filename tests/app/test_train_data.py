@@ -1,17 +1,23 @@
-"""`nl-course train` on what is no plain text: token ids in columns, refused by row and position where they do not fit."""
+"""`nl-course train` on what is no plain text: token ids in columns and packed files; one's own held-out set, memory."""
 
 import json
+import math
 import re
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from nl_course.app.cli import main
+from nl_course.memories import MEMORIES
+from nl_course.suite import copy_template, load_memory, registered
+from nl_course.training.checkpoint import load_model
 from nl_course.training.run_folder import read_metrics
 from nl_course.training.run_table import find_runs
 
-SMALL = "train --preset micro --steps 4 --batch-size 2 --length 16 --device cpu --quiet".split()
+SMALL = ["train", "--preset", "micro", "--steps", "4", "--batch-size", "2", "--length", "16", "--device", "cpu"]
+SMALL.append("--quiet")
 ROWS = [[(7 * i + j) % 50 for j in range(20 + i % 9)] for i in range(60)]
 
 
@@ -93,3 +99,64 @@ def test_a_held_out_set_of_ones_own_is_evaluated_on_and_then_nothing_else_is_kep
     (here / held_out).write_bytes((here / held_out).read_bytes().replace(b"l", b"m"))
     assert main(["train", "--resume", "--out", "r", "--quiet", *source[:2], "--held-out", held_out]) == 2
     assert "the held-out text of the run in r has changed" in capsys.readouterr().err
+
+
+def test_a_memory_of_ones_own_is_trained_and_never_run_because_a_checkpoint_says_so(here, capsys):
+    copy_template("mine.py")
+    text = ["--text", "ids.jsonl"]
+    assert train(*text, "--memory", "mine.py", "--out", "r") == 0
+    assert "micro with mine, " in capsys.readouterr().out and "mine" not in MEMORIES
+    with registered(load_memory("mine.py")):
+        model = load_model("r/model.safetensors")
+    assert type(model.layers[0].memory).__name__ == "MyMemory"
+    again = ["train", "--resume", "--out", "r", "--quiet", *text]
+    assert main(again) == 2
+    assert "reads --memory mine.py; a checkpoint may come from anyone" in capsys.readouterr().err
+    (here / "mine.py").write_text((here / "mine.py").read_text() + "# changed\n")
+    assert main([*again, "--memory", "mine.py"]) == 2
+    assert "the memory of the run in r has changed" in capsys.readouterr().err
+    for name, says in (
+        ("none.py", "there is no file 'none.py'"),
+        ("titans.py", "has a memory called 'titans' already"),
+    ):
+        if name == "titans.py":
+            copy_template(name)
+        assert train(*text, "--memory", name, "--out", "s") == 2
+        assert says in capsys.readouterr().err
+
+
+def test_the_held_out_loss_at_contexts_beyond_training_is_bits_per_byte_over_the_same_text(here, capsys):
+    (here / "own.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 60)
+    options = ["--text", "own.txt", "--held-out", "own.txt", "--out", "r"]
+    assert train(*options, "--evaluate-lengths", "64, 8,16") == 0
+    table = json.loads((here / "r" / "lengths.json").read_text())
+    assert table["unit"] == "bits per byte" and [row["length"] for row in table["rows"]] == [8, 16, 64]
+    assert [row["beyond"] is None for row in table["rows"]] == [True, True, False]
+    text = torch.tensor(list((here / "own.txt").read_bytes() + b"\0"))  # 2,641 bytes
+    model = load_model("r/model.safetensors")
+    for row in table["rows"]:
+        count = len(text) // (row["length"] + 1)
+        assert row["tokens"] == count * row["length"]
+        starts = [i * (len(text) - row["length"] - 1) // (count - 1) for i in range(count)]
+        windows = torch.stack([text[start : start + row["length"] + 1] for start in starts])
+        with torch.no_grad():
+            logits = model(windows[:, :-1])[0].double().log_softmax(-1)
+        bits = -logits.gather(-1, windows[:, 1:, None])[..., 0] / math.log(2)
+        assert row["loss"] == pytest.approx(float(bits.mean()), rel=1e-5)
+        if row["beyond"] is not None:
+            assert row["beyond"] == pytest.approx(float(bits[:, 16:].mean()), rel=1e-5)
+    assert "after token 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lengths", "says"),
+    [
+        ("16,x", "takes numbers of tokens, such as 256,1024,4096; 'x' is none"),
+        ("", "'' is none"),
+        ("0", "--evaluate-lengths must be a whole number of at least 1, not 0"),
+        ("16,9000", "--evaluate-lengths 9000 needs 9,001 held-out tokens, and there are"),
+    ],
+)
+def test_context_lengths_that_cannot_be_read_are_refused_before_training(here, capsys, lengths, says):
+    assert train("--text", "ids.jsonl", "--out", "r", "--evaluate-lengths", lengths) == 2
+    assert says in capsys.readouterr().err and not (here / "r").exists()

@@ -1,4 +1,4 @@
-"""Packed token ids: every id is a target once, in any order of steps; what a file cannot hold is named with its place."""
+"""Packed token ids: every id is a target once, in any order of steps; what is none is named with its place."""
 
 import numpy as np
 import pytest
