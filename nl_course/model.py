@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from nl_course.errors import CourseError, check_bool, check_choice, check_int, check_min
 from nl_course.memories import MEMORIES, Memory, State, Trace, build_memory, check_options, saved_options
@@ -153,15 +154,25 @@ class MixingBlock(nn.Module):
 
 
 class Block(MixingBlock):
-    """A memory that mixes tokens, then an MLP that does not, each on a normalized copy and added back."""
+    """A memory that mixes tokens, then an MLP that does not, each on a normalized copy and added back.
+
+    With `checkpoint`, which may be set at any time, training keeps of a block only what went into it and computes it a
+    second time for its gradient; not where a trace is wanted."""
 
     def __init__(self, config: ModelConfig, path: str):
         super().__init__(config, path)
+        self.checkpoint = False
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config.width, config.hidden)
 
     def forward(self, h: Tensor, state: State | None, trace: Trace | None) -> tuple[Tensor, State]:
         """h (B, T, width) -> the same shape, and the state after the last token."""
+        if self.checkpoint and trace is None and torch.is_grad_enabled():
+            return checkpoint(self._run, h, state, None, use_reentrant=False)
+        return self._run(h, state, trace)
+
+    def _run(self, h: Tensor, state: State | None, trace: Trace | None) -> tuple[Tensor, State]:
+        """`forward`, computed once."""
         # Here, and not by the model: of a sharded model only the block that runs has whole weights to start from.
         if state is None:
             state = self.init_state(h.shape[0])

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not
 
     from nl_course.model import LanguageModel, ModelConfig
     from nl_course.nested import NestedConfig
+    from nl_course.tasks.tokenizer import Bytes, TokenIds, Tokenizer
     from nl_course.training import Data, TrainingConfig
     from nl_course.training.distributed import Ranks
     from nl_course.training.estimate import Estimate
@@ -91,6 +92,11 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         "(default: a twentieth of it is)",
     )
     parser.add_argument(
+        "--reset-documents",
+        action="store_true",
+        help="begin with an empty state at each document inside a row, not only at the row's start",
+    )
+    parser.add_argument(
         "--evaluate-lengths",
         metavar="N,N,...",
         help="once trained, print the held-out loss at contexts of so many tokens each, also longer than --length",
@@ -112,7 +118,8 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument("--price", type=float, help="for --estimate: price per device and hour, in your money")
     for setting in fields(TrainingConfig):
         # Each optimizer has options of its own. They are set from Python and by recordings only.
-        if setting.name != "optimizer_options":
+        # What ends a document is known by the tokenizer.
+        if setting.name not in ("optimizer_options", "reset_at"):
             _add_setting(parser, setting.name, setting.default, setting.metadata["meaning"])
     # Loaded before the work begins: while torch is half loaded, ctrl-C cannot be handled (see app/start.py).
     parser.set_defaults(
@@ -210,6 +217,8 @@ def _train(
     # The data.
     stream, held_out, tokenizer, description, hashes = corpus(settings, config, folder, ranks, longest)
     hashes |= memory_hash(settings["memory"])
+    if options.reset_documents:
+        config = replace(config, reset_at=end_of_document(tokenizer))
     check_room_for(lengths, held_out)
     if held_out.numel() <= config.length:
         print_line(f"The held-out part, {held_out.numel():,} tokens, is too short for an evaluation; it is left out.")
@@ -319,6 +328,13 @@ def memory_hash(name: str | None) -> dict[str, str]:
     if not is_file_of_memory(name):
         return {}
     return {"memory_hash": hashlib.sha256(Path(name).read_bytes()).hexdigest()[:12]}
+
+
+def end_of_document(tokenizer: "Tokenizer | Bytes | TokenIds") -> int:
+    """The token that ends a document. Raises CourseError where nobody says which."""
+    if tokenizer.separator is None:
+        raise CourseError("--reset-documents needs to know which token id ends a document; add --separator ID.")
+    return tokenizer.separator
 
 
 def lengths_in(text: str | None) -> list[int]:

@@ -12,7 +12,8 @@ from nl_course.renamed import translate
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # Settings that do not change what is learned, only what is written down and when. A resumed run may change these.
-REPORTING = ("log_every", "save_every", "evaluate_every")
+# `checkpoint_blocks` decides how gradients are computed, and changes none of them.
+REPORTING = ("log_every", "save_every", "evaluate_every", "checkpoint_blocks")
 
 LARGEST_RATE = 1e30  # what optimizers make of a rate must still fit a 32-bit number
 
@@ -44,6 +45,8 @@ class TrainingConfig:
     precision: str = _setting("auto", "fp32, bf16 (autocast), or auto: bf16 on a GPU that has it")
     inner_warmup: float = _setting(0.0, "share of the steps in which inner learning rates grow from a tenth to 1")
     recompute: bool = _setting(False, "for levels that learn: compute segments twice, to hold less memory")
+    checkpoint_blocks: bool = _setting(False, "compute each block twice in a step, to hold less memory")
+    reset_at: int | None = _setting(None, "token that ends a document, where the state begins anew; none by default")
     seed: int = _setting(0, "of everything that is drawn at random")
     log_every: int = _setting(1, "steps between lines of metrics.jsonl")
     save_every: int = _setting(200, "steps between checkpoints; 0 for one at the end only")
@@ -64,6 +67,9 @@ class TrainingConfig:
         # JSON has lists only. A config that was read from a file must equal the one that was written.
         object.__setattr__(self, "betas", tuple(self.betas))
         check_bool("recompute", self.recompute)
+        check_bool("checkpoint_blocks", self.checkpoint_blocks)
+        if self.reset_at is not None:
+            check_int("reset_at", self.reset_at)
         if not isinstance(self.optimizer_options, Mapping):
             options = shortened(self.optimizer_options)
             raise CourseError(f"optimizer_options must be a dict of options by name, not {options}.")

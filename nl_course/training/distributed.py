@@ -99,6 +99,11 @@ class Ranks:
             )
         if not self.sharded:
             return
+        if config.reset_at is not None:
+            raise CourseError(
+                "rows that are cut at the ends of documents cannot be sharded (processes would take different numbers "
+                "of forward passes); use --parallel ddp."
+            )
         if any(isinstance(module, NestedLanguageModel) for module in model.modules()):
             raise CourseError(
                 "a model with clocks cannot be sharded (its levels take gradients inside the forward pass); "

@@ -38,6 +38,7 @@ from nl_course.nested.outer import outer_step
 from nl_course.scaling.formats import readable_bytes
 from nl_course.scaling.hardware import Accelerator
 from nl_course.scaling.hardware import accelerator as named_accelerator
+from nl_course.training.blocks import checkpointed_blocks
 from nl_course.training.config import TrainingConfig
 from nl_course.training.loop import Data, train
 from nl_course.training.loss import token_losses
@@ -161,7 +162,9 @@ def estimate(
 
     # Memory. Activations belong to one micro-batch on one device. The least is what is kept for the backward pass, in
     # 16 bits where autocast is on; the most adds the full square of attention's pairs and the allocator's holes.
-    row_flops, row_bytes, row_square_bytes = count_row(model_config, config.length, config.recompute)
+    row_flops, row_bytes, row_square_bytes = count_row(
+        model_config, config.length, config.recompute, config.checkpoint_blocks
+    )
     rows = config.batch_size / config.accumulate / devices
     half_precision = config.precision == "bf16" or (config.precision == "auto" and chip is not None)
     least_activations = rows * row_bytes * (0.5 if half_precision else 1.0)
@@ -262,19 +265,21 @@ def runs_in_chunks(config: Config) -> bool:
     return config.memory not in ("attention", "latent-attention")
 
 
-def count_row(config: Config, length: int, recompute: bool = False) -> tuple[float, float, float]:
+def count_row(
+    config: Config, length: int, recompute: bool = False, checkpoint_blocks: bool = False
+) -> tuple[float, float, float]:
     """What one row of `length` tokens takes, forward and backward: operations of all matrix products, bytes that grow
     with the length, and bytes that grow with its square.
 
-    Bytes are those held at the fullest moment, in 32 bits, without weights and their gradients. `recompute` is the
-    setting of that name.
+    Bytes are those held at the fullest moment, in 32 bits, without weights and their gradients. `recompute` and
+    `checkpoint_blocks` are the settings of these names.
     """
     chunk = _chunk(config)
     # Three lengths show what is constant, what grows with the length and what with its square. Short rows need none.
     lengths = [length] if check_int("length", length, 1) <= 2 * chunk else [2 * chunk, 3 * chunk, 4 * chunk]
     kinds = _block_kinds(config)
     ones = [1] * len(kinds)
-    with_ones = [_count(_with_blocks(config, kinds, ones), t, recompute) for t in lengths]
+    with_ones = [_count(_with_blocks(config, kinds, ones), t, recompute, checkpoint_blocks) for t in lengths]
     totals = [list(measured) for measured in with_ones]  # per length: [operations, bytes]
     for i, (_, blocks) in enumerate(kinds):
         if blocks == 1:
@@ -282,7 +287,7 @@ def count_row(config: Config, length: int, recompute: bool = False) -> tuple[flo
         # Each further block of a kind takes what the second one takes beyond the first.
         counts = list(ones)
         counts[i] = 2
-        with_two = [_count(_with_blocks(config, kinds, counts), t, recompute) for t in lengths]
+        with_two = [_count(_with_blocks(config, kinds, counts), t, recompute, checkpoint_blocks) for t in lengths]
         for total, one, two in zip(totals, with_ones, with_two, strict=True):
             for j in range(len(total)):
                 total[j] = total[j] + (blocks - 1) * (two[j] - one[j])
@@ -310,13 +315,14 @@ def _extend(lengths: list[int], counts: list[float], length: int, window: int | 
     return c + a * length, b * square
 
 
-def _count(config: Config, length: int, recompute: bool) -> list[float]:
+def _count(config: Config, length: int, recompute: bool, checkpoint_blocks: bool) -> list[float]:
     """[operations, bytes at the fullest moment] of one row of `length` tokens: counted, not computed."""
     with on_meta():
         model = _model_class(config)(config)
         # Many rows, so that what does not depend on their number (gradients of weights) vanishes beside them.
         tokens = torch.zeros(ROWS_COUNTED, length, dtype=torch.int64)  # (b, t)
-        with Operations() as counter, outer_step(model, 1.0, recompute):
+        blocks_twice = checkpointed_blocks(model, checkpoint_blocks)
+        with Operations() as counter, outer_step(model, 1.0, recompute), blocks_twice:
             token_losses(model, tokens, tokens).mean().backward()
     return [counter.flops / ROWS_COUNTED, counter.peak / ROWS_COUNTED]
 

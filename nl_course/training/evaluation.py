@@ -27,12 +27,19 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, stream: Tensor, length: int, batches: int = 8, batch_size: int = 8, precision: str = "auto"
+    model: nn.Module,
+    stream: Tensor,
+    length: int,
+    batches: int = 8,
+    batch_size: int = 8,
+    precision: str = "auto",
+    reset_at: int | None = None,
 ) -> Evaluation:
     """The loss on windows of `length` tokens that are spread evenly over `stream`.
 
-    At most `batches` times `batch_size` windows are read, fewer where they would overlap. The model's training mode is
-    left as it was. Raises CourseError if the stream is shorter than one window and its targets.
+    At most `batches` times `batch_size` windows are read, fewer where they would overlap. `reset_at` is that of
+    `token_losses`. The model's training mode is left as it was. Raises CourseError if the stream is shorter than one
+    window and its targets.
     """
     check_int("length", length, 1)
     check_int("batches", batches, 1)
@@ -49,7 +56,8 @@ def evaluate(
             batch_starts = starts[first : first + batch_size]
             windows = torch.stack([stream[start : start + length + 1] for start in batch_starts]).long()  # (b, t + 1)
             with autocast(device, precision):
-                losses = token_losses(model, windows[:, :-1].to(device), windows[:, 1:].to(device))  # (b, t)
+                inputs, targets = windows[:, :-1].to(device), windows[:, 1:].to(device)  # (b, t) each
+                losses = token_losses(model, inputs, targets, reset_at)  # (b, t)
             sums += losses.double().sum(0).cpu()  # (t,)
     finally:
         model.train(was_training)
@@ -116,7 +124,7 @@ def evaluate_lengths(
     for length in lengths:
         batch_size = max(1, ROW_TOKENS // length)
         batches = -(-stream.numel() // (length * batch_size))
-        found = evaluate(model, stream, length, batches, batch_size, config.precision)
+        found = evaluate(model, stream, length, batches, batch_size, config.precision, config.reset_at)
         beyond = None
         if length > config.length:
             beyond = float(found.by_position[config.length :].double().mean()) / per_unit

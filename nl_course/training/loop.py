@@ -34,6 +34,7 @@ from nl_course.seeding import seeded
 from nl_course.tasks import text
 from nl_course.tasks.targets import IGNORED
 from nl_course.tasks.tokenizer import token_unit
+from nl_course.training.blocks import check_blocks, checkpointed_blocks
 from nl_course.training.config import REPORTING, TrainingConfig
 from nl_course.training.distributed import SINGLE_PROCESS, Ranks, join
 from nl_course.training.evaluation import evaluate, evaluate_windows
@@ -160,7 +161,8 @@ def gradient(
         # The forward pass. Inner loops run here: a memory's writes are part of the graph, so that the backward pass
         # goes through them and the outer loop learns what is worth writing.
         with autocast(device, config.precision):
-            losses = token_losses(model, micro_inputs.to(device), micro_targets.to(device))  # (b, t)
+            inputs_there, targets_there = micro_inputs.to(device), micro_targets.to(device)  # (b, t) each
+            losses = token_losses(model, inputs_there, targets_there, config.reset_at)  # (b, t)
         loss = losses.sum() / scored
         (loss * ranks.loss_scale).backward()
         batch_loss += loss.detach()
@@ -190,6 +192,7 @@ class TrainingLoop:
         self.ranks = ranks
         # What cannot work is refused before anything is computed or written.
         check_outer(model, config.inner_warmup, config.recompute)
+        check_blocks(model, config.checkpoint_blocks)
         ranks.check(model, config)
         # fsdp replaces the parameters by shards. The optimizer is made afterwards, so that it holds the shards.
         ranks.prepare(model)
@@ -365,7 +368,9 @@ class TrainingLoop:
 
         # 3. Forward and backward. `outer_step` sets how fast inner loops learn during this step (nested/outer.py).
         self.optimizer.zero_grad(set_to_none=True)
-        with outer_step(self.model, inner_rate_scale(step, config.steps, config.inner_warmup), config.recompute):
+        inner_rate = inner_rate_scale(step, config.steps, config.inner_warmup)
+        blocks_twice = checkpointed_blocks(self.model, config.checkpoint_blocks)
+        with outer_step(self.model, inner_rate, config.recompute), blocks_twice:
             loss = gradient(self.model, inputs, targets, config, self.ranks).item()
 
         # 4. Clipping. The norm is measured even without a limit, because it shows trouble before the loss does.
@@ -425,7 +430,8 @@ class TrainingLoop:
         if self.held_out is None or not due:
             return {}
         if isinstance(self.held_out, Tensor):
-            evaluation = evaluate(self.model, self.held_out, self.config.length, precision=self.config.precision)
+            precision, reset_at = self.config.precision, self.config.reset_at
+            evaluation = evaluate(self.model, self.held_out, self.config.length, precision=precision, reset_at=reset_at)
             return {"held_out_loss": evaluation.loss}
         return dict(self.held_out(self.model))
 

@@ -8,7 +8,7 @@ import pytest
 from nl_course.errors import CourseError
 from nl_course.training import TrainingConfig
 
-NUMBERS = [f.name for f in fields(TrainingConfig) if isinstance(f.default, (int, float)) and f.name != "recompute"]
+NUMBERS = [f.name for f in fields(TrainingConfig) if type(f.default) in (int, float)]
 NO_NUMBERS = [math.nan, math.inf, -math.inf, -1, 10**400, "3", None, True, [1]]
 
 
@@ -41,6 +41,7 @@ def test_betas_that_are_none_are_refused(betas):
 @pytest.mark.parametrize("value", ["no", 1, None, math.nan])
 def test_a_switch_is_true_or_false(value):
     assert refusal(recompute=value).startswith("recompute must be True or False")
+    assert refusal(checkpoint_blocks=value).startswith("checkpoint_blocks must be True or False")
 
 
 @pytest.mark.parametrize("value", [None, [("foreach", True)], "foreach", 3])
