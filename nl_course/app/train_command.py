@@ -6,11 +6,12 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nl_course.app.curves import Curves, check_tensorboard
 from nl_course.app.options import device_named
 from nl_course.app.train_data import SOURCES, TOKENIZER_VOCAB, corpus, evaluated_tokens
 from nl_course.errors import DONE, INTERRUPTED, REFUSED, CourseError, check_choice, check_int, shortened
@@ -111,6 +112,17 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         "--trust", action="store_true", help="the run's folder is your own: its sharded checkpoint may hold pickles"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help="compile the model's blocks with torch.compile, whose first step then takes longer (default backend: "
+        "inductor)",
+    )
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="also write the curves for TensorBoard, into a folder under DIR"
+    )
     parser.add_argument("--parallel", default="auto", help="ddp or fsdp, under torchrun; auto is ddp there, else none")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("--estimate", action="store_true", help="print what it takes, from a few real steps, and stop")
@@ -195,6 +207,7 @@ def _train(
     from nl_course.seeding import seeded
     from nl_course.tasks.tokenizer import BYTES
     from nl_course.training import TrainingConfig, train
+    from nl_course.training.blocks import compile_blocks, compile_errors
     from nl_course.training.estimate import check_room
     from nl_course.training.run_folder import check_run_folder
 
@@ -243,21 +256,29 @@ def _train(
         return DONE
 
     # The run.
+    if options.compile is not None:
+        compile_blocks(model, options.compile)
+    listeners = []
     show_bar = not options.quiet and sys.stderr is not None and sys.stderr.isatty()
-    print_evaluations = ranks.is_main and not show_bar and not options.quiet
-    run = train(
-        model,
-        stream,
-        config,
-        held_out=held_out,
-        folder=folder,
-        resume=options.resume,
-        trust=options.trust,
-        progress=show_bar,
-        on_step=print_held_out if print_evaluations else None,
-        about={name: settings[name] for name in ABOUT} | hashes,
-        parallel=ranks.mode,
-    )
+    if ranks.is_main and not show_bar and not options.quiet:
+        listeners.append(print_held_out)
+    with ExitStack() as stack:
+        stack.enter_context(compile_errors())
+        if options.tensorboard is not None and ranks.is_main:
+            listeners.append(stack.enter_context(Curves(options.tensorboard, folder.name)))
+        run = train(
+            model,
+            stream,
+            config,
+            held_out=held_out,
+            folder=folder,
+            resume=options.resume,
+            trust=options.trust,
+            progress=show_bar,
+            on_step=lambda metrics: tell(listeners, metrics),
+            about={name: settings[name] for name in ABOUT} | hashes,
+            parallel=ranks.mode,
+        )
     print_line(run)
     if run.interrupted:
         print_line(f"Go on with: {resume_command(folder, settings)}")
@@ -275,8 +296,14 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
     for name in ("column", "tokenizer", "vocab", "width"):
         if settings[name] is not None and settings["data"] is None:
             raise CourseError(f"--{name} is about --data; add --data FILES.")
-    if options.evaluate_lengths is not None and options.estimate:
-        raise CourseError("--evaluate-lengths is for a run, and --estimate trains nothing.")
+    for name in ("evaluate_lengths", "compile", "tensorboard"):
+        if getattr(options, name) is not None and options.estimate:
+            raise CourseError(f"{option(name)} is for a run, and --estimate trains nothing.")
+    if options.tensorboard is not None:
+        check_tensorboard()
+        check_folder(options.tensorboard, "the folder for TensorBoard")
+    if options.compile is not None and options.parallel == "fsdp":
+        raise CourseError("--compile is for whole blocks, and --parallel fsdp splits them; use ddp.")
     if settings["separator"] is not None and (settings["vocab"] is None or settings["tokenizer"] is not None):
         raise CourseError("--separator is about token ids whose tokenizer is not given; add --vocab N.")
     for name in ("accelerator", "price"):
@@ -381,6 +408,12 @@ def evaluated_lengths(
         if ranks.is_main:
             write_lengths(folder, table.to_dict())
     return table
+
+
+def tell(listeners: list[Callable[[dict[str, Any]], None]], metrics: dict[str, Any]) -> None:
+    """Gives a step's metrics to each of the listeners."""
+    for listener in listeners:
+        listener(metrics)
 
 
 def print_held_out(metrics: dict[str, Any]) -> None:

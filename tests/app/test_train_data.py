@@ -1,8 +1,10 @@
 """`nl-course train` on what is no plain text: token ids in columns and packed files; one's own held-out set, memory."""
 
+import importlib.util
 import json
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -160,3 +162,72 @@ def test_the_held_out_loss_at_contexts_beyond_training_is_bits_per_byte_over_the
 def test_context_lengths_that_cannot_be_read_are_refused_before_training(here, capsys, lengths, says):
     assert train("--text", "ids.jsonl", "--out", "r", "--evaluate-lengths", lengths) == 2
     assert says in capsys.readouterr().err and not (here / "r").exists()
+
+
+# -- how it is computed and shown --------------------------------------------------------------------------------------
+def test_documents_begin_anew_if_one_says_which_token_ends_them(here, capsys):
+    ids = ["--data", "ids.jsonl", "--column", "ids", "--vocab", "50"]
+    assert train(*ids, "--reset-documents", "--out", "r") == 2
+    assert "--reset-documents needs to know which token id ends a document" in capsys.readouterr().err
+    assert train(*ids, "--separator", "49", "--reset-documents", "--out", "r") == 0
+    assert train(*ids, "--separator", "49", "--out", "s") == 0
+    losses = [[line["loss"] for line in read_metrics(name)] for name in ("r", "s")]
+    assert losses[0] != losses[1]
+    assert json.loads((here / "r" / "run.json").read_text())["asked"]["reset_at"] == 49
+    assert main(["train", "--resume", "--out", "r", "--quiet", *ids[:2]]) == 0
+
+
+def test_compiled_blocks_give_the_same_run(here, capsys):
+    text = ["--text", "ids.jsonl"]
+    assert train(*text, "--out", "r") == 0
+    assert train(*text, "--compile", "aot_eager", "--out", "compiled") == 0
+    losses = [[line["loss"] for line in read_metrics(name)] for name in ("r", "compiled")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    one, other = (load_file(f"{name}/model.safetensors") for name in ("r", "compiled"))
+    assert one.keys() == other.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--compile", "indutor"), "the backend of --compile 'indutor' is not known"),
+        (("--compile", "eager", "--preset", "ttt-e2e-tiny"), "levels that learn as they read, and cannot be compiled"),
+        (("--compile", "eager", "--parallel", "fsdp"), "--compile is for whole blocks"),
+        (("--compile", "eager", "--estimate"), "--compile is for a run, and --estimate trains nothing"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said_in_one_line(here, capsys, options, says):
+    assert train("--text", "ids.jsonl", "--out", "r", *options) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_a_machine_that_cannot_compile_says_so(here, capsys, monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("no working C++ compiler\nand much more")
+
+    monkeypatch.setattr("torch.compiler.list_backends", lambda exclude_tags: ["mine"])
+    monkeypatch.setattr("torch._dynamo.backends.registry.lookup_backend", lambda name: backend)
+    monkeypatch.setattr("torch._dynamo.eval_frame.lookup_backend", lambda name: backend, raising=False)
+    assert train("--text", "ids.jsonl", "--out", "r", "--compile", "mine") == 2
+    error = capsys.readouterr().err
+    assert "cannot be compiled on this machine: " in error and error.count("\n") == 1
+
+
+def test_without_tensorboard_the_message_says_how_to_get_it(here, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert train("--text", "ids.jsonl", "--out", "r", "--tensorboard", "board") == 2
+    assert re.search(r"run `.*pip install .*tensorboard`", capsys.readouterr().err) and not (here / "board").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="the extra `tensorboard` is not installed")
+def test_the_curves_are_read_by_tensorboard_itself(here, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train("--text", "ids.jsonl", "--out", "r", "--tensorboard", "board") == 0
+    events = EventAccumulator(str(here / "board" / "r")).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    lines = read_metrics("r")
+    assert [step for step, _ in shown] == [1, 2, 3, 4]
+    assert [value for _, value in shown] == pytest.approx([line["loss"] for line in lines], rel=1e-6)
+    assert events.Scalars("held_out_loss")[-1].value == pytest.approx(lines[-1]["held_out_loss"], rel=1e-6)
