@@ -45,6 +45,8 @@ ABOUT = {
     "tokenizer": None,
     "vocab": None,
     "separator": None,
+    "split": None,
+    "held_out_split": None,
     "width": None,
     "held_out": None,
 }
@@ -65,13 +67,16 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
     parser.add_argument(
         "--data",
         help="instead of --text: .jsonl, .parquet, .csv, .txt files, packed token ids in .bin or .npy files, or a "
-        "dataset on a hub",
+        "dataset on a hub, NAME or NAME:CONFIGURATION",
     )
     parser.add_argument(
         "--column", help="the column of --data that holds a text, or a list of token ids, per row (default: text)"
     )
     parser.add_argument(
-        "--tokenizer", metavar="FILE", help="subwords for --data; trained on it if there is no such file yet"
+        "--tokenizer",
+        metavar="FILE",
+        help="subwords for --data: any tokenizer.json of the library tokenizers; trained on the data where there is no "
+        "such file yet",
     )
     parser.add_argument(
         "--vocab",
@@ -80,7 +85,14 @@ def add_command(commands: argparse._SubParsersAction, about: str) -> None:
         help=f"how many token ids there are, where --data holds ids; or subwords of a new tokenizer (default: "
         f"{TOKENIZER_VOCAB})",
     )
-    parser.add_argument("--separator", type=int, metavar="ID", help="beside --vocab: the token id that ends a document")
+    parser.add_argument(
+        "--separator",
+        metavar="TOKEN",
+        help="what ends a document: a token of --tokenizer, by its text or id, or one of the --vocab ids (default: the "
+        "tokenizer's own)",
+    )
+    parser.add_argument("--split", help="of a dataset on a hub, the part to learn from (default: train)")
+    parser.add_argument("--held-out-split", metavar="SPLIT", help="the same for --held-out (default: train)")
     parser.add_argument(
         "--width",
         metavar="TYPE",
@@ -293,9 +305,9 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
     """Raises CourseError for options that make no sense together."""
     if settings["data"] is not None and settings["text"] is not None:
         raise CourseError("take --text or --data, not both.")
-    for name in ("column", "tokenizer", "vocab", "width"):
+    for name in ("column", "tokenizer", "vocab", "width", "split", "held_out_split"):
         if settings[name] is not None and settings["data"] is None:
-            raise CourseError(f"--{name} is about --data; add --data FILES.")
+            raise CourseError(f"{option(name)} is about --data; add --data FILES.")
     for name in ("evaluate_lengths", "compile", "tensorboard"):
         if getattr(options, name) is not None and options.estimate:
             raise CourseError(f"{option(name)} is for a run, and --estimate trains nothing.")
@@ -304,8 +316,8 @@ def check_options(settings: dict[str, Any], options: argparse.Namespace) -> None
         check_folder(options.tensorboard, "the folder for TensorBoard")
     if options.compile is not None and options.parallel == "fsdp":
         raise CourseError("--compile is for whole blocks, and --parallel fsdp splits them; use ddp.")
-    if settings["separator"] is not None and (settings["vocab"] is None or settings["tokenizer"] is not None):
-        raise CourseError("--separator is about token ids whose tokenizer is not given; add --vocab N.")
+    if settings["separator"] is not None and settings["vocab"] is None and settings["tokenizer"] is None:
+        raise CourseError("--separator is about token ids; add --tokenizer FILE or --vocab N.")
     for name in ("accelerator", "price"):
         if getattr(options, name) is not None and not options.estimate:
             raise CourseError(f"--{name} is for --estimate.")

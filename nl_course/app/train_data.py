@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nl_course.errors import CourseError
+from nl_course.errors import CourseError, shortened
 
 if TYPE_CHECKING:  # imported where they are needed: `nl-course --help` must not wait for torch
     import torch
@@ -99,7 +99,21 @@ def documents_or_ids(
         return TokenFiles(source, tokenizer, width=settings["width"], **sizes)
     if settings["width"] is not None:
         raise CourseError(f"--width is about packed token ids in .bin files, and {source} holds none.")
-    return PackedStream(source, tokenizer, column=settings["column"] or "text", **sizes, **options)
+    split = settings["split"] if source == settings["data"] else settings["held_out_split"]
+    column = settings["column"] or "text"
+    return PackedStream(source, tokenizer, column=column, split=split or "train", **sizes, **options)
+
+
+def check_split(settings: dict[str, Any]) -> None:
+    """Raises CourseError for a split of local files, which have none."""
+    from nl_course.tasks.streaming import local_files
+
+    for name, source in (("split", settings["data"]), ("held_out_split", settings["held_out"])):
+        if settings[name] is None:
+            continue
+        if source is None or local_files(source):
+            option = f"--{name.replace('_', '-')}"
+            raise CourseError(f"{option} is about a dataset on a hub, and {source or 'none'} is none.")
 
 
 def tokenizer_of(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer | Bytes | TokenIds":
@@ -109,7 +123,12 @@ def tokenizer_of(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Toke
     if settings["tokenizer"] is not None:
         return tokenizer_named(settings, column, ranks)
     if settings["vocab"] is not None:
-        return TokenIds(settings["vocab"], settings["separator"])
+        separator = settings["separator"]
+        if separator is not None and not (separator.isascii() and separator.isdigit()):
+            raise CourseError(
+                f"--separator must be a token id where no tokenizer is given, not {shortened(separator)}."
+            )
+        return TokenIds(settings["vocab"], None if separator is None else int(separator))
     return BYTES
 
 
@@ -125,13 +144,13 @@ def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "T
     with ranks.together():
         if ranks.is_main and path.exists():
             wanted = None if settings["resume"] else settings["vocab"]
-            check_vocab(path, load_tokenizer(path).vocab, wanted)
+            check_vocab(path, load_tokenizer(path, settings["separator"]).vocab, wanted)
         elif ranks.is_main and not settings["resume"]:
             hold_out = settings["held_out"] is None
-            documents = stream_datasets(settings["data"], column)
+            documents = stream_datasets(settings["data"], column, settings["split"] or "train")
             texts = first_texts(document for document in documents if not (hold_out and is_held_out(document)))
             train_tokenizer(texts, settings["vocab"] or TOKENIZER_VOCAB).save(path)
-    return load_tokenizer(path)
+    return load_tokenizer(path, settings["separator"])
 
 
 def check_vocab(path: Path, vocab: int, wanted: int | None) -> None:

@@ -63,6 +63,7 @@ class PackedStream:
         batch_size: int,
         length: int,
         column: str = "text",
+        split: str = "train",
         positions: str | os.PathLike | None = None,
         write: bool = True,
         hold_out: bool = True,
@@ -72,7 +73,7 @@ class PackedStream:
         self.name = source if isinstance(source, str) else "books"
         self.tokenizer = tokenizer
         self._documents_from = (
-            source if callable(source) else lambda first: stream_datasets(source, column, first=first)
+            source if callable(source) else lambda first: stream_datasets(source, column, split, first)
         )
         self._path = None if positions is None else Path(positions)
         self._write = write
@@ -83,6 +84,8 @@ class PackedStream:
         self._about["data"] = self.data_hash
         if not hold_out:
             self._about["hold_out"] = False
+        if split != "train":
+            self._about["split"] = split
         self._measured: tuple[int | None, int] = (
             0,
             0,

@@ -36,7 +36,7 @@ PACKED = (".bin", ".npy")  # files of token ids, which hold no documents (token_
 HUB = "hub:"  # before the name of a dataset that is to be looked up on a hub, whatever the name looks like
 _PACKED: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _PACKINGS = (*_PACKED, ".zst")  # the last is read by `datasets` alone
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 HASHED_WHOLE = 1 << 30  # bytes of all files together up to which every byte counts for `data_hash`
 _PIECES, _PIECE = 16, 1 << 16  # of larger ones: so many pieces of each file, of so many bytes
 _IDS_AS_TEXT = re.compile(r"\s*\[\s*\d+([\s,.]+\d+)+[\s,.]*\]?\s*")  # "[1, 2, 3]", also one that was cut off
@@ -49,7 +49,8 @@ def stream_datasets(
     """Documents one by one, as they arrive, from column `column` of `source`, from row number `first` on.
 
     `source` is a path, a pattern or a folder of local .jsonl, .json, .parquet, .csv or .txt files (one line or row per
-    document). Or it is a dataset on a hub, "owner/name" or "hub:name", whose part `split` is read; the network is asked
+    document). Or it is a dataset on a hub, "owner/name" or "hub:name", with ":" and the name of a configuration behind
+    it where it has several, whose part `split` is read; the network is asked
     for nothing else, and a warning says so beforehand. `options` go to `datasets.load_dataset`. Rows without a text are
     left out, with a warning. A row whose column holds a list of whole numbers is a document of token ids.
 
@@ -71,7 +72,9 @@ def stream_datasets(
         if files:
             rows = datasets.load_dataset(kind, data_files={split: files}, split=split, streaming=True, **options)
         else:
-            name = source.removeprefix(HUB)
+            name, _, configuration = source.removeprefix(HUB).partition(":")
+            if configuration:
+                options["name"] = configuration
             if not datasets.config.HF_HUB_OFFLINE:
                 warnings.warn(f"asking {datasets.config.HF_ENDPOINT} for the dataset {name!r}.", stacklevel=2)
             rows = datasets.load_dataset(name, split=split, streaming=True, **options)

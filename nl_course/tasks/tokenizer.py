@@ -7,11 +7,11 @@
     tokens = tokenizer.encode("a memory")                    # (T,) int64; decode gives the text back, byte for byte
 
 Byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909) over bytes (Radford et al. 2019, section 2.2): every text
-can be encoded, no symbol is unknown. Token 0 is the separator between two documents; no text turns into it. `BYTES` is
+can be encoded, no symbol is unknown. Token 0 is the separator between two documents; no text turns into it. A file of
+another model's tokenizer (tokenizer.json) is read too, with what it has for a separator. `BYTES` is
 the course's default, bytes as tokens, with the same methods: it needs no library."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,30 +21,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nl_course.errors import CourseError, check_int, check_text
+from nl_course.errors import CourseError, check_int, check_text, shortened
 from nl_course.files import check_file, pip_install, reason, write_atomically
 from nl_course.tasks import text as bytewise
 
 SEPARATOR = "<|book|>"  # token 0, between two documents; the spelling stands in tokenizer files, so it stays
+# How the tokenizers of other models call the token between two documents, in the order of trying.
+ENDS = (SEPARATOR, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 LEAST = 257  # 256 bytes and the separator
 MOST = 10_000_000  # subwords; the library reserves room for them all, and ends the process where there is none
 
 
 class Tokenizer:
-    """Subwords of a trained vocabulary. `vocab` is the number of tokens; token `separator` stands between documents."""
+    """Subwords of a trained vocabulary. `vocab` is the number of token ids, also of those that no subword has; token
+    `separator` stands between documents, None if the vocabulary has none for that."""
 
-    separator = 0
-
-    def __init__(self, inner: Any):
+    def __init__(self, inner: Any, separator: int | None = 0):
         self._inner = inner
         inner.encode_special_tokens = True  # a text that spells out the separator is encoded as ordinary text
-        self.vocab: int = inner.get_vocab_size()
+        inner.no_truncation()
+        inner.no_padding()
+        self.vocab: int = 1 + max(inner.get_vocab(with_added_tokens=True).values())
+        self.separator = separator
 
     def encode(self, text: str | bytes) -> Tensor:
         """Text -> (T,) int64. Bytes that are not UTF-8 become the replacement character."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", errors="replace")
-        return torch.tensor(self._inner.encode(check_text("the text", text)).ids, dtype=torch.int64)
+        return torch.tensor(
+            self._inner.encode(check_text("the text", text), add_special_tokens=False).ids, dtype=torch.int64
+        )
 
     def decode(self, tokens: Tensor | Iterable[int]) -> str:
         """Tokens -> text; the separator becomes an empty line. Raises CourseError for a token beyond the vocabulary."""
@@ -172,19 +178,40 @@ def train_tokenizer(texts: Iterable[str | bytes], vocab: int = 32_000) -> Tokeni
     return Tokenizer(inner)
 
 
-def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """A tokenizer from a file of `save`. Raises CourseError if it is missing, damaged, or not one of the course's."""
+def load_tokenizer(path: str | os.PathLike, separator: str | None = None) -> Tokenizer:
+    """A tokenizer from a file of `save`, or from any other file of the library `tokenizers` (tokenizer.json).
+
+    `separator` is the token that stands between documents, by its text or its id; None takes the first of ENDS that the
+    vocabulary has. A text is encoded without the tokens that a file would put around it. Raises CourseError if the file
+    is missing or damaged, or has no such token.
+    """
     tokenizers = _library()
     path = check_file(path, "tokenizer")
     try:
         inner = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises plain Exceptions for a damaged file
         raise CourseError(f"{path} is not a tokenizer that can be read ({reason(error)}).") from error
-    if inner.token_to_id(SEPARATOR) != Tokenizer.separator:
-        raise CourseError(f"the tokenizer {path} has no {SEPARATOR} as token 0; make one with `train_tokenizer`.")
-    if json.loads(inner.to_str())["model"]["type"] != "BPE":
-        raise CourseError(f"the tokenizer {path} is no BPE; make one with `train_tokenizer`.")
-    return Tokenizer(inner)
+    if inner.get_vocab_size() == 0:
+        raise CourseError(f"the tokenizer {path} has no tokens.")
+    return Tokenizer(inner, _separator_of(inner, path, separator))
+
+
+def _separator_of(inner: Any, path: Path, wanted: str | None) -> int:
+    """The id of the token between documents. Raises CourseError if the vocabulary has none of that name."""
+    if wanted is None:
+        there = [end for end in ENDS if inner.token_to_id(end) is not None]
+        if not there:
+            raise CourseError(
+                f"the tokenizer {path} has none of the usual tokens to end a document ({', '.join(ENDS)}); name its "
+                "own with --separator TOKEN."
+            )
+        return inner.token_to_id(there[0])
+    token = inner.token_to_id(wanted)
+    if token is None and wanted.isascii() and wanted.isdigit() and inner.id_to_token(int(wanted)) is not None:
+        token = int(wanted)
+    if token is None:
+        raise CourseError(f"the tokenizer {path} has no token {shortened(wanted)} to end a document.")
+    return token
 
 
 def _library() -> ModuleType:

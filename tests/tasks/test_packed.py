@@ -184,10 +184,48 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300)
     other = json.loads(tokenizer.save(tmp_path / "t.json").read_text().replace("<|book|>", "<|other|>"))
     (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(CourseError, match=r"has no <\|book\|> as token 0"):
+    with pytest.raises(CourseError, match=r"has none of the usual tokens to end a document .* --separator TOKEN"):
         load_tokenizer(tmp_path / "other.json")
+    assert load_tokenizer(tmp_path / "other.json", "<|other|>").separator == 0
+    assert load_tokenizer(tmp_path / "other.json", "7").separator == 7
+    for separator in ("<|nothing|>", "99999"):
+        with pytest.raises(CourseError, match=r"has no token .* to end a document"):
+            load_tokenizer(tmp_path / "other.json", separator)
     with pytest.raises(CourseError, match="tokens must be from 0 to"):
         tokenizer.decode([tokenizer.vocab])
+
+
+@needs_data
+@pytest.mark.parametrize("kind", ["WordPiece", "Unigram", "BPE", "WordLevel"])
+def test_other_models_tokenizers_are_read_with_their_own_separator(tmp_path, kind):
+    """Files as the library itself writes them, with tokens around each text, padding and gaps in their ids."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors, trainers
+
+    ends = {"WordPiece": "[SEP]", "Unigram": "</s>", "BPE": "<|endoftext|>", "WordLevel": "<eos>"}
+    special = ["<unk>", "<pad>", ends[kind], "[CLS]"]
+    unknown = {} if kind in ("Unigram", "BPE") else {"unk_token": "<unk>"}
+    inner = tokenizers.Tokenizer(getattr(models, kind)(**unknown))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    options = {"unk_token": "<unk>"} if kind == "Unigram" else {}
+    trainer = getattr(trainers, f"{kind}Trainer")(
+        vocab_size=120, special_tokens=special, show_progress=False, **options
+    )
+    inner.train_from_iterator(TEXTS, trainer)
+    end = inner.token_to_id(ends[kind])
+    plain = inner.encode("the memory", add_special_tokens=False).ids
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"[CLS] $A {ends[kind]}", special_tokens=[("[CLS]", 3), (ends[kind], end)]
+    )
+    inner.enable_padding(length=64, pad_id=1, pad_token="<pad>")
+    inner.enable_truncation(5)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.separator == end and tokenizer.encode("the memory").tolist() == plain
+    text = " ".join(["the memory"] * 40)
+    assert tokenizer.encode(text).max() < tokenizer.vocab and len(tokenizer.encode(text)) >= 80
+    stream = PackedStream(Shelf(), tokenizer, **SIZES)
+    assert end in stream(0)[0] or end in stream(1)[0]
 
 
 # -- together -------------------------------------------------------------------------------------------------

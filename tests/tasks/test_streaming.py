@@ -135,19 +135,45 @@ def test_a_name_with_a_slash_is_a_file_where_its_folder_is_here(tmp_path, monkey
 def test_what_will_be_asked_of_the_network_is_said_first(monkeypatch):
     asked = []
 
-    def load_dataset(name, **options):
-        asked.append(name)
+    def load_dataset(path, **options):
+        name = path
+        asked.append((path, options.get("name"), options["split"]))
         raise ConnectionError(f"no way to {name}")
 
     hub = SimpleNamespace(HF_HUB_OFFLINE=False, HF_ENDPOINT="https://hub.example")
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset, config=hub))
-    for source, name in (("owner/name", "owner/name"), ("hub:name", "name")):
+    sources = (("owner/name", "owner/name"), ("hub:name", "name"), ("owner/name:config-1.0", "owner/name"))
+    for source, name in (*sources, ("hub:name:config", "name")):
         with (
             pytest.warns(UserWarning, match=rf"asking https://hub\.example for the dataset '{name}'"),
             pytest.raises(CourseError, match=rf"'{source}' cannot be opened: no way to {name}"),
         ):
-            stream_datasets(source)
-    assert asked == ["owner/name", "name"]
+            stream_datasets(source, split="validation" if source.endswith("config") else "train")
+    assert asked == [
+        ("owner/name", None, "train"),
+        ("name", None, "train"),
+        ("owner/name", "config-1.0", "train"),
+        ("name", "config", "validation"),
+    ]
+
+
+@needs_datasets
+def test_a_configuration_and_its_split_are_those_that_the_library_reads(tmp_path, monkeypatch):
+    """A dataset as it lies on a hub: a README that names configurations, and files for each of their splits."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shelf").mkdir()
+    lines = ["---", "configs:"]
+    for configuration in ("one", "two"):
+        lines += [f"- config_name: {configuration}", "  data_files:"]
+        for split in ("train", "test"):
+            lines += [f"  - split: {split}", f"    path: {configuration}-{split}.jsonl"]
+            text = json.dumps({"text": f"{configuration} {split}"})
+            (tmp_path / "shelf" / f"{configuration}-{split}.jsonl").write_text(text)
+    (tmp_path / "shelf" / "README.md").write_text("\n".join([*lines, "---", ""]))
+    for configuration, split in (("one", "train"), ("two", "test")):
+        (document,) = stream_datasets(f"hub:./shelf:{configuration}", split=split)
+        assert document.text.decode() == f"{configuration} {split}"
 
 
 def test_rows_without_a_text_are_left_out_with_one_warning(tmp_path):
