@@ -57,7 +57,9 @@ def test_this_environment_is_the_one_that_constraints_describe():
     assert differ == {}, "installed, pinned; run `python -m tools.constraints` if you meant to change versions"
 
 
-@pytest.mark.skipif(not constraints.has_data(), reason="the extra `data`, pinned too, is not installed")
+@pytest.mark.skipif(
+    not (constraints.has_data() and constraints.has_tensorboard()), reason="the extras, pinned too, are not installed"
+)
 def test_pins_that_nothing_needs_do_not_linger():
     needed = set(constraints.installed(constraints.wanted())) | set(constraints.ELSEWHERE)
     assert set(PINS) - needed <= {"pexpect", "ptyprocess"}  # not on Windows

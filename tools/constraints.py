@@ -28,16 +28,22 @@ HEAD = """\
 
 
 def wanted() -> list[Requirement]:
-    """What pyproject.toml asks for, tests included; the extra for corpora where it is installed, as it is in CI."""
+    """What pyproject.toml asks for, tests included; the other extras where they are installed, as they are in CI."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     data = extras["data"] if has_data() else []
-    return [Requirement(r) for r in (*project["dependencies"], *extras["test"], *data)]
+    tensorboard = extras["tensorboard"] if has_tensorboard() else []
+    return [Requirement(r) for r in (*project["dependencies"], *extras["test"], *data, *tensorboard)]
 
 
 def has_data() -> bool:
     """Whether the extra `data` is installed here: the pins can only be written where it is."""
     return all(importlib.util.find_spec(name) is not None for name in ("datasets", "tokenizers"))
+
+
+def has_tensorboard() -> bool:
+    """The same of the extra `tensorboard`."""
+    return importlib.util.find_spec("tensorboard") is not None
 
 
 def installed(requirements: list[Requirement]) -> dict[str, str]:
@@ -61,8 +67,10 @@ def installed(requirements: list[Requirement]) -> dict[str, str]:
 
 def text() -> str:
     """The file as it should stand for this environment."""
-    if not has_data():
-        raise SystemExit("The pins cover the extra `data` too: pip install -e '.[test,data]' -c constraints.txt first.")
+    if not (has_data() and has_tensorboard()):
+        raise SystemExit(
+            "The pins cover all extras: pip install -e '.[test,data,tensorboard]' -c constraints.txt first."
+        )
     pins = {**ELSEWHERE, **installed(wanted())}
     torch = pins.pop("torch")
     lines = [f"torch=={torch}", *(f"{name}=={version}" for name, version in sorted(pins.items()))]

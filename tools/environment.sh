@@ -2,7 +2,8 @@
 # Makes .venv and installs the course into it, at the versions of constraints.txt. `make` calls it when they changed.
 #
 #   PYTHON=python3.12     the interpreter to use, else the first on the PATH that is new enough
-#   EXTRAS=test,data      what to install besides the course: data adds streamed corpora (0.1 GB to download)
+#   EXTRAS=test,data      what to install besides the course: data adds streamed corpora (0.1 GB to download),
+#                         tensorboard the library that writes its curves (25 MB)
 #   TORCH_FLAGS=...       further flags for pip when it installs torch, e.g. an index of smaller CPU builds
 set -eu
 cd "$(dirname "$0")/.."
