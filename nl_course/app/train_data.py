@@ -47,12 +47,12 @@ def corpus(
     tokenizer = tokenizer_of(settings, column, ranks)
     positions = folder / "positions.jsonl"
     write = ranks.is_main and not settings.get("estimate")
-    stream = documents_or_ids(settings, settings["data"], tokenizer, config, positions=positions, write=write)
+    stream = documents_or_ids(settings, "data", tokenizer, config, positions=positions, write=write)
     hashes = {"tokenizer_hash": tokenizer.hash, "data_hash": stream.data_hash}
     words = f"It reads {settings['data']} as {tokenizer}."
     if settings["held_out"] is None:
         return stream, stream.held_out(held_out_tokens), tokenizer, words, hashes
-    other = documents_or_ids(settings, settings["held_out"], tokenizer, config)
+    other = documents_or_ids(settings, "held_out", tokenizer, config)
     held_out = other.first(held_out_tokens)
     hashes["held_out_hash"] = other.data_hash
     return stream, held_out, tokenizer, f"{words[:-1]}, and is evaluated on {settings['held_out']}.", hashes
@@ -85,21 +85,23 @@ def text_corpus(
 
 def documents_or_ids(
     settings: dict[str, Any],
-    source: str,
+    what: str,
     tokenizer: "Tokenizer | Bytes | TokenIds",
     config: "TrainingConfig",
     **options: Any,
 ) -> "PackedStream | TokenFiles":
-    """Documents or packed ids, by the kind of the files. `options`: where documents note their positions."""
+    """Documents or packed ids of --data or --held-out, as `what` says; which of both, by the kind of the files.
+    `options`: where documents note their positions."""
     from nl_course.tasks.packed import PackedStream
     from nl_course.tasks.token_files import TokenFiles, is_packed
 
+    source = settings[what]
     sizes = {"batch_size": config.batch_size, "length": config.length, "hold_out": settings["held_out"] is None}
     if is_packed(source):
         return TokenFiles(source, tokenizer, width=settings["width"], **sizes)
     if settings["width"] is not None:
         raise CourseError(f"--width is about packed token ids in .bin files, and {source} holds none.")
-    split = settings["split"] if source == settings["data"] else settings["held_out_split"]
+    split = settings["split" if what == "data" else "held_out_split"]
     column = settings["column"] or "text"
     return PackedStream(source, tokenizer, column=column, split=split or "train", **sizes, **options)
 
@@ -123,13 +125,18 @@ def tokenizer_of(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Toke
     if settings["tokenizer"] is not None:
         return tokenizer_named(settings, column, ranks)
     if settings["vocab"] is not None:
-        separator = settings["separator"]
+        separator = separator_in(settings)
         if separator is not None and not (separator.isascii() and separator.isdigit()):
             raise CourseError(
                 f"--separator must be a token id where no tokenizer is given, not {shortened(separator)}."
             )
         return TokenIds(settings["vocab"], None if separator is None else int(separator))
     return BYTES
+
+
+def separator_in(settings: dict[str, Any]) -> str | None:
+    """What --separator says, as text, whatever a damaged checkpoint holds there."""
+    return None if settings["separator"] is None else str(settings["separator"])
 
 
 def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "Tokenizer":
@@ -144,13 +151,13 @@ def tokenizer_named(settings: dict[str, Any], column: str, ranks: "Ranks") -> "T
     with ranks.together():
         if ranks.is_main and path.exists():
             wanted = None if settings["resume"] else settings["vocab"]
-            check_vocab(path, load_tokenizer(path, settings["separator"]).vocab, wanted)
+            check_vocab(path, load_tokenizer(path, separator_in(settings)).vocab, wanted)
         elif ranks.is_main and not settings["resume"]:
             hold_out = settings["held_out"] is None
             documents = stream_datasets(settings["data"], column, settings["split"] or "train")
             texts = first_texts(document for document in documents if not (hold_out and is_held_out(document)))
             train_tokenizer(texts, settings["vocab"] or TOKENIZER_VOCAB).save(path)
-    return load_tokenizer(path, settings["separator"])
+    return load_tokenizer(path, separator_in(settings))
 
 
 def check_vocab(path: Path, vocab: int, wanted: int | None) -> None:

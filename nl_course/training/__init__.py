@@ -6,6 +6,7 @@ To follow one batch, read in this order:
     loop.py                train(): batch -> loss -> gradient -> optimizer step -> metrics -> checkpoint
     loss.py                the loss of every token
     evaluation.py          the same loss on held-out text
+    blocks.py              blocks that are computed twice, or compiled
     schedule.py            the learning rate of a step
     run_folder.py          what a run leaves on disk, and how it is resumed
     checkpoint.py          models and runs in one safetensors file
@@ -19,7 +20,7 @@ Around the loop: `distributed.py`, `sharded_checkpoint.py` and `tensor_parts.py`
 
 from nl_course.tasks.targets import IGNORED
 from nl_course.training.config import REPORTING, TrainingConfig
-from nl_course.training.evaluation import Evaluation, evaluate, evaluate_windows
+from nl_course.training.evaluation import Evaluation, evaluate, evaluate_lengths, evaluate_windows
 from nl_course.training.loop import Data, Diverged, Run, default_optimizer, gradient, train
 from nl_course.training.loss import autocast, token_losses
 
@@ -34,6 +35,7 @@ __all__ = [
     "autocast",
     "default_optimizer",
     "evaluate",
+    "evaluate_lengths",
     "evaluate_windows",
     "gradient",
     "token_losses",
