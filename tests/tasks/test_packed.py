@@ -187,7 +187,7 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
     with pytest.raises(CourseError, match=r"has none of the usual tokens to end a document .* --separator TOKEN"):
         load_tokenizer(tmp_path / "other.json")
     assert load_tokenizer(tmp_path / "other.json", "<|other|>").separator == 0
-    assert load_tokenizer(tmp_path / "other.json", "7").separator == 7
+    assert load_tokenizer(tmp_path / "other.json", "289").separator == 289
     for separator in ("<|nothing|>", "99999"):
         with pytest.raises(CourseError, match=r"has no token .* to end a document"):
             load_tokenizer(tmp_path / "other.json", separator)
@@ -208,7 +208,7 @@ def test_other_models_tokenizers_are_read_with_their_own_separator(tmp_path, kin
     inner = tokenizers.Tokenizer(getattr(models, kind)(**unknown))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     options = {"unk_token": "<unk>"} if kind == "Unigram" else {}
-    trainer = getattr(trainers, f"{kind}Trainer")(
+    trainer = getattr(trainers, f"{'Bpe' if kind == 'BPE' else kind}Trainer")(
         vocab_size=120, special_tokens=special, show_progress=False, **options
     )
     inner.train_from_iterator(TEXTS, trainer)
