@@ -39,6 +39,7 @@ def corpus(
         return text_corpus(settings)
     held_out_tokens = evaluated_tokens(config, longest)
     column = settings["column"] or "text"
+    check_split(settings)
     if is_packed(settings["data"]) and settings["tokenizer"] is None and settings["vocab"] is None:
         raise CourseError(
             f"{settings['data']} holds token ids; say how many there are with --vocab N, or which they are with "
