@@ -26,17 +26,18 @@ _LINK = re.compile(r"(?P<before>\]\(|href=\"|src=\")(?P<up>(?:\.\./|\./)*)(?P<pa
 _FILE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./|\./)*(?:nl_course|tests|tools|assets)/[^)\s]*\)")
 
 
-def as_html(cells: list[nbformat.NotebookNode], name: str) -> str:
-    """The cells' HTML. `name` is the notebook's; the ids of its plots are made from it."""
+def as_html(cells: list[nbformat.NotebookNode], name: str, part: str = "all") -> str:
+    """The cells' HTML. `name` is the notebook's; the ids of its plots are made from it. `part` is "all", or for code
+    cells "code" or "output" alone."""
     notebook = nbformat.v4.new_notebook(metadata={"language_info": {"name": "python"}})
     notebook.cells = [prepared(cell, name) for cell in cells]
-    return _exporter().from_notebook_node(notebook)[0]
+    return _exporter(part).from_notebook_node(notebook)[0]
 
 
-@lru_cache(maxsize=1)
-def _exporter() -> HTMLExporter:
+@lru_cache(maxsize=3)
+def _exporter(part: str) -> HTMLExporter:
     """One for all: a new one would compile its templates anew, half a second for each of 600 slides."""
-    return HTMLExporter(template_name="basic")
+    return HTMLExporter(template_name="basic", exclude_output=part == "code", exclude_input=part == "output")
 
 
 def prepared(cell: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:

@@ -33,6 +33,10 @@ def site(tmp_path_factory):
     contents["figures/desk.js"] = figures_file(cells.figures(ran.cells, "desk"))
     for name, text in (("desk.html", pages.page), ("desk.slides.html", slides.page)):
         contents[name] = text(ran, "desk", {"desk": "A desk"}).encode()
+    stem = "03_memory_that_learns"
+    stored = nbformat.read(course_root() / "notebooks" / f"{stem}.ipynb", as_version=4)
+    contents[f"figures/{stem}.js"] = figures_file({})
+    contents["long.slides.html"] = slides.page(stored, stem, {stem: "A memory"}).encode()
     for name, content in contents.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
@@ -77,17 +81,63 @@ def test_a_page_draws_its_plots_and_slides_turn_by_key(page, site):
     assert page.locator("math").count() == 1
     page.goto((site / "desk.slides.html").as_uri())
     drawn(page, 0)
-    assert page.locator("#place").inner_text() == "1 of 2"
-    page.keyboard.press("ArrowRight")
-    assert page.locator("#place").inner_text() == "2 of 2" and page.url.endswith("#2")
+    assert page.locator("#place").inner_text() == "1 of 4"
+    page.keyboard.press("End")
+    assert page.locator("#place").inner_text() == "4 of 4" and page.url.endswith("#4")
     assert page.get_by_text("42", exact=True).is_visible() and not page.get_by_text("A desk").first.is_visible()
     page.keyboard.press("ArrowLeft")
-    assert page.locator("#place").inner_text() == "1 of 2"
+    assert page.locator("#place").inner_text() == "3 of 4"
+
+
+# Slides on which something is cut off or must be scrolled, but for code, output and tables, which may.
+OVERFLOWING = """() => [...document.querySelectorAll("section.slide")].filter((slide) => {
+  const boxes = [slide, slide.querySelector(".idea"), ...slide.querySelectorAll(".part.figure, .part.text")];
+  const fixed = boxes.filter((box) => !box.querySelector(":scope > table, :scope > pre"));
+  const headless = !slide.querySelector("h1, h2")?.textContent.trim();
+  const overflows = (box) => box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1;
+  return headless || fixed.some(overflows);
+}).map((slide) => `${slide.getAttribute("aria-label")}: ${slide.querySelector("h1, h2")?.textContent}`)"""
+
+
+@pytest.mark.parametrize("name", ["desk.slides.html", "long.slides.html"])
+def test_every_slide_has_a_heading_and_fits_the_screen(page, site, name):
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.goto((site / name).as_uri())
+    if name == "desk.slides.html":
+        drawn(page, 0)
+    assert page.evaluate(OVERFLOWING) == []
+    page.set_viewport_size({"width": 640, "height": 200})
+    assert len(page.evaluate(OVERFLOWING)) > 2, "what does not fit is found"
+
+
+def test_overview_notes_and_the_speakers_window(page, site):
+    page.goto((site / "desk.slides.html").as_uri())
+    drawn(page, 0)
+    page.keyboard.press("o")
+    assert page.locator("section.slide").last.is_visible() and page.locator("section.slide").first.is_visible()
+    page.locator("section.slide").last.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#place").inner_text() == "4 of 4" and page.locator("section.slide:visible").count() == 1
+    page.keyboard.press("Home")
+    notes = page.locator("section.slide .notes").first
+    assert not notes.is_visible()
+    page.keyboard.press("n")
+    assert notes.is_visible() and "Its size is" in notes.inner_text()
+    with page.expect_popup() as opened:
+        page.keyboard.press("s")
+    speaker = opened.value
+    assert "Its size is" in speaker.locator("#said").inner_text()
+    page.keyboard.press("End")
+    assert speaker.locator("#now").inner_text() == "And then"
+    assert speaker.locator("#next").inner_text() == "Next: the end"
+    speaker.close()
+    page.emulate_media(media="print")
+    assert all(slide.is_visible() for slide in page.locator("section.slide").all())
 
 
 @pytest.mark.parametrize("name", ["desk.html", "desk.slides.html"])
 def test_controls_move_the_picture_and_its_sentence(page, site, name):
-    page.goto((site / name).as_uri())
+    page.goto((site / name).as_uri() + ("#2" if "slides" in name else ""))
     opening = drawn(page, 0)
     filler = page.get_by_label("Filler: further pairs written")
     filler.focus()
@@ -104,7 +154,7 @@ def test_controls_move_the_picture_and_its_sentence(page, site, name):
     again.select_option(label="none")
     assert drawn(page, 4) == opening
     if "slides" in name:  # keys in a control turn no slide
-        assert page.locator("#place").inner_text() == "1 of 2"
+        assert page.locator("#place").inner_text() == "2 of 4"
 
 
 def test_a_picture_that_answers_its_question_waits_for_a_button(page, site):

@@ -223,18 +223,6 @@ def test_page_and_slides_share_one_file_of_figures():
     assert json.loads(text[text.index("{}, ") + 4 : -3]) == found
 
 
-def test_slides_begin_at_texts_and_leave_out_what_is_folded():
-    new = nbformat.v4
-    deck = slides.split(
-        [
-            new.new_markdown_cell("# One"), new.new_code_cell("1"), new.new_code_cell("2"),
-            new.new_markdown_cell("<details><summary>s</summary>\n\npicture\n</details>"),
-            new.new_code_cell("3"), new.new_markdown_cell("two"),
-        ]
-    )  # fmt: skip
-    assert [[cell.source for cell in slide] for slide in deck] == [["# One", "1", "2", "3"], ["two"]]
-
-
 def test_a_notebook_is_named_by_its_beginning_and_bad_input_is_refused(tmp_path):
     root = course_root()
     assert [path.stem for path in chosen(root, ["03", "00_start_here.ipynb"])] == [
