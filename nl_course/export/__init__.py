@@ -8,12 +8,12 @@ The pages are written into a new or empty folder, or into one that an export has
 `.nl_course_export.json` there says what was written. Files of somebody else are never replaced, and links are not
 followed.
 
-Every notebook becomes a page and a set of slides (slides.py), with speaker's notes and an overview. README.md becomes the front page; the other texts of the course
-(`notebooks/*.md`, CONTRIBUTING.md) become a page each. Formulas are turned into MathML, and plotly's own file is copied
-beside the pages: nothing is fetched. A notebook's page and its slides share one file of figures. A view opens with its
-plot and its sentence, and up to three of its controls move both over a grid of pictures that was computed when the
-notebook ran (`views/kit/grid.py`); the live widget's own code draws them. The stage
-(stage.py) reads and writes on a page as it does in a notebook.
+Every notebook becomes a page and a set of slides (slides.py), with speaker's notes and an overview. README.md becomes
+the front page; the other texts of the course (`notebooks/*.md`, CONTRIBUTING.md) become a page each. Formulas are
+turned into MathML, and plotly's own file is copied beside the pages: nothing is fetched. A notebook's page and its
+slides share one file of figures. A view opens with its plot and its sentence, and up to three of its controls move
+both over a grid of pictures that was computed when the notebook ran (`views/kit/grid.py`); the live widget's own code
+draws them. The stage (stage.py) reads and writes on a page as it does in a notebook.
 """
 
 import json

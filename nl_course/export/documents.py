@@ -23,7 +23,7 @@ def pages(root: Path, titles: dict[str, str]) -> dict[str, str]:
     for path in texts(root):
         text = path.read_text(encoding="utf-8")
         heading = re.search(r"^#\s+(.+)$", text, re.M)
-        body = markdown2html(with_links(with_mathml(text)))
+        body = markdown2html(with_links(with_mathml(with_anchors(text))))
         if path.name == "README.md":
             links = "".join(f'<li><a href="{stem}.slides.html">{title}</a></li>' for stem, title in titles.items())
             body = on_front_page(body)
@@ -31,3 +31,11 @@ def pages(root: Path, titles: dict[str, str]) -> dict[str, str]:
         name = page_of(path.name)
         html[name] = frame(heading[1] if heading else path.stem, body, name.removesuffix(".html"), titles)
     return html
+
+
+def with_anchors(text: str) -> str:
+    """Links within a text, which name a heading as GitHub does (`#two-words`), as the pages name it (`#Two-words`)."""
+    for heading in re.findall(r"(?m)^#+\s+(.+?)\s*$", text):
+        words = re.sub(r"[^\w\s-]", "", heading)
+        text = text.replace(f"](#{words.lower().replace(' ', '-')})", f"](#{heading.replace(' ', '-')})")
+    return text
