@@ -13,7 +13,7 @@ from nl_course.export.stage import on_front_page
 
 def texts(root: Path) -> list[Path]:
     """The Markdown files that become pages."""
-    top = [path for path in (root / "README.md", root / "CONTRIBUTING.md") if path.is_file()]
+    top = [root / name for name in ("README.md", "CONTRIBUTING.md", "ROOMS.md") if (root / name).is_file()]
     return top + sorted((root / "notebooks").glob("*.md"))
 
 

@@ -4,12 +4,12 @@ import re
 
 from latex2mathml.converter import convert
 
-# Code comes first, so that a $ inside it is left alone; then $$...$$; then $...$ on one line. An inline formula has no
+# Code comes first, so that a $ inside it is left alone; then $$...$$; then $...$ in a paragraph. A formula in it has no
 # space inside its dollars and no digit behind them: "from $5 to $6" is two prices and no formula.
 _PARTS = re.compile(
     r"(?P<code>```.*?```|~~~.*?~~~|`+[^`]+`+)"
     r"|\$\$(?P<display>.+?)\$\$"
-    r"|\$(?P<inline>(?!\s)[^$\n]+?(?<!\s))\$(?!\d)",
+    r"|\$(?P<inline>(?!\s)(?:[^$\n]|\n(?!\s*\n))+?(?<!\s))\$(?!\d)",
     re.S,
 )
 
