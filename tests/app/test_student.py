@@ -404,7 +404,7 @@ def test_notebooks_lose_solution_cells_and_printed_solutions():
         new.new_markdown_cell("Words", id="words"),
         new.new_code_cell("x = 1", id="first"),
         new.new_code_cell('solution("1.1")', id="printed"),
-        new.new_code_cell("answer = 42", id="answer", metadata={"tags": ["core", "solution"]}),
+        new.new_code_cell("answer = 42", id="answer", metadata={"tags": ["solution"]}),
     ]
     for cell in cells[1:]:
         cell.update(execution_count=3, outputs=[new.new_output("stream", text="1")])

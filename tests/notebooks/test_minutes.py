@@ -33,7 +33,7 @@ def counted(*cells):
         (new_code_cell("\n".join(["x = 1", "y = 2"])), 1),
         (new_code_cell("from nl_course.views.wiring import Wiring\n\nWiring()"), 3),
         (new_code_cell("from nl_course.views.kit.charts import chart\n\nchart()"), 1),
-        (new_code_cell("def f(): ...", metadata={"tags": ["core", "exercise"]}), 8),
+        (new_code_cell("def f(): ...", metadata={"tags": ["exercise"]}), 8),
         (new_code_cell("%timeit 1 +"), 1),
     ],
 )

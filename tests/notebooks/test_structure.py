@@ -28,12 +28,12 @@ def test_nothing_is_defined_twice_in_the_course():
     assert list(structure.twice_defined(books, structure.exported_names())) == []
 
 
-def text(source, *more, tag="core"):
-    return new_markdown_cell(source, metadata={"tags": [tag, *more]})
+def text(source, *more):
+    return new_markdown_cell(source, metadata={"tags": list(more)} if more else {})
 
 
 def code(source, *more, outputs=()):
-    return new_code_cell(source, metadata={"tags": ["core", *more]}, outputs=list(outputs))
+    return new_code_cell(source, metadata={"tags": list(more)} if more else {}, outputs=list(outputs))
 
 
 def printed(words):
@@ -60,7 +60,7 @@ def good(tmp_path) -> Book:
         *[cell for i in "123" for cell in (text(PROSE), code(exercise.format(i), "exercise"))],
         text("What you can now say. Three questions to discuss. Further reading. Where the paper is silent: here."),
     ]
-    cells += [text(PROSE, tag="extra")]
+    cells += [text(PROSE)]
     cells[-2], cells[-1] = cells[-1], cells[-2]
     notebook = new_notebook(cells=cells, metadata={"nl_course": {"minutes": {"A section": 10}}})
     return Book("01_title.ipynb", normalise(notebook), tmp_path / "notebooks")
@@ -135,9 +135,9 @@ SPOILED = [
     ("local_pictures_exist", add(text("![a map of it](../assets/previews/none.png)")), "none.png"),
     ("local_pictures_exist", add(text("<img src='gone.png' alt='x'>")), "gone.png"),
     ("views_have_a_static_picture", lambda b: b.notebook.cells.pop(5), "View needs its static picture"),
-    ("cells_are_tagged", retag(3), "either core or extra"),
-    ("cells_are_tagged", retag(3, "core", "extra"), "either core or extra"),
-    ("cells_are_tagged", retag(2, "core"), "nothing that it claims is compared"),
+    ("cells_are_tagged", retag(3, "core"), "is tagged core"),
+    ("cells_are_tagged", retag(3, "extra"), "is tagged extra"),
+    ("cells_are_tagged", retag(2), "nothing that it claims is compared"),
     ("cells_are_tagged", alter(2, outputs=[]), "stores no text"),
     ("cells_are_tagged", alter(2, outputs=[printed("0.12345678")]), "'0.12345678'"),
     ("cells_are_tagged", alter(2, outputs=[printed("took 3.2 ms")]), "'3.2 ms'"),
