@@ -315,7 +315,7 @@ def _extend(lengths: list[int], counts: list[float], length: int, window: int | 
     return c + a * length, b * square
 
 
-def _count(config: Config, length: int, recompute: bool, checkpoint_blocks: bool) -> list[float]:
+def _count(config: Config, length: int, recompute: bool, checkpoint_blocks: bool = False) -> list[float]:
     """[operations, bytes at the fullest moment] of one row of `length` tokens: counted, not computed."""
     with on_meta():
         model = _model_class(config)(config)
