@@ -84,7 +84,8 @@ def test_outside_of_a_copy_nothing_is_written(tmp_path, monkeypatch):
 def test_damaged_lines_cost_nothing_but_themselves(copy):
     progress.note(progress.SOLVED, "1.1")
     with (copy / progress.FILE).open("ab") as file:
-        file.write(b'\xff\xfe\n{"what": "solved"}\n[1]\n{"what": "flown", "name": "x", "day": "y"}\n' + b"[" * 10**5 + b"\n")
+        file.write(b'\xff\xfe\n{"what": "solved"}\n[1]\n{"what": "flown", "name": "x", "day": "y"}\n')
+        file.write(b"[" * 10**5 + b"\n")
     progress.note(progress.SOLVED, "1.2")
     assert set(progress.read(copy).solved) == {"1.1", "1.2"}
 

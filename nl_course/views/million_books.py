@@ -259,7 +259,7 @@ class MillionBooks(View):
         outcome,
         options=FIXED,
         until="Set the books to 1, of a module's docstrings.",
-        why="Look at the curves where one book ends. Why that memory loses the fact most slowly was not found out here.",
+        why="Look at the curves where one book ends. Why that memory loses the fact most slowly was not found out.",
     )
     covers = True  # the picture has the recall after one book too
     width, height = 900, 420

@@ -304,7 +304,7 @@ class LongerTape(OneTape):
 
 
 class LastTape(OneTape):
-    """The same tape with all rows: an index on disk neither keeps everything in memory nor learns it: it looks it up."""
+    """The same tape with all rows: an index on disk neither keeps all in memory nor learns it, it looks it up."""
 
     name = "one-tape-last"
     height = 420

@@ -11,8 +11,8 @@ OVER = {"steps": "step", "seconds": "seconds of its steps", "operations": "opera
 
 
 def run_curves(runs: Sequence[RunSummary], over: str = "steps") -> Chart:
-    """One line per run, in its memory's color and dash: the running mean of the loss, in nats per token; in bits per byte
-    where the runs' tokens differ. Raises CourseError for runs whose losses cannot be compared."""
+    """One line per run, in its memory's color and dash: the running mean of the loss, in nats per token. If the
+    runs' tokens differ it is in bits per byte. Raises CourseError for runs whose losses cannot be compared."""
     check_choice("over", over, OVER)
     runs = [run for run in runs if run.metrics]
     if not runs:

@@ -1,9 +1,9 @@
 """Which percentages and decimals of a notebook's prose are held by what the notebook itself shows.
 
-A number is *held* if the same `##` section shows it: a checked cell prints it, perhaps with more digits, or a cell's code
-sets it. So does another notebook to which the paragraph links. Where lines of the output name what the paragraph speaks
-of, the number must stand in one of those lines: "MAG finds 89 %" is not held by an 89 in the row of MAL. A number that a
-sentence takes from a paper is held by its source.
+A number is *held* if the same `##` section shows it: a checked cell prints it, perhaps with more digits, or the code of
+a cell sets it. So does another notebook to which the paragraph links. Where lines of the output name what the paragraph
+speaks of, the number must stand in one of those lines: "MAG finds 89 %" is not held by an 89 in the row of MAL. A
+number that a sentence takes from a paper is held by its source.
 """
 
 import ast
@@ -32,7 +32,10 @@ NAMES = re.compile(
 )
 SOURCED = re.compile(r"\barXiv\b|\bet al\.|\(\w+ (?:19|20)\d\d\)|\b[Tt]he (?:paper|authors)(?:'s?)? \w+")
 WORD = re.compile(r"[A-Za-z][A-Za-z-]{2,}")
-COMMON = frozenset("the and for with from that this than are was its one two per after before both all not".split())
+# Words that name nothing.
+COMMON = frozenset(
+    ["the", "and", "for", "with", "from", "that", "this", "than", "are", "was", "its", "one", "two", "per", "after"],
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,8 @@ def numbers_said(paragraph: str) -> Iterator[tuple[Number, str]]:
     for sentence in re.split(r"(?<=[.!?:]) ", " ".join(NOT_PROSE.sub(" ", paragraph).split())):
         plain = NAMES.sub(" ", sentence)
         of_percent, end = False, len(plain)
-        for found in reversed(list(NUMBER.finditer(plain))):  # from the right: the sign stands behind the last of a list
+        # From the right, since the sign stands behind the last number of a list.
+        for found in reversed(list(NUMBER.finditer(plain))):
             followed = plain[found.end() : end]
             of_percent = bool(PERCENT.match(followed)) or (of_percent and bool(BETWEEN.fullmatch(followed)))
             end = found.start()

@@ -80,7 +80,8 @@ and takes one gradient step of size `rate` on the inner loss `|m g^T + I|² / 2`
 `delta_momentum(m, g, rate, momentum)`.
 
 * `m` and `g` are (o, d). `rate` and `momentum` are numbers. I is the identity, (o, o).
-* The result is the new memory, (o, d). It is added to the weights afterwards, so its sign is that of a step downhill.""",
+* The result is the new memory, (o, d). It is added to the weights afterwards, so its sign is that of a step
+  downhill.""",
     stub='''
 def delta_momentum(m, g, rate, momentum):
     """(o, d), (o, d), two numbers -> the new memory (o, d)"""

@@ -205,8 +205,8 @@ _hints_given: dict[str, int] = {}
 
 def check(id: str, answer: Callable, seconds: float = SECONDS) -> Verdict:
     """Checks `answer`, prints the verdict, and returns it (`.passed` is True or False). An answer that has not finished
-    after so many seconds has not passed; with 0 it may take as long as it likes. In a learner's copy of the course it is
-    noted that the exercise was tried or solved."""
+    after so many seconds has not passed; with 0 it may take as long as it likes. A learner's copy of the course notes
+    that the exercise was tried or solved."""
     asked = exercise(id)
     verdict = asked.check(answer, seconds)
     if verdict.status != "empty":
