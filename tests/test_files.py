@@ -163,6 +163,7 @@ MODULES = {("json", "dump"), ("torch", "save"), ("np", "save"), ("numpy", "save"
 MAY = {
     "app/student.py write_text": "in a temporary folder, which is moved when all of it is there",
     "exercises/framework/sealed.py write_text": "in the same temporary folder",
+    "benches/gpu/suite.py open": "a report in a temporary folder, a whole line at a time",
     "app/train_command.py open": "the null device",
     "tasks/documents.py open": "the writer that write_atomically calls",
     "tasks/packed.py open": "lines are appended; one that is cut off is left out",

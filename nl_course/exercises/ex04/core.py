@@ -288,8 +288,8 @@ EXERCISES = (THROUGH_THE_WRITE, RUNNING_MEAN, NORM_GRADIENT, MINI_BATCH)
 
 DISCUSSION = (
     (
-        "The weights of a TTT layer change while it reads, at test time too. In what sense is the model still the "
-        "one that was trained, and what would you have to save to continue tomorrow exactly where it stopped today?",
+        "The weights of a TTT layer change while it reads. In what sense is the model still the one that was "
+        "trained, and what must you save to continue tomorrow exactly where it stopped today?",
         "What training made is unchanged: the start, the projections, the rates, and with them the way in which the "
         "layer learns. What changes is a state, one for each text. To go on exactly one saves that state: the "
         "anchor, the sum of gradients gathered in the open mini-batch, the last inputs of the convolutions and the "
@@ -297,7 +297,7 @@ DISCUSSION = (
     ),
     (
         "Suppose you detach the inner gradients to save memory. Which parts of the layer still learn, which learn "
-        "something wrong, and which nothing at all? Could one notice it from the training loss?",
+        "something wrong, and which nothing at all?",
         "With the whole write stopped, in the backbone with three projections, key and value projections, the rate "
         "and the position factors get exactly zero. The start, the query projection, the norms and the output still "
         "get a gradient; the start's is wrong, since it ignores that later writes change what the start is worth. "
@@ -305,8 +305,8 @@ DISCUSSION = (
         "backbone with a shared query-key projection even the key side seems to learn, through the query.",
     ),
     (
-        "Inner loss after the write is lower than before at nearly every token. Does that show that the memory "
-        "remembers the text? What would you measure instead?",
+        "The inner loss after a write is lower than before at nearly every token. Does that show that the memory "
+        "remembers the text?",
         "No. It shows that gradient descent works. A write lowers the loss of its own pair by construction, whether "
         "or not anything of use is kept for later. To speak of remembering one has to ask later: recall of a fact "
         "after a distance, or the model's own loss on what comes back, against the same model with its writes "

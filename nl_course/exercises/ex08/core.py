@@ -270,8 +270,8 @@ DISCUSSION = (
         "same key gives way to the new one without any trace of it in the weights. Both descriptions may fit at once.",
     ),
     (
-        "A model is retrained with its inner step reversed, and does as well as before. What does that say about the "
-        "inner loop, and what about training? Which task would be harder to rescue?",
+        "A model is retrained with its inner step reversed, and does as well as before. What does that say about "
+        "the inner loop, and what about training?",
         "That training found projections with which ascent on its new targets writes what descent wrote on the old "
         "ones (exercise 8.5: exactly so within one chunk). It says that the name of the inner loss means little to a "
         "model that may choose its targets. It does not say that nothing is written. Harder to rescue is rewriting: "

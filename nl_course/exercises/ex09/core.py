@@ -379,16 +379,16 @@ DISCUSSION = (
         "what stands beside it: a window of the same bytes, a plain index on disk, the same model without the books.",
     ),
     (
-        "A fixed state removes the growing part of the memory. Name two ways in which the same development could still "
-        "make the world buy more fast memory. What would one have to measure to know?",
+        "A fixed state removes the growing part of the memory. Name two ways in which the world could still buy "
+        "more fast memory. What would one have to measure to know?",
         "A state is kept per user and can be as large as weights: many users multiply it, like a cache. It is written "
         "as well as read, so its traffic can exceed that of a short cache. And what becomes cheap is used more: longer "
         "tasks, more agents. Measure which share of the memory trains and which serves, the lengths that servers see, "
         "how use answers to price, and how many caches can go before recall suffers.",
     ),
     (
-        "Two models kept every byte in a whole cache, and yet one of them could no longer answer. What follows for "
-        "claims about context windows, and for our own comparison?",
+        "Two models kept every byte in a whole cache, and one of them could no longer answer. What follows for "
+        "claims about context windows?",
         "Keeping is not recalling. An advertised window says what is kept. A model is known to recall only at lengths "
         "where that was measured. Beyond its trained lengths the rotary model fails, and not for lack of bytes. For "
         "our comparison it means that a poor result of one trained model is no bound for its kind: training length, "

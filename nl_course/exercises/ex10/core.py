@@ -242,7 +242,7 @@ EXERCISES = (RESUME, COMMAND, MEMORY, RANKS)
 DISCUSSION = (
     (
         "Your estimate was off by some factor. Which part of it was counted, which was measured, and which was "
-        "assumed? Which of the three would you trust for a machine that you do not have?",
+        "assumed? Which would you trust for a machine that you do not have?",
         "Parameters, tokens and operations are counted, and hold on any machine. The speed was measured here over a "
         "few steps, and it says little about another machine. The peak of a data sheet is exact, but the share of it "
         "that training reaches is assumed. For a memory that goes chunk by chunk through small matrices, this share is "
@@ -250,16 +250,16 @@ DISCUSSION = (
         "as a range, and say what it assumes.",
     ),
     (
-        "Two runs reach the same loss after the same number of steps. One took three times as long and held half the "
-        "memory. Which is better? What must you fix beforehand so that the question has an answer?",
+        "Two runs reach the same loss after equal steps. One took three times as long and held half the memory. "
+        'What must you fix beforehand so that "which is better?" has an answer?',
         "Nothing follows from the loss alone. You must say what is scarce: hours of a device, its memory, tokens, or "
         "the cost of serving afterward. In serving, the bytes of the state count and training time does not. Equal "
         "parameters, equal tokens, equal operations and equal hours can give four different rankings. Each is honest "
         "if you name it before you make the runs.",
     ),
     (
-        "The whole course compared small models on two cores. Which of its eleven sentences do you expect to hold for "
-        "a model a thousand times as large? Which may not? What is the cheapest measurement that would tell?",
+        "Which of the course's eleven sentences do you expect to hold for a model a thousand times as large? Which "
+        "may not? What is the cheapest measurement that would tell?",
         "Sentences about what is kept, read and written follow from the algebra. They hold at every size: bytes of a "
         "cache, a write as a step of training, half-lives, clocks. Other sentences are about what training finds: "
         "which part finds the needle, what freezing costs, and who leads on the frontier. These were measured on small "
