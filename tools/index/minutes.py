@@ -2,7 +2,8 @@
 
 A minute for 200 words of text and for each code cell, three for a view, eight for an exercise. Cells that only import
 cost nothing. Neither do the tables that a tool writes, nor what is folded away; the machine's own time is left out too.
-`python -m tools.index` stores the minutes in each notebook, and says their sum in its opening cell.
+`python -m tools.index` stores the minutes in each notebook, and says their sum and those of each section in its opening
+cell.
 """
 
 import ast
@@ -12,6 +13,9 @@ import nbformat
 
 WORDS, CELL, VIEW, EXERCISE = 200, 1, 3, 8  # words per minute; minutes per code cell, view and exercise
 _NOT_READ = re.compile(r"<!-- (\w+) \d\d -->.*?<!-- /\1 -->|<details>.*?</details>", re.S)
+_SUMMARY = "<details><summary>Minutes per section</summary>"
+_FOLDED = re.compile(rf"\n\n{_SUMMARY}.*?</details>", re.S)
+_PARAGRAPH = re.compile(r"(?m)^\*\*Minutes\.\*\* .+(?:\n.+)*")
 _SAID = re.compile(r"(?<=\*\*Minutes\.\*\* About )\d+(?=[ ,])")
 
 
@@ -56,11 +60,23 @@ def total(notebook: nbformat.NotebookNode) -> int:
     return sum(by_section(notebook).values())
 
 
+def in_page_order(notebook: nbformat.NotebookNode, minutes: dict[str, int]) -> str:
+    """The sections with their minutes as they follow each other on the page, folded away."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    titles = dict.fromkeys(re.findall(r"(?m)^##\s+(.+?)\s*$", text))
+    lines = [f"* {minutes[title]} min: {title}" for title in titles]
+    return "\n".join([_SUMMARY, "", *lines, "", "</details>"])
+
+
 def refresh(notebook: nbformat.NotebookNode) -> bool:
-    """Stores the minutes in the notebook, and their sum in its opening cell. Whether that changed anything."""
+    """Stores the minutes in the notebook, and says their sum and each section's in its opening cell. Whether that
+    changed anything."""
     about = notebook.metadata.setdefault("nl_course", nbformat.from_dict({}))
     stored, minutes = about.get("minutes", {}), by_section(notebook)
     opening = _SAID.sub(str(sum(minutes.values())), notebook.cells[0].source)
+    opening = _PARAGRAPH.sub(
+        lambda found: found[0] + "\n\n" + in_page_order(notebook, minutes), _FOLDED.sub("", opening)
+    )
     if dict(stored) == minutes and opening == notebook.cells[0].source:
         return False
     about.minutes = nbformat.from_dict(minutes)
