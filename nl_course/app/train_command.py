@@ -287,7 +287,7 @@ def _train(
             resume=options.resume,
             trust=options.trust,
             progress=show_bar,
-            on_step=lambda metrics: tell(listeners, metrics),
+            on_step=lambda metrics: tell_all(listeners, metrics),
             about={name: settings[name] for name in ABOUT} | hashes,
             parallel=ranks.mode,
         )
@@ -422,7 +422,7 @@ def evaluated_lengths(
     return table
 
 
-def tell(listeners: list[Callable[[dict[str, Any]], None]], metrics: dict[str, Any]) -> None:
+def tell_all(listeners: list[Callable[[dict[str, Any]], None]], metrics: dict[str, Any]) -> None:
     """Gives a step's metrics to each of the listeners."""
     for listener in listeners:
         listener(metrics)

@@ -188,7 +188,8 @@ for name in json.load(sys.stdin):
         found.append(name)
     except ModuleNotFoundError:
         pass
-found += [name for name in sys.modules if name.startswith("nl_course.exercises.ex") and name.count(".") > 2]
+inside = [name.split(".") for name in sys.modules if "nl_course.exercises" in name and name.count(".") > 2]
+found += [".".join(words) for words in inside if words[2][:2] == "ex"]
 for chapter in chapters():
     package = sys.modules[f"nl_course.exercises.ex{chapter:02d}"]
     found += [name for name in vars(package) if name[0] != "_" and name not in package.__all__ and name != "unseal"]

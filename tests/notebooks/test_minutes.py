@@ -57,5 +57,5 @@ def test_sections_are_counted_apart_and_the_sum_is_said():
     assert notebook.cells[0].source.startswith("# Title\n\n**Minutes.** About 7 to") and minutes.total(notebook) == 7
     notebook.cells.append(new_code_cell("2"))
     assert minutes.refresh(notebook) and "About 8 to read" in notebook.cells[0].source
-    assert "Minutes per section</summary>\n\n* 4 min: A\n* 4 min: B\n\n</details>" in notebook.cells[0].source
+    assert "Minutes per section</summary>\n\n* 3 min: A\n* 5 min: B\n\n</details>" in notebook.cells[0].source
     assert not minutes.refresh(notebook)

@@ -68,7 +68,9 @@ def _pytest(tests: Path, report: Path, seconds: float, processes: int) -> tuple[
     if find_spec("xdist") is not None:
         command += ["-n", str(min(processes, os.cpu_count() or 1))]
     command += [str(path) for path in files(tests)]
-    environment = os.environ | {REPORT: str(report), "NL_COURSE_STRICT": "1"}
+    # Started by a process of pytest's own, it must not take itself for one of them.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = outside | {REPORT: str(report), "NL_COURSE_STRICT": "1"}
     # A group of its own, so that pytest's processes end with it.
     process = subprocess.Popen(
         command,
