@@ -30,7 +30,7 @@ def newton_schulz(
     precision: str = "full",
     eps: float = 1e-7,
 ) -> Tensor:
-    """`matrix` (..., rows, columns) with its singular values pushed towards 1; same shape and dtype.
+    """`matrix` (..., rows, columns) with its singular values pushed toward 1; same shape and dtype.
 
     `steps` None takes `steps_for` the shape. `precision`: "full" computes in the matrix's dtype, "bf16" in bfloat16,
     "auto" in bfloat16 on a GPU. `eps` is the least Frobenius norm that is scaled up to 1, so zeros stay zeros.

@@ -1,12 +1,14 @@
 """A notebook as one page to read, with links to the others."""
 
 import re
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 import nbformat
 
 from nl_course.export.cells import as_html
+from nl_course.notebooks import label
 
 
 def page(notebook: nbformat.NotebookNode, name: str, titles: dict[str, str]) -> str:
@@ -24,10 +26,6 @@ def head(name: str) -> str:
 
 def frame(title: str, body: str, name: str, titles: dict[str, str], scripts: str = "") -> str:
     """A page of HTML: its head, the list of all notebooks with this one marked, and the body."""
-    links = ""
-    for stem, notebook_title in titles.items():
-        mark = 'aria-current="page"' if stem == name else ""
-        links += f'<li><a href="{stem}.html" {mark}>{escape(notebook_title)}</a></li>'
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -38,13 +36,22 @@ def frame(title: str, body: str, name: str, titles: dict[str, str], scripts: str
 <link rel="stylesheet" href="files/course.css">
 {scripts}</head>
 <body>
-<nav aria-label="The course"><a href="index.html">The course</a><ol>{links}</ol></nav>
+<nav aria-label="The course"><a href="index.html">The course</a><ol>{list_of_pages(titles, name)}</ol></nav>
 <main>
 {body}
 </main>
 </body>
 </html>
 """
+
+
+def list_of_pages(titles: Mapping[str, str], here: str) -> str:
+    """A list item per notebook: its short label, which a pointer that rests on it spells out. `here` is marked."""
+    links = ""
+    for stem, title in titles.items():
+        mark = 'aria-current="page"' if stem == here else ""
+        links += f'<li><a href="{stem}.html" title="{escape(title)}" {mark}>{escape(label(stem))}</a></li>'
+    return links
 
 
 def before_and_after(name: str, titles: dict[str, str]) -> str:

@@ -31,7 +31,7 @@ from nl_course.scaling.shapes import ModelShape, model
 
 
 class Writing(NamedTuple):
-    """How a memory is written: towards the `error` or the bare value; whether it forgets; with momentum or without."""
+    """How a memory is written: toward the `error` or the bare value; whether it forgets; with momentum or without."""
 
     error: bool = True
     retention: bool = False

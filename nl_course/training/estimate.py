@@ -374,6 +374,7 @@ class Operations(TorchDispatchMode):
             return
 
         def freed(_: weakref.ref) -> None:
+            """Called when nothing refers to the storage any more."""
             self.held -= size
             del self._alive[key]
 

@@ -179,3 +179,12 @@ def test_what_is_written_is_escaped(known):
     chapter = replace(known["tour"], title="<script>", sentence="a < b")
     html = pages.chapter_page("tour", {"tour": chapter})
     assert "<script>" not in html and "a &lt; b" in html
+
+
+def test_the_answer_stands_after_a_views_still_picture():
+    asked = new_markdown_cell("**Predict first.** Which one?")
+    folded = new_markdown_cell("<details><summary>The view as a still picture</summary>\n\n![a](b.png)\n\n</details>")
+    cells = [asked, new_code_cell("View()"), folded, new_markdown_cell("The second one.\n\nMore.")]
+    assert list(book.asked_in(cells, 0)) == [("Which one?", "The second one.")]
+    cells[-1] = new_markdown_cell("## Something else")
+    assert list(book.asked_in(cells, 0)) == [("Which one?", "")]

@@ -44,7 +44,7 @@ def test_what_is_held_still_is_held_still():
 
 
 def test_a_write_leaves_that_share():
-    """Along its own key, by retention 1, erase and error towards v W."""
+    """Along its own key, by retention 1, erase and error toward v W."""
     torch.manual_seed(0)
     key = torch.nn.functional.normalize(torch.randn(4, dtype=torch.float64), dim=0)
     along, step = -0.7, 0.4

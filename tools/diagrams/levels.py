@@ -70,7 +70,7 @@ def hope_block() -> Drawing:
         drawing.box(x + 10 + 97 * number, 150, 93, 24, words, symbol="W", size=SMALL)
     said = "five memories, each written"
     drawing.text(x + 105, 186, said, size=SMALL, anchor="middle", inside=memory)
-    drawing.text(x + 105, 202, "towards its own target", size=SMALL, anchor="middle", inside=memory)
+    drawing.text(x + 105, 202, "toward its own target", size=SMALL, anchor="middle", inside=memory)
     drawing.arrow(top.bottom(), memory.top())
     sums = [drawing.box(x + 95, 232, 20, 20, "+", size=SMALL)]
     drawing.arrow(memory.bottom(), sums[0].top(), symbol="W")

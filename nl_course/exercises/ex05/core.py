@@ -195,7 +195,7 @@ def only_fades(answer, rng):
     compare(retention ** torch.arange(tokens, dtype=torch.float64), answer(0.0, retention, tokens))
 
 
-@holds("with full retention a write grows towards 1 / (1 - momentum)", hint=2)
+@holds("with full retention a write grows toward 1 / (1 - momentum)", hint=2)
 def grows(answer, rng):
     """Catches an answer without momentum, and one that forgets: 400 tokens reach the limit to 1e-6."""
     momentum = rng.number(0.3, 0.8)

@@ -118,7 +118,7 @@ def self_modify(key, value, memory, x, step, retention):
     wrong=(
         Wrong(
             wrong_step_shared,
-            "All three are written towards v. That is rung 2, where the memories move but share one target.",
+            "All three are written toward v. That is rung 2, where the memories move but share one target.",
             makes_its_target.name,
         ),
         Wrong(

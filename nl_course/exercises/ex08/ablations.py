@@ -87,7 +87,7 @@ def wrong_attention_forgets_start(query, start, features, errors, steps, retenti
 
 
 def wrong_attention_sign(query, start, features, errors, steps, retention):
-    """Adds the errors, as if a write went towards them."""
+    """Adds the errors, as if a write went toward them."""
     weights, answer = solution_attention(query, start, features, errors, steps, retention)
     return weights, answer + 2 * weights @ (steps[:, None] * errors)
 

@@ -146,7 +146,7 @@ def equal_counts(answer, rng):
 
 @holds("a rank without any target counts for nothing", hint=2)
 def an_empty_rank(answer, rng):
-    """Catches a mean of means. A rank with no rows would drag it towards 0."""
+    """Catches a mean of means. A rank with no rows would drag it toward 0."""
     parts, size = draw_ranks(rng)
     compare(mean_of_all(parts, size), answer([*parts, rng.normal(0, size)], size))
 

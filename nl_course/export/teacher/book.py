@@ -19,6 +19,7 @@ EXERCISE_MINUTES = 8  # of a section's minutes, what each exercise in it takes (
 _SECTION = re.compile(r"(?m)^##\s+(.+?)\s*$")
 _HEADING = re.compile(r"(?m)^#+\s+(.+?)\s*$")
 _ASKED = re.compile(r"\*\*Predict first[^*]*\*\*")
+_FOLDED = re.compile(r"<details>.*?</details>", re.S)
 _CHECKED = re.compile(r"\bcheck\(\s*[\"'](\d+\.\d+)[\"']")
 
 
@@ -180,11 +181,12 @@ def sections_of(notebook: nbformat.NotebookNode) -> list[Section]:
 
 
 def asked_in(cells: list[nbformat.NotebookNode], index: int) -> Iterator[tuple[str, str]]:
-    """The questions "Predict first" of a text, each with its answer: the first paragraph of the next text."""
+    """The questions "Predict first" of a text, each with its answer: the first paragraph of the next text that is not
+    a view's still picture, folded away."""
     for paragraph in paragraphs(cells[index].source):
         if _ASKED.search(paragraph):
-            following = next((cell for cell in cells[index + 1 :] if cell.cell_type == "markdown"), None)
-            answer = next(paragraphs(following.source), "") if following else ""
+            texts = [cell.source for cell in cells[index + 1 :] if cell.cell_type == "markdown"]
+            answer = next((first for text in texts for first in paragraphs(_FOLDED.sub("", text))), "")
             yield _ASKED.sub("", paragraph).strip(), "" if answer.startswith("#") else answer
 
 

@@ -8,6 +8,7 @@ from nbconvert.filters import markdown2html
 
 from nl_course.exercises.framework.engine import Exercise
 from nl_course.export.maths import with_mathml
+from nl_course.export.pages import list_of_pages
 from nl_course.export.teacher.book import Chapter, Live, Section
 from nl_course.export.teacher.routes import WAYS, Part, Route, Sitting
 
@@ -44,10 +45,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def frame(title: str, body: str, chapters: Mapping[str, Chapter], here: str = "") -> str:
     """A page of the book, with the list of all its pages."""
-    links = ""
-    for stem, chapter in chapters.items():
-        mark = 'aria-current="page"' if stem == here else ""
-        links += f'<li><a href="{stem}.html" title="{escape(chapter.title)}" {mark}>{escape(chapter.label)}</a></li>'
+    links = list_of_pages({stem: chapter.title for stem, chapter in chapters.items()}, here)
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -2,7 +2,7 @@
 
 Where to find the equations of Behrouz et al. 2025, "Nested Learning" (arXiv 2512.24695, section 8), in reading order:
 
-    76 to 82   the variants below: what moves, towards what      config.py (`VARIANTS`), with all choices that are ours
+    76 to 82   the variants below: what moves, toward what      config.py (`VARIANTS`), with all choices that are ours
     89         one memory                                        bank.py (`Network`; `Bank` computes several as one)
     88         the write, token by token: the definition         reference.py
     83 to 87   what a token reads before anything is written     layer.py

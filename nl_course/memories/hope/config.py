@@ -27,7 +27,7 @@ from nl_course.errors import CourseError, check_bool, check_choice, check_int, c
 from nl_course.memories.common.inner_model import ACTIVATIONS, unit
 
 STOPS = ("none", "targets", "first-order", "write")
-# Which memories move (None: all), and towards what: the ladder of section 8.1.
+# Which memories move (None: all), and toward what: the ladder of section 8.1.
 VARIANTS = {
     "plain": (("memory",), "shared"),  # eq. 76 to 78
     "adaptive": (None, "shared"),  # eq. 79 to 82
@@ -54,7 +54,7 @@ class SelfModifyingConfig:
 
     `width`, `heads`: the model's width and the number of heads; each head has memories of its own.
     `kind`: "mlp" (two layers, `hidden` wide, by default as wide as a head, with `activation` between) or "linear".
-    `variant`: which memories move and towards what; `adaptive` (names) and `targets` ("shared" or "self") override it.
+    `variant`: which memories move and toward what; `adaptive` (names) and `targets` ("shared" or "self") override it.
     `adaptive_query`: the query is a memory too. `retention` False: nothing is forgotten, and no memory decides it.
     `chunk`, `chunk_others`: tokens between two boundaries of M_memory, and of the others (by default the same).
     `read`: M_memory at the last "boundary", or "running", with every token's own write in it.

@@ -7,7 +7,7 @@ written as tokens pass. Everything that token t needs is read before anything is
     eta_t = max_step * sigmoid(M_step(x_t) + b)                       alpha_t = sigmoid(M_retention(x_t) + c)
     o_t = M_memory(q_t)            v_hat_t = M(v_t) for each memory M that moves
 
-and then every M that moves is written at k_t towards its own v_hat_t (equation 88, in reference.py):
+and then every M that moves is written at k_t toward its own v_hat_t (equation 88, in reference.py):
 
     M <- (alpha_t I - eta_t k_t^T k_t) M - eta_t * gradient of |M(k_t) - v_hat_t|^2 / 2
 
@@ -323,7 +323,7 @@ class SelfModifying(Memory):
         return decay_masks(k, step, log_retention, self.rule.erase != "off", self.rule.momentum)
 
     def shared_targets(self, bank: Bank, v: Tensor) -> Weights | None:
-        """What all memories of a bank are written towards for values v (b, h, t, f), packed; None where each memory
+        """What all memories of a bank are written toward for values v (b, h, t, f), packed; None where each memory
         makes its own target."""
         if self.config.self_made:
             return None

@@ -6,7 +6,7 @@ a trace is asked for, and only as far as the names that it wants. Traces, (B, T,
     key, value, query (.., f), step_size, retention     what the memories said of the token
     read (.., f)                 M_memory's answer, before the norm and the gate
     and for each memory M that moves, key, value, query, step, retention or memory:
-    M.target (.., f or 1)        what it is written towards: its own v_hat, or the shared target
+    M.target (.., f or 1)        what it is written toward: its own v_hat, or the shared target
     M.prediction (.., f or 1)    what it answered to the key, with its weights at the last boundary
     M.loss_before, M.loss_after  |M(k) - target|^2 / 2 with the weights as they stand before and after the token's write
     M.write_norm, M.drift        how far the write moves its weights; how far they are from their start

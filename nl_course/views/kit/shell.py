@@ -341,6 +341,7 @@ class View:
         self.answer = answer
 
         def answered(change):
+            """Takes the learner's answer, once there is one."""
             if change.new not in (None, ""):
                 answer.remove_class("nl-wrong-field")
                 with self._words(answer):
